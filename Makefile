@@ -1,0 +1,64 @@
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# Every module of the repository but those of the tools.
+MODULES = $(shell find . -name go.mod -not -path './tools/*' -not -path '*/testdata/*' -not -path './.*/*' -exec dirname {} \; | sort)
+
+# The tools, pinned by modules of their own. `go tool` builds each once into Go's cache.
+BUF         = go tool -modfile=tools/buf/go.mod buf
+STATICCHECK = go tool -modfile=$(CURDIR)/tools/lint/go.mod staticcheck
+
+TESTFLAGS ?= -timeout 5m
+FUZZTIME  ?= 5s
+BENCHTIME ?= 1s
+
+.PHONY: help check test lint breaking generate check-generated bench fuzz-short
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+check: ## what CI runs: lint, check-generated and test
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory check-generated
+	@$(MAKE) --no-print-directory test
+
+test: ## go vet and go test -race in every module
+	@for m in $(MODULES); do \
+		echo "test: $$m"; \
+		go -C $$m vet ./...; \
+		go -C $$m test -race $(TESTFLAGS) ./...; \
+	done
+
+lint: breaking ## gofmt, go vet and staticcheck in every module; buf lint, buf breaking
+	@unformatted=$$(gofmt -l .); \
+	if [ -n "$$unformatted" ]; then printf 'gofmt -w these:\n%s\n' "$$unformatted"; exit 1; fi
+	@for m in $(MODULES); do \
+		echo "lint: $$m"; \
+		go -C $$m vet ./...; \
+		(cd $$m && $(STATICCHECK) ./...); \
+	done
+	@$(BUF) lint
+
+breaking: # part of lint; BREAKING_AGAINST=<commit> to choose what to compare with
+	@tools/breaking.sh $(BUF)
+
+generate: ## generate the code of proto/
+	@$(BUF) generate
+
+check-generated: ## fail unless the committed code of proto/ is what generate makes
+	@tools/check-generated.sh $(BUF)
+
+bench: ## Go benchmarks of the root module, then the comparison in bench/
+	@go test -run xxx -bench . -benchtime $(BENCHTIME) ./...
+	@if [ -d bench ]; then go -C bench run .; fi
+
+fuzz-short: ## run each fuzz target for FUZZTIME (5s)
+	@for m in $(MODULES); do \
+		go -C $$m test -list '^Fuzz' ./... \
+		| awk '/^Fuzz/ {name[n++] = $$1} /^ok/ {for (i = 0; i < n; i++) print $$2, name[i]; n = 0}' \
+		| while read -r pkg name; do \
+			echo "fuzz: $$pkg $$name"; \
+			go -C $$m test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "$$pkg" </dev/null; \
+		done; \
+	done
