@@ -1,0 +1,16 @@
+// Package orderstate is the protocol's state: what the patent draws in FIG. 7 to 10, and what a takeover needs, as
+// values that are given events and return what to do. If the code here is right, and its callers do what it says in the order in
+// which it says it, no message is lost, executed twice, or executed in two orders.
+//
+// There is one type per role:
+//
+//	Source    a client, or a group that calls another one     FIG. 8 and 9 at the first object
+//	Primary   orders messages and announces the order         FIG. 7, 8 and 9
+//	Backup    follows the order                               FIG. 10
+//	Takeover  a backup that was elected, until its epoch starts     R12
+//
+// Promotion hands one [History] from role to role: Backup → Takeover → Primary.
+//
+// Nothing here has a goroutine, a clock, a lock or a channel, and nothing reads or writes the network: callers serialise their calls on one value. So
+// the same code can be explored exhaustively, fuzzed, and run in production.
+package orderstate

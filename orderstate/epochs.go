@@ -1,0 +1,86 @@
+package orderstate
+
+import (
+	"fmt"
+	"slices"
+)
+
+// Start says that Epoch orders from First on.
+type Start struct {
+	Epoch Epoch
+	First OrderNum
+}
+
+// Epochs is the table of known epoch starts, by which entries of older epochs are void (R12.3). The zero value is an empty table.
+type Epochs struct {
+	starts []Start // by Epoch, growing
+}
+
+// Learn adds a start. It is an error to learn two starts of one epoch.
+func (t *Epochs) Learn(s Start) error {
+	if s.Epoch == 0 || s.First == 0 {
+		return fmt.Errorf("orderstate: epoch %d can't start at %d", s.Epoch, s.First)
+	}
+	i, found := slices.BinarySearchFunc(t.starts, s.Epoch, func(a Start, e Epoch) int { return compare(a.Epoch, e) })
+	if !found {
+		t.starts = slices.Insert(t.starts, i, s)
+		return nil
+	}
+	if t.starts[i].First != s.First {
+		return fmt.Errorf("orderstate: epoch %d starts at %d and at %d", s.Epoch, t.starts[i].First, s.First)
+	}
+	return nil
+}
+
+// First returns where an epoch starts.
+func (t *Epochs) First(e Epoch) (OrderNum, bool) {
+	i, found := slices.BinarySearchFunc(t.starts, e, func(a Start, e Epoch) int { return compare(a.Epoch, e) })
+	if !found {
+		return 0, false
+	}
+	return t.starts[i].First, true
+}
+
+// Void says whether an entry that epoch a announced for k is void: a later epoch starts at or before k (R12.3).
+func (t *Epochs) Void(a Epoch, k OrderNum) bool {
+	for i := len(t.starts) - 1; i >= 0 && t.starts[i].Epoch > a; i-- {
+		if t.starts[i].First <= k {
+			return true
+		}
+	}
+	return false
+}
+
+// Starts returns the table, by growing epoch. The caller must not change it.
+func (t *Epochs) Starts() []Start { return t.starts }
+
+// Prune forgets starts that no longer tell entries above stable apart: of those that start at or below stable+1 only the newest matters.
+func (t *Epochs) Prune(stable OrderNum) {
+	newest := -1
+	for i, s := range t.starts {
+		if s.First <= stable+1 {
+			newest = i
+		}
+	}
+	kept := t.starts[:0]
+	for i, s := range t.starts {
+		if i == newest || s.First > stable+1 {
+			kept = append(kept, s)
+		}
+	}
+	t.starts = kept
+}
+
+// Clone returns an independent copy.
+func (t Epochs) Clone() Epochs { return Epochs{slices.Clone(t.starts)} }
+
+func compare[T Epoch | OrderNum](a, b T) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	default:
+		return 0
+	}
+}

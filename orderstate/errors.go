@@ -1,0 +1,24 @@
+package orderstate
+
+import (
+	"cmp"
+	"fmt"
+	"iter"
+	"slices"
+)
+
+// FencedError says that something came from below an epoch that was acknowledged (R9).
+type FencedError struct{ Epoch, Acknowledged Epoch }
+
+func (e *FencedError) Error() string {
+	return fmt.Sprintf("orderstate: epoch %d is over: %d is acknowledged", e.Epoch, e.Acknowledged)
+}
+
+// DivergedError says that this replica holds, and may have executed, another message at an orderNum than its group does; it must join again as a new incarnation.
+type DivergedError struct{ OrderNum OrderNum }
+
+func (e *DivergedError) Error() string {
+	return fmt.Sprintf("orderstate: this replica holds another message at orderNum %d than its group", e.OrderNum)
+}
+
+func sorted[T cmp.Ordered](seq iter.Seq[T]) []T { return slices.Sorted(seq) }

@@ -1,0 +1,260 @@
+package orderstate
+
+import (
+	"fmt"
+	"maps"
+)
+
+// Primary is the state of a group's primary in one epoch: FIG. 7, 8 and 9.
+//
+// The patent's pendingSourceOrder list is the part of the order above the stable point (R3): PendingSourceOrder.
+//
+// Invariants, besides H1-H4:
+//
+//	P1  stable is never beyond what any member of the required set has acknowledged in this epoch, nor beyond the order
+//	P2  nothing above the stable point is forgotten (R3)
+//	P3  the order above first-1 was first ordered in this epoch
+type Primary struct {
+	*History
+	epoch   Epoch
+	first   OrderNum
+	members map[Replica]OrderNum // the required set (R13), with what each has acknowledged in this epoch
+	number  uint64               // of the required set
+	stable  OrderNum
+	pushed  OrderNum // null messages have carried the order up to here
+	max     int      // pendingSourceOrderMax
+	// reflected is up to where each session has reflected announcements (FIG. 9).
+	reflected map[Session]OrderNum
+	// declared is the low-water mark of each session as any of its requests, ordered or not, has declared it.
+	declared map[Session]SeqNum
+}
+
+// Verdict is what becomes of a message at the primary.
+type Verdict uint8
+
+const (
+	// Fresh: it was ordered just now; execute it.
+	Fresh Verdict = iota
+	// Duplicate: it was ordered before; its reply is, or will be, in the reply log.
+	Duplicate
+	// Answered: it is at or below its session's low-water mark, so its source has the reply, or gave up.
+	Answered
+	// Unknown: its session was never opened, or expired (R11).
+	Unknown
+)
+
+func (v Verdict) String() string { return [...]string{"fresh", "duplicate", "answered", "unknown"}[v] }
+
+// NewPrimary starts an epoch: the members are the other in-sync replicas, who must acknowledge in it, and stable is where the order was known stable before. pendingSourceOrderMax is
+// FIG. 7's: how many entries may wait for a ride before a null message takes them.
+func NewPrimary(h *History, epoch Epoch, stable OrderNum, members []Replica, pendingSourceOrderMax int) (*Primary, error) {
+	first := h.Last() + 1
+	if err := h.epochs.Learn(Start{epoch, first}); err != nil {
+		return nil, err
+	}
+	p := &Primary{
+		History: h, epoch: epoch, first: first, stable: stable, pushed: stable, max: pendingSourceOrderMax,
+		members: map[Replica]OrderNum{}, number: 1, reflected: map[Session]OrderNum{}, declared: map[Session]SeqNum{},
+	}
+	for _, m := range members {
+		p.members[m] = 0
+	}
+	p.settle()
+	return p, nil
+}
+
+// Epoch is the epoch of this primary.
+func (p *Primary) Epoch() Epoch { return p.epoch }
+
+// First is the epoch's first orderNum.
+func (p *Primary) First() OrderNum { return p.first }
+
+// Stable is up to where every member of the required set holds order and messages, in this epoch.
+func (p *Primary) Stable() OrderNum { return p.stable }
+
+// Judge says what Order would do with a message of a session. It notes the mark that the message declares.
+func (p *Primary) Judge(id MessageID, answeredUpTo SeqNum) Verdict {
+	s := p.sessions[id.Session]
+	if s == nil {
+		return Unknown
+	}
+	if answeredUpTo > p.declared[id.Session] {
+		p.declared[id.Session] = answeredUpTo
+	}
+	if id.SeqNum <= max(s.answered, p.declared[id.Session]) {
+		return Answered
+	}
+	if _, ok := s.ordered[id.SeqNum]; ok {
+		return Duplicate
+	}
+	return Fresh
+}
+
+// Order gives a message the next orderNum: FIG. 7. push asks for a null message (R4). now is in microseconds since 1970.
+func (p *Primary) Order(m Message, now int64) (o OrderInfo, v Verdict, push bool) {
+	if v = p.Judge(m.MessageID, m.AnsweredUpTo); v != Fresh {
+		return OrderInfo{}, v, false
+	}
+	p.messages[m.MessageID] = m // the bytes that are executed, whatever a frame brought
+	o, push = p.order7(OrderInfo{SeqNum: m.SeqNum, Session: m.Session, Kind: Request, Digest: m.Digest}, now)
+	return o, Fresh, push
+}
+
+// Open orders the opening of a session (R11); a nonce opens one session only.
+func (p *Primary) Open(n Nonce, digest uint64, body any, now int64) (o OrderInfo, v Verdict, push bool) {
+	if known, ok := p.byNonce[n]; ok {
+		return OrderInfo{OrderNum: OrderNum(known), Session: known, Kind: Open}, Duplicate, false
+	}
+	number := Session(p.Last() + 1)
+	id := MessageID{number, 0}
+	p.messages[id] = Message{MessageID: id, Digest: digest, Nonce: n, Body: body}
+	o, push = p.order7(OrderInfo{Session: number, Kind: Open, Digest: digest}, now)
+	return o, Fresh, push
+}
+
+// Expire orders the end of a session.
+func (p *Primary) Expire(n Session, now int64) (o OrderInfo, v Verdict, push bool) {
+	if p.sessions[n] == nil {
+		return OrderInfo{}, Unknown, false
+	}
+	o, push = p.order7(OrderInfo{Session: n, Kind: Expire}, now)
+	delete(p.reflected, n)
+	delete(p.declared, n)
+	return o, Fresh, push
+}
+
+// order7 is the box of FIG. 7: increment orderNum, form orderInfo, append it to pendingSourceOrder, and see whether the list is too long.
+func (p *Primary) order7(o OrderInfo, now int64) (OrderInfo, bool) {
+	o.OrderNum = p.Last() + 1
+	o.First = p.epoch
+	o.Time = max(now, p.lastTime)
+	p.append(Ordered{o, p.epoch})
+	p.settle()
+	return o, int(p.Last()-max(p.pushed, p.stable)) > p.max
+}
+
+// PendingSourceOrder is the patent's list: ordered, not yet known to be held by every in-sync backup (R3).
+func (p *Primary) PendingSourceOrder() []Ordered { return p.Above(p.stable) }
+
+// Multicast is the first loop of FIG. 8: the announcement that a reply carries as its sourceOrderInfo, everything above
+// what its source holds that isn't known stable, up to the reply's own orderNum (R2).
+func (p *Primary) Multicast(heldUpTo, orderNum OrderNum) Run {
+	return p.run(max(heldUpTo, p.stable), orderNum)
+}
+
+// Null is the null message's announcement (FIG. 7, R4): what none has carried yet. Calling it marks it as pushed.
+func (p *Primary) Null() Run {
+	r := p.run(max(p.pushed, p.stable), p.Last())
+	p.pushed = p.Last()
+	return r
+}
+
+// Push is what a new stream to a backup must carry first: all of pendingSourceOrder (R4).
+func (p *Primary) Push() Run { return p.run(p.stable, p.Last()) }
+
+// Unpushed is the oldest entry that no null message has carried, and that isn't stable.
+func (p *Primary) Unpushed() (Ordered, bool) { return p.At(max(p.pushed, p.stable) + 1) }
+
+func (p *Primary) run(above, upTo OrderNum) Run {
+	above = max(above, p.cut)
+	r := Run{Envelope: Envelope{Epoch: p.epoch, EpochFirst: p.first, First: above + 1}}
+	if upTo = min(upTo, p.Last()); upTo <= above {
+		return r
+	}
+	ordered := p.Above(above)[:upTo-above]
+	r.Count = len(ordered)
+	r.Entries = make([]OrderInfo, len(ordered))
+	for i, o := range ordered {
+		r.Entries[i] = o.OrderInfo
+	}
+	return r
+}
+
+// Receive is the first loop of FIG. 9: a session has reflected these announcements. The primary records it; the entries leave pendingSourceOrder only by R3, since what one
+// source has reflected may still die with that source.
+func (p *Primary) Receive(n Session, destOrderInfo []Envelope) {
+	if p.sessions[n] == nil {
+		return
+	}
+	for _, e := range destOrderInfo {
+		if e.Epoch == p.epoch && e.Last() <= p.Last() && e.Last() > p.reflected[n] {
+			p.reflected[n] = e.Last()
+		}
+	}
+}
+
+// Reflected is up to where a session has reflected announcements of this epoch.
+func (p *Primary) Reflected(n Session) OrderNum { return p.reflected[n] }
+
+// Acknowledge records that a member holds order and messages up to k in an epoch; acknowledgements count only in their epoch (R1b), and cumulatively. It says whether the stable point moved.
+func (p *Primary) Acknowledge(r Replica, epoch Epoch, k OrderNum) (moved bool, err error) {
+	acked, member := p.members[r]
+	if !member || epoch != p.epoch {
+		return false, nil
+	}
+	if k > p.Last() {
+		return false, fmt.Errorf("orderstate: %s acknowledges %d, but the order ends at %d", r, k, p.Last())
+	}
+	if k <= acked {
+		return false, nil
+	}
+	p.members[r] = k
+	return p.settle(), nil
+}
+
+// settle is R3: the stable point is what every member has acknowledged.
+func (p *Primary) settle() bool {
+	stable := p.Last()
+	for _, k := range p.members {
+		stable = min(stable, k)
+	}
+	if stable <= p.stable {
+		return false
+	}
+	p.stable = stable
+	return true
+}
+
+// Require counts a replica in the required set and in R3 (R13, grow: first).
+func (p *Primary) Require(r Replica) {
+	if _, ok := p.members[r]; !ok {
+		p.members[r] = 0
+		p.number++
+	}
+}
+
+// Release takes a replica out of the required set: after etcd has it out of in-sync (R13, shrink), or a joiner that failed. It says whether the stable point moved.
+func (p *Primary) Release(r Replica) bool {
+	if _, ok := p.members[r]; !ok {
+		return false
+	}
+	delete(p.members, r)
+	p.number++
+	return p.settle()
+}
+
+// Required returns the required set and its number, which grows with every change in the epoch.
+func (p *Primary) Required() (number uint64, members []Replica) {
+	return p.number, sorted(maps.Keys(p.members))
+}
+
+// Acknowledged is what a member of the required set has acknowledged in this epoch.
+func (p *Primary) Acknowledged(r Replica) (OrderNum, bool) {
+	k, ok := p.members[r]
+	return k, ok
+}
+
+// Held says whether every in-sync peer holds everything up to the epoch's start, so that the gate may open (R12.4).
+func (p *Primary) Held() bool { return p.stable >= p.first-1 }
+
+// Executed says that the application has executed the order up to k; what is executed and stable is forgotten.
+func (p *Primary) Executed(k OrderNum) { p.Cut(min(k, p.stable)) }
+
+// Clone returns an independent copy.
+func (p *Primary) Clone() *Primary {
+	c := *p
+	h := p.History.clone()
+	c.History = &h
+	c.members, c.reflected, c.declared = maps.Clone(p.members), maps.Clone(p.reflected), maps.Clone(p.declared)
+	return &c
+}
