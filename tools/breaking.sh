@@ -4,7 +4,8 @@
 #
 # What others run is BREAKING_AGAINST if set; else where HEAD left main (or
 # origin/main); else, on main itself, the last release; else, before there is
-# one, the commit before HEAD.
+# one, the commit before HEAD. A commit since then with a line "Breaks-Wire: why"
+# says that the break is meant.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -42,6 +43,8 @@ old=$(mktemp -d)
 trap 'rm -rf "$old"' EXIT
 [ -n "$(git ls-tree -r --name-only "$against" proto | grep '\.proto$' || true)" ] ||
 	skip "no .proto in $(git rev-parse --short "$against")"
+meant=$(git log -1 --format='%h %(trailers:key=Breaks-Wire,separator=%x2C)' --grep '^Breaks-Wire: ' "$against..HEAD")
+[ -z "$meant" ] || skip "$meant"
 # A plain copy, and not buf's own git input, works in linked worktrees too.
 git archive "$against" proto | tar -x -C "$old"
 cp buf.yaml "$old"
