@@ -1,0 +1,95 @@
+// Package turn carries a turn in the context of the handler that takes it: what a handler may depend on besides its state and its request (R7), and what it
+// says besides its reply.
+package turn
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/binary"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+
+	"github.com/understudy-rpc/understudy/orderstate"
+)
+
+// Turn is one turn of one replica. It is also the grpc.ServerTransportStream of the turn's context, so that grpc.SetHeader and grpc.SetTrailer work on every replica, and are recorded.
+type Turn struct {
+	method string
+	order  orderstate.OrderInfo
+	secret []byte
+
+	mu              sync.Mutex // guards what follows: handlers may have goroutines
+	rand            *rand.Rand
+	header, trailer metadata.MD
+}
+
+// New returns the turn in which a message of a method takes its place in the order. secret is the group's.
+func New(method string, order orderstate.OrderInfo, secret []byte) *Turn {
+	return &Turn{method: method, order: order, secret: secret}
+}
+
+type key struct{}
+
+// Context returns the context that a handler gets: it carries the turn and nothing else, is never cancelled, and has no deadline (R7).
+func (t *Turn) Context() context.Context {
+	return grpc.NewContextWithServerTransportStream(context.WithValue(context.Background(), key{}, t), t)
+}
+
+// FromContext returns the turn, nil outside of one.
+func FromContext(ctx context.Context) *Turn {
+	t, _ := ctx.Value(key{}).(*Turn)
+	return t
+}
+
+// OrderNum is the turn's place in the order.
+func (t *Turn) OrderNum() orderstate.OrderNum { return t.order.OrderNum }
+
+// Now is the time that the primary recorded when it first ordered the message.
+func (t *Turn) Now() time.Time { return time.UnixMicro(t.order.Time).UTC() }
+
+// Rand is seeded from the group's secret, and the epoch and orderNum in which the message was first ordered.
+func (t *Turn) Rand() *rand.Rand {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.rand == nil {
+		h := hmac.New(sha256.New, t.secret)
+		b := binary.AppendUvarint([]byte("rand"), uint64(t.order.First))
+		h.Write(binary.AppendUvarint(b, uint64(t.order.OrderNum)))
+		t.rand = rand.New(rand.NewChaCha8([32]byte(h.Sum(nil))))
+	}
+	return t.rand
+}
+
+// Method implements grpc.ServerTransportStream.
+func (t *Turn) Method() string { return t.method }
+
+// SetHeader implements grpc.ServerTransportStream: it records.
+func (t *Turn) SetHeader(md metadata.MD) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.header = metadata.Join(t.header, md)
+	return nil
+}
+
+// SendHeader implements grpc.ServerTransportStream: in a turn, headers leave with the reply.
+func (t *Turn) SendHeader(md metadata.MD) error { return t.SetHeader(md) }
+
+// SetTrailer implements grpc.ServerTransportStream: it records.
+func (t *Turn) SetTrailer(md metadata.MD) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.trailer = metadata.Join(t.trailer, md)
+	return nil
+}
+
+// Metadata returns what the handler has set.
+func (t *Turn) Metadata() (header, trailer metadata.MD) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.header, t.trailer
+}

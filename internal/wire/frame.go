@@ -1,0 +1,78 @@
+package wire
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/understudy-rpc/understudy/orderstate"
+	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
+)
+
+// Chunks splits a frame whose message is larger than ChunkSize: the first chunk has all fields, the following ones message and more. Most frames are one chunk, and returned as they are.
+func Chunks(f *pb.Frame) []*pb.Frame {
+	if len(f.GetMessage()) <= ChunkSize {
+		return []*pb.Frame{f}
+	}
+	var chunks []*pb.Frame
+	rest := f.GetMessage()
+	for first := true; len(rest) > 0; first = false {
+		n := min(len(rest), ChunkSize)
+		c := &pb.Frame{Message: rest[:n], More: uint32(len(rest) - n)}
+		if first {
+			c.Group, c.Session, c.SeqNum, c.Outstanding, c.Method, c.Level = f.Group, f.Session, f.SeqNum, f.Outstanding, f.Method, f.Level
+		}
+		chunks = append(chunks, c)
+		rest = rest[n:]
+	}
+	return chunks
+}
+
+// Assembler puts the frames of one stream together from their chunks. The zero value is ready.
+type Assembler struct {
+	partial *pb.Frame
+}
+
+// Add takes the next chunk, and returns a frame when it is whole. What is declared is bounded before it is allocated; a malformed chunk ends the stream.
+func (a *Assembler) Add(f *pb.Frame) (*pb.Frame, error) {
+	if a.partial == nil {
+		if err := checkFrame(f); err != nil {
+			return nil, err
+		}
+		if f.GetMore() == 0 {
+			return f, nil
+		}
+		a.partial = f
+		return nil, nil
+	}
+	p := a.partial
+	if f.GetMethod() != "" || f.GetSession() != 0 || len(f.GetMessage()) == 0 || uint64(len(f.GetMessage()))+uint64(f.GetMore()) != uint64(p.More) {
+		return nil, errors.New("wire: a chunk doesn't continue its frame")
+	}
+	p.Message = append(p.Message, f.GetMessage()...)
+	p.More = f.GetMore()
+	if p.More > 0 {
+		return nil, nil
+	}
+	a.partial = nil
+	return p, nil
+}
+
+func checkFrame(f *pb.Frame) error {
+	switch {
+	case f.GetSession() == 0 || f.GetSeqNum() == 0:
+		return errors.New("wire: a frame needs a session and a seqNum")
+	case f.GetOutstanding() == 0 || f.GetOutstanding() > f.GetSeqNum():
+		return fmt.Errorf("wire: seqNum %d can't have %d outstanding", f.GetSeqNum(), f.GetOutstanding())
+	case f.GetMethod() == "" || len(f.GetMethod()) > MaxMethod:
+		return fmt.Errorf("wire: a frame's method has %d bytes", len(f.GetMethod()))
+	case uint64(len(f.GetMessage()))+uint64(f.GetMore()) > MaxMessage:
+		return fmt.Errorf("wire: a frame of %d bytes; at most %d are taken", uint64(len(f.GetMessage()))+uint64(f.GetMore()), MaxMessage)
+	}
+	return nil
+}
+
+// FrameMessage returns the name of a frame's message, and the low-water mark that it declares.
+func FrameMessage(f *pb.Frame) (orderstate.MessageID, orderstate.SeqNum) {
+	return orderstate.MessageID{Session: orderstate.Session(f.GetSession()), SeqNum: orderstate.SeqNum(f.GetSeqNum())},
+		orderstate.SeqNum(f.GetSeqNum() - f.GetOutstanding())
+}
