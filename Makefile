@@ -30,7 +30,7 @@ test: ## go vet and go test -race in every module
 		go -C $$m test -race $(TESTFLAGS) ./...; \
 	done
 
-lint: breaking ## gofmt, go vet and staticcheck in every module; buf lint, buf breaking
+lint: ## gofmt, go vet and staticcheck in every module; buf lint, buf breaking
 	@unformatted=$$(gofmt -l .); \
 	if [ -n "$$unformatted" ]; then printf 'gofmt -w these:\n%s\n' "$$unformatted"; exit 1; fi
 	@for m in $(MODULES); do \
@@ -39,6 +39,7 @@ lint: breaking ## gofmt, go vet and staticcheck in every module; buf lint, buf b
 		(cd $$m && $(STATICCHECK) ./...); \
 	done
 	@$(BUF) lint
+	@$(MAKE) --no-print-directory breaking
 
 breaking: # part of lint; BREAKING_AGAINST=<commit> to choose what to compare with
 	@tools/breaking.sh $(BUF)

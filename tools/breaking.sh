@@ -48,4 +48,8 @@ meant=$(git log -1 --format='%h %(trailers:key=Breaks-Wire,separator=%x2C)' --gr
 # A plain copy, and not buf's own git input, works in linked worktrees too.
 git archive "$against" proto | tar -x -C "$old"
 cp buf.yaml "$old"
-"$@" breaking --against "$old"
+"$@" breaking --against "$old" || {
+	echo "breaking: compared with $(git log -1 --format='%h (%s)' "$against")." \
+		"If the break is meant, end the commit's message with the line: Breaks-Wire: why" >&2
+	exit 1
+}
