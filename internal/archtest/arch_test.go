@@ -53,8 +53,8 @@ var layers = []layer{
 		"thin: from header to runtime; protocol state and elections are behind transport and replica"},
 	{"understudytest", []string{".", "proto", "orderstate", "internal", "election", "transport", "replica", "interceptor"},
 		"a whole cluster in one process"},
-	{"internal/turn", nil,
-		"what a turn's context holds: handlers and replicas meet here"},
+	{"internal/turn", []string{"orderstate"},
+		"what a turn's context holds, an orderNum among it: handlers and replicas meet here"},
 	{"internal", nil,
 		"a helper is a leaf: what needs a layer of ours belongs in a layer, with a row here"},
 }
