@@ -159,6 +159,9 @@ func (b *Backup) Gap() bool {
 
 // Next takes the next entry of messageOrder, ready to be executed, with its message.
 func (b *Backup) Next() (Ordered, Message, bool) {
+	if !b.started { // R12.1: nothing is executed between the answer and the epoch's start
+		return Ordered{}, Message{}, false
+	}
 	o, ok := b.At(b.executed + 1)
 	if !ok {
 		return Ordered{}, Message{}, false

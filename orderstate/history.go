@@ -18,6 +18,7 @@ import (
 type History struct {
 	epochs   Epochs
 	messages map[MessageID]Message
+	bytes    int // of messages, as their Size says
 	cut      OrderNum
 	order    []Ordered // cut+1, cut+2, …
 	sessions map[Session]*session
@@ -131,6 +132,9 @@ func (h *History) Has(id MessageID) (Message, bool) {
 	return m, ok
 }
 
+// Bytes is the sum of the sizes of the messages that are held.
+func (h *History) Bytes() int { return h.bytes }
+
 // Held is how many messages are held.
 func (h *History) Held() int { return len(h.messages) }
 
@@ -164,8 +168,19 @@ func (h *History) log(m Message) bool {
 			return true
 		}
 	}
-	h.messages[m.MessageID] = m
+	h.keep(m)
 	return true
+}
+
+// keep and drop hold h.bytes to the messages that are held.
+func (h *History) keep(m Message) {
+	h.bytes += m.Size - h.messages[m.MessageID].Size
+	h.messages[m.MessageID] = m
+}
+
+func (h *History) drop(id MessageID) {
+	h.bytes -= h.messages[id].Size
+	delete(h.messages, id)
 }
 
 // append puts an entry at the end of the order: its message is held, or it has none.
@@ -210,7 +225,7 @@ func (h *History) answer(n Session, s *session, mark SeqNum) {
 
 func (h *History) answerOne(s *session, id MessageID) {
 	if k, ok := s.ordered[id.SeqNum]; !ok || k <= h.cut {
-		delete(h.messages, id)
+		h.drop(id)
 	}
 	delete(s.ordered, id.SeqNum)
 }
@@ -224,7 +239,7 @@ func (h *History) expire(n Session) {
 	for id := range h.messages {
 		if id.Session == n {
 			if k, ok := s.ordered[id.SeqNum]; id.SeqNum > s.answered && (!ok || k <= h.cut) {
-				delete(h.messages, id)
+				h.drop(id)
 			}
 		}
 	}
@@ -239,7 +254,7 @@ func (h *History) Cut(k OrderNum) {
 	}
 	n := min(k, h.Last()) - h.cut
 	for _, o := range h.order[:n] {
-		delete(h.messages, o.Message())
+		h.drop(o.Message())
 	}
 	h.order = h.order[n:]
 	h.cut += n

@@ -95,7 +95,7 @@ func (p *Primary) Order(m Message, now int64) (o OrderInfo, v Verdict, push bool
 	if v = p.Judge(m.MessageID, m.AnsweredUpTo); v != Fresh {
 		return OrderInfo{}, v, false
 	}
-	p.messages[m.MessageID] = m // the bytes that are executed, whatever a frame brought
+	p.keep(m) // the bytes that are executed, whatever a frame brought
 	o, push = p.order7(OrderInfo{SeqNum: m.SeqNum, Session: m.Session, Kind: Request, Digest: m.Digest}, now)
 	return o, Fresh, push
 }
@@ -107,7 +107,7 @@ func (p *Primary) Open(n Nonce, digest uint64, body any, now int64) (o OrderInfo
 	}
 	number := Session(p.Last() + 1)
 	id := MessageID{number, 0}
-	p.messages[id] = Message{MessageID: id, Digest: digest, Nonce: n, Body: body}
+	p.keep(Message{MessageID: id, Digest: digest, Nonce: n, Body: body})
 	o, push = p.order7(OrderInfo{Session: number, Kind: Open, Digest: digest}, now)
 	return o, Fresh, push
 }
@@ -237,6 +237,9 @@ func (p *Primary) Release(r Replica) bool {
 func (p *Primary) Required() (number uint64, members []Replica) {
 	return p.number, sorted(maps.Keys(p.members))
 }
+
+// Number is that of the required set.
+func (p *Primary) Number() uint64 { return p.number }
 
 // Acknowledged is what a member of the required set has acknowledged in this epoch.
 func (p *Primary) Acknowledged(r Replica) (OrderNum, bool) {

@@ -73,6 +73,8 @@ type Message struct {
 	// Nonce is set in a message that opens a session.
 	Nonce Nonce
 	Body  any
+	// Size is what the message counts in History.Bytes.
+	Size int
 }
 
 // Nonce is made by a source for its session's opening: it deduplicates the opening and proves who owns the session.
