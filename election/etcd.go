@@ -111,8 +111,8 @@ func (e *etcd) Create(ctx context.Context, g Group, self Registration) (uint64, 
 			clientv3.OpPut(e.keys.inSync(m.Name), encodeInSync(m)),
 		},
 		[]clientv3.Op{
-			e.get(e.keys.id()),
-			e.get(key),
+			clientv3.OpGet(e.keys.id()),
+			clientv3.OpGet(key),
 		},
 	))
 	switch {
@@ -163,8 +163,8 @@ func (e *etcd) Elect(ctx context.Context, self Registration, seen uint64) (uint6
 			),
 		},
 		[]clientv3.Op{
-			e.get(e.keys.primary()),
-			e.get(key),
+			clientv3.OpGet(e.keys.primary()),
+			clientv3.OpGet(key),
 		},
 	))
 	switch {
@@ -373,11 +373,6 @@ func refused(err error) bool {
 	default:
 		return false
 	}
-}
-
-// get reads a key inside a transaction; its value isn't needed.
-func (e *etcd) get(key string) clientv3.Op {
-	return clientv3.OpGet(key, clientv3.WithKeysOnly())
 }
 
 // found reports whether the i-th read of a failed transaction found its key.

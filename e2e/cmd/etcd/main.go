@@ -1,0 +1,58 @@
+// Command etcd is one etcd node on a data directory, for tests that kill, stop and restart a real process.
+//
+// It prints "ready <host:port>" when it serves, then nothing. It ends when its standard input does, so that it never
+// outlives the test that started it.
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.uber.org/zap"
+)
+
+func main() {
+	dir := flag.String("dir", "", "data directory")
+	addr := flag.String("addr", "127.0.0.1:0", "host:port for clients")
+	tick := flag.Uint("tick", 10, "milliseconds between heartbeats")
+	elect := flag.Uint("election", 100, "milliseconds of the election timeout")
+	fsync := flag.Bool("fsync", false, "fsync before answering")
+	flag.Parse()
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		os.Exit(3)
+	}()
+	if err := serve(*dir, *addr, *tick, *elect, *fsync); err != nil {
+		fmt.Fprintln(os.Stderr, "etcd:", err)
+		os.Exit(1)
+	}
+}
+
+func serve(dir, addr string, tick, elect uint, fsync bool) error {
+	if dir == "" {
+		return errors.New("-dir is required")
+	}
+	cfg := embed.NewConfig()
+	cfg.Dir = dir
+	cfg.TickMs, cfg.ElectionMs = tick, elect
+	cfg.UnsafeNoFsync = !fsync
+	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
+	cfg.ListenClientUrls = []url.URL{{Scheme: "http", Host: addr}}
+	cfg.AdvertiseClientUrls = cfg.ListenClientUrls
+	cfg.ListenPeerUrls = []url.URL{{Scheme: "http", Host: "127.0.0.1:0"}}
+	cfg.AdvertisePeerUrls = cfg.ListenPeerUrls
+	cfg.InitialCluster = cfg.InitialClusterFromName(cfg.Name)
+	etcd, err := embed.StartEtcd(cfg)
+	if err != nil {
+		return err
+	}
+	defer etcd.Close()
+	<-etcd.Server.ReadyNotify()
+	fmt.Println("ready", etcd.Clients[0].Addr())
+	return <-etcd.Err()
+}

@@ -1,0 +1,365 @@
+// Package e2e tests the whole product, and what it stands on, against real etcd.
+package e2e
+
+import (
+	"context"
+	"net/url"
+	"reflect"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/client/v3/naming/endpoints"
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.uber.org/goleak"
+	"go.uber.org/zap"
+
+	"github.com/understudy-rpc/understudy/e2e/etcdproc"
+	"github.com/understudy-rpc/understudy/election"
+	"github.com/understudy-rpc/understudy/election/electiontest"
+)
+
+const electionLimit = 30 * time.Second
+
+// electionTTL is the least that etcd grants with an election timeout of 100 ms.
+const electionTTL = time.Second
+
+// embeddedEtcd starts an etcd inside this process, and returns its host:port.
+func embeddedEtcd(t *testing.T) string {
+	t.Helper()
+	cfg := embed.NewConfig()
+	cfg.Dir = t.TempDir()
+	cfg.TickMs, cfg.ElectionMs = 10, 100
+	cfg.UnsafeNoFsync = true
+	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
+	cfg.ListenClientUrls = []url.URL{{Scheme: "http", Host: "127.0.0.1:0"}}
+	cfg.AdvertiseClientUrls = cfg.ListenClientUrls
+	cfg.ListenPeerUrls = []url.URL{{Scheme: "http", Host: "127.0.0.1:0"}}
+	cfg.AdvertisePeerUrls = cfg.ListenPeerUrls
+	cfg.InitialCluster = cfg.InitialClusterFromName(cfg.Name)
+	etcd, err := embed.StartEtcd(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(etcd.Close)
+	<-etcd.Server.ReadyNotify()
+	return etcd.Clients[0].Addr().String()
+}
+
+// dialEtcd returns a client that ends with the test.
+func dialEtcd(t *testing.T, addr string) *clientv3.Client {
+	t.Helper()
+	client, err := election.Dial([]string{addr})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { client.Close() })
+	return client
+}
+
+// etcdElection is one process's handle: an etcd client behind a link of its own.
+type etcdElection struct {
+	election.Election
+	link *etcdproc.Link
+	kv   *holdingKV
+}
+
+func newEtcdElection(t *testing.T, addr, group string) *etcdElection {
+	link := etcdproc.NewLink(t, addr)
+	client := dialEtcd(t, link.Addr())
+	kv := &holdingKV{KV: client.KV}
+	client.KV = kv
+	return &etcdElection{
+		Election: election.NewEtcd(client, group, election.WithTTL(electionTTL)),
+		link:     link,
+		kv:       kv,
+	}
+}
+
+func (e *etcdElection) Cut()                       { e.link.Stall() }
+func (e *etcdElection) Mend()                      { e.link.Resume() }
+func (e *etcdElection) HoldNext() (release func()) { return e.kv.holdNext() }
+
+// holdingKV holds a transaction on its way to etcd, as a slow network or a slow server would.
+type holdingKV struct {
+	clientv3.KV
+
+	mu      sync.Mutex // guards all below
+	holding bool
+	held    []clientv3.Txn
+}
+
+func (kv *holdingKV) holdNext() (release func()) {
+	kv.mu.Lock()
+	defer kv.mu.Unlock()
+	kv.holding = true
+	return func() {
+		kv.mu.Lock()
+		defer kv.mu.Unlock()
+		held := kv.held
+		kv.holding, kv.held = false, nil
+		for _, txn := range held {
+			_, _ = txn.Commit() // nobody waits for the answer
+		}
+	}
+}
+
+func (kv *holdingKV) Txn(ctx context.Context) clientv3.Txn {
+	kv.mu.Lock()
+	defer kv.mu.Unlock()
+	if !kv.holding {
+		return kv.KV.Txn(ctx)
+	}
+	kv.holding = false
+	txn := kv.KV.Txn(context.WithoutCancel(ctx))
+	kv.held = append(kv.held, txn)
+	return heldTxn{txn}
+}
+
+type heldTxn struct{ txn clientv3.Txn }
+
+func (t heldTxn) If(cs ...clientv3.Cmp) clientv3.Txn  { t.txn.If(cs...); return t }
+func (t heldTxn) Then(os ...clientv3.Op) clientv3.Txn { t.txn.Then(os...); return t }
+func (t heldTxn) Else(os ...clientv3.Op) clientv3.Txn { t.txn.Else(os...); return t }
+func (heldTxn) Commit() (*clientv3.TxnResponse, error) {
+	return nil, context.DeadlineExceeded
+}
+
+func openEtcd(t *testing.T) electiontest.Factory {
+	addr := embeddedEtcd(t)
+	direct := dialEtcd(t, addr)
+	var mu sync.Mutex // guards:
+	var links []*etcdproc.Link
+	return electiontest.Factory{
+		Client: func(t *testing.T, group string) electiontest.Client {
+			e := newEtcdElection(t, addr, group)
+			mu.Lock()
+			defer mu.Unlock()
+			links = append(links, e.link)
+			return e
+		},
+		SetDown: func(down bool) {
+			mu.Lock()
+			defer mu.Unlock()
+			for _, link := range links {
+				if down {
+					link.Stall()
+				} else {
+					link.Resume()
+				}
+			}
+		},
+		Put: func(t *testing.T, key, value string) {
+			t.Helper()
+			if _, err := direct.Put(t.Context(), key, value); err != nil {
+				t.Fatal(err)
+			}
+		},
+	}
+}
+
+func parallel(t *testing.T, f func(*testing.T)) {
+	t.Parallel()
+	f(t)
+}
+
+func TestElectionContract(t *testing.T) {
+	t.Parallel()
+	electiontest.RunIn(t, parallel, openEtcd)
+}
+
+func TestElectionMalformed(t *testing.T) {
+	t.Parallel()
+	electiontest.RunMalformed(t, openEtcd)
+}
+
+// registered registers a replica, and withdraws it with the test.
+func registered(t *testing.T, ctx context.Context, e election.Election, m election.Member) election.Registration {
+	t.Helper()
+	r, err := e.Register(ctx, election.Replica{Member: m, Addr: m.Name + ":1", PeerAddr: m.Name + ":2"}, election.Member{})
+	if err != nil {
+		t.Fatalf("Register(%v) = %v", m, err)
+	}
+	t.Cleanup(func() {
+		ended, cancel := context.WithCancel(context.Background())
+		cancel()
+		_ = r.Close(ended)
+	})
+	return r
+}
+
+// foundElection makes a group of which all are in sync and the first is primary.
+func foundElection(t *testing.T, ctx context.Context, e election.Election, ms ...election.Member) (rs []election.Registration, epoch uint64) {
+	t.Helper()
+	for i, m := range ms {
+		rs = append(rs, registered(t, ctx, e, m))
+		var err error
+		if i == 0 {
+			epoch, err = e.Create(ctx, election.Group{ID: 7, Level: "stable", Version: "v1"}, rs[0])
+		} else {
+			err = e.AddInSync(ctx, epoch, m)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return rs, epoch
+}
+
+// awaitElection returns the first State that satisfies ok.
+func awaitElection(t *testing.T, ctx context.Context, e election.Election, what string, ok func(election.State) bool) election.State {
+	t.Helper()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var last election.State
+	for last = range e.Watch(ctx) {
+		if ok(last) {
+			return last
+		}
+	}
+	t.Fatalf("never seen: %s; last seen %+v", what, last)
+	return last
+}
+
+var (
+	memberA = election.Member{Name: "a", Incarnation: 0xa}
+	memberB = election.Member{Name: "b", Incarnation: 0xb}
+	memberC = election.Member{Name: "c", Incarnation: 0xc}
+)
+
+func electionContext(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), electionLimit)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// Etcd's own tools and resolvers read what replicas register.
+func TestElectionNamingEndpoints(t *testing.T) {
+	t.Parallel()
+	ctx := electionContext(t)
+	client := dialEtcd(t, embeddedEtcd(t))
+	e := election.NewEtcd(client, "greeter", election.WithTTL(electionTTL))
+	registered(t, ctx, e, memberA)
+	manager, err := endpoints.NewManager(client, "/understudy/greeter/replicas")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := manager.List(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := endpoints.Key2EndpointMap{
+		"/understudy/greeter/replicas/a": {Addr: "a:1", Metadata: map[string]any{"incarnation": "a", "peer": "a:2"}},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("List = %v, want %v", got, want)
+	}
+}
+
+// A watch that was away while what it missed was compacted lists again; so does a registration's.
+func TestElectionCompaction(t *testing.T) {
+	t.Parallel()
+	ctx := electionContext(t)
+	addr := embeddedEtcd(t)
+	direct := dialEtcd(t, addr)
+	e := election.NewEtcd(direct, "greeter", election.WithTTL(electionTTL))
+	rs, first := foundElection(t, ctx, e, memberA, memberB)
+
+	away := newEtcdElection(t, addr, "greeter")
+	c := registered(t, ctx, away, memberC)
+	states := away.Watch(ctx)
+	<-states
+	away.link.Cut()
+	second, err := e.Elect(ctx, rs[1], first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := e.AddInSync(ctx, second, memberA); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.Register(ctx, election.Replica{Member: election.Member{Name: "c", Incarnation: 2}, Addr: "c:1"}, memberC); err != nil {
+		t.Fatal(err)
+	}
+	s, err := e.Read(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := direct.Compact(ctx, s.Revision); err != nil {
+		t.Fatal(err)
+	}
+	away.link.Mend()
+	for got := range states {
+		if got.Epoch == second && got.IsInSync(memberA) {
+			break
+		}
+	}
+	if ctx.Err() != nil {
+		t.Error("the watch never saw what happened while it was away")
+	}
+	select {
+	case <-c.Lost():
+	case <-ctx.Done():
+		t.Error("the displaced registration never learnt of it")
+	}
+}
+
+// A process that dies without a word is gone after its TTL.
+func TestElectionAbandoned(t *testing.T) {
+	t.Parallel()
+	ctx := electionContext(t)
+	addr := embeddedEtcd(t)
+	e := election.NewEtcd(dialEtcd(t, addr), "greeter", election.WithTTL(electionTTL))
+	foundElection(t, ctx, e, memberA)
+	dead := newEtcdElection(t, addr, "greeter")
+	registered(t, ctx, dead, memberB)
+	begin := time.Now()
+	dead.link.Cut()
+	awaitElection(t, ctx, e, "b's expiry", func(s election.State) bool { _, ok := s.Replica("b"); return !ok })
+	if took := time.Since(begin); took > 10*electionTTL {
+		t.Errorf("a lease of %v took %v to expire", electionTTL, took)
+	}
+	s, err := e.Read(ctx)
+	if err != nil || !slices.Equal(s.InSync, []election.Member{memberA}) {
+		t.Errorf("Read = %+v, %v", s, err)
+	}
+}
+
+// Nothing runs on after the registrations are closed and the watches' contexts have ended.
+func TestElectionLeavesNothing(t *testing.T) {
+	addr := etcdproc.Start(t).Addr() // embedded, it would start goroutines of its own at any time
+	ctx := electionContext(t)
+	before := goleak.IgnoreCurrent()
+	client, err := election.Dial([]string{addr})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := election.NewEtcd(client, "greeter", election.WithTTL(electionTTL))
+	watching, stop := context.WithCancel(ctx)
+	states := e.Watch(watching)
+	rs, epoch := foundElection(t, ctx, e, memberA, memberB)
+	if _, err := e.Register(ctx, election.Replica{Member: election.Member{Name: "a", Incarnation: 2}, Addr: "a:1"}, memberC); err == nil {
+		t.Error("a taken name was registered")
+	}
+	displacing, err := e.Register(ctx, election.Replica{Member: election.Member{Name: "a", Incarnation: 3}, Addr: "a:1"}, memberA)
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-rs[0].Lost()
+	if _, err := e.Elect(ctx, rs[1], epoch); err != nil {
+		t.Error(err)
+	}
+	for _, r := range []election.Registration{rs[0], rs[1], displacing} {
+		if err := r.Close(ctx); err != nil {
+			t.Errorf("Close = %v", err)
+		}
+	}
+	stop()
+	for range states {
+	}
+	if err := client.Close(); err != nil {
+		t.Error(err)
+	}
+	goleak.VerifyNone(t, before)
+}
