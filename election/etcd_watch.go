@@ -11,7 +11,7 @@ import (
 
 // relist is how often a Watch lists although its watch seems to work. A watch that asks for a revision above that of
 // a store restored from a backup, or one behind a connection that died silently, would stay silent for ever.
-const relist = 10 * time.Second
+const relist = 5 * time.Second
 
 // listTimeout bounds one list, so that a store that hangs is asked again.
 const listTimeout = 5 * time.Second

@@ -170,13 +170,25 @@ func (c *Client) Elect(ctx context.Context, self election.Registration, seen uin
 		return 0, err
 	}
 	me := r.replica.Member
-	var epoch uint64
-	err = c.do(ctx, "elect", true, func(g *group) error {
+	// Two operations, as with etcd: what is decided by the first is no transaction, whose outcome could be unknown.
+	seenPrimary := func(g *group) error {
 		switch {
 		case g.epoch == 0 || uint64(g.epoch) != seen:
 			return election.ErrLost
 		case g.primary == me:
 			return election.ErrPrimary
+		}
+		return nil
+	}
+	if err := c.do(ctx, "elect", false, seenPrimary); err != nil {
+		return 0, err
+	}
+	var epoch uint64
+	err = c.do(ctx, "elect", true, func(g *group) error {
+		if err := seenPrimary(g); err != nil {
+			return err
+		}
+		switch {
 		case !r.alive(g):
 			return election.ErrNotRegistered
 		case g.inSync[me.Name] != me:
@@ -204,54 +216,66 @@ func (c *Client) newEpoch(g *group) {
 
 // AddInSync implements election.Election.
 func (c *Client) AddInSync(ctx context.Context, epoch uint64, m election.Member) error {
-	return c.changeInSync(ctx, "add in sync", epoch, m, func(g *group) error {
-		if r := g.registrations[m.Name]; r == nil || r.replica.Member != m {
-			return election.ErrNotRegistered
-		}
-		g.inSync[m.Name] = m
-		return nil
-	})
+	return c.changeInSync(ctx, "add in sync", epoch, m,
+		func(g *group) error {
+			if r := g.registrations[m.Name]; r == nil || r.replica.Member != m {
+				return election.ErrNotRegistered
+			}
+			return nil
+		},
+		func(g *group) { g.inSync[m.Name] = m },
+	)
 }
 
 // RemoveInSync implements election.Election.
 func (c *Client) RemoveInSync(ctx context.Context, epoch uint64, m election.Member) error {
-	return c.changeInSync(ctx, "remove in sync", epoch, m, func(g *group) error {
-		if g.primary == m {
-			return election.ErrPrimary
-		}
-		if g.inSync[m.Name] == m {
-			delete(g.inSync, m.Name)
-		}
-		return nil
-	})
+	return c.changeInSync(ctx, "remove in sync", epoch, m,
+		func(g *group) error {
+			if g.primary == m {
+				return election.ErrPrimary
+			}
+			return nil
+		},
+		func(g *group) {
+			if g.inSync[m.Name] == m {
+				delete(g.inSync, m.Name)
+			}
+		},
+	)
 }
 
 var errMoved = errors.New("another change came between")
 
-// changeInSync reads the fence and then changes, as two operations, because etcd takes two: so a held change can't
+// changeInSync decides and then changes, as two operations, because etcd takes two; the fence lets no held change
 // take place once a later one has.
-func (c *Client) changeInSync(ctx context.Context, op string, epoch uint64, m election.Member, change func(*group) error) error {
+func (c *Client) changeInSync(
+	ctx context.Context, op string, epoch uint64, m election.Member, decide func(*group) error, change func(*group),
+) error {
 	if err := m.Validate(); err != nil {
 		return err
 	}
+	may := func(g *group) error {
+		if g.epoch == 0 || uint64(g.epoch) != epoch {
+			return election.ErrDeposed
+		}
+		return decide(g)
+	}
 	for {
-		var fence int64
+		var seen int64
 		if err := c.do(ctx, op, false, func(g *group) error {
-			fence = g.fence
-			return nil
+			seen = g.fence
+			return may(g)
 		}); err != nil {
 			return err
 		}
 		err := c.do(ctx, op, true, func(g *group) error {
-			switch {
-			case g.epoch == 0 || uint64(g.epoch) != epoch:
-				return election.ErrDeposed
-			case g.fence != fence:
+			if g.fence != seen {
 				return errMoved
 			}
-			if err := change(g); err != nil {
+			if err := may(g); err != nil {
 				return err
 			}
+			change(g)
 			g.fence = c.store.changed(g)
 			return nil
 		})
