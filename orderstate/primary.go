@@ -149,8 +149,8 @@ func (p *Primary) Null() Run {
 	return r
 }
 
-// Push is what a new stream to a backup must carry first: all of pendingSourceOrder (R4).
-func (p *Primary) Push() Run { return p.run(p.stable, p.Last()) }
+// Push is what a stream to a backup must carry that has carried the order up to sent: on a new one everything above the stable point (R4); for a joiner, what is kept for it.
+func (p *Primary) Push(sent OrderNum) Run { return p.run(sent, p.Last()) }
 
 // Unpushed is the oldest entry that no null message has carried, and that isn't stable.
 func (p *Primary) Unpushed() (Ordered, bool) { return p.At(max(p.pushed, p.stable) + 1) }

@@ -27,7 +27,7 @@ type FollowRequest struct {
 	Hello *FollowHello `protobuf:"bytes,1,opt,name=hello,proto3" json:"hello,omitempty"`
 	// The follower holds order and messages up to here (R3); counts in its epoch only.
 	Acknowledgement *Acknowledgement `protobuf:"bytes,2,opt,name=acknowledgement,proto3" json:"acknowledgement,omitempty"`
-	// A joiner has taken its snapshot and holds what came after, up to its acknowledgement.
+	// A joiner has restored its snapshot; what it holds since is in its acknowledgements.
 	Restored      bool `protobuf:"varint,3,opt,name=restored,proto3" json:"restored,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -183,7 +183,7 @@ type FollowResponse struct {
 	Welcome *FollowWelcome `protobuf:"bytes,1,opt,name=welcome,proto3" json:"welcome,omitempty"`
 	// R12.4: where the epoch starts.
 	EpochStart *EpochStart `protobuf:"bytes,2,opt,name=epoch_start,json=epochStart,proto3" json:"epoch_start,omitempty"`
-	// A null message: announcements, opened (peers authenticate each other; no MAC is needed, but one is sent: they are verified alike).
+	// A null message: announcements, sealed as on their way through a source, so that there is one way to read them.
 	SourceOrderInfo []*Run `protobuf:"bytes,3,rep,name=source_order_info,json=sourceOrderInfo,proto3" json:"source_order_info,omitempty"`
 	Stable          uint64 `protobuf:"varint,4,opt,name=stable,proto3" json:"stable,omitempty"`
 	// Messages that the followers may not have from their sources.
@@ -280,8 +280,10 @@ type FollowWelcome struct {
 	// The group's secret (keys the MACs and Rand), 32 bytes.
 	Secret []byte `protobuf:"bytes,2,opt,name=secret,proto3" json:"secret,omitempty"`
 	// For a joiner: the replica to take the snapshot from.
-	Donor         string `protobuf:"bytes,3,opt,name=donor,proto3" json:"donor,omitempty"`
-	DonorAddr     string `protobuf:"bytes,4,opt,name=donor_addr,json=donorAddr,proto3" json:"donor_addr,omitempty"`
+	Donor     string `protobuf:"bytes,3,opt,name=donor,proto3" json:"donor,omitempty"`
+	DonorAddr string `protobuf:"bytes,4,opt,name=donor_addr,json=donorAddr,proto3" json:"donor_addr,omitempty"`
+	// For a joiner: the primary keeps the order above this orderNum for it.
+	KeptAbove     uint64 `protobuf:"varint,5,opt,name=kept_above,json=keptAbove,proto3" json:"kept_above,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -342,6 +344,13 @@ func (x *FollowWelcome) GetDonorAddr() string {
 		return x.DonorAddr
 	}
 	return ""
+}
+
+func (x *FollowWelcome) GetKeptAbove() uint64 {
+	if x != nil {
+		return x.KeptAbove
+	}
+	return 0
 }
 
 // LoggedMessage is a message as the log holds it.
@@ -766,8 +775,10 @@ type HearsResponse struct {
 	Hears bool                   `protobuf:"varint,1,opt,name=hears,proto3" json:"hears,omitempty"`
 	// The highest epoch that the replica has acknowledged.
 	AcknowledgedEpoch uint64 `protobuf:"varint,2,opt,name=acknowledged_epoch,json=acknowledgedEpoch,proto3" json:"acknowledged_epoch,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// Who answers: a name's address may be another incarnation's by now.
+	Incarnation   uint64 `protobuf:"varint,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *HearsResponse) Reset() {
@@ -814,15 +825,24 @@ func (x *HearsResponse) GetAcknowledgedEpoch() uint64 {
 	return 0
 }
 
+func (x *HearsResponse) GetIncarnation() uint64 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
 type SnapshotRequest struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	Group       uint64                 `protobuf:"fixed64,1,opt,name=group,proto3" json:"group,omitempty"`
 	Replica     string                 `protobuf:"bytes,2,opt,name=replica,proto3" json:"replica,omitempty"`
 	Incarnation uint64                 `protobuf:"varint,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
-	// The epoch in which the joiner was counted; a transfer begun in an older epoch starts again (R13).
-	Epoch         uint64 `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// The epoch that the joiner follows; a transfer begun in an older epoch starts again (R13).
+	Epoch uint64 `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// The primary keeps the order for the joiner from here on, so the snapshot must hold every turn up to here.
+	ExecutedAtLeast uint64 `protobuf:"varint,5,opt,name=executed_at_least,json=executedAtLeast,proto3" json:"executed_at_least,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *SnapshotRequest) Reset() {
@@ -879,6 +899,13 @@ func (x *SnapshotRequest) GetIncarnation() uint64 {
 func (x *SnapshotRequest) GetEpoch() uint64 {
 	if x != nil {
 		return x.Epoch
+	}
+	return 0
+}
+
+func (x *SnapshotRequest) GetExecutedAtLeast() uint64 {
+	if x != nil {
+		return x.ExecutedAtLeast
 	}
 	return 0
 }
@@ -1019,7 +1046,7 @@ type SessionState struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Session uint64                 `protobuf:"varint,1,opt,name=session,proto3" json:"session,omitempty"`
 	Nonce   []byte                 `protobuf:"bytes,2,opt,name=nonce,proto3" json:"nonce,omitempty"`
-	// The low-water mark that ordered messages have declared.
+	// The low-water mark that executed messages have declared.
 	AnsweredUpTo  uint64 `protobuf:"varint,3,opt,name=answered_up_to,json=answeredUpTo,proto3" json:"answered_up_to,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1174,7 +1201,7 @@ func (x *LoggedReply) GetTrailer() []*MetadataEntry {
 type MetadataEntry struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Values        []string               `protobuf:"bytes,2,rep,name=values,proto3" json:"values,omitempty"`
+	Values        [][]byte               `protobuf:"bytes,2,rep,name=values,proto3" json:"values,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1216,7 +1243,7 @@ func (x *MetadataEntry) GetKey() string {
 	return ""
 }
 
-func (x *MetadataEntry) GetValues() []string {
+func (x *MetadataEntry) GetValues() [][]byte {
 	if x != nil {
 		return x.Values
 	}
@@ -1248,13 +1275,15 @@ const file_understudy_v1_peer_proto_rawDesc = "" +
 	"\x06stable\x18\x04 \x01(\x04R\x06stable\x128\n" +
 	"\bmessages\x18\x05 \x03(\v2\x1c.understudy.v1.LoggedMessageR\bmessages\x12=\n" +
 	"\frequired_set\x18\x06 \x01(\v2\x1a.understudy.v1.RequiredSetR\vrequiredSet\x12\x17\n" +
-	"\ain_sync\x18\a \x01(\bR\x06inSync\"r\n" +
+	"\ain_sync\x18\a \x01(\bR\x06inSync\"\x91\x01\n" +
 	"\rFollowWelcome\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\x06R\x05group\x12\x16\n" +
 	"\x06secret\x18\x02 \x01(\fR\x06secret\x12\x14\n" +
 	"\x05donor\x18\x03 \x01(\tR\x05donor\x12\x1d\n" +
 	"\n" +
-	"donor_addr\x18\x04 \x01(\tR\tdonorAddr\"\x96\x01\n" +
+	"donor_addr\x18\x04 \x01(\tR\tdonorAddr\x12\x1d\n" +
+	"\n" +
+	"kept_above\x18\x05 \x01(\x04R\tkeptAbove\"\x96\x01\n" +
 	"\rLoggedMessage\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x17\n" +
 	"\aseq_num\x18\x02 \x01(\x04R\x06seqNum\x12 \n" +
@@ -1283,15 +1312,17 @@ const file_understudy_v1_peer_proto_rawDesc = "" +
 	"\bmessages\x18\x01 \x03(\v2\x1c.understudy.v1.LoggedMessageR\bmessages\":\n" +
 	"\fHearsRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\x06R\x05group\x12\x14\n" +
-	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"T\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"v\n" +
 	"\rHearsResponse\x12\x14\n" +
 	"\x05hears\x18\x01 \x01(\bR\x05hears\x12-\n" +
-	"\x12acknowledged_epoch\x18\x02 \x01(\x04R\x11acknowledgedEpoch\"y\n" +
+	"\x12acknowledged_epoch\x18\x02 \x01(\x04R\x11acknowledgedEpoch\x12 \n" +
+	"\vincarnation\x18\x03 \x01(\x04R\vincarnation\"\xa5\x01\n" +
 	"\x0fSnapshotRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\x06R\x05group\x12\x18\n" +
 	"\areplica\x18\x02 \x01(\tR\areplica\x12 \n" +
 	"\vincarnation\x18\x03 \x01(\x04R\vincarnation\x12\x14\n" +
-	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\"Z\n" +
+	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\x12*\n" +
+	"\x11executed_at_least\x18\x05 \x01(\x04R\x0fexecutedAtLeast\"Z\n" +
 	"\x10SnapshotResponse\x120\n" +
 	"\ahistory\x18\x01 \x01(\v2\x16.understudy.v1.HistoryR\ahistory\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\fR\x05state\"\xdf\x01\n" +
@@ -1315,7 +1346,7 @@ const file_understudy_v1_peer_proto_rawDesc = "" +
 	"\atrailer\x18\a \x03(\v2\x1c.understudy.v1.MetadataEntryR\atrailer\"9\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x16\n" +
-	"\x06values\x18\x02 \x03(\tR\x06values2\xf3\x02\n" +
+	"\x06values\x18\x02 \x03(\fR\x06values2\xf3\x02\n" +
 	"\x04Peer\x12I\n" +
 	"\x06Follow\x12\x1c.understudy.v1.FollowRequest\x1a\x1d.understudy.v1.FollowResponse(\x010\x01\x12G\n" +
 	"\x06Answer\x12\x1c.understudy.v1.AnswerRequest\x1a\x1d.understudy.v1.AnswerResponse0\x01\x12D\n" +

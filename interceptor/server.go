@@ -1,0 +1,79 @@
+package interceptor
+
+import (
+	"context"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"github.com/understudy-rpc/understudy/internal/wire"
+	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
+	"github.com/understudy-rpc/understudy/replica"
+)
+
+// ServerOptions returns the options for the grpc.NewServer whose replicated services are registered with r.Registrar: ChainUnaryInterceptor and ChainStreamInterceptor, no more.
+//
+// List them before the options of other interceptors: those that come after ours see each request once, however often its source issues it again; those that come before see every copy. Neither kind runs
+// on the backups (r.Registrar takes interceptors that do). They must not change the request.
+func ServerOptions(r *replica.Replica) []grpc.ServerOption {
+	return []grpc.ServerOption{grpc.ChainUnaryInterceptor(unaryServer(r)), grpc.ChainStreamInterceptor(streamServer(r))}
+}
+
+func unaryServer(r *replica.Replica) grpc.UnaryServerInterceptor {
+	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+		if !r.Replicated(info.FullMethod) {
+			return handler(ctx, req)
+		}
+		values := metadata.ValueFromIncomingContext(ctx, wire.HeaderKey)
+		if len(values) == 0 {
+			return nil, replica.PlainClient(info.FullMethod)
+		}
+		h, err := wire.ParseHeader(values)
+		if err == nil {
+			err = wire.CheckRequest(h)
+		}
+		if err != nil {
+			return nil, replica.Malformed(err)
+		}
+		a := r.Handle(ctx, h, func(ctx context.Context) (any, error) { return handler(ctx, req) })
+		if err := send(ctx, a); err != nil {
+			return nil, status.Errorf(codes.Internal, "understudy: %v", err)
+		}
+		return a.Reply, a.Err
+	}
+}
+
+// send puts what the handler set, and our header, where the reply takes them along: the header in the trailer, since a response header would stop native retries.
+func send(ctx context.Context, a replica.Answer) error {
+	if len(a.Header) > 0 {
+		if err := grpc.SetHeader(ctx, a.Header); err != nil {
+			return err
+		}
+	}
+	trailer := a.Trailer
+	if a.Wire != nil {
+		value, err := wire.MarshalHeader(a.Wire)
+		if err != nil {
+			return err
+		}
+		ours := metadata.MD{wire.HeaderKey: {value}}
+		if len(trailer) == 0 {
+			trailer = ours
+		} else {
+			trailer = metadata.Join(trailer, ours)
+		}
+	}
+	return grpc.SetTrailer(ctx, trailer)
+}
+
+// streamServer serves Connection without the rest of the chain, which knows nothing of it; other streams go on: those of replicated services to an error, those of others as ever.
+func streamServer(r *replica.Replica) grpc.StreamServerInterceptor {
+	return func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+		if info.FullMethod == pb.Connection_Attach_FullMethodName {
+			return r.ServeConnection(ss)
+		}
+		return handler(srv, ss)
+	}
+}

@@ -1,0 +1,6 @@
+//go:build !linux
+
+package clock
+
+// System is time.Now's monotonic reading.
+func System() Clock { return Monotonic() }

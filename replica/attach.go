@@ -1,0 +1,485 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/understudy-rpc/understudy/internal/wire"
+	"github.com/understudy-rpc/understudy/orderstate"
+	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
+)
+
+// attachment is one source's stream at this replica. Its fields are guarded by the incarnation's mu.
+type attachment struct {
+	in      *incarnation
+	nonce   orderstate.Nonce
+	session orderstate.Session // 0 until bound, if the source doesn't know it
+	wake    chan struct{}      // capacity 1
+	cut     context.CancelCauseFunc
+
+	bound        bool              // the session is known here, and the source was welcomed
+	acknowledged orderstate.Epoch  // by the source (R9)
+	stable       bool              // it has sent frames at Stable
+	frames       orderstate.SeqNum // received
+	framesTold   orderstate.SeqNum
+	lastOrder    orderstate.OrderNum // of a reply to it
+	stableTold   orderstate.OrderNum
+	out          pb.AttachResponse // what is to be sent next
+	size         int
+}
+
+// connection serves Connection. It is registered on the user's server; our stream interceptor calls it without the user's chain.
+type connection struct {
+	pb.UnimplementedConnectionServer
+	r *Replica
+}
+
+// ServeConnection serves one stream of Connection.Attach: the stream interceptor calls it without the rest of the chain, whose authentication knows nothing of it (AuthenticateSession does).
+func (r *Replica) ServeConnection(stream grpc.ServerStream) error {
+	return (&connection{r: r}).Attach(&grpc.GenericServerStream[pb.AttachRequest, pb.AttachResponse]{ServerStream: stream})
+}
+
+// Attach implements pb.ConnectionServer.
+func (c *connection) Attach(stream grpc.BidiStreamingServer[pb.AttachRequest, pb.AttachResponse]) error {
+	ctx, cancel := context.WithCancelCause(stream.Context())
+	defer cancel(nil)
+	if f := c.r.config.authenticate; f != nil {
+		if err := f(ctx); err != nil {
+			return err
+		}
+	}
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	hello := first.GetHello()
+	if len(hello.GetNonce()) != len(orderstate.Nonce{}) {
+		return status.Error(codes.InvalidArgument, "understudy: a stream begins with a hello that has a nonce of 16 bytes")
+	}
+	in, err := c.r.awaitState(ctx)
+	if err != nil {
+		return err
+	}
+	if g := hello.GetGroup(); g != 0 && g != in.group {
+		return status.Errorf(codes.FailedPrecondition, "understudy: the source is attached to group %x, this is a replica of group %x", g, in.group)
+	}
+	a := &attachment{
+		in: in, nonce: orderstate.Nonce(hello.GetNonce()), session: orderstate.Session(hello.GetSession()),
+		acknowledged: orderstate.Epoch(hello.GetAcknowledgedEpoch()), wake: make(chan struct{}, 1), cut: cancel,
+	}
+	stop := context.AfterFunc(in.ctx, func() { cancel(context.Cause(in.ctx)) })
+	defer stop()
+
+	sent := make(chan error, 1)
+	go func() { sent <- a.send(ctx, stream) }()
+	received := make(chan error, 1)
+	go func() { received <- a.receive(stream) }() // ends with the stream's context, when this returns
+	defer in.detach(a)
+	if err := in.attach(ctx, a); err != nil {
+		cancel(err)
+		<-sent
+		return statusOf(err)
+	}
+	select {
+	case err = <-sent:
+	case err = <-received:
+	}
+	cancel(err)
+	if cause := context.Cause(ctx); err == nil || ctx.Err() != nil && cause != nil {
+		err = cause
+	}
+	return statusOf(err)
+}
+
+func statusOf(err error) error {
+	if err == nil {
+		return nil
+	}
+	if _, ok := status.FromError(err); ok {
+		return err
+	}
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return status.FromContextError(err).Err()
+	}
+	return status.Error(codes.Unavailable, err.Error())
+}
+
+// attach binds a stream to its session: it opens one (R11), or finds the one that the source names, and then welcomes the source. A session that nobody opened is refused.
+func (in *incarnation) attach(ctx context.Context, a *attachment) error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.attached[a] = struct{}{}
+	for {
+		s, known := in.history().Opened(a.nonce)
+		switch {
+		case known && a.session != 0 && a.session != s:
+			return status.Errorf(codes.PermissionDenied, "understudy: session %d belongs to another source", a.session)
+		case known:
+			a.session = s
+			return in.welcome(ctx, a)
+		case a.session != 0 && in.history().Last() >= orderstate.OrderNum(a.session):
+			return status.Errorf(codes.NotFound, "understudy: session %d is unknown: it was never opened, or it expired", a.session)
+		case a.session == 0 && in.role == leading && in.gate:
+			in.mu.Unlock()
+			_, err := in.ownTurn(ctx, func(at int64) (orderstate.OrderInfo, bool) {
+				o, v, _ := in.primary.Open(a.nonce, in.seal.DigestOpening(a.nonce), nil, at)
+				if v != orderstate.Fresh {
+					return o, false
+				}
+				in.replies.open(o.Session, a.nonce)
+				in.turned(o)
+				for _, f := range in.followers { // R11: nobody else has this message
+					in.catchUp(f)
+					in.sendMessage(f, o.Message())
+				}
+				return o, false
+			})
+			in.mu.Lock()
+			if err != nil && in.role == leading {
+				return err
+			}
+			continue
+		}
+		in.progressWaiters++
+		err := in.changes(ctx)
+		in.progressWaiters--
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// changes waits for one change. Called with mu held.
+func (in *incarnation) changes(ctx context.Context) error {
+	first := true
+	return in.await(ctx, func() bool {
+		defer func() { first = false }()
+		return !first
+	})
+}
+
+// welcome tells the source that its session is known here. The primary does so only when every in-sync backup knows it (R11).
+func (in *incarnation) welcome(ctx context.Context, a *attachment) error {
+	in.progressWaiters++
+	err := in.await(ctx, func() bool {
+		return in.role == following || in.role == takingOver || in.role == leading && in.gate && in.primary.Stable() >= orderstate.OrderNum(a.session)
+	})
+	in.progressWaiters--
+	if err != nil {
+		return err
+	}
+	if old := in.bySession[a.session]; old != nil && old != a {
+		old.cut(status.Error(codes.Aborted, "understudy: the session was attached by another stream"))
+	}
+	in.bySession[a.session] = a
+	delete(in.absent, a.session)
+	a.bound = true
+	a.out.Welcome = &pb.Welcome{
+		Session: uint64(a.session), Group: in.group, Replica: in.self.Name, Incarnation: in.self.Incarnation, Level: pb.Level(in.r.config.level + 1),
+		Primary: &pb.NewEpoch{Epoch: uint64(in.epoch()), Primary: in.leader.Name, Incarnation: in.leader.Incarnation},
+	}
+	switch in.role {
+	case leading:
+		a.out.Welcome.EpochStart, a.out.Welcome.RequiredSet = in.start, in.required()
+	case following:
+		a.out.Welcome.EpochStart = in.start
+		a.acknowledge()
+	}
+	signal(a.wake)
+	return nil
+}
+
+func (in *incarnation) detach(a *attachment) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	delete(in.attached, a)
+	if !a.bound || in.bySession[a.session] != a {
+		return
+	}
+	delete(in.bySession, a.session)
+	if in.role == leading {
+		in.absent[a.session] = in.r.clock()
+		in.pushSession(a.session) // R4
+	}
+	in.broadcast() // a takeover waits less long for a session without a stream
+}
+
+// pushSession sends the backups a session's messages and orders that they may lack: its source can't any more (R4). Called with mu held.
+func (in *incarnation) pushSession(s orderstate.Session) {
+	for _, f := range in.followers {
+		in.catchUp(f)
+		for _, o := range in.primary.PendingSourceOrder() {
+			if o.Session == s && !f.joining {
+				in.sendMessage(f, o.Message())
+			}
+		}
+	}
+}
+
+// history is what this replica holds. Called with mu held, with a state.
+func (in *incarnation) history() *orderstate.History {
+	if in.primary != nil {
+		return in.primary.History
+	}
+	return in.backup.History
+}
+
+// receive takes what the source sends, until the stream ends.
+func (a *attachment) receive(stream grpc.BidiStreamingServer[pb.AttachRequest, pb.AttachResponse]) error {
+	var frames wire.Assembler
+	for {
+		req, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		if err := a.take(req, &frames); err != nil {
+			a.in.r.stats.refused.Add(1)
+			return status.Errorf(codes.InvalidArgument, "understudy: %v", err)
+		}
+	}
+}
+
+// take processes one message of the source: frames to the log, announcements to FIG. 10.
+func (a *attachment) take(req *pb.AttachRequest, assembler *wire.Assembler) error {
+	in := a.in
+	var messages []orderstate.Message
+	var stable bool
+	for _, chunk := range req.GetFrames() {
+		f, err := assembler.Add(chunk)
+		if err != nil {
+			return err
+		}
+		if f == nil {
+			continue
+		}
+		if f.GetGroup() != in.group {
+			return fmt.Errorf("a frame for group %x, this is a replica of group %x", f.GetGroup(), in.group)
+		}
+		id, answeredUpTo := wire.FrameMessage(f)
+		stable = stable || f.GetLevel() == pb.Level_LEVEL_STABLE
+		messages = append(messages, orderstate.Message{
+			MessageID: id, AnsweredUpTo: answeredUpTo, Digest: in.seal.Digest(id, answeredUpTo, f.GetMethod(), f.GetMessage()),
+			Body: &message{method: f.GetMethod(), payload: f.GetMessage()}, Size: len(f.GetMessage()) + len(f.GetMethod()),
+		})
+	}
+	announced, err := wire.RunsFromProto(req.GetDestOrderInfo())
+	if err != nil {
+		return err
+	}
+	runs := in.open(announced)
+
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if !a.bound {
+		return errors.New("a source must wait for its welcome")
+	}
+	a.stable = a.stable || stable
+	for _, m := range messages {
+		if m.Session != a.session {
+			return fmt.Errorf("a frame of session %d on the stream of session %d", m.Session, a.session)
+		}
+		in.logFrame(m)
+		a.frames = max(a.frames, m.SeqNum)
+	}
+	if a.frames-a.framesTold >= lazyAck || stable {
+		signal(a.wake)
+	}
+	if err := in.reflected(a, runs); err != nil {
+		return err
+	}
+	if w := req.GetWaitingFor(); w != nil {
+		a.waits(orderstate.Epoch(w.GetEpoch()), orderstate.OrderNum(w.GetHeldUpTo()))
+	}
+	if e := orderstate.Epoch(req.GetAcknowledgedEpoch()); e > a.acknowledged {
+		a.acknowledged = e
+		if in.taking != nil && e == in.taking.epoch {
+			in.taking.answered(in, a.session)
+		}
+	}
+	return nil
+}
+
+// logFrame logs a message for its order to come. The primary has its messages from the RPCs. Beyond the log's bound frames are dropped: what is ordered of them is fetched. Called with mu held.
+func (in *incarnation) logFrame(m orderstate.Message) {
+	if in.backup == nil || in.primary != nil {
+		return
+	}
+	if in.backup.Held() >= maxLog || in.backup.Bytes()+m.Size > maxLogBytes {
+		in.r.stats.dropped.Add(1)
+		return
+	}
+	last := in.backup.Last()
+	in.backup.Message(m)
+	in.advanced(last)
+}
+
+// open checks the seals of announcements; a forged one is refused and counted (section 11).
+func (in *incarnation) open(announced []orderstate.Announcement) []orderstate.Run {
+	var runs []orderstate.Run
+	for _, a := range announced {
+		r, err := in.seal.Open(a)
+		if err != nil {
+			in.r.stats.forged.Add(1)
+			in.log.Warn("refused an announcement", "run", a.Envelope.String(), "error", err)
+			continue
+		}
+		runs = append(runs, r)
+	}
+	return runs
+}
+
+// reflected takes announcements that a source reflects: FIG. 9 at the primary, FIG. 10 at a backup, R12 in a takeover. Called with mu held.
+func (in *incarnation) reflected(a *attachment, runs []orderstate.Run) error {
+	switch {
+	case in.primary != nil:
+		for _, r := range runs {
+			in.primary.Receive(a.session, []orderstate.Envelope{r.Envelope})
+		}
+	case in.taking != nil:
+		for _, r := range runs {
+			if r.Epoch >= in.taking.epoch {
+				continue
+			}
+			if err := in.taking.state.SessionKnows([]orderstate.Run{r}); err != nil {
+				return err
+			}
+		}
+	case in.backup != nil && len(runs) > 0:
+		last := in.backup.Last()
+		if err := in.receive(runs); err != nil {
+			return err
+		}
+		in.advanced(last)
+	}
+	return nil
+}
+
+// newEpoch tells the source who was elected (R12.1). Called with mu held.
+func (a *attachment) newEpoch(in *incarnation) {
+	if !a.bound {
+		return // its welcome says it
+	}
+	a.out.NewEpoch = &pb.NewEpoch{Epoch: uint64(in.epoch()), Primary: in.self.Name, Incarnation: in.self.Incarnation}
+	signal(a.wake)
+}
+
+// lead tells the source where the epoch of this primary starts, and its required set (R12.4). Called with mu held.
+func (a *attachment) lead(in *incarnation) {
+	if !a.bound {
+		return // its welcome says all that
+	}
+	a.out.EpochStart, a.out.RequiredSet = in.start, in.required()
+	signal(a.wake)
+}
+
+// acknowledge tells the source what this backup holds (R1b). Called with mu held.
+func (a *attachment) acknowledge() {
+	if e, k, ok := a.in.backup.Acknowledgement(); ok {
+		a.out.Acknowledgement = &pb.Acknowledgement{Epoch: uint64(e), OrderNum: uint64(k)}
+		signal(a.wake)
+	}
+}
+
+// announce sends the source what didn't fit on its reply (R5).
+func (a *attachment) announce(run orderstate.Announcement) {
+	a.in.mu.Lock()
+	defer a.in.mu.Unlock()
+	a.addRun(run)
+}
+
+func (a *attachment) addRun(run orderstate.Announcement) {
+	if run.Count == 0 {
+		return
+	}
+	a.out.SourceOrderInfo = append(a.out.SourceOrderInfo, wire.RunToProto(run, false))
+	if a.size += len(run.Sealed); a.size > maxQueueBytes {
+		a.cut(errors.New("replica: a source's queue is full"))
+	}
+	signal(a.wake)
+}
+
+// waits answers a source that waits under R1: a null message with what it lacks (R4). Called with mu held.
+func (a *attachment) waits(e orderstate.Epoch, heldUpTo orderstate.OrderNum) {
+	in := a.in
+	if in.role != leading || !in.gate || e != in.primary.Epoch() {
+		return
+	}
+	r := in.primary.Multicast(heldUpTo, in.primary.Last())
+	if r.Count > wire.MaxRun {
+		r.Count, r.Entries = wire.MaxRun, r.Entries[:wire.MaxRun]
+	}
+	a.addRun(in.seal.Close(r))
+	a.out.RequiredSet = in.required()
+	a.tellStable()
+}
+
+func (a *attachment) tellStable() {
+	p := a.in.primary
+	a.out.Stable, a.out.StableEpoch = uint64(p.Stable()), uint64(p.Epoch())
+	a.stableTold = p.Stable()
+	signal(a.wake)
+}
+
+// tellIdle tells sources without calls what has become stable of theirs, so that they can forget it. Called with mu held.
+func (in *incarnation) tellIdle() {
+	stable := in.primary.Stable()
+	for _, a := range in.bySession {
+		if a.stableTold < a.lastOrder && stable >= a.lastOrder {
+			a.tellStable()
+		}
+	}
+}
+
+// tellFrames acknowledges frames lazily: who has sent some since the last idle interval hears of it. Called with mu held.
+func (in *incarnation) tellFrames() {
+	for _, a := range in.bySession {
+		if a.frames > a.framesTold {
+			signal(a.wake)
+		}
+	}
+}
+
+// send sends what there is to say, as one message however much there is; the welcome first.
+func (a *attachment) send(ctx context.Context, stream grpc.BidiStreamingServer[pb.AttachRequest, pb.AttachResponse]) error {
+	for {
+		select {
+		case <-a.wake:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		if out := a.next(); out != nil {
+			if err := stream.Send(out); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (a *attachment) next() *pb.AttachResponse {
+	a.in.mu.Lock()
+	defer a.in.mu.Unlock()
+	if !a.bound {
+		return nil
+	}
+	out := &pb.AttachResponse{
+		Welcome: a.out.Welcome, Acknowledgement: a.out.Acknowledgement, NewEpoch: a.out.NewEpoch, EpochStart: a.out.EpochStart,
+		RequiredSet: a.out.RequiredSet, SourceOrderInfo: a.out.SourceOrderInfo, Stable: a.out.Stable, StableEpoch: a.out.StableEpoch,
+	}
+	if a.frames > a.framesTold {
+		out.FramesUpTo = uint64(a.frames)
+		a.framesTold = a.frames
+	}
+	empty := out.Welcome == nil && out.Acknowledgement == nil && out.NewEpoch == nil && out.EpochStart == nil && out.RequiredSet == nil &&
+		out.SourceOrderInfo == nil && out.StableEpoch == 0 && out.FramesUpTo == 0
+	a.out.Reset()
+	a.size = 0
+	if empty {
+		return nil
+	}
+	return out
+}

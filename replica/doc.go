@@ -1,0 +1,26 @@
+// Package replica makes one process a replica of a group: when its primary dies, another replica has executed, or executes, everything that any caller has seen, in the same order, and goes on.
+//
+// What the user writes:
+//
+//	r, err := replica.Join(ctx, "etcd://127.0.0.1:2379/greeter", replica.State(greeter))
+//	s := grpc.NewServer(interceptor.ServerOptions(r)...)
+//	greeterpb.RegisterGreeterServer(r.Registrar(s), greeter)
+//	err = r.Serve(ctx, s, lis)
+//
+// where greeter's handlers keep the determinism contract of package understudy, and greeter can write and read its state.
+//
+// How a request goes through it, at the primary:
+//
+//	Handle (front door)  FIG. 9, duplicates        front.go
+//	turn                 FIG. 7, the handler       turn.go
+//	Handle               FIG. 8, the reply         front.go
+//
+// and at a backup:
+//
+//	Attach               frames to the log         attach.go
+//	                     FIG. 10                   follow.go
+//	execute              the handler               turn.go
+//
+// A replica's life is a sequence of incarnations (incarnation.go): each joins its group with a state transfer (join.go), follows the primary (follow.go), and may be elected (takeover.go) and
+// lead (lead.go) until it is deposed. Replicas speak to each other on a listener of their own (peer.go).
+package replica

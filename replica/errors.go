@@ -1,0 +1,79 @@
+package replica
+
+import (
+	"errors"
+	"fmt"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/understudy-rpc/understudy/orderstate"
+	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
+)
+
+// gRPC statuses are made here. Unavailable and ResourceExhausted mean: not executed, and never will be under this seqNum.
+
+func errStream(method string) error {
+	return status.Errorf(codes.Unimplemented, "understudy: %s is a streaming method; streams of a replicated service aren't supported yet", method)
+}
+
+func errPlainClient(method string) error {
+	return status.Errorf(codes.FailedPrecondition, "understudy: %s is replicated, and this call comes from a client without the middleware: dial replicated://… with interceptor.DialOptions()", method)
+}
+
+func errHeader(err error) error {
+	return status.Errorf(codes.InvalidArgument, "understudy: %v", err)
+}
+
+func errMinInSync(have, want int) error {
+	return status.Errorf(codes.Unavailable, "understudy: %d replicas are in-sync, MinInSync is %d", have, want)
+}
+
+func errLogFull() error {
+	return status.Error(codes.ResourceExhausted, "understudy: the log is full: the backups don't acknowledge, and can't be evicted")
+}
+
+// refusedError says by its header's refusal why the primary, or who isn't it, doesn't take a request.
+type refusedError struct {
+	refusal pb.Refusal
+	text    string
+}
+
+func (e *refusedError) Error() string { return e.text }
+
+// GRPCStatus makes the status that the source sees.
+func (e *refusedError) GRPCStatus() *status.Status {
+	code := codes.Unavailable
+	if e.refusal == pb.Refusal_REFUSAL_ANSWERED || e.refusal == pb.Refusal_REFUSAL_UNKNOWN_SESSION {
+		code = codes.FailedPrecondition
+	}
+	return status.New(code, e.text)
+}
+
+var (
+	errNotPrimary     = &refusedError{pb.Refusal_REFUSAL_NOT_PRIMARY, "understudy: this replica isn't the primary"}
+	errUnknownSession = &refusedError{pb.Refusal_REFUSAL_UNKNOWN_SESSION, "understudy: the session is unknown: it was never opened, or it expired"}
+	errAnswered       = &refusedError{pb.Refusal_REFUSAL_ANSWERED, "understudy: the call is below its session's low-water mark: it was answered, or given up"}
+)
+
+func refusal(v orderstate.Verdict) error {
+	if v == orderstate.Unknown {
+		return errUnknownSession
+	}
+	return errAnswered
+}
+
+// The reasons for which an incarnation ends.
+var (
+	errStopped = errors.New("replica: stopped")
+	errDeposed = errors.New("replica: deposed: another replica was elected")
+	errEvicted = errors.New("replica: evicted: no longer in-sync")
+	errDown    = errors.New("replica: the group is down: no in-sync replica is alive; it comes back when one returns")
+)
+
+// MismatchError says that this replica can't be a member of the group: it was started with something that the group doesn't have.
+type MismatchError struct{ Field, Mine, Group string }
+
+func (e *MismatchError) Error() string {
+	return fmt.Sprintf("replica: the group's %s is %q, this replica was started with %q", e.Field, e.Group, e.Mine)
+}

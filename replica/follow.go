@@ -1,0 +1,585 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/understudy-rpc/understudy"
+	"github.com/understudy-rpc/understudy/election"
+	"github.com/understudy-rpc/understudy/internal/wire"
+	"github.com/understudy-rpc/understudy/orderstate"
+	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
+)
+
+// follow is a backup's life: it joins, follows one primary after the other, and stands for election when it suspects that there is none. It returns why it can't go on; the replica then begins again, as a new incarnation.
+func (in *incarnation) follow() error {
+	if err := in.findLeader(); err != nil {
+		return err
+	}
+	for {
+		in.mu.Lock()
+		before := in.epoch()
+		in.mu.Unlock()
+		err := in.followOnce()
+		in.mu.Lock()
+		joined, epoch := in.inSync, in.epoch()
+		in.mu.Unlock()
+		switch {
+		case in.ctx.Err() != nil:
+			return context.Cause(in.ctx)
+		case !joined:
+			return fmt.Errorf("replica: the state transfer ended: %w", err)
+		case errors.Is(err, errEvicted) || isDiverged(err):
+			return err
+		case epoch > before && before != 0:
+			continue // another primary has asked (R12.1): follow it
+		}
+		in.log.Info("lost the primary", "error", err)
+		won, err := in.stand(epoch, time.Now())
+		if err != nil {
+			return err
+		}
+		if won != nil {
+			return in.takeOver(*won)
+		}
+	}
+}
+
+func isDiverged(err error) bool {
+	var diverged *orderstate.DivergedError
+	return errors.As(err, &diverged)
+}
+
+// findLeader waits until etcd names a primary that is alive.
+func (in *incarnation) findLeader() error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	for said := false; ; {
+		if err := in.compatible(); err != nil {
+			return err
+		}
+		if r, ok := in.view.Replica(in.view.Primary.Name); ok && r.Member == in.view.Primary && r.Member != in.self {
+			in.leader = in.view.Primary
+			return nil
+		}
+		if !said && in.down() {
+			said = true
+			in.log.Error(errDown.Error())
+		}
+		if err := in.changes(in.ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// down says whether no in-sync replica is alive. Called with mu held.
+func (in *incarnation) down() bool {
+	for _, m := range in.view.InSync {
+		if r, ok := in.view.Replica(m.Name); ok && r.Member == m {
+			return false
+		}
+	}
+	return true
+}
+
+// compatible compares this replica with the group that it joins. Called with mu held.
+func (in *incarnation) compatible() error {
+	g := in.view.Group
+	switch {
+	case g.IsZero():
+		return nil
+	case in.group != 0 && in.group != g.ID:
+		return &MismatchError{"id", fmt.Sprintf("%x", in.group), fmt.Sprintf("%x", g.ID)}
+	case g.Level != in.r.config.level.String():
+		return &MismatchError{"level", in.r.config.level.String(), g.Level}
+	case g.Version != in.r.config.version:
+		return &MismatchError{"version", in.r.config.version, g.Version}
+	}
+	return nil
+}
+
+// followOnce follows the known leader on one stream, until that ends.
+func (in *incarnation) followOnce() error {
+	in.mu.Lock()
+	leader, epoch, joined, group := in.leader, in.epoch(), in.inSync, in.view.Group.ID
+	r, ok := in.view.Replica(leader.Name)
+	if !ok || r.Member != leader {
+		in.mu.Unlock()
+		return errors.New("replica: the primary isn't registered")
+	}
+	ctx, cancel := context.WithCancelCause(in.ctx)
+	in.cut = cancel
+	in.heard = in.r.clock()
+	in.mu.Unlock()
+	defer func() {
+		cancel(nil)
+		in.mu.Lock()
+		in.cut = nil
+		in.mu.Unlock()
+	}()
+
+	peer, err := in.peers.client(r.PeerAddr)
+	if err != nil {
+		return err
+	}
+	stream, err := peer.Follow(ctx)
+	if err != nil {
+		return err
+	}
+	go in.listen(ctx, cancel)
+	err = stream.Send(&pb.FollowRequest{Hello: &pb.FollowHello{
+		Group: group, Replica: in.self.Name, Incarnation: in.self.Incarnation, Epoch: uint64(epoch), Joining: !joined,
+		Version: in.r.config.version, Level: pb.Level(in.r.config.level + 1),
+	}})
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	err = in.read(ctx, stream, joined)
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
+		err = cause
+	}
+	if status.Code(err) == codes.Aborted {
+		err = errEvicted
+	}
+	return err
+}
+
+// listen cuts the stream when the primary is silent.
+func (in *incarnation) listen(ctx context.Context, cut context.CancelCauseFunc) {
+	t := time.NewTicker(heartbeat / 2)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+			in.mu.Lock()
+			silent := in.r.clock()-in.heard > silence
+			in.mu.Unlock()
+			if silent {
+				cut(errors.New("replica: the primary is silent"))
+				return
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// read takes what the primary sends. A joiner keeps it until it has its snapshot.
+func (in *incarnation) read(ctx context.Context, stream grpc.BidiStreamingClient[pb.FollowRequest, pb.FollowResponse], joined bool) error {
+	if joined {
+		in.startAcks(ctx, stream)
+		for {
+			resp, err := stream.Recv()
+			if err != nil {
+				return err
+			}
+			if err := in.followed(resp); err != nil {
+				return err
+			}
+		}
+	}
+	var kept []*pb.FollowResponse
+	var restored chan error
+	responses, failed := make(chan *pb.FollowResponse), make(chan error, 1)
+	go func() {
+		for {
+			resp, err := stream.Recv()
+			if err != nil {
+				failed <- err
+				return
+			}
+			select {
+			case responses <- resp:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	for {
+		select {
+		case resp := <-responses:
+			in.mu.Lock()
+			in.heard = in.r.clock()
+			in.mu.Unlock()
+			switch {
+			case resp.GetWelcome() != nil && restored == nil:
+				restored = make(chan error, 1)
+				start := resp.GetEpochStart()
+				go func() { restored <- in.restore(ctx, resp.GetWelcome(), start) }()
+				kept = append(kept, resp)
+			case in.hasState():
+				if err := in.followed(resp); err != nil {
+					return err
+				}
+			default:
+				kept = append(kept, resp)
+			}
+		case err := <-restored:
+			if err != nil {
+				return err
+			}
+			in.becomes(following)
+			for _, resp := range kept {
+				if err := in.followed(resp); err != nil {
+					return err
+				}
+			}
+			kept = nil
+			in.startAcks(ctx, stream)
+		case err := <-failed:
+			return err
+		}
+	}
+}
+
+func (in *incarnation) hasState() bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.role == following
+}
+
+func (in *incarnation) becomes(r role) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.role = r
+	in.broadcast()
+}
+
+// startAcks acknowledges: at once when asked to, and at every heartbeat. It ends with the stream's context.
+func (in *incarnation) startAcks(ctx context.Context, stream grpc.BidiStreamingClient[pb.FollowRequest, pb.FollowResponse]) {
+	in.goes(func() {
+		t := time.NewTicker(heartbeat)
+		defer t.Stop()
+		for {
+			in.mu.Lock()
+			req := &pb.FollowRequest{Restored: true}
+			if e, k, ok := in.backup.Acknowledgement(); ok {
+				req.Acknowledgement = &pb.Acknowledgement{Epoch: uint64(e), OrderNum: uint64(k)}
+				in.acked = k
+			}
+			in.mu.Unlock()
+			if stream.Send(req) != nil {
+				return // whoever reads sees why
+			}
+			select {
+			case <-in.ackDue:
+			case <-t.C:
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	in.goes(func() { in.fetcher(ctx) })
+}
+
+// followed takes one message of the primary.
+func (in *incarnation) followed(resp *pb.FollowResponse) error {
+	announced, err := wire.RunsFromProto(resp.GetSourceOrderInfo())
+	if err != nil {
+		return err
+	}
+	runs := in.open(announced)
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.heard = in.r.clock()
+	last := in.backup.Last()
+	if s := resp.GetEpochStart(); s != nil && orderstate.Epoch(s.GetEpoch()) == in.backup.Epoch() {
+		if err := in.backup.Start(orderstate.Epoch(s.GetEpoch()), orderstate.OrderNum(s.GetFirstOrderNum()), wire.StartsFromProto(s.GetEarlier())); err != nil {
+			return err
+		}
+		in.start = s
+		signal(in.ackDue)
+		signal(in.work)
+		in.broadcast()
+	}
+	for _, m := range resp.GetMessages() {
+		if err := in.logMessage(m); err != nil {
+			return err
+		}
+	}
+	if err := in.receive(runs); err != nil {
+		return err
+	}
+	in.advanced(last)
+	in.backup.LearnStable(in.backup.Epoch(), orderstate.OrderNum(resp.GetStable()))
+	in.forget()
+	if len(runs) > 0 {
+		signal(in.ackDue) // at once after a null message
+	}
+	if resp.GetInSync() && !in.inSync {
+		in.inSync = true
+		in.log.Info("joined", "epoch", in.backup.Epoch(), "at", in.backup.Last())
+		in.broadcast()
+	}
+	return nil
+}
+
+// receive is FIG. 10 for announcements that were checked. Called with mu held.
+func (in *incarnation) receive(runs []orderstate.Run) error {
+	for _, r := range runs {
+		if err := in.backup.Receive(r); err != nil {
+			in.end(err)
+			return err
+		}
+	}
+	return nil
+}
+
+// logMessage logs a message that a peer has sent. Called with mu held.
+func (in *incarnation) logMessage(p *pb.LoggedMessage) error {
+	m, err := in.messageOf(p)
+	if err == nil && in.primary == nil {
+		in.backup.Message(m)
+	}
+	return err
+}
+
+// advanced does what follows when the order may have grown: executes, acknowledges, fetches. Called with mu held; last is where the order ended before.
+func (in *incarnation) advanced(last orderstate.OrderNum) {
+	grown := in.backup.Above(last)
+	if len(grown) > 0 {
+		signal(in.work)
+		if in.backup.Last() >= in.acked+lazyAck || in.r.config.level != understudy.Reflected {
+			signal(in.ackDue)
+		}
+	}
+	opened := false
+	for _, o := range grown {
+		if o.Kind == orderstate.Open {
+			opened = true
+			signal(in.ackDue)
+			continue
+		}
+		if a := in.bySession[o.Session]; a != nil && in.backup.Started() && (a.stable || in.r.config.level == understudy.Stable) {
+			a.acknowledge()
+		}
+	}
+	if opened {
+		in.broadcast()
+	}
+	if len(in.backup.Lacks(1)) > 0 {
+		signal(in.lacking)
+	}
+}
+
+// fetcher asks the primary for messages that are ordered and haven't come from their source (¶47).
+func (in *incarnation) fetcher(ctx context.Context) {
+	for {
+		select {
+		case <-in.lacking:
+		case <-ctx.Done():
+			return
+		}
+		select {
+		case <-time.After(fetchAfter):
+		case <-ctx.Done():
+			return
+		}
+		in.mu.Lock()
+		ids := in.backup.Lacks(fetchBatch)
+		r, ok := in.view.Replica(in.leader.Name)
+		in.mu.Unlock()
+		if len(ids) == 0 || !ok {
+			continue
+		}
+		if err := in.fetch(ctx, r, ids); err != nil && ctx.Err() == nil {
+			in.log.Info("can't fetch messages", "from", r.Member.String(), "error", err)
+		}
+	}
+}
+
+const fetchBatch = 1024
+
+// fetch gets messages from another replica, and logs them.
+func (in *incarnation) fetch(ctx context.Context, from election.Replica, ids []orderstate.MessageID) error {
+	peer, err := in.peers.client(from.PeerAddr)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, silence)
+	defer cancel()
+	req := &pb.FetchRequest{Group: in.group}
+	for _, id := range ids {
+		req.Messages = append(req.Messages, &pb.MessageID{Session: uint64(id.Session), SeqNum: uint64(id.SeqNum)})
+	}
+	stream, err := peer.Fetch(ctx, req)
+	if err != nil {
+		return err
+	}
+	for {
+		resp, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		in.mu.Lock()
+		last := in.backup.Last()
+		for _, m := range resp.GetMessages() {
+			if err = in.logMessage(m); err != nil {
+				break
+			}
+		}
+		if in.primary == nil {
+			in.advanced(last)
+		}
+		in.mu.Unlock()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// stand decides whether to stand for election, and does: nobody in-sync hears the primary, and etcd still names the epoch that this replica knows (R8). It returns how it was elected; nil when there is, or may be, a primary to follow.
+func (in *incarnation) stand(epoch orderstate.Epoch, suspected time.Time) (*elected, error) {
+	ctx, cancel := context.WithTimeout(in.ctx, authority)
+	defer cancel()
+	if in.hearsAgain(ctx) {
+		return nil, nil
+	}
+	view, err := in.r.store.Read(ctx)
+	if err != nil {
+		return nil, in.later(err)
+	}
+	in.mu.Lock()
+	if view.Revision >= in.view.Revision {
+		in.view = view
+	}
+	if err := in.compatible(); err != nil {
+		in.mu.Unlock()
+		return nil, err
+	}
+	known, acknowledged := in.leader, in.epoch()
+	in.mu.Unlock()
+	switch {
+	case !view.IsInSync(in.self):
+		return nil, errEvicted
+	case orderstate.Epoch(view.Epoch) < acknowledged:
+		return nil, &MismatchError{"epoch", fmt.Sprint(acknowledged), fmt.Sprint(view.Epoch)} // a store that was replaced or restored
+	case view.Primary != known || orderstate.Epoch(view.Epoch) > acknowledged:
+		// Somebody else was elected; it will ask (R12.1).
+		return nil, in.awaitEpoch(orderstate.Epoch(view.Epoch), view.Primary)
+	}
+	if in.heardByPeers(ctx, view, view.Epoch) {
+		return nil, in.later(nil)
+	}
+	saw := in.r.clock()
+	won, err := in.r.store.Elect(ctx, in.reg, view.Epoch)
+	if election.IsUnknown(err) {
+		after, readErr := in.r.store.Read(in.ctx)
+		if readErr == nil && after.Primary == in.self && after.Epoch > view.Epoch {
+			won, err, view = after.Epoch, nil, after
+		}
+	}
+	switch {
+	case err == nil:
+		return &elected{epoch: orderstate.Epoch(won), view: view, former: known, saw: saw, suspected: suspected, at: time.Now()}, nil
+	case errors.Is(err, election.ErrNotInSync):
+		return nil, errEvicted
+	case in.ctx.Err() != nil:
+		return nil, context.Cause(in.ctx)
+	default: // somebody was faster, or the lease is being renewed, or etcd is away
+		return nil, in.later(nil)
+	}
+}
+
+// elected says how this replica came to lead.
+type elected struct {
+	epoch     orderstate.Epoch
+	view      election.State // before the election, or after it
+	former    election.Member
+	saw       time.Duration // when, by the clock, this replica saw its own election
+	suspected time.Time
+	at        time.Time
+}
+
+// hearsAgain tries once more to reach the primary: a connection can break without anyone dying.
+func (in *incarnation) hearsAgain(ctx context.Context) bool {
+	in.mu.Lock()
+	r, ok := in.view.Replica(in.leader.Name)
+	leader, epoch := in.leader, in.epoch()
+	in.mu.Unlock()
+	if !ok || r.Member != leader {
+		return false
+	}
+	heard, _ := in.hears(ctx, r, uint64(epoch))
+	return heard
+}
+
+// heardByPeers asks the other in-sync replicas whether they hear the primary; who doesn't answer in time doesn't hear it.
+func (in *incarnation) heardByPeers(ctx context.Context, view election.State, epoch uint64) bool {
+	answers := make(chan bool)
+	asked := 0
+	for _, m := range view.InSync {
+		r, ok := view.Replica(m.Name)
+		if !ok || r.Member != m || m == in.self || m == view.Primary {
+			continue
+		}
+		asked++
+		go func() {
+			heard, err := in.hears(ctx, r, epoch)
+			select {
+			case answers <- heard && err == nil:
+			case <-in.ctx.Done():
+			}
+		}()
+	}
+	heard := false
+	for range asked {
+		select {
+		case h := <-answers:
+			heard = heard || h
+		case <-in.ctx.Done():
+			return true
+		}
+	}
+	return heard
+}
+
+func (in *incarnation) hears(ctx context.Context, r election.Replica, epoch uint64) (bool, error) {
+	peer, err := in.peers.client(r.PeerAddr)
+	if err != nil {
+		return false, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, hearsTimeout)
+	defer cancel()
+	resp, err := peer.Hears(ctx, &pb.HearsRequest{Group: in.group, Epoch: epoch})
+	return resp.GetHears(), err
+}
+
+// later pauses before the next try, and ends with the incarnation.
+func (in *incarnation) later(err error) error {
+	if err != nil {
+		in.log.Info("can't stand for election yet", "error", err)
+	}
+	select {
+	case <-time.After(reconnect / 2):
+		return nil
+	case <-in.ctx.Done():
+		return context.Cause(in.ctx)
+	}
+}
+
+// awaitEpoch waits a little for a new primary's question (R12.1). One that doesn't come, from a primary that etcd names, is followed all the same: its answer to the stream says whether it still counts this replica.
+func (in *incarnation) awaitEpoch(e orderstate.Epoch, leader election.Member) error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	ctx, cancel := context.WithTimeout(in.ctx, silence)
+	defer cancel()
+	if err := in.await(ctx, func() bool { return in.epoch() >= e }); in.ctx.Err() != nil {
+		return err
+	}
+	if in.epoch() < e {
+		in.leader = leader
+	}
+	return nil
+}

@@ -1,0 +1,307 @@
+package replica
+
+import (
+	"context"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/understudy-rpc/understudy/internal/wire"
+	"github.com/understudy-rpc/understudy/orderstate"
+	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
+)
+
+// Replicated says whether a full method name belongs to a service that was registered through Registrar.
+func (r *Replica) Replicated(fullMethod string) bool {
+	return r.methods[fullMethod] != nil || r.streams[fullMethod]
+}
+
+// Answer is what the front door gives back for one RPC.
+type Answer struct {
+	Reply           any
+	Err             error
+	Header, Trailer metadata.MD // what the handler set, on whichever replica
+	Wire            *pb.Header  // for the trailer
+}
+
+// PlainClient is the error for a call of a replicated method without a header: a client without the middleware would be executed by one replica only.
+func PlainClient(fullMethod string) error { return errPlainClient(fullMethod) }
+
+// Malformed is the error for a header that can't be read.
+func Malformed(err error) error { return errHeader(err) }
+
+// Handle is the front door, the first of a server's interceptors: it does FIG. 9 on the request's header, answers duplicates from the reply log, lets a fresh request go down the chain to its turn, and makes the reply's
+// header (FIG. 8). h must have passed wire.CheckRequest; next is the rest of the chain.
+//
+// It is called in the RPC's own goroutine and may run concurrently. When ctx ends before the request has its turn, it is never executed; afterwards it is, and only its reply is lost.
+func (r *Replica) Handle(ctx context.Context, h *pb.Header, next func(context.Context) (any, error)) Answer {
+	received := r.clock()
+	c := callFrom(ctx)
+	if c == nil {
+		return Answer{Err: status.Error(codes.Internal, "understudy: the service wasn't registered through Replica.Registrar")}
+	}
+	in := r.current()
+	if in == nil {
+		return refused(nil, errNotPrimary)
+	}
+	id, answeredUpTo := wire.Request(h)
+	v, err := in.admit(ctx, h, id, answeredUpTo)
+	if err != nil {
+		return refused(in, err)
+	}
+	switch v {
+	case orderstate.Fresh:
+		c.in = in
+		c.msg = orderstate.Message{
+			MessageID: id, AnsweredUpTo: answeredUpTo,
+			Digest: in.seal.Digest(id, answeredUpTo, c.method.name, c.payload),
+			Body:   &message{method: c.method.name, payload: c.payload}, Size: len(c.method.name) + len(c.payload),
+		}
+		c.stable = h.GetLevel() == pb.Level_LEVEL_STABLE
+		value, err := func() (any, error) {
+			defer in.arrived(id) // whatever an interceptor does
+			return next(ctx)
+		}()
+		if c.reply == nil { // it had no turn: an interceptor has answered
+			a := refused(in, err)
+			a.Reply = value
+			return a
+		}
+		a := Answer{Reply: value, Err: err, Header: c.reply.header, Trailer: c.reply.trailer}
+		if err == nil && value == c.value {
+			a.Reply = newRaw(c.reply.payload)
+		}
+		return in.transmit(ctx, h, received, c.reply.orderNum, a)
+	case orderstate.Duplicate:
+		r.stats.duplicates.Add(1)
+		said, err := in.logged(ctx, id)
+		if err != nil {
+			return refused(in, err)
+		}
+		return in.transmit(ctx, h, received, said.orderNum, Answer{Reply: newRaw(said.payload), Err: said.err(), Header: said.header, Trailer: said.trailer})
+	default:
+		return refused(in, refusal(v))
+	}
+}
+
+// refused answers a request that wasn't executed by this RPC.
+func refused(in *incarnation, err error) Answer {
+	h := &pb.Header{}
+	if r, ok := err.(*refusedError); ok {
+		h.Refusal = r.refusal
+		err = r.GRPCStatus().Err()
+	}
+	if in != nil {
+		in.r.stats.refused.Add(1)
+		in.mu.Lock()
+		h.SourceEpoch = uint64(in.epoch())
+		in.mu.Unlock()
+	}
+	return Answer{Err: err, Wire: h}
+}
+
+// admit waits until this replica may take requests, and judges one. The epoch that its source has acknowledged must be this primary's own (R9).
+func (in *incarnation) admit(ctx context.Context, h *pb.Header, id orderstate.MessageID, answeredUpTo orderstate.SeqNum) (orderstate.Verdict, error) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	open := func() bool { return in.role != takingOver && (in.role != leading || in.gate) }
+	if !open() {
+		if err := in.await(ctx, open); err != nil {
+			return 0, in.gaveUp(ctx, err)
+		}
+	}
+	if in.role != leading || orderstate.Epoch(h.GetDestEpoch()) != in.primary.Epoch() {
+		return 0, errNotPrimary
+	}
+	if n := len(h.GetDestOrderInfo()); n > 0 { // FIG. 9
+		reflected, err := wire.RunsFromProto(h.GetDestOrderInfo())
+		if err != nil {
+			return 0, errHeader(err)
+		}
+		in.primary.Receive(id.Session, wire.Envelopes(reflected))
+	}
+	for {
+		v := in.primary.Judge(id, answeredUpTo)
+		if v != orderstate.Fresh {
+			return v, nil
+		}
+		done, arriving := in.arriving[id]
+		if !arriving {
+			break
+		}
+		// A copy of this RPC is on its way to its turn: what becomes of it decides.
+		if done == nil {
+			done = make(chan struct{})
+			in.arriving[id] = done
+		}
+		in.mu.Unlock()
+		select {
+		case <-done:
+		case <-ctx.Done():
+		}
+		in.mu.Lock()
+		if ctx.Err() != nil || in.role != leading {
+			return 0, in.gaveUp(ctx, nil)
+		}
+	}
+	if in.primary.Stable() < orderstate.OrderNum(id.Session) {
+		return 0, errUnknownSession // R11: nobody was told its number yet
+	}
+	if err := in.room(ctx); err != nil {
+		return 0, err
+	}
+	if have := len(in.members) + 1; have < in.r.config.minInSync {
+		return 0, errMinInSync(have, in.r.config.minInSync)
+	}
+	in.arriving[id] = nil
+	return orderstate.Fresh, nil
+}
+
+// arrived: a request that admit judged fresh has had its turn, or never will have it.
+func (in *incarnation) arrived(id orderstate.MessageID) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if done := in.arriving[id]; done != nil {
+		close(done)
+	}
+	delete(in.arriving, id)
+}
+
+// room waits while the log is at its bound, and refuses when that lasts: the backups don't acknowledge, and etcd, without which they can't be evicted, is away. Called with mu held.
+func (in *incarnation) room(ctx context.Context) error {
+	free := func() bool {
+		return in.role != leading || in.primary.Last()-in.primary.CutAt() < maxLog && in.primary.Bytes() < maxLogBytes
+	}
+	if free() {
+		return nil
+	}
+	waiting, cancel := context.WithTimeoutCause(ctx, reconcileTimeout, errLogFull())
+	defer cancel()
+	err := in.await(waiting, free)
+	switch {
+	case err == nil && in.role == leading:
+		return nil
+	case ctx.Err() == nil && waiting.Err() != nil:
+		return errLogFull()
+	default:
+		return in.gaveUp(ctx, err)
+	}
+}
+
+// gaveUp turns the end of a wait into what the caller sees.
+func (in *incarnation) gaveUp(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return status.FromContextError(ctx.Err()).Err()
+	}
+	_ = err // the incarnation has ended: whoever leads now will take the request
+	return errNotPrimary
+}
+
+// order is FIG. 7 for a request that has its turn.
+func (in *incarnation) order(m orderstate.Message, stable bool) (orderstate.OrderInfo, orderstate.Verdict, error) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.role != leading || !in.gate {
+		return orderstate.OrderInfo{}, 0, errNotPrimary
+	}
+	o, v, push := in.primary.Order(m, now())
+	if push || stable {
+		signal(in.push)
+	}
+	return o, v, nil
+}
+
+// logged waits for a reply in the log: of an execution that is over, or in progress.
+func (in *incarnation) logged(ctx context.Context, id orderstate.MessageID) (*reply, error) {
+	for {
+		in.mu.Lock()
+		if in.role != leading {
+			in.mu.Unlock()
+			return nil, errNotPrimary
+		}
+		said, done := in.replies.get(id)
+		in.mu.Unlock()
+		if said != nil {
+			return said, nil
+		}
+		select {
+		case <-done:
+		case <-ctx.Done():
+			return nil, status.FromContextError(ctx.Err()).Err()
+		}
+	}
+}
+
+// transmit makes the reply's header: FIG. 8's first loop, with R2, R5 and R10. It waits while the primary's authority has run out (etcd is away), and refuses when the primary was deposed: then nothing leaves.
+func (in *incarnation) transmit(ctx context.Context, h *pb.Header, received time.Duration, orderNum orderstate.OrderNum, a Answer) Answer {
+	in.mu.Lock()
+	authorised := func() bool { return in.role != leading || in.r.clock() < in.authority }
+	if !authorised() {
+		if err := in.await(ctx, authorised); err != nil {
+			in.mu.Unlock()
+			return refused(in, in.gaveUp(ctx, err))
+		}
+	}
+	if in.role != leading {
+		in.mu.Unlock()
+		return refused(in, errNotPrimary)
+	}
+	p := in.primary
+	w := &pb.Header{
+		SourceEpoch: uint64(p.Epoch()), OrderNum: uint64(orderNum), FirstOrderNum: uint64(p.First()), Stable: uint64(p.Stable()), RequiredSet: p.Number(),
+		AuthorityUs: uint64((in.authority - received) / time.Microsecond),
+	}
+	run := p.Multicast(orderstate.OrderNum(h.GetHeldUpTo()), orderNum)
+	session := in.bySession[orderstate.Session(h.GetSession())]
+	if session != nil {
+		session.lastOrder, session.stableTold = max(session.lastOrder, orderNum), p.Stable()
+	}
+	in.mu.Unlock()
+
+	a.Wire = w
+	if run.Count == 0 {
+		return a
+	}
+	onReply, onStream := run, orderstate.Run{}
+	announcement := in.seal.Close(onReply)
+	if len(announcement.Sealed) > wire.MaxHeader-headerRest { // R5: the newest on the reply, the rest on the stream
+		onStream, onReply = split(run)
+		announcement = in.seal.Close(onReply)
+		if session != nil {
+			session.announce(in.seal.Close(onStream))
+		}
+	}
+	w.SourceOrderInfo = []*pb.Run{wire.RunToProto(announcement, false)}
+	if proto.Size(w) > wire.MaxHeader {
+		w.SourceOrderInfo = nil // never fails a call: the source asks on its stream (R1)
+	}
+	return a
+}
+
+// headerRest is what a reply's header takes besides its run.
+const headerRest = 160
+
+// split leaves as many of the newest entries as fit in a header whatever they are.
+func split(r orderstate.Run) (older, newest orderstate.Run) {
+	const most = (wire.MaxHeader - headerRest) / 40
+	n := max(r.Count-most, 0)
+	older, newest = r, r
+	older.Count, older.Entries = n, r.Entries[:n]
+	newest.First, newest.Count, newest.Entries = r.First+orderstate.OrderNum(n), r.Count-n, r.Entries[n:]
+	return older, newest
+}
+
+// epoch is the acknowledged epoch. Called with mu held.
+func (in *incarnation) epoch() orderstate.Epoch {
+	switch {
+	case in.primary != nil:
+		return in.primary.Epoch()
+	case in.backup != nil:
+		return in.backup.Epoch()
+	default:
+		return 0
+	}
+}

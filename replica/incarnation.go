@@ -1,0 +1,371 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/understudy-rpc/understudy/election"
+	"github.com/understudy-rpc/understudy/internal/wire"
+	"github.com/understudy-rpc/understudy/orderstate"
+	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
+)
+
+// incarnation is one life of a replica, from joining its group to being deposed or evicted. What it held is not carried into the next one.
+//
+// One mutex guards the protocol's state; it is never held while something is sent, executed, or asked of etcd. Turns (Replica.turns) are taken before it.
+type incarnation struct {
+	r    *Replica
+	self election.Member
+	id   orderstate.Replica
+	log  *slog.Logger
+
+	ctx context.Context // of this life
+	end context.CancelCauseFunc
+	wg  sync.WaitGroup // its goroutines
+
+	reg   election.Registration
+	peers *peers
+
+	// Set before the first role, and constant then.
+	group  uint64
+	secret []byte
+	seal   *wire.Seal
+
+	mu      sync.Mutex
+	changed chan struct{} // closed, and made anew, at changes that are rare: role, epoch, gate, stable point where someone waits for it
+	work    chan struct{} // capacity 1: messageOrder has grown
+	lacking chan struct{} // capacity 1: messages are ordered and not held
+	role    role
+	view    election.State // the newest known; what was, not what is
+
+	backup  *orderstate.Backup  // while following, and until a takeover has executed up to N
+	taking  *takeover           // while taking over
+	primary *orderstate.Primary // while leading
+	leader  election.Member     // of the acknowledged epoch
+	start   *pb.EpochStart      // of the acknowledged epoch, once known
+
+	progressWaiters int // who wants changed when the stable point moves, or a turn was executed
+
+	arriving  map[orderstate.MessageID]chan struct{} // leading: requests between the front door and their turn; a channel where a copy waits
+	gate      bool                                   // leading: calls may be ordered (R12.4)
+	authority time.Duration                          // leading: up to this reading of the clock (R10)
+	replies   *replyLog
+	executed  orderstate.OrderNum
+	lastTime  int64 // of the executed turns
+
+	attached  map[*attachment]struct{}
+	bySession map[orderstate.Session]*attachment
+	absent    map[orderstate.Session]time.Duration // leading: since when a session has no stream
+
+	// Following.
+	heard  time.Duration           // when the primary was last heard
+	cut    context.CancelCauseFunc // of the stream to it; nil without one
+	ackDue chan struct{}           // capacity 1
+	acked  orderstate.OrderNum     // told to the primary
+	inSync bool
+
+	// Leading.
+	followers map[orderstate.Replica]*follower
+	members   map[orderstate.Replica]election.Member // in-sync, but for this replica
+	lost      map[orderstate.Replica]time.Duration   // when a member's stream ended
+	push      chan struct{}                          // capacity 1: a null message is due
+}
+
+type role int
+
+const (
+	joining role = iota
+	following
+	takingOver
+	leading
+	ended
+)
+
+func (r role) String() string {
+	return [...]string{"joining", "following", "taking over", "leading", "ended"}[r]
+}
+
+func newIncarnation(ctx context.Context, r *Replica) *incarnation {
+	in := &incarnation{
+		r:       r,
+		self:    election.Member{Name: r.config.name, Incarnation: newNumber()},
+		changed: make(chan struct{}), work: make(chan struct{}, 1), lacking: make(chan struct{}, 1), ackDue: make(chan struct{}, 1), push: make(chan struct{}, 1),
+		replies:  newReplyLog(),
+		attached: map[*attachment]struct{}{}, bySession: map[orderstate.Session]*attachment{}, absent: map[orderstate.Session]time.Duration{},
+		followers: map[orderstate.Replica]*follower{}, members: map[orderstate.Replica]election.Member{}, lost: map[orderstate.Replica]time.Duration{},
+		arriving: map[orderstate.MessageID]chan struct{}{},
+	}
+	in.id = replicaID(in.self)
+	in.log = r.log.With("replica", in.self.String())
+	in.ctx, in.end = context.WithCancelCause(ctx)
+	in.peers = newPeers(r)
+	return in
+}
+
+// replicaID is how a member is called in acknowledgements and required sets.
+func replicaID(m election.Member) orderstate.Replica { return orderstate.Replica(m.String()) }
+
+// live runs the incarnation until its end, and returns why it ended.
+func (in *incarnation) live() error {
+	defer in.close()
+	view, err := in.r.store.Read(in.ctx)
+	if err != nil {
+		return err
+	}
+	if err := in.register(view); err != nil {
+		return err
+	}
+	in.mu.Lock()
+	in.view = view
+	in.mu.Unlock()
+	in.goes(in.watch)
+	in.goes(in.executor)
+	in.goes(in.watchdog)
+	in.goes(in.idler)
+	if view.Group.IsZero() {
+		err := in.found()
+		if !errors.Is(err, election.ErrExists) {
+			return err
+		}
+	}
+	return in.follow()
+}
+
+// goes starts a goroutine of this life; close waits for it.
+func (in *incarnation) goes(f func()) {
+	in.wg.Add(1)
+	go func() {
+		defer in.wg.Done()
+		f()
+	}()
+}
+
+func (in *incarnation) close() {
+	in.end(errStopped)
+	in.mu.Lock()
+	in.role = ended
+	in.replies.wake()
+	in.broadcast()
+	in.mu.Unlock()
+	in.peers.close()
+	if in.reg != nil {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(in.ctx), heartbeat)
+		_ = in.reg.Close(ctx) // best effort: the lease expires by itself
+		cancel()
+	}
+	in.wg.Wait()
+}
+
+// broadcast wakes whoever waits for a change. Called with mu held.
+func (in *incarnation) broadcast() {
+	close(in.changed)
+	in.changed = make(chan struct{})
+}
+
+// await waits, with mu held, until cond holds, and says why it can't any more. mu is given up while it waits.
+func (in *incarnation) await(ctx context.Context, cond func() bool) error {
+	for !cond() {
+		changed := in.changed
+		in.mu.Unlock()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+		case <-in.ctx.Done():
+		}
+		in.mu.Lock()
+		if in.ctx.Err() != nil {
+			return context.Cause(in.ctx)
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// watch keeps the view.
+func (in *incarnation) watch() {
+	for view := range in.r.store.Watch(in.ctx) {
+		in.mu.Lock()
+		if view.Revision >= in.view.Revision {
+			in.view = view
+			in.broadcast()
+		}
+		in.mu.Unlock()
+	}
+}
+
+// watchdog names the method of a turn that takes too long: a handler that waits for something outside holds up everyone.
+func (in *incarnation) watchdog() {
+	t := time.NewTicker(slowTurn)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+			if m, slow := in.r.turns.slow(slowTurn); slow {
+				in.log.Warn("a turn takes long", "method", m, "longerThan", slowTurn)
+			}
+		case <-in.ctx.Done():
+			return
+		}
+	}
+}
+
+// idler does what is done lazily.
+func (in *incarnation) idler() {
+	t := time.NewTicker(idle)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+			in.mu.Lock()
+			in.tellFrames()
+			in.mu.Unlock()
+		case <-in.ctx.Done():
+			return
+		}
+	}
+}
+
+// register publishes this incarnation. A predecessor of the same name whose lease hasn't run out is displaced, if nobody answers at its address.
+func (in *incarnation) register(view election.State) error {
+	me := election.Replica{Member: in.self, Addr: in.r.addr, PeerAddr: in.r.peerAddr}
+	var displaces election.Member
+	for {
+		reg, err := in.r.store.Register(in.ctx, me, displaces)
+		var taken *election.NameTakenError
+		switch {
+		case err == nil:
+			in.reg = reg
+			in.goes(func() {
+				select {
+				case <-reg.Lost():
+					in.end(reg.Err())
+				case <-in.ctx.Done():
+				}
+			})
+			return nil
+		case !errors.As(err, &taken):
+			return err
+		case in.alive(taken.Holder):
+			return err
+		}
+		in.log.Info("taking the name of a predecessor that doesn't answer", "predecessor", taken.Holder.Member.String())
+		displaces = taken.Holder.Member
+	}
+}
+
+// found makes the group, with this replica as its first primary.
+func (in *incarnation) found() error {
+	secret, id := newSecret(), newNumber()
+	epoch, err := in.r.store.Create(in.ctx, election.Group{ID: id, Level: in.r.config.level.String(), Version: in.r.config.version}, in.reg)
+	if election.IsUnknown(err) {
+		view, readErr := in.r.store.Read(in.ctx)
+		if readErr != nil {
+			return readErr
+		}
+		if view.Group.ID != id {
+			return election.ErrExists
+		}
+		epoch, err = view.Epoch, nil
+	}
+	if err != nil {
+		return err
+	}
+	began := in.r.clock() // the authority counts from the first read; this is only its order
+	history, err := orderstate.NewHistory(0, 0, nil, nil)
+	if err != nil {
+		return err
+	}
+	primary, err := orderstate.NewPrimary(history, orderstate.Epoch(epoch), 0, nil, in.r.pendingMax())
+	if err != nil {
+		return err
+	}
+	in.mu.Lock()
+	in.group, in.secret, in.seal = id, secret, wire.NewSeal(secret)
+	in.leads(primary)
+	in.mu.Unlock()
+	in.log.Info("made the group", "epoch", epoch)
+	return in.lead(began, Failover{})
+}
+
+// executed1 records a turn that was executed.
+func (in *incarnation) executed1(o orderstate.OrderInfo, m orderstate.Message, said *reply) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	switch o.Kind {
+	case orderstate.Open:
+		in.replies.open(o.Session, m.Nonce)
+	case orderstate.Expire:
+		in.replies.expire(o.Session)
+	default:
+		in.replies.put(o.Message(), m.AnsweredUpTo, said)
+	}
+	in.turned(o)
+}
+
+// turned: everything up to an entry is executed. Called with mu held.
+func (in *incarnation) turned(o orderstate.OrderInfo) {
+	in.executed, in.lastTime = o.OrderNum, max(in.lastTime, o.Time)
+	in.r.stats.turns.Add(1)
+	in.forget()
+	if in.progressWaiters > 0 {
+		in.broadcast()
+	}
+}
+
+// forget cuts the log at what is executed, stable, and not kept for a joiner. Called with mu held.
+func (in *incarnation) forget() {
+	upTo := in.executed
+	for _, f := range in.followers {
+		if f.joining {
+			upTo = min(upTo, f.keptAbove)
+		}
+	}
+	if in.primary != nil {
+		in.primary.Executed(upTo)
+	} else if in.backup != nil {
+		in.backup.Executed(upTo)
+	}
+}
+
+// executor executes messageOrder, one entry after the other: all of a backup's turns, and those that a takeover found ordered.
+func (in *incarnation) executor() {
+	for {
+		in.mu.Lock()
+		o, m, ok := in.next()
+		in.mu.Unlock()
+		if ok {
+			in.replay(o, m)
+			in.mu.Lock()
+			if in.role == takingOver || in.role == leading {
+				in.broadcast() // who opens the gate waits for the last one
+			}
+			in.mu.Unlock()
+			continue
+		}
+		select {
+		case <-in.work:
+		case <-in.ctx.Done():
+			return
+		}
+	}
+}
+
+// next takes from messageOrder; while leading only what was ordered before the epoch. Called with mu held.
+func (in *incarnation) next() (orderstate.Ordered, orderstate.Message, bool) {
+	if in.backup == nil || in.ctx.Err() != nil || in.primary != nil && in.backup.Taken() >= in.primary.First()-1 {
+		return orderstate.Ordered{}, orderstate.Message{}, false
+	}
+	return in.backup.Next()
+}

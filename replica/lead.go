@@ -1,0 +1,418 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/understudy-rpc/understudy/election"
+	"github.com/understudy-rpc/understudy/internal/wire"
+	"github.com/understudy-rpc/understudy/orderstate"
+	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
+)
+
+// follower is a backup's, or a joiner's, stream at the primary. Its fields are guarded by the incarnation's mu.
+type follower struct {
+	member election.Member
+	id     orderstate.Replica
+	cut    context.CancelCauseFunc
+	wake   chan struct{} // capacity 1
+	heard  time.Duration
+
+	joining   bool                // not in-sync yet
+	restored  bool                // it has its snapshot
+	counted   bool                // in the required set
+	keptAbove orderstate.OrderNum // while joining: the log is kept from here on
+	sent      orderstate.OrderNum // the stream has carried the order up to here
+	out       pb.FollowResponse   // what is to be sent next
+	size      int
+}
+
+// add queues for a follower; a queue beyond its bound cuts the stream (R6).
+func (f *follower) add(bytes int) {
+	f.size += bytes
+	if f.size > maxQueueBytes {
+		f.cut(errors.New("replica: a follower's queue is full"))
+	}
+	signal(f.wake)
+}
+
+// leads makes this incarnation its group's primary. Called with mu held.
+func (in *incarnation) leads(p *orderstate.Primary) {
+	in.role, in.primary, in.leader = leading, p, in.self
+	in.start = &pb.EpochStart{
+		Epoch: uint64(p.Epoch()), FirstOrderNum: uint64(p.First()), Stable: uint64(p.Stable()), Earlier: wire.StartsToProto(p.Epochs().Starts()),
+	}
+	now := in.r.clock()
+	for _, s := range p.Sessions() {
+		if in.bySession[s] == nil {
+			in.absent[s] = now
+		}
+	}
+	in.broadcast()
+}
+
+// lead runs the epoch: it opens the gate when R12.4 allows, and ends with this incarnation.
+func (in *incarnation) lead(began time.Duration, report Failover) error {
+	in.goes(in.keepAuthority)
+	in.goes(in.pusher)
+	in.goes(func() { in.keepMembers(began) })
+	in.mu.Lock()
+	err := in.await(in.ctx, func() bool { return in.primary.Held() && in.executed >= in.primary.First()-1 })
+	if err != nil {
+		in.mu.Unlock()
+		return err
+	}
+	in.gate = true
+	in.start.Stable = uint64(in.primary.Stable())
+	for a := range in.attached {
+		a.lead(in)
+	}
+	report.FirstOrderNum = uint64(in.primary.First())
+	in.broadcast()
+	in.mu.Unlock()
+	if report.Epoch != 0 {
+		report.Opened = time.Now()
+		in.log.Info("took over", "from", report.From, "epoch", report.Epoch, "firstOrderNum", report.FirstOrderNum,
+			"election", report.Elected.Sub(report.Suspected), "takeover", report.Opened.Sub(report.Elected))
+		if in.r.config.onFailover != nil {
+			in.r.config.onFailover(report)
+		}
+	}
+	<-in.ctx.Done()
+	return context.Cause(in.ctx)
+}
+
+// keepAuthority is R10: this primary may transmit for A after the start of each linearizable read that still names it.
+func (in *incarnation) keepAuthority() {
+	epoch := uint64(in.primary.Epoch())
+	for {
+		start := in.r.clock()
+		ctx, cancel := context.WithTimeout(in.ctx, authority)
+		leader, e, err := in.r.store.Primary(ctx)
+		cancel()
+		pause := authorityRefresh
+		switch {
+		case err != nil:
+			pause = authorityRefresh / 10
+		case leader != in.self || e != epoch:
+			in.end(errDeposed)
+			return
+		default:
+			in.mu.Lock()
+			lapsed := in.authority <= in.r.clock()
+			in.authority = start + authority
+			if lapsed {
+				in.broadcast()
+			}
+			in.mu.Unlock()
+		}
+		select {
+		case <-time.After(pause):
+		case <-in.ctx.Done():
+			return
+		}
+	}
+}
+
+// pusher sends null messages (FIG. 7, R4): when one is due, and when the oldest entry that none has carried is an idle interval old.
+func (in *incarnation) pusher() {
+	t := time.NewTicker(idle / 2)
+	defer t.Stop()
+	for {
+		select {
+		case <-in.push:
+			in.null()
+		case <-t.C:
+			in.mu.Lock()
+			o, ok := in.primary.Unpushed()
+			due := ok && now()-o.Time >= idle.Microseconds()
+			in.tellIdle()
+			in.mu.Unlock()
+			if due {
+				in.null()
+			}
+		case <-in.ctx.Done():
+			return
+		}
+	}
+}
+
+// null queues one null message for every follower.
+func (in *incarnation) null() {
+	in.mu.Lock()
+	r := in.primary.Null()
+	in.mu.Unlock()
+	var sealed *pb.Run
+	if r.Count > 0 {
+		sealed = wire.RunToProto(in.seal.Close(r), false)
+	}
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	for _, f := range in.followers {
+		if f.sent+1 == r.First && sealed != nil && !f.joining {
+			f.sent = r.Last()
+			f.out.SourceOrderInfo = append(f.out.SourceOrderInfo, sealed)
+			f.add(len(sealed.Sealed))
+			continue
+		}
+		in.catchUp(f)
+	}
+}
+
+// catchUp queues what a follower's stream hasn't carried; a joiner gets the messages, too, since sources may not send it theirs yet. Called with mu held.
+func (in *incarnation) catchUp(f *follower) {
+	if !f.joining {
+		f.sent = max(f.sent, in.primary.Stable())
+	}
+	for f.sent < in.primary.Last() {
+		r := in.primary.Push(f.sent)
+		if r.Count == 0 {
+			return
+		}
+		if r.Count > wire.MaxRun {
+			r.Count, r.Entries = wire.MaxRun, r.Entries[:wire.MaxRun]
+		}
+		f.sent = r.Last()
+		sealed := wire.RunToProto(in.seal.Close(r), false)
+		f.out.SourceOrderInfo = append(f.out.SourceOrderInfo, sealed)
+		f.add(len(sealed.Sealed))
+		if f.joining {
+			for _, o := range r.Entries {
+				in.sendMessage(f, o.Message())
+			}
+		}
+	}
+	signal(f.wake)
+}
+
+// sendMessage queues one message of the log. Called with mu held.
+func (in *incarnation) sendMessage(f *follower, id orderstate.MessageID) {
+	if m, ok := in.primary.Has(id); ok {
+		f.out.Messages = append(f.out.Messages, loggedMessage(m))
+		f.add(m.Size)
+	}
+}
+
+// acknowledged takes a follower's word for what it holds (R3).
+func (in *incarnation) acknowledged(f *follower, req *pb.FollowRequest) error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	f.heard = in.r.clock()
+	if in.role != leading || in.followers[f.id] != f {
+		return errEvicted
+	}
+	f.restored = f.restored || req.GetRestored()
+	a := req.GetAcknowledgement()
+	if a == nil || orderstate.Epoch(a.GetEpoch()) != in.primary.Epoch() {
+		return nil
+	}
+	k := orderstate.OrderNum(a.GetOrderNum())
+	if f.joining && !f.counted {
+		if !f.restored || k < f.keptAbove || k > in.primary.Last() {
+			return nil
+		}
+		// R13, grow: count it first; its acknowledgements so far count from now on.
+		f.counted = true
+		in.primary.Require(f.id)
+		in.tellRequired()
+		member := f.member
+		in.goes(func() { in.grow(f, member) })
+	}
+	moved, err := in.primary.Acknowledge(f.id, in.primary.Epoch(), k)
+	if err != nil {
+		return err
+	}
+	if moved {
+		in.stableMoved()
+	}
+	return nil
+}
+
+// stableMoved does what waited for the stable point. Called with mu held.
+func (in *incarnation) stableMoved() {
+	in.forget()
+	if in.progressWaiters > 0 || !in.gate {
+		in.broadcast()
+	}
+}
+
+// grow writes a joiner to in-sync when it holds what was ordered by the time it was counted (R13).
+func (in *incarnation) grow(f *follower, m election.Member) {
+	in.mu.Lock()
+	// Its snapshot may hold turns that another backup doesn't yet; from a joiner that led, that one couldn't get them. So everyone must hold them first.
+	target := in.primary.Last()
+	in.progressWaiters++
+	err := in.await(in.ctx, func() bool { return in.followers[f.id] != f || in.primary.Stable() >= target && in.gate })
+	in.progressWaiters--
+	if gone := in.followers[f.id] != f; err != nil || gone {
+		in.mu.Unlock()
+		return // who removed it has released it
+	}
+	in.mu.Unlock()
+	ctx, cancel := context.WithTimeout(in.ctx, authority)
+	defer cancel()
+	err = in.r.store.AddInSync(ctx, uint64(in.primary.Epoch()), m)
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	switch {
+	case err == nil && in.followers[f.id] == f:
+		f.joining = false
+		in.members[f.id] = m
+		f.out.InSync = true
+		f.add(0)
+		in.log.Info("in-sync", "joiner", m.String())
+		in.forget()
+		in.broadcast()
+	case err == nil || election.IsUnknown(err):
+		// Unknown counts as not done, and may be: it is a member until its removal is certain.
+		in.members[f.id] = m
+		f.cut(errors.New("replica: the joiner left, or etcd is away"))
+	default:
+		if errors.Is(err, election.ErrDeposed) {
+			in.end(errDeposed)
+		}
+		in.log.Warn("a joiner can't become in-sync", "joiner", m.String(), "error", err)
+		f.cut(err)
+	}
+}
+
+// left forgets a follower whose stream has ended.
+func (in *incarnation) left(f *follower) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.followers[f.id] != f {
+		return
+	}
+	delete(in.followers, f.id)
+	in.lost[f.id] = in.r.clock()
+	if _, member := in.members[f.id]; !member && f.counted {
+		in.release(f.id) // R13: a joiner that fails leaves the required set
+	}
+	in.forget()
+	in.broadcast()
+}
+
+// release takes a replica out of the required set, and tells the sources. Called with mu held.
+func (in *incarnation) release(id orderstate.Replica) {
+	moved := in.primary.Release(id)
+	in.tellRequired()
+	if moved {
+		in.stableMoved()
+	}
+	in.broadcast()
+}
+
+// keepMembers evicts in-sync replicas that are gone (R6, R13). began is when the epoch did: peers that answered have silence to open their streams.
+func (in *incarnation) keepMembers(began time.Duration) {
+	t := time.NewTicker(reconnect / 2)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+		case <-in.ctx.Done():
+			return
+		}
+		for _, m := range in.gone(began) {
+			if err := in.evict(m); err != nil {
+				in.log.Warn("can't evict", "member", m.String(), "error", err)
+			}
+		}
+		in.expireSessions()
+	}
+}
+
+// gone lists the members that aren't there.
+func (in *incarnation) gone(began time.Duration) []election.Member {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	var gone []election.Member
+	now := in.r.clock()
+	for id, m := range in.members {
+		f, lost := in.followers[id], in.lost[id]
+		switch {
+		case f != nil && now-f.heard > silence,
+			f == nil && lost != 0 && now-lost > reconnect,
+			f == nil && lost == 0 && now-began > silence:
+			gone = append(gone, m)
+		}
+	}
+	return gone
+}
+
+// evict is R13, shrink: etcd first, then the required set; its stream is cut. An unknown outcome counts as not done, and is tried again.
+func (in *incarnation) evict(m election.Member) error {
+	if err := in.shrink(in.primary.Epoch(), m); err != nil {
+		return err
+	}
+	id := replicaID(m)
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.log.Info("evicted", "member", m.String())
+	delete(in.members, id)
+	delete(in.lost, id)
+	if f := in.followers[id]; f != nil {
+		delete(in.followers, id)
+		f.cut(errEvicted)
+	}
+	in.release(id)
+	in.forget()
+	return nil
+}
+
+// shrink takes a member out of in-sync in etcd, in the name of an epoch of this replica.
+func (in *incarnation) shrink(e orderstate.Epoch, m election.Member) error {
+	ctx, cancel := context.WithTimeout(in.ctx, authority)
+	defer cancel()
+	err := in.r.store.RemoveInSync(ctx, uint64(e), m)
+	if errors.Is(err, election.ErrDeposed) {
+		in.end(errDeposed)
+	}
+	return err
+}
+
+// expireSessions orders the end of sessions that have had no stream for too long (R11).
+func (in *incarnation) expireSessions() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if !in.gate {
+		return
+	}
+	now := in.r.clock()
+	for s, since := range in.absent {
+		if now-since > sessionTimeout {
+			delete(in.absent, s)
+			in.goes(func() {
+				_, _ = in.ownTurn(in.ctx, func(at int64) (orderstate.OrderInfo, bool) {
+					o, v, push := in.primary.Expire(s, at)
+					if v == orderstate.Fresh {
+						in.replies.expire(s)
+						in.turned(o)
+					}
+					return o, push
+				})
+			})
+		}
+	}
+}
+
+// tellRequired pushes the required set on the sessions' streams (R1b). Called with mu held.
+func (in *incarnation) tellRequired() {
+	set := in.required()
+	for a := range in.attached {
+		if a.bound {
+			a.out.RequiredSet = set
+			signal(a.wake)
+		}
+	}
+}
+
+// required is the required set as it travels. Called with mu held.
+func (in *incarnation) required() *pb.RequiredSet {
+	number, members := in.primary.Required()
+	set := &pb.RequiredSet{Epoch: uint64(in.primary.Epoch()), Number: number}
+	for _, m := range members {
+		set.Replicas = append(set.Replicas, string(m))
+	}
+	return set
+}

@@ -1,0 +1,165 @@
+package replica
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"time"
+
+	"google.golang.org/grpc/credentials"
+
+	"github.com/understudy-rpc/understudy"
+	"github.com/understudy-rpc/understudy/election"
+	"github.com/understudy-rpc/understudy/internal/clock"
+)
+
+// Snapshotter is the state of a replicated service, as the library needs it.
+type Snapshotter interface {
+	// Snapshot is called between turns. It returns a function that writes the state as it is at this moment; write may run concurrently with later
+	// turns, so it must not read what they change.
+	Snapshot() (write func(io.Writer) error, err error)
+	// Restore replaces the state by one that write wrote. It is called with no turn running. After an error the replica tries again, from another snapshot.
+	Restore(io.Reader) error
+}
+
+// Kind says what a group replicates: State or Stateless.
+type Kind struct{ state Snapshotter }
+
+// State is a service with a state, which a replica that joins receives as a snapshot of at most 64 MiB.
+func State(s Snapshotter) Kind { return Kind{s} }
+
+// Stateless is a service whose handlers keep nothing from call to call: callers still get each reply once, whoever dies.
+func Stateless() Kind { return Kind{stateless{}} }
+
+type stateless struct{}
+
+func (stateless) Snapshot() (func(io.Writer) error, error) {
+	return func(io.Writer) error { return nil }, nil
+}
+func (stateless) Restore(io.Reader) error { return nil }
+
+// Option changes a default of Join.
+type Option func(*config)
+
+type config struct {
+	state                    Snapshotter
+	name, advertise, version string
+	level                    understudy.Level
+	minInSync                int
+	peers                    net.Listener
+	peerCreds                credentials.TransportCredentials
+	peerServerCreds          credentials.TransportCredentials
+	insecurePeers            bool
+	unreplicated             map[string]bool
+	log                      *slog.Logger
+	onFailover               func(Failover)
+	authenticate             func(context.Context) error
+	store                    election.Election
+	dial                     func(context.Context, string) (net.Conn, error)
+	clock                    clock.Clock
+}
+
+// Name is the replica's name, which outlives its processes; the default is the host's name. Two live replicas of a group can't have one name.
+func Name(name string) Option { return func(c *config) { c.name = name } }
+
+// Advertise is the host:port that clients dial; the default is the address of Serve's listener.
+func Advertise(addr string) Option { return func(c *config) { c.advertise = addr } }
+
+// Level is the group's level; the default is understudy.Reflected. All replicas of a group must agree.
+func Level(l understudy.Level) Option { return func(c *config) { c.level = l } }
+
+// Version names the service's version, at most 128 bytes; the default is empty.
+func Version(v string) Option { return func(c *config) { c.version = v } }
+
+// MinInSync refuses calls with Unavailable while fewer than n replicas, the primary counted, are in-sync; the default is 1: calls go on with the primary alone.
+func MinInSync(n int) Option { return func(c *config) { c.minInSync = n } }
+
+// Peers is the listener on which the replicas speak to each other, and the mutual TLS by which they know each other; client and server credentials are usually made from one certificate. The default
+// listener has port 0 on the host of Serve's listener, and is used without TLS on a loopback address only.
+func Peers(lis net.Listener, client, server credentials.TransportCredentials) Option {
+	return func(c *config) { c.peers, c.peerCreds, c.peerServerCreds = lis, client, server }
+}
+
+// InsecurePeers lets the replicas speak to each other in plaintext on any address: whoever reaches the port can read and change the group's state.
+func InsecurePeers() Option { return func(c *config) { c.insecurePeers = true } }
+
+// Unreplicated declares services, by their full names, that are served by each replica for itself. Health and reflection are declared already.
+func Unreplicated(services ...string) Option {
+	return func(c *config) {
+		for _, s := range services {
+			c.unreplicated[s] = true
+		}
+	}
+}
+
+// Logger is where the replica logs; the default discards.
+func Logger(l *slog.Logger) Option { return func(c *config) { c.log = l } }
+
+// OnFailover is called when this replica has taken over, once its gate is open. It must not block.
+func OnFailover(f func(Failover)) Option { return func(c *config) { c.onFailover = f } }
+
+// AuthenticateSession is called with the context of a source's stream before its session is opened or attached; an error refuses it. (The user's interceptors don't see that stream.)
+func AuthenticateSession(f func(context.Context) error) Option {
+	return func(c *config) { c.authenticate = f }
+}
+
+// Store replaces etcd: election/memory in tests, or an etcd client of one's own. The target of Join then needs a group only.
+func Store(e election.Election) Option { return func(c *config) { c.store = e } }
+
+// PeerDialer is how this replica reaches the others; the default dials TCP.
+func PeerDialer(dial func(ctx context.Context, addr string) (net.Conn, error)) Option {
+	return func(c *config) { c.dial = dial }
+}
+
+// Clock tells elapsed time for R10; the default counts suspend (CLOCK_BOOTTIME on Linux). Tests in fake time give one that is based on time.Now.
+func Clock(elapsed func() time.Duration) Option { return func(c *config) { c.clock = elapsed } }
+
+// Failover reports a takeover by this replica. The times are of this replica's wall clock.
+type Failover struct {
+	Group, From, To string
+	Epoch           uint64
+	Suspected       time.Time // the old primary was suspected
+	Elected         time.Time // this replica was elected
+	Opened          time.Time // its gate opened: calls are executed again
+	PeersAnswered   int
+	SessionsAwaited int
+	SessionsGivenUp int
+	FirstOrderNum   uint64
+}
+
+// Status is what a replica says of itself.
+type Status struct {
+	Role     string // "joining", "following", "taking over" or "leading"
+	Name     string
+	Primary  string // as this replica knows it
+	Epoch    uint64 // acknowledged
+	InSync   []string
+	Executed uint64 // every turn up to here is in the state
+	Stable   uint64 // every in-sync replica holds order and messages up to here, as far as this replica knows
+	// Counters since the process started.
+	Turns, Duplicates, Refused, Forged, Dropped uint64
+}
+
+// The times of the protocol (section 9 of the design).
+const (
+	authority        = time.Second            // A (R10)
+	authorityRefresh = authority / 4          // how often it is renewed
+	margin           = authority / 10         // A's tolerance
+	heartbeat        = 100 * time.Millisecond // how often replicas say that they live
+	silence          = 500 * time.Millisecond // without a heartbeat: suspect
+	hearsTimeout     = 100 * time.Millisecond // a peer that doesn't answer counts as not hearing
+	reconnect        = 50 * time.Millisecond  // a backup whose stream broke has this long to come back
+	idle             = 50 * time.Millisecond  // R4: the idle interval
+	fetchAfter       = 5 * time.Millisecond   // ordered and not held for this long: fetch it
+	reconcileTimeout = 3 * time.Second        // R12.2
+	sessionTimeout   = 30 * time.Second       // a session without a stream for this long expires
+	slowTurn         = time.Second            // the watchdog names the method of a longer turn
+
+	pendingSourceOrderMax = 32        // FIG. 7, R4, below Direct
+	lazyAck               = 32        // a backup acknowledges at least this often (entries)
+	maxLog                = 1 << 18   // entries and messages of the log, each
+	maxLogBytes           = 256 << 20 // bytes of its messages
+	maxQueueBytes         = 64 << 20  // bytes queued for one stream; then it is cut (R6)
+	maxSnapshot           = 64 << 20
+)

@@ -1,0 +1,431 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+
+	"github.com/understudy-rpc/understudy/election"
+	"github.com/understudy-rpc/understudy/internal/wire"
+	"github.com/understudy-rpc/understudy/orderstate"
+	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
+)
+
+// maxPeerMessage bounds a message between replicas: a queue's bound, and the frame that overran it.
+const maxPeerMessage = maxQueueBytes + wire.MaxMessage + 1<<20
+
+// peers is one incarnation's connections to the other replicas, by address.
+type peers struct {
+	r     *Replica
+	mu    sync.Mutex // guards conns
+	conns map[string]*grpc.ClientConn
+}
+
+func newPeers(r *Replica) *peers { return &peers{r: r, conns: map[string]*grpc.ClientConn{}} }
+
+func (p *peers) client(addr string) (pb.PeerClient, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.conns == nil {
+		return nil, errStopped
+	}
+	if cc := p.conns[addr]; cc != nil {
+		return pb.NewPeerClient(cc), nil
+	}
+	creds := p.r.config.peerCreds
+	if creds == nil {
+		creds = insecure.NewCredentials()
+	}
+	opts := []grpc.DialOption{
+		grpc.WithTransportCredentials(creds), grpc.WithIdleTimeout(0),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxPeerMessage), grpc.MaxCallSendMsgSize(maxPeerMessage)),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff: backoff.Config{BaseDelay: reconnect / 5, Multiplier: 1.6, MaxDelay: silence}, MinConnectTimeout: time.Second,
+		}),
+	}
+	if d := p.r.config.dial; d != nil {
+		opts = append(opts, grpc.WithContextDialer(d))
+	}
+	cc, err := grpc.NewClient("passthrough:///"+addr, opts...)
+	if err != nil {
+		return nil, err
+	}
+	p.conns[addr] = cc
+	return pb.NewPeerClient(cc), nil
+}
+
+func (p *peers) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, cc := range p.conns {
+		_ = cc.Close()
+	}
+	p.conns = nil
+}
+
+// alive asks whoever answers at a registered replica's address whether it is that incarnation.
+func (in *incarnation) alive(r election.Replica) bool {
+	peer, err := in.peers.client(r.PeerAddr)
+	if err != nil {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(in.ctx, silence)
+	defer cancel()
+	resp, err := peer.Hears(ctx, &pb.HearsRequest{})
+	if err == nil {
+		return resp.GetIncarnation() == r.Incarnation
+	}
+	// Nobody listens there; else somebody may, who is slow: its lease will tell.
+	return status.Code(err) != codes.Unavailable
+}
+
+// peerServer serves Peer on the replicas' own listener.
+type peerServer struct {
+	pb.UnimplementedPeerServer
+	r *Replica
+}
+
+func newPeerServer(r *Replica, creds credentials.TransportCredentials) *grpc.Server {
+	opts := []grpc.ServerOption{grpc.MaxRecvMsgSize(maxPeerMessage), grpc.MaxSendMsgSize(maxPeerMessage)}
+	if creds != nil {
+		opts = append(opts, grpc.Creds(creds))
+	}
+	s := grpc.NewServer(opts...)
+	pb.RegisterPeerServer(s, &peerServer{r: r})
+	return s
+}
+
+// of returns this replica's incarnation, for a peer of the same group.
+func (p *peerServer) of(group uint64) (*incarnation, error) {
+	in := p.r.current()
+	if in == nil {
+		return nil, status.Error(codes.Unavailable, "understudy: this replica isn't running")
+	}
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.group == 0 {
+		return nil, status.Error(codes.Unavailable, "understudy: this replica has no state yet")
+	}
+	if group != in.group {
+		return nil, status.Errorf(codes.FailedPrecondition, "understudy: a peer of group %x, this is a replica of group %x", group, in.group)
+	}
+	return in, nil
+}
+
+// Hears implements pb.PeerServer: the primary hears itself.
+func (p *peerServer) Hears(_ context.Context, req *pb.HearsRequest) (*pb.HearsResponse, error) {
+	in := p.r.current()
+	if in == nil {
+		return nil, status.Error(codes.Unavailable, "understudy: this replica isn't running")
+	}
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	resp := &pb.HearsResponse{Incarnation: in.self.Incarnation, AcknowledgedEpoch: uint64(in.epoch())}
+	if in.group == 0 || req.GetGroup() != in.group || req.GetEpoch() != resp.AcknowledgedEpoch {
+		return resp, nil
+	}
+	switch in.role {
+	case leading, takingOver:
+		resp.Hears = true
+	case following:
+		resp.Hears = in.cut != nil && in.r.clock()-in.heard < silence
+	}
+	return resp, nil
+}
+
+// Answer implements pb.PeerServer: R9 and R12.1.
+func (p *peerServer) Answer(req *pb.AnswerRequest, stream grpc.ServerStreamingServer[pb.AnswerResponse]) error {
+	in, err := p.of(req.GetGroup())
+	if err != nil {
+		return err
+	}
+	e := orderstate.Epoch(req.GetNewEpoch().GetEpoch())
+	in.mu.Lock()
+	if e > in.epoch() && (in.role == leading || in.role == takingOver) {
+		in.end(errDeposed)
+	}
+	if in.role != following {
+		in.mu.Unlock()
+		return status.Error(codes.FailedPrecondition, "understudy: this replica isn't a backup")
+	}
+	known, err := in.backup.Answer(e)
+	if err != nil {
+		in.mu.Unlock()
+		return status.Error(codes.FailedPrecondition, err.Error())
+	}
+	in.leader = election.Member{Name: req.GetNewEpoch().GetPrimary(), Incarnation: req.GetNewEpoch().GetIncarnation()}
+	in.start = nil
+	resp := &pb.AnswerResponse{Starts: wire.StartsToProto(in.backup.Epochs().Starts()), HeldUpTo: uint64(in.backup.Last()), Stable: uint64(in.backup.Stable())}
+	runs, err := in.runsOf(known)
+	if in.cut != nil {
+		in.cut(errNewEpoch)
+	}
+	in.broadcast()
+	in.mu.Unlock()
+	if err != nil {
+		return status.Error(codes.Internal, err.Error())
+	}
+	size := 0
+	for _, r := range runs {
+		if size += len(r.GetSealed()); size > wire.ChunkSize && len(resp.GetOrder()) > 0 {
+			if err := stream.Send(resp); err != nil {
+				return err
+			}
+			resp, size = &pb.AnswerResponse{}, len(r.GetSealed())
+		}
+		resp.Order = append(resp.Order, r)
+	}
+	resp.Done = true
+	return stream.Send(resp)
+}
+
+var errNewEpoch = errors.New("replica: another primary was elected")
+
+// runsOf makes runs of entries: of one epoch each, without gaps. Called with mu held.
+func (in *incarnation) runsOf(known []orderstate.Ordered) ([]*pb.Run, error) {
+	var runs []*pb.Run
+	for len(known) > 0 {
+		first := known[0]
+		start, ok := in.backup.Epochs().First(first.Epoch)
+		if !ok {
+			return nil, fmt.Errorf("replica: no start is known of epoch %d", first.Epoch)
+		}
+		r := orderstate.Run{Envelope: orderstate.Envelope{Epoch: first.Epoch, EpochFirst: start, First: first.OrderNum}}
+		for r.Count < len(known) && r.Count < wire.MaxRun && known[r.Count].Epoch == first.Epoch && known[r.Count].OrderNum == first.OrderNum+orderstate.OrderNum(r.Count) {
+			r.Entries = append(r.Entries, known[r.Count].OrderInfo)
+			r.Count++
+		}
+		known = known[r.Count:]
+		runs = append(runs, wire.RunToProto(in.seal.Close(r), false))
+	}
+	return runs, nil
+}
+
+// Fetch implements pb.PeerServer (¶47).
+func (p *peerServer) Fetch(req *pb.FetchRequest, stream grpc.ServerStreamingServer[pb.FetchResponse]) error {
+	in, err := p.of(req.GetGroup())
+	if err != nil {
+		return err
+	}
+	if len(req.GetMessages()) > fetchBatch {
+		return status.Errorf(codes.InvalidArgument, "understudy: %d messages at once, at most %d", len(req.GetMessages()), fetchBatch)
+	}
+	for _, id := range req.GetMessages() {
+		in.mu.Lock()
+		m, ok := in.history().Has(orderstate.MessageID{Session: orderstate.Session(id.GetSession()), SeqNum: orderstate.SeqNum(id.GetSeqNum())})
+		in.mu.Unlock()
+		if !ok {
+			continue
+		}
+		if err := stream.Send(&pb.FetchResponse{Messages: []*pb.LoggedMessage{loggedMessage(m)}}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Snapshot implements pb.PeerServer (R13).
+func (p *peerServer) Snapshot(req *pb.SnapshotRequest, stream grpc.ServerStreamingServer[pb.SnapshotResponse]) error {
+	in, err := p.of(req.GetGroup())
+	if err != nil {
+		return err
+	}
+	return in.sendSnapshot(req, stream)
+}
+
+// Follow implements pb.PeerServer: a backup, or a joiner, at the primary.
+func (p *peerServer) Follow(stream grpc.BidiStreamingServer[pb.FollowRequest, pb.FollowResponse]) error {
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	hello := first.GetHello()
+	in, err := p.of(hello.GetGroup())
+	if err != nil {
+		return err
+	}
+	ctx, cut := context.WithCancelCause(stream.Context())
+	defer cut(nil)
+	stop := context.AfterFunc(in.ctx, func() { cut(context.Cause(in.ctx)) })
+	defer stop()
+	f, err := in.admitFollower(ctx, hello, cut, stream)
+	if err != nil {
+		return err
+	}
+	defer in.left(f)
+	received := make(chan error, 1)
+	go func() { // ends with the stream's context, when this returns
+		for {
+			req, err := stream.Recv()
+			if err == nil {
+				err = in.acknowledged(f, req)
+			}
+			if err != nil {
+				received <- err
+				return
+			}
+		}
+	}()
+	sent := make(chan error, 1)
+	go func() { sent <- in.sendTo(ctx, f, stream) }()
+	select {
+	case err = <-received:
+		cut(err)
+		<-sent
+	case err = <-sent:
+	}
+	if cause := context.Cause(ctx); cause != nil {
+		err = cause
+	}
+	if errors.Is(err, errEvicted) {
+		return status.Error(codes.Aborted, err.Error())
+	}
+	return statusOf(err)
+}
+
+// admitFollower makes a stream a follower's, once this replica leads; until then (a takeover is fixing N) the follower hears heartbeats.
+func (in *incarnation) admitFollower(ctx context.Context, hello *pb.FollowHello, cut context.CancelCauseFunc, stream grpc.BidiStreamingServer[pb.FollowRequest, pb.FollowResponse]) (*follower, error) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	for in.role == takingOver {
+		wait, cancel := context.WithTimeout(ctx, heartbeat)
+		_ = in.await(wait, func() bool { return in.role != takingOver })
+		cancel()
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		in.mu.Unlock()
+		err := stream.Send(&pb.FollowResponse{})
+		in.mu.Lock()
+		if err != nil {
+			return nil, err
+		}
+	}
+	if in.role != leading {
+		return nil, status.Error(codes.Unavailable, errNotPrimary.text)
+	}
+	m := election.Member{Name: hello.GetReplica(), Incarnation: hello.GetIncarnation()}
+	id := replicaID(m)
+	epoch := orderstate.Epoch(hello.GetEpoch())
+	_, member := in.members[id]
+	switch {
+	case m.Validate() != nil || m == in.self:
+		return nil, status.Errorf(codes.InvalidArgument, "understudy: %v can't follow %v", m, in.self)
+	case epoch > in.primary.Epoch():
+		in.end(errDeposed)
+		return nil, status.Error(codes.Unavailable, errDeposed.Error())
+	case !hello.GetJoining() && (!member || epoch < in.primary.Epoch()):
+		return nil, status.Error(codes.Aborted, errEvicted.Error())
+	case hello.GetJoining() && hello.GetLevel() != pb.Level(in.r.config.level+1):
+		return nil, status.Errorf(codes.FailedPrecondition, "understudy: the group's level is %v", in.r.config.level)
+	}
+	if old := in.followers[id]; old != nil {
+		old.cut(errors.New("replica: another stream of the same follower"))
+	}
+	f := &follower{
+		member: m, id: id, cut: cut, wake: make(chan struct{}, 1), heard: in.r.clock(), joining: !member,
+		sent: in.primary.Stable(),
+	}
+	w := &pb.FollowWelcome{Group: in.group, Secret: in.secret}
+	if f.joining {
+		f.sent = in.primary.CutAt() // and nothing above is cut until it is in-sync
+		f.keptAbove = f.sent
+		w.KeptAbove = uint64(f.keptAbove)
+		w.Donor, w.DonorAddr = in.donor()
+	}
+	f.out.Welcome, f.out.EpochStart = w, in.start
+	in.followers[id] = f
+	delete(in.lost, id)
+	in.catchUp(f)
+	signal(f.wake)
+	return f, nil
+}
+
+// donor chooses who gives a joiner its snapshot: a backup if there is one, so that the primary's turns aren't held up. Called with mu held.
+func (in *incarnation) donor() (name, addr string) {
+	for id, m := range in.members {
+		if f := in.followers[id]; f == nil {
+			continue
+		}
+		if r, ok := in.view.Replica(m.Name); ok && r.Member == m {
+			return r.Name, r.PeerAddr
+		}
+	}
+	return in.self.Name, in.r.peerAddr
+}
+
+// sendTo sends a follower what is queued for it, or a heartbeat.
+func (in *incarnation) sendTo(ctx context.Context, f *follower, stream grpc.BidiStreamingServer[pb.FollowRequest, pb.FollowResponse]) error {
+	t := time.NewTicker(heartbeat)
+	defer t.Stop()
+	for {
+		select {
+		case <-f.wake:
+		case <-t.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		in.mu.Lock()
+		out := &pb.FollowResponse{
+			Welcome: f.out.Welcome, EpochStart: f.out.EpochStart, SourceOrderInfo: f.out.SourceOrderInfo, Messages: f.out.Messages, InSync: f.out.InSync,
+			Stable: uint64(in.primary.Stable()),
+		}
+		f.out.Reset()
+		f.size = 0
+		in.mu.Unlock()
+		if err := stream.Send(out); err != nil {
+			return err
+		}
+	}
+}
+
+// loggedMessage wraps a message of the log; an opening's bytes are its nonce.
+func loggedMessage(m orderstate.Message) *pb.LoggedMessage {
+	p := &pb.LoggedMessage{Session: uint64(m.Session), SeqNum: uint64(m.SeqNum), Outstanding: uint64(m.SeqNum - m.AnsweredUpTo)}
+	if body, ok := m.Body.(*message); ok {
+		p.Method, p.Message = body.method, body.payload
+	} else {
+		p.Message = m.Nonce[:]
+	}
+	return p
+}
+
+// messageOf checks a message that a peer has sent.
+func (in *incarnation) messageOf(p *pb.LoggedMessage) (orderstate.Message, error) {
+	id := orderstate.MessageID{Session: orderstate.Session(p.GetSession()), SeqNum: orderstate.SeqNum(p.GetSeqNum())}
+	if id.SeqNum == 0 {
+		if len(p.GetMessage()) != len(orderstate.Nonce{}) {
+			return orderstate.Message{}, fmt.Errorf("replica: the opening of session %d has a nonce of %d bytes", id.Session, len(p.GetMessage()))
+		}
+		n := orderstate.Nonce(p.GetMessage())
+		return orderstate.Message{MessageID: id, Digest: in.seal.DigestOpening(n), Nonce: n, Size: len(n)}, nil
+	}
+	if p.GetOutstanding() == 0 || p.GetOutstanding() > p.GetSeqNum() {
+		return orderstate.Message{}, fmt.Errorf("replica: message %v can't have %d outstanding", id, p.GetOutstanding())
+	}
+	mark := orderstate.SeqNum(p.GetSeqNum() - p.GetOutstanding())
+	return orderstate.Message{
+		MessageID: id, AnsweredUpTo: mark, Digest: in.seal.Digest(id, mark, p.GetMethod(), p.GetMessage()),
+		Body: &message{method: p.GetMethod(), payload: p.GetMessage()}, Size: len(p.GetMessage()) + len(p.GetMethod()),
+	}, nil
+}
+
+// loopback says whether a listener can be reached from this host only.
+func loopback(a net.Addr) bool {
+	host, _, err := net.SplitHostPort(a.String())
+	if err != nil {
+		return a.Network() == "bufconn" || a.Network() == "unix"
+	}
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsLoopback()
+}

@@ -1,0 +1,50 @@
+package replica
+
+import (
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/runtime/protoiface"
+	"google.golang.org/protobuf/types/known/emptypb"
+)
+
+// raw is a proto.Message that is its own bytes: a request as it was received (the digest is over these bytes, and backups execute these bytes), a reply as the reply log has it. It goes through gRPC's proto codec,
+// so that compression and limits are as ever.
+type raw struct {
+	protoreflect.Message
+	b []byte
+}
+
+func newRaw(b []byte) *raw {
+	return &raw{Message: (*emptypb.Empty)(nil).ProtoReflect(), b: b}
+}
+
+// ProtoReflect implements proto.Message.
+func (r *raw) ProtoReflect() protoreflect.Message { return r }
+
+// Interface implements protoreflect.Message.
+func (r *raw) Interface() protoreflect.ProtoMessage { return r }
+
+// IsValid implements protoreflect.Message.
+func (r *raw) IsValid() bool { return true }
+
+// ProtoMethods implements protoreflect.Message.
+func (r *raw) ProtoMethods() *protoiface.Methods { return &rawMethods }
+
+// Reset is called before unmarshalling.
+func (r *raw) Reset() { r.b = nil }
+
+var rawMethods = protoiface.Methods{
+	Flags: protoiface.SupportMarshalDeterministic,
+	Size: func(in protoiface.SizeInput) protoiface.SizeOutput {
+		return protoiface.SizeOutput{Size: len(in.Message.(*raw).b)}
+	},
+	Marshal: func(in protoiface.MarshalInput) (protoiface.MarshalOutput, error) {
+		return protoiface.MarshalOutput{Buf: append(in.Buf, in.Message.(*raw).b...)}, nil
+	},
+	Unmarshal: func(in protoiface.UnmarshalInput) (protoiface.UnmarshalOutput, error) {
+		in.Message.(*raw).b = append([]byte(nil), in.Buf...) // gRPC takes its buffer back
+		return protoiface.UnmarshalOutput{Flags: protoiface.UnmarshalInitialized}, nil
+	},
+}
+
+var _ proto.Message = (*raw)(nil)

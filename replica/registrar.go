@@ -1,0 +1,137 @@
+package replica
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/recovery"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+
+	"github.com/understudy-rpc/understudy/internal/turn"
+	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
+)
+
+// method is a unary method of a replicated service.
+type method struct {
+	name    string // the full one
+	service any
+	handle  grpc.MethodHandler // the generated one
+	inTurn  grpc.UnaryServerInterceptor
+}
+
+// Registrar returns the registrar with which replicated services are registered; what it registers goes to s, with a turn around each handler. inTurn are interceptors that run inside every replica's turn,
+// the first outermost: they must keep the determinism contract. Interceptors of s itself run once, where a call arrives.
+//
+// Register before Serve. A streaming method is Unimplemented for now.
+func (r *Replica) Registrar(s grpc.ServiceRegistrar, inTurn ...grpc.UnaryServerInterceptor) grpc.ServiceRegistrar {
+	return &registrar{r: r, s: s, inTurn: r.inTurn(inTurn)}
+}
+
+type registrar struct {
+	r      *Replica
+	s      grpc.ServiceRegistrar
+	inTurn grpc.UnaryServerInterceptor
+}
+
+// RegisterService implements grpc.ServiceRegistrar.
+func (g *registrar) RegisterService(desc *grpc.ServiceDesc, impl any) {
+	d := *desc
+	d.Methods = slices.Clone(desc.Methods)
+	for i := range d.Methods {
+		m := &method{
+			name:    "/" + desc.ServiceName + "/" + desc.Methods[i].MethodName,
+			service: impl, handle: desc.Methods[i].Handler, inTurn: g.inTurn,
+		}
+		d.Methods[i].Handler = g.r.wrap(m)
+		g.r.methods[m.name] = m
+	}
+	d.Streams = slices.Clone(desc.Streams)
+	for i := range d.Streams {
+		name := "/" + desc.ServiceName + "/" + desc.Streams[i].StreamName
+		d.Streams[i].Handler = func(any, grpc.ServerStream) error { return errStream(name) }
+		g.r.streams[name] = true
+	}
+	g.r.services[desc.ServiceName] = true
+	if err := checkOptions(desc.ServiceName); err != nil && g.r.unfit == nil {
+		g.r.unfit = err
+	}
+	g.s.RegisterService(&d, impl)
+}
+
+// checkOptions finds method options of what isn't built yet: running such a method as if the option weren't there would break its promise.
+func checkOptions(service string) error {
+	found, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(service))
+	if err != nil {
+		return nil // a service without a registered descriptor has no options either
+	}
+	sd, ok := found.(protoreflect.ServiceDescriptor)
+	if !ok {
+		return nil
+	}
+	for i := range sd.Methods().Len() {
+		m := sd.Methods().Get(i)
+		for _, o := range []protoreflect.ExtensionType{pb.E_Key, pb.E_OneWay} {
+			if proto.HasExtension(m.Options(), o) {
+				return fmt.Errorf("replica: method %s has option %s, which isn't supported yet", m.FullName(), o.TypeDescriptor().FullName())
+			}
+		}
+	}
+	return nil
+}
+
+// wrap puts the turn innermost, wherever the user lists interceptors: the generated handler calls what it is given as the interceptor with the user's
+// handler as the last link of the chain.
+func (r *Replica) wrap(m *method) grpc.MethodHandler {
+	return func(srv any, ctx context.Context, dec func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) {
+		if interceptor == nil {
+			return nil, status.Error(codes.Internal, "understudy: the server was made without interceptor.ServerOptions")
+		}
+		request := newRaw(nil)
+		if err := dec(request); err != nil {
+			return nil, err
+		}
+		c := &call{method: m, payload: request.b}
+		return m.handle(srv, context.WithValue(ctx, callKey{}, c), unmarshal(request.b),
+			func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+				return interceptor(ctx, req, info, func(ctx context.Context, req any) (any, error) {
+					return c.turn(ctx, req, info, handler)
+				})
+			})
+	}
+}
+
+func unmarshal(b []byte) func(any) error {
+	return func(v any) error {
+		m, ok := v.(proto.Message)
+		if !ok {
+			return status.Errorf(codes.Internal, "understudy: a request of type %T is no protobuf message", v)
+		}
+		if err := proto.Unmarshal(b, m); err != nil {
+			return status.Errorf(codes.Internal, "understudy: the request can't be unmarshalled: %v", err)
+		}
+		return nil
+	}
+}
+
+// inTurn makes one interceptor of those that run in every replica's turn. A panic is Internal on every replica (R7), with a text that is the same on each.
+func (r *Replica) inTurn(all []grpc.UnaryServerInterceptor) grpc.UnaryServerInterceptor {
+	recovered := recovery.UnaryServerInterceptor(recovery.WithRecoveryHandlerContext(func(ctx context.Context, p any) error {
+		t := turn.FromContext(ctx)
+		r.log.Error("a handler panicked", "method", t.Method(), "orderNum", t.OrderNum(), "panic", p)
+		return status.Errorf(codes.Internal, "understudy: %s panicked", t.Method())
+	}))
+	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+		next := handler
+		for _, i := range slices.Backward(all) {
+			inner := next
+			next = func(ctx context.Context, req any) (any, error) { return i(ctx, req, info, inner) }
+		}
+		return recovered(ctx, req, info, next)
+	}
+}

@@ -1,0 +1,375 @@
+package replica
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/understudy-rpc/understudy"
+	"github.com/understudy-rpc/understudy/election"
+	"github.com/understudy-rpc/understudy/internal/clock"
+	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
+)
+
+// Replica is one process's part in a group. Its methods may be called concurrently, after the services were registered.
+type Replica struct {
+	config   config
+	group    string
+	store    election.Election
+	etcd     *clientv3.Client // closed by Stop; nil when the store was given
+	log      *slog.Logger
+	clock    clock.Clock
+	turns    sequencer
+	methods  map[string]*method
+	streams  map[string]bool
+	services map[string]bool // replicated
+	unfit    error           // why the services can't be served
+
+	addr, peerAddr string // published
+
+	mu       sync.Mutex // guards what follows
+	serving  bool
+	stop     context.CancelCauseFunc
+	stopped  chan struct{}
+	life     *incarnation
+	lifeMade chan struct{} // closed, and made anew, when life changes
+	stats    stats
+}
+
+type stats struct {
+	turns, duplicates, refused, forged, dropped atomic.Uint64
+}
+
+// Join prepares a replica of the group that target names: etcd://host:port[,host:port]/group. Nothing is published before Serve.
+//
+// ctx bounds the call. An error means that the target or an option is wrong; an etcd that doesn't answer is noticed in Serve.
+func Join(_ context.Context, target string, kind Kind, opts ...Option) (*Replica, error) {
+	if kind.state == nil {
+		return nil, errors.New("replica: Join needs State or Stateless")
+	}
+	r := &Replica{
+		methods: map[string]*method{}, streams: map[string]bool{}, services: map[string]bool{},
+		stopped: make(chan struct{}), lifeMade: make(chan struct{}),
+	}
+	r.config.state = kind.state
+	r.config.minInSync = 1
+	r.config.unreplicated = map[string]bool{
+		pb.Connection_ServiceDesc.ServiceName: true, "grpc.health.v1.Health": true,
+		"grpc.reflection.v1.ServerReflection": true, "grpc.reflection.v1alpha.ServerReflection": true,
+	}
+	for _, o := range opts {
+		o(&r.config)
+	}
+	if err := r.complete(target); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// complete fills in the defaults, and checks.
+func (r *Replica) complete(target string) error {
+	c := &r.config
+	endpoints, group, err := parseTarget(target)
+	if err != nil {
+		return err
+	}
+	r.group = group
+	if c.name == "" {
+		if c.name, err = os.Hostname(); err != nil {
+			return fmt.Errorf("replica: no name was given, and the host has none: %w", err)
+		}
+	}
+	if err := election.ValidName(c.name); err != nil {
+		return fmt.Errorf("replica: Name: %w", err)
+	}
+	if c.level < understudy.Reflected || c.level > understudy.Stable {
+		return fmt.Errorf("replica: Level: %v", c.level)
+	}
+	if r.log = c.log; r.log == nil {
+		r.log = slog.New(slog.DiscardHandler)
+	}
+	r.log = r.log.With("group", group)
+	if r.clock = c.clock; r.clock == nil {
+		r.clock = clock.System()
+	}
+	r.turns.clock = r.clock
+	if r.store = c.store; r.store == nil {
+		if len(endpoints) == 0 {
+			return fmt.Errorf("replica: target %q names no etcd: it is etcd://host:port[,host:port]/group", target)
+		}
+		if r.etcd, err = election.Dial(endpoints); err != nil {
+			return err
+		}
+		r.store = election.NewEtcd(r.etcd, group)
+	}
+	return nil
+}
+
+// parseTarget takes etcd://host:port[,host:port]/group apart.
+func parseTarget(target string) (endpoints []string, group string, err error) {
+	rest, ok := strings.CutPrefix(target, "etcd://")
+	if !ok {
+		return nil, "", fmt.Errorf("replica: target %q isn't of the form etcd://host:port[,host:port]/group", target)
+	}
+	hosts, group, ok := strings.Cut(rest, "/")
+	if !ok || election.ValidName(group) != nil {
+		return nil, "", fmt.Errorf("replica: target %q names no group: it is etcd://host:port[,host:port]/group", target)
+	}
+	for h := range strings.SplitSeq(hosts, ",") {
+		if h != "" {
+			endpoints = append(endpoints, h)
+		}
+	}
+	return endpoints, group, nil
+}
+
+// pendingMax is pendingSourceOrderMax: at Direct and above every order is multicast at once (FIG. 5).
+func (r *Replica) pendingMax() int {
+	if r.config.level == understudy.Reflected {
+		return pendingSourceOrderMax
+	}
+	return 0
+}
+
+// Serve publishes the replica, joins the group (or makes it), and serves s on lis until ctx ends or Stop is called; then it returns nil. It returns an error when the replica can't be a member: a service of s that is neither registered
+// through Registrar nor declared unreplicated, a name that a live replica has, another level than the group's, no etcd within 10 s. A replica that is deposed or evicted joins again by itself.
+func (r *Replica) Serve(ctx context.Context, s *grpc.Server, lis net.Listener) error {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(errStopped)
+	r.mu.Lock()
+	if r.serving {
+		r.mu.Unlock()
+		return errors.New("replica: Serve was called before")
+	}
+	r.serving, r.stop = true, stop
+	r.mu.Unlock()
+	defer close(r.stopped)
+
+	if err := r.check(s); err != nil {
+		return err
+	}
+	peerLis, err := r.listenPeers(lis)
+	if err != nil {
+		return err
+	}
+	r.addr, r.peerAddr = r.config.advertise, peerLis.Addr().String()
+	if r.addr == "" {
+		r.addr = lis.Addr().String()
+	}
+	if err := r.reach(ctx); err != nil {
+		_ = peerLis.Close()
+		return err
+	}
+	peerServer := newPeerServer(r, r.config.peerServerCreds)
+	pb.RegisterConnectionServer(s, &connection{r: r})
+
+	served := make(chan error, 2)
+	go func() { served <- peerServer.Serve(peerLis) }()
+	go func() { served <- s.Serve(lis) }()
+	go func() {
+		select {
+		case err := <-served:
+			stop(err)
+		case <-ctx.Done():
+		}
+	}()
+	err = r.lives(ctx)
+	stop(err)
+	r.drain(s)
+	peerServer.Stop()
+	if r.etcd != nil {
+		_ = r.etcd.Close()
+	}
+	return err
+}
+
+// drain lets replies that are being sent leave; streams of ours have ended with the incarnation.
+func (r *Replica) drain(s *grpc.Server) {
+	done := make(chan struct{})
+	go func() {
+		s.GracefulStop()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(silence):
+		s.Stop()
+		<-done
+	}
+}
+
+// lives runs one incarnation after the other.
+func (r *Replica) lives(ctx context.Context) error {
+	for {
+		in := newIncarnation(ctx, r)
+		r.mu.Lock()
+		r.life = in
+		close(r.lifeMade)
+		r.lifeMade = make(chan struct{})
+		r.mu.Unlock()
+		err := in.live()
+		var mismatch *MismatchError
+		var taken *election.NameTakenError
+		switch {
+		case ctx.Err() != nil:
+			if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, errStopped) && !errors.Is(cause, context.Canceled) && !errors.Is(cause, context.DeadlineExceeded) {
+				return cause
+			}
+			return nil
+		case errors.As(err, &mismatch) || errors.As(err, &taken):
+			return err
+		}
+		in.log.Info("beginning again as a new incarnation", "because", err)
+		select {
+		case <-time.After(reconnect):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// reach notices early that there is no etcd.
+func (r *Replica) reach(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if _, err := r.store.Read(ctx); err != nil {
+		return fmt.Errorf("replica: the election store doesn't answer: %w", err)
+	}
+	return nil
+}
+
+// check refuses services that would be executed by one replica only.
+func (r *Replica) check(s *grpc.Server) error {
+	if r.unfit != nil {
+		return r.unfit
+	}
+	for name := range s.GetServiceInfo() {
+		if !r.services[name] && !r.config.unreplicated[name] {
+			return fmt.Errorf("replica: service %s is neither registered through Replica.Registrar nor declared with replica.Unreplicated", name)
+		}
+	}
+	return nil
+}
+
+// listenPeers returns the replicas' own listener. In plaintext it must not be reachable from elsewhere, unless the user says so.
+func (r *Replica) listenPeers(lis net.Listener) (net.Listener, error) {
+	peers := r.config.peers
+	if peers == nil {
+		host, _, err := net.SplitHostPort(lis.Addr().String())
+		if err != nil {
+			return nil, fmt.Errorf("replica: no listener for the replicas can be derived from %s: give one with replica.Peers", lis.Addr())
+		}
+		if peers, err = net.Listen("tcp", net.JoinHostPort(host, "0")); err != nil {
+			return nil, fmt.Errorf("replica: the replicas' own listener: %w", err)
+		}
+	}
+	if r.config.peerServerCreds == nil && !r.config.insecurePeers && !loopback(peers.Addr()) {
+		_ = peers.Close()
+		return nil, fmt.Errorf("replica: the replicas' own listener %s can be reached from elsewhere: give mutual TLS with replica.Peers, or accept plaintext with replica.InsecurePeers", peers.Addr())
+	}
+	return peers, nil
+}
+
+// Stop ends Serve: the replica withdraws, its streams are cut, replies on their way leave, and Serve returns. If it led, another in-sync replica takes over. It waits for that within ctx; calling it again is harmless.
+func (r *Replica) Stop(ctx context.Context) error {
+	r.mu.Lock()
+	stop, serving := r.stop, r.serving
+	r.mu.Unlock()
+	if !serving {
+		return nil
+	}
+	stop(errStopped)
+	select {
+	case <-r.stopped:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Status says what this replica knows of itself; it may be called at any time.
+func (r *Replica) Status() Status {
+	s := Status{
+		Role: joining.String(), Name: r.config.name,
+		Turns: r.stats.turns.Load(), Duplicates: r.stats.duplicates.Load(), Refused: r.stats.refused.Load(), Forged: r.stats.forged.Load(), Dropped: r.stats.dropped.Load(),
+	}
+	in := r.current()
+	if in == nil {
+		return s
+	}
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	s.Role, s.Primary, s.Epoch, s.Executed = in.role.String(), in.leader.Name, uint64(in.epoch()), uint64(in.executed)
+	switch {
+	case in.primary != nil:
+		s.Stable = uint64(in.primary.Stable())
+	case in.backup != nil:
+		s.Stable = uint64(in.backup.Stable())
+	}
+	for _, m := range in.view.InSync {
+		s.InSync = append(s.InSync, m.Name)
+	}
+	return s
+}
+
+func (r *Replica) current() *incarnation {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.life
+}
+
+// awaitState waits until this replica has a state: a source's stream is of no use before.
+func (r *Replica) awaitState(ctx context.Context) (*incarnation, error) {
+	for {
+		r.mu.Lock()
+		in, made := r.life, r.lifeMade
+		r.mu.Unlock()
+		if in != nil {
+			in.mu.Lock()
+			err := in.await(ctx, func() bool { return in.role != joining })
+			in.mu.Unlock()
+			if err == nil && in.ctx.Err() == nil {
+				return in, nil
+			}
+		}
+		if ctx.Err() != nil {
+			return nil, status.FromContextError(ctx.Err()).Err()
+		}
+		select {
+		case <-made:
+		case <-ctx.Done():
+		case <-r.stopped:
+			return nil, status.Error(codes.Unavailable, errStopped.Error())
+		}
+	}
+}
+
+const secretSize = 32
+
+func newSecret() []byte {
+	b := make([]byte, secretSize)
+	_, _ = rand.Read(b) // never fails, says its documentation
+	return b
+}
+
+// newNumber is random and never 0.
+func newNumber() uint64 {
+	for {
+		if n := binary.LittleEndian.Uint64(newSecret()); n != 0 {
+			return n
+		}
+	}
+}

@@ -1,0 +1,239 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"github.com/understudy-rpc/understudy"
+	"github.com/understudy-rpc/understudy/election"
+	"github.com/understudy-rpc/understudy/internal/wire"
+	"github.com/understudy-rpc/understudy/orderstate"
+	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
+)
+
+// takeover is R12 under way, from the election until N is fixed. It is guarded by the incarnation's mu.
+type takeover struct {
+	epoch   orderstate.Epoch
+	state   *orderstate.Takeover
+	members map[orderstate.Replica]election.Member // in-sync peers, not evicted
+	givenUp int
+}
+
+// answered: a session has acknowledged the epoch. Called with mu held.
+func (t *takeover) answered(in *incarnation, s orderstate.Session) {
+	t.state.SessionAnswered(s)
+	in.broadcast()
+}
+
+// takeOver is R12: it asks peers and sessions, fixes N, and leads.
+func (in *incarnation) takeOver(e elected) error {
+	in.log.Info("elected", "epoch", e.epoch, "from", e.former.String())
+	report := Failover{
+		Group: in.r.group, From: e.former.Name, To: in.self.Name, Epoch: uint64(e.epoch), Suspected: e.suspected, Elected: e.at,
+	}
+	if err := in.ask(e); err != nil {
+		return err
+	}
+	primary, err := in.reconcile(e, &report)
+	if err != nil {
+		return err
+	}
+	in.mu.Lock()
+	in.members, in.taking = in.taking.members, nil
+	in.leads(primary)
+	signal(in.work) // now what is up to N may be executed
+	in.mu.Unlock()
+	return in.lead(in.r.clock(), report)
+}
+
+// ask is R12.1: S2 tells peers and sessions of its epoch, which fences S1.
+func (in *incarnation) ask(e elected) error {
+	t := &takeover{epoch: e.epoch, members: map[orderstate.Replica]election.Member{}}
+	var peers []orderstate.Replica
+	for _, m := range e.view.InSync {
+		if m != in.self && m != e.former {
+			t.members[replicaID(m)] = m
+			peers = append(peers, replicaID(m))
+		}
+	}
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	var err error
+	if t.state, err = in.backup.Elected(e.epoch, peers, in.r.config.level != understudy.Stable); err != nil {
+		return err
+	}
+	in.role, in.leader, in.start, in.taking = takingOver, in.self, nil, t
+	for a := range in.attached {
+		a.newEpoch(in)
+	}
+	for _, m := range t.members {
+		in.goes(func() { in.askPeer(e, m) })
+	}
+	in.broadcast()
+	return nil
+}
+
+// askPeer asks one in-sync peer until it has answered, or evicts it.
+func (in *incarnation) askPeer(e elected, m election.Member) {
+	for began := in.r.clock(); in.ctx.Err() == nil; {
+		err := in.peerAnswers(e, m)
+		if err == nil {
+			return
+		}
+		if in.r.clock()-began > silence {
+			in.log.Info("an in-sync peer doesn't answer", "peer", m.String(), "error", err)
+			if err = in.shrink(e.epoch, m); err == nil {
+				in.mu.Lock()
+				if in.taking != nil {
+					in.taking.state.Evicted(replicaID(m))
+					delete(in.taking.members, replicaID(m))
+				}
+				in.broadcast()
+				in.mu.Unlock()
+				return
+			}
+		}
+		if in.later(nil) != nil {
+			return
+		}
+	}
+}
+
+// peerAnswers asks a peer once.
+func (in *incarnation) peerAnswers(e elected, m election.Member) error {
+	in.mu.Lock()
+	r, ok := in.view.Replica(m.Name)
+	held := in.backup.Last()
+	in.mu.Unlock()
+	if !ok || r.Member != m {
+		return errors.New("replica: the peer isn't registered")
+	}
+	peer, err := in.peers.client(r.PeerAddr)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(in.ctx, silence)
+	defer cancel()
+	stream, err := peer.Answer(ctx, &pb.AnswerRequest{
+		Group: in.group, HeldUpTo: uint64(held),
+		NewEpoch: &pb.NewEpoch{Epoch: uint64(e.epoch), Primary: in.self.Name, Incarnation: in.self.Incarnation},
+	})
+	if err != nil {
+		return err
+	}
+	for {
+		resp, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return io.ErrUnexpectedEOF
+		}
+		if err != nil {
+			return err
+		}
+		announced, err := wire.RunsFromProto(resp.GetOrder())
+		if err != nil {
+			return err
+		}
+		runs := in.open(announced)
+		in.mu.Lock()
+		if in.taking == nil {
+			in.mu.Unlock()
+			return nil
+		}
+		err = in.taking.state.PeerKnows(wire.StartsFromProto(resp.GetStarts()), runs)
+		if err == nil && resp.GetDone() {
+			in.taking.state.PeerAnswered(replicaID(m))
+			in.broadcast()
+		}
+		in.mu.Unlock()
+		if err != nil {
+			in.end(err) // what the peers hold can't be merged: nothing that this replica does now would be right
+			return err
+		}
+		if resp.GetDone() {
+			return nil
+		}
+	}
+}
+
+// reconcile is R12.2 and 3: it waits for whom it must, and fixes N.
+func (in *incarnation) reconcile(e elected, report *Failover) (*orderstate.Primary, error) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	t := in.taking
+	_, sessions := t.state.Waiting()
+	report.SessionsAwaited = len(sessions)
+	for _, s := range sessions { // a stream that came up since the election has acknowledged already
+		if a := in.bySession[s]; a != nil && a.acknowledged >= e.epoch {
+			t.state.SessionAnswered(s)
+		}
+	}
+	for fetched := false; ; {
+		peers, sessions := t.state.Waiting()
+		wait := in.giveUp(e, sessions)
+		if len(peers) == 0 && wait == 0 {
+			missing := t.state.Missing(fetchBatch)
+			if len(missing) == 0 || fetched {
+				break
+			}
+			fetched = in.fetchFromPeers(missing)
+			continue
+		}
+		fetched = false
+		ctx, cancel := context.WithTimeout(in.ctx, max(wait, time.Millisecond))
+		if len(peers) > 0 {
+			cancel()
+			ctx, cancel = context.WithCancel(in.ctx)
+		}
+		err := in.changes(ctx)
+		cancel()
+		if in.ctx.Err() != nil {
+			return nil, err
+		}
+	}
+	report.PeersAnswered, report.SessionsGivenUp = len(t.members), t.givenUp
+	return t.state.Fix(in.r.pendingMax())
+}
+
+// giveUp gives up the sessions whose time is over, and returns how long the others may take: 0 when there are none. A session without a stream has A + margin since S2 saw its own election: no reply of S1 is accepted after that (R10). Any other has
+// the reconcile timeout. Called with mu held.
+func (in *incarnation) giveUp(e elected, sessions []orderstate.Session) time.Duration {
+	passed := in.r.clock() - e.saw
+	var wait time.Duration
+	for _, s := range sessions {
+		limit := reconcileTimeout
+		if in.bySession[s] == nil {
+			limit = authority + margin
+		}
+		if passed > limit {
+			in.log.Info("gave up a session", "session", uint64(s), "hasStream", in.bySession[s] != nil)
+			in.taking.givenUp++
+			in.taking.state.SessionAnswered(s)
+			continue
+		}
+		if left := limit - passed + time.Millisecond; wait == 0 || left < wait {
+			wait = left
+		}
+	}
+	return wait
+}
+
+// fetchFromPeers asks every peer for messages that are ordered, and that nobody has sent (¶47). It says whether asking again is of no use. Called with mu held, which it gives up.
+func (in *incarnation) fetchFromPeers(ids []orderstate.MessageID) bool {
+	var peers []election.Replica
+	for _, m := range in.taking.members {
+		if r, ok := in.view.Replica(m.Name); ok && r.Member == m {
+			peers = append(peers, r)
+		}
+	}
+	in.mu.Unlock()
+	for _, r := range peers {
+		if err := in.fetch(in.ctx, r, ids); err != nil {
+			in.log.Info("can't fetch messages", "from", r.Member.String(), "error", err)
+		}
+	}
+	in.mu.Lock()
+	left := in.taking.state.Missing(1)
+	return len(left) > 0 && left[0] == ids[0]
+}

@@ -1,0 +1,150 @@
+package replica
+
+import (
+	"context"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/understudy-rpc/understudy/internal/turn"
+	"github.com/understudy-rpc/understudy/orderstate"
+)
+
+// message is the body of a request in the log.
+type message struct {
+	method  string
+	payload []byte
+}
+
+// call is one RPC on its way through the chain of interceptors: from the wrapped handler, which has its bytes, to the front door, which gives it its place, to its turn.
+type call struct {
+	method  *method
+	payload []byte
+
+	// Set by the front door.
+	in     *incarnation
+	msg    orderstate.Message
+	stable bool // Stable was asked for
+
+	// Set by the turn.
+	reply *reply
+	value any // what the handler returned, while nobody in the chain replaced it
+}
+
+type callKey struct{}
+
+func callFrom(ctx context.Context) *call {
+	c, _ := ctx.Value(callKey{}).(*call)
+	return c
+}
+
+// turn is the innermost link of the chain: it waits for its turn, orders the message (FIG. 7), and executes the handler. A message whose caller has gone is dropped un-ordered; once
+// ordered, the turn finishes (R7).
+func (c *call) turn(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	in := c.in
+	if in == nil {
+		return nil, status.Error(codes.Internal, "understudy: the server was made without interceptor.ServerOptions")
+	}
+	if err := in.r.turns.take(ctx); err != nil {
+		return nil, status.FromContextError(err).Err()
+	}
+	o, v, err := in.order(c.msg, c.stable)
+	if err != nil || v != orderstate.Fresh {
+		in.r.turns.end()
+		if err != nil {
+			return nil, err
+		}
+		if v == orderstate.Duplicate { // ordered by a copy of this RPC in the meantime
+			if c.reply, err = in.logged(ctx, c.msg.MessageID); err != nil {
+				return nil, err
+			}
+			c.value = newRaw(c.reply.payload)
+			return c.result()
+		}
+		return nil, refusal(v)
+	}
+	c.reply, c.value = in.execute(c.method, o, func(ctx context.Context) (any, error) {
+		return c.method.inTurn(ctx, req, info, handler)
+	})
+	in.executed1(o, c.msg, c.reply)
+	in.r.turns.end()
+	return c.result()
+}
+
+func (c *call) result() (any, error) {
+	if err := c.reply.err(); err != nil {
+		return nil, err
+	}
+	return c.value, nil
+}
+
+// execute runs a handler in its turn.
+func (in *incarnation) execute(m *method, o orderstate.OrderInfo, handler func(context.Context) (any, error)) (*reply, any) {
+	t := turn.New(m.name, o, in.secret)
+	in.r.turns.running(&m.name)
+	value, err := handler(t.Context())
+	r := &reply{orderNum: o.OrderNum}
+	r.header, r.trailer = t.Metadata()
+	if err == nil {
+		if reply, ok := value.(proto.Message); ok {
+			// Within the turn: a later one may change what the handler has returned.
+			r.payload, err = proto.Marshal(reply)
+		} else {
+			err = status.Errorf(codes.Internal, "understudy: a reply of type %T is no protobuf message", value)
+		}
+	}
+	if err != nil {
+		st, ok := status.FromError(err)
+		if !ok {
+			st = status.FromContextError(err)
+		}
+		if st.Code() == codes.OK {
+			st = status.New(codes.Unknown, st.Message())
+		}
+		r.st = st.Proto()
+	}
+	return r, value
+}
+
+// replay executes a message of messageOrder: a backup's turn, or one that a takeover executes before its gate opens.
+func (in *incarnation) replay(o orderstate.Ordered, m orderstate.Message) {
+	_ = in.r.turns.take(context.Background()) // never cancelled, so never fails
+	defer in.r.turns.end()
+	var said *reply
+	if o.Kind == orderstate.Request {
+		body := m.Body.(*message)
+		if method := in.r.methods[body.method]; method != nil {
+			said, _ = in.execute(method, o.OrderInfo, func(ctx context.Context) (any, error) {
+				return method.handle(method.service, ctx, unmarshal(body.payload), method.inTurn)
+			})
+		} else { // the primary has executed it, so this replica runs another version of the service
+			in.r.log.Error("an ordered message of an unknown method: is this another version of the service?", "method", body.method, "orderNum", o.OrderNum)
+			said = failure(o.OrderNum, codes.Unimplemented, "unknown method "+body.method)
+		}
+	}
+	in.executed1(o.OrderInfo, m, said)
+}
+
+// now is the time that a primary records.
+func now() int64 { return time.Now().UnixMicro() }
+
+// ownTurn takes a turn for an entry of the group's own (a session's opening, its expiry): order runs with mu held.
+func (in *incarnation) ownTurn(ctx context.Context, order func(now int64) (orderstate.OrderInfo, bool)) (orderstate.OrderInfo, error) {
+	if err := in.r.turns.take(ctx); err != nil {
+		return orderstate.OrderInfo{}, err
+	}
+	defer in.r.turns.end()
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.role != leading || !in.gate {
+		return orderstate.OrderInfo{}, errNotPrimary
+	}
+	o, push := order(now())
+	if push {
+		signal(in.push)
+	}
+	return o, nil
+}
