@@ -556,17 +556,21 @@ func (in *incarnation) hears(ctx context.Context, r election.Replica, epoch uint
 	return resp.GetHears(), err
 }
 
-// later pauses before the next try, and ends with the incarnation.
+// later pauses before the next try, less long if another primary asks meanwhile, and ends with the incarnation.
 func (in *incarnation) later(err error) error {
 	if err != nil {
 		in.log.Info("can't stand for election yet", "error", err)
 	}
-	select {
-	case <-time.After(reconnect / 2):
-		return nil
-	case <-in.ctx.Done():
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	epoch := in.epoch()
+	ctx, cancel := context.WithTimeout(in.ctx, reconnect/2)
+	defer cancel()
+	_ = in.await(ctx, func() bool { return in.epoch() > epoch })
+	if in.ctx.Err() != nil {
 		return context.Cause(in.ctx)
 	}
+	return nil
 }
 
 // awaitEpoch waits a little for a new primary's question (R12.1). One that doesn't come, from a primary that etcd names, is followed all the same: its answer to the stream says whether it still counts this replica.

@@ -1,0 +1,278 @@
+// Package understudytest runs a group of replicas of a service, its clients, and its election, in one process and in fake time, so that a test can kill the primary at any moment and see what its callers see. It must be used
+// inside a testing/synctest bubble:
+//
+//	synctest.Test(t, func(t *testing.T) {
+//		c := understudytest.New(t, 3, func(s grpc.ServiceRegistrar) replica.Snapshotter {
+//			g := &greeter{}
+//			pb.RegisterGreeterServer(s, g)
+//			return g
+//		})
+//		conn := c.Dial("client")
+//		...
+//		c.Kill(c.Primary())
+//		...
+//	})
+//
+// The replicas are real (package replica over real grpc-go); the network between them is in memory, with a constant latency for each direction of each pair of hosts, and so is the election.
+package understudytest
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"slices"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/understudy-rpc/understudy"
+	"github.com/understudy-rpc/understudy/election"
+	"github.com/understudy-rpc/understudy/election/memory"
+	"github.com/understudy-rpc/understudy/interceptor"
+	"github.com/understudy-rpc/understudy/internal/clock"
+	"github.com/understudy-rpc/understudy/internal/simnet"
+	"github.com/understudy-rpc/understudy/replica"
+	"github.com/understudy-rpc/understudy/transport"
+)
+
+const group = "test"
+
+// Register registers a service's implementation, made anew, and returns its state.
+type Register func(grpc.ServiceRegistrar) replica.Snapshotter
+
+// Cluster is a group, its clients and what connects them. Its methods are called from the test's goroutine.
+type Cluster struct {
+	t        testing.TB
+	net      *simnet.Network
+	store    *memory.Store
+	register Register
+	level    understudy.Level
+	server   []grpc.ServerOption
+	replica  []replica.Option
+	log      *slog.Logger
+	nodes    []*node
+	elapsed  clock.Clock
+}
+
+type node struct {
+	host  string
+	state replica.Snapshotter
+	r     *replica.Replica
+	link  *memory.Client
+	ended chan error // of Serve
+	dead  bool
+}
+
+// Option changes a default of New.
+type Option func(*Cluster)
+
+// Level is the group's; the default is understudy.Reflected.
+func Level(l understudy.Level) Option { return func(c *Cluster) { c.level = l } }
+
+// ServerOptions are given to each replica's grpc.NewServer after the library's.
+func ServerOptions(opts ...grpc.ServerOption) Option { return func(c *Cluster) { c.server = opts } }
+
+// ReplicaOptions are given to each replica's replica.Join.
+func ReplicaOptions(opts ...replica.Option) Option { return func(c *Cluster) { c.replica = opts } }
+
+// Logger sees what replicas and clients log; the default discards.
+func Logger(l *slog.Logger) Option { return func(c *Cluster) { c.log = l } }
+
+// New starts n replicas and waits until all are in-sync. Everything is stopped when the test ends.
+func New(t testing.TB, n int, register Register, opts ...Option) *Cluster {
+	t.Helper()
+	c := &Cluster{
+		t: t, net: simnet.New(), store: memory.NewStore(memory.Latency(100 * time.Microsecond)), register: register,
+		log: slog.New(slog.DiscardHandler), elapsed: clock.Monotonic(),
+	}
+	for _, o := range opts {
+		o(c)
+	}
+	for i := range n {
+		c.nodes = append(c.nodes, &node{host: fmt.Sprintf("replica%d", i), dead: true})
+		c.Start(i)
+		c.AwaitInSync(i + 1) // one after the other: the first makes the group
+	}
+	t.Cleanup(func() {
+		for i, n := range c.nodes {
+			if !n.dead {
+				c.stop(i)
+			}
+		}
+	})
+	return c
+}
+
+// Start starts a replica that isn't running, as a new process would be.
+func (c *Cluster) Start(i int) {
+	c.t.Helper()
+	n := c.nodes[i]
+	if !n.dead {
+		c.t.Fatalf("replica %d runs already", i)
+	}
+	c.net.Revive(n.host)
+	n.dead, n.link, n.ended = false, c.store.Client(group), make(chan error, 1)
+	lis, err := c.net.Listen(n.host)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	peers, err := c.net.Listen(n.host)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	late := &lateState{}
+	n.r, err = replica.Join(context.Background(), "etcd:///"+group, replica.State(late), append([]replica.Option{
+		replica.Name(n.host), replica.Level(c.level), replica.Store(n.link), replica.Peers(peers, nil, nil), replica.InsecurePeers(),
+		replica.PeerDialer(c.net.Dialer(n.host)), replica.Clock(c.elapsed), replica.Logger(c.log),
+	}, c.replica...)...)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	s := grpc.NewServer(append(interceptor.ServerOptions(n.r), c.server...)...)
+	n.state = c.register(n.r.Registrar(s))
+	late.Snapshotter = n.state
+	r, ended := n.r, n.ended
+	go func() { ended <- r.Serve(context.Background(), s, lis) }()
+}
+
+// lateState is the state of a service that is made after Join.
+type lateState struct{ replica.Snapshotter }
+
+// Kill ends a replica as SIGKILL does: what it has sent arrives, nothing else of it ever does, and its lease runs out by itself.
+func (c *Cluster) Kill(i int) {
+	c.t.Helper()
+	n := c.nodes[i]
+	n.link.Cut()
+	c.net.Kill(n.host)
+	n.dead = true
+	c.stop(i)
+}
+
+// KillWhen arms a trigger: the replica dies when the k-th write on a link from it, or to it, happens, before it or after. The rest of Kill must be done by Bury, later, from the test's goroutine.
+func (c *Cluster) KillWhen(i int, link simnet.Link, k int, before bool) {
+	n := c.nodes[i]
+	c.net.OnWrite(func(l simnet.Link, count int) simnet.Fate {
+		if l != link || count != k {
+			return simnet.Deliver
+		}
+		if !before {
+			go func() {
+				n.link.Cut()
+				c.net.Kill(n.host)
+			}()
+			return simnet.Deliver
+		}
+		n.link.Cut()
+		c.net.Kill(n.host)
+		return simnet.Discard
+	})
+}
+
+// Bury ends the goroutines of a replica that a trigger has killed.
+func (c *Cluster) Bury(i int) {
+	c.net.OnWrite(nil)
+	c.Kill(i)
+}
+
+func (c *Cluster) stop(i int) {
+	n := c.nodes[i]
+	n.dead = true
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := n.r.Stop(ctx); err != nil {
+		c.t.Errorf("replica %d doesn't stop: %v", i, err)
+	}
+	if err := <-n.ended; err != nil {
+		c.t.Errorf("replica %d: Serve: %v", i, err)
+	}
+}
+
+// Network is where faults between hosts are made: replicas are replica0, replica1, …, clients as Dial calls them.
+func (c *Cluster) Network() *simnet.Network { return c.net }
+
+// Store is the election's, to be taken away.
+func (c *Cluster) Store() *memory.Store { return c.store }
+
+// Replica returns a replica.
+func (c *Cluster) Replica(i int) *replica.Replica { return c.nodes[i].r }
+
+// State returns the state of a replica's service, as Register returned it.
+func (c *Cluster) State(i int) replica.Snapshotter { return c.nodes[i].state }
+
+// Dial connects a client, which lives on a host of that name. The connection is closed when the test ends.
+func (c *Cluster) Dial(host string, opts ...grpc.DialOption) *grpc.ClientConn {
+	c.t.Helper()
+	ours := interceptor.DialOptions(
+		transport.WithElection(func(transport.Target) (election.Election, io.Closer, error) { return c.store.Client(group), nil, nil }),
+		transport.WithClock(c.elapsed), transport.WithLogger(c.log.With("client", host)),
+	)
+	ours = append(ours,
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return c.net.Dialer(host)(ctx, addr) }),
+	)
+	conn, err := grpc.NewClient("replicated://store:1/"+group, append(ours, opts...)...)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+// Primary returns the number of the replica that leads, once one does.
+func (c *Cluster) Primary() int {
+	c.t.Helper()
+	var leads int
+	c.await("a primary", func() bool {
+		for i, n := range c.nodes {
+			if !n.dead && n.r.Status().Role == "leading" {
+				leads = i
+				return true
+			}
+		}
+		return false
+	})
+	return leads
+}
+
+// AwaitInSync waits until n replicas are in-sync, and all that are see it so.
+func (c *Cluster) AwaitInSync(n int) {
+	c.t.Helper()
+	c.await(fmt.Sprintf("%d in-sync replicas", n), func() bool {
+		view, err := c.store.Client(group).Read(context.Background())
+		if err != nil || len(view.InSync) != n {
+			return false
+		}
+		return !slices.ContainsFunc(view.InSync, func(m election.Member) bool {
+			return !slices.ContainsFunc(c.nodes, func(n *node) bool { return !n.dead && n.host == m.Name && n.r.Status().Role != "joining" })
+		})
+	})
+}
+
+// AwaitExecuted waits until every replica that runs has executed as far as the primary has.
+func (c *Cluster) AwaitExecuted() {
+	c.t.Helper()
+	p := c.Primary()
+	c.await("the backups to execute", func() bool {
+		want := c.nodes[p].r.Status().Executed
+		return !slices.ContainsFunc(c.nodes, func(n *node) bool { return !n.dead && n.r.Status().Executed != want })
+	})
+}
+
+// await polls in fake time.
+func (c *Cluster) await(what string, cond func() bool) {
+	c.t.Helper()
+	for range 60_000 {
+		if cond() {
+			return
+		}
+		time.Sleep(time.Millisecond) // fake
+	}
+	for i, n := range c.nodes {
+		c.t.Logf("replica %d: dead %v, %+v", i, n.dead, n.r.Status())
+	}
+	c.t.Fatalf("no %s within a minute", what)
+}
