@@ -448,7 +448,7 @@ func (in *incarnation) stand(epoch orderstate.Epoch, suspected time.Time) (*elec
 	}
 	view, err := in.r.store.Read(ctx)
 	if err != nil {
-		return nil, in.later(err)
+		return nil, in.later(epoch, err)
 	}
 	in.mu.Lock()
 	if view.Revision >= in.view.Revision {
@@ -470,7 +470,7 @@ func (in *incarnation) stand(epoch orderstate.Epoch, suspected time.Time) (*elec
 		return nil, in.awaitEpoch(orderstate.Epoch(view.Epoch), view.Primary)
 	}
 	if in.heardByPeers(ctx, view, view.Epoch) {
-		return nil, in.later(nil)
+		return nil, in.later(epoch, nil)
 	}
 	saw := in.r.clock()
 	won, err := in.r.store.Elect(ctx, in.reg, view.Epoch)
@@ -488,7 +488,7 @@ func (in *incarnation) stand(epoch orderstate.Epoch, suspected time.Time) (*elec
 	case in.ctx.Err() != nil:
 		return nil, context.Cause(in.ctx)
 	default: // somebody was faster, or the lease is being renewed, or etcd is away
-		return nil, in.later(nil)
+		return nil, in.later(epoch, nil)
 	}
 }
 
@@ -556,14 +556,13 @@ func (in *incarnation) hears(ctx context.Context, r election.Replica, epoch uint
 	return resp.GetHears(), err
 }
 
-// later pauses before the next try, less long if another primary asks meanwhile, and ends with the incarnation.
-func (in *incarnation) later(err error) error {
+// later pauses before the next try, less long if another primary asks: if this replica acknowledges an epoch above epoch. It ends with the incarnation.
+func (in *incarnation) later(epoch orderstate.Epoch, err error) error {
 	if err != nil {
 		in.log.Info("can't stand for election yet", "error", err)
 	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	epoch := in.epoch()
 	ctx, cancel := context.WithTimeout(in.ctx, reconnect/2)
 	defer cancel()
 	_ = in.await(ctx, func() bool { return in.epoch() > epoch })

@@ -95,7 +95,7 @@ func (in *incarnation) askPeer(e elected, m election.Member) {
 				return
 			}
 		}
-		if in.later(nil) != nil {
+		if in.later(e.epoch, nil) != nil {
 			return
 		}
 	}
