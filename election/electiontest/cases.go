@@ -33,9 +33,12 @@ var contract = []testCase{
 	{"unknown outcome of create", unknownCreate},
 	{"unknown outcome of elect", unknownElect},
 	{"unknown outcome of add", unknownAdd},
+	{"unknown outcome of add, of the past", unknownAddOfThePast},
 	{"unknown outcome of remove", unknownRemove},
 	{"unknown outcome of register", unknownRegister},
 	{"name taken", nameTaken},
+	{"name is won by one", nameIsWonByOne},
+	{"name is displaced by one", nameIsDisplacedByOne},
 	{"name displaced", nameDisplaced},
 	{"name taken while away", nameTakenWhileAway},
 	{"same incarnation registers again", sameIncarnation},
@@ -474,6 +477,20 @@ func unknownAdd(t *testing.T, h *harness) {
 	wantInSync(t, s, c.me)
 }
 
+// What was decided of one incarnation isn't done to the next.
+func unknownAddOfThePast(t *testing.T, h *harness) {
+	nodes, epoch := h.founded(t, "a")
+	a, b := nodes[0], h.node(t, "b", 2)
+	release := a.HoldNext()
+	wantUnknown(t, "AddInSync", a.AddInSync(h.ctx, epoch, b.me))
+	if err := b.self.Close(h.ctx); err != nil {
+		t.Fatal(err)
+	}
+	h.node(t, "b", 3)
+	release()
+	wantInSync(t, a.read(), a.me)
+}
+
 func unknownRemove(t *testing.T, h *harness) {
 	nodes, epoch := h.founded(t, "a", "b")
 	a, b := nodes[0], nodes[1]
@@ -523,6 +540,45 @@ func nameTaken(t *testing.T, h *harness) {
 		t.Fatal(err)
 	}
 	h.node(t, "a", 2)
+}
+
+func nameIsWonByOne(t *testing.T, h *harness) {
+	registerRace(t, h, election.Member{})
+}
+
+func nameIsDisplacedByOne(t *testing.T, h *harness) {
+	registerRace(t, h, h.node(t, "a", 9).me)
+}
+
+// registerRace lets three incarnations of a name register at once.
+func registerRace(t *testing.T, h *harness, displaces election.Member) {
+	nodes := []*node{{me: member("a", 1)}, {me: member("a", 2)}, {me: member("a", 3)}}
+	for _, n := range nodes {
+		n.Client = h.Client(t, group)
+	}
+	errs := make([]error, len(nodes))
+	race(nodes, func(i int, n *node) { n.self, errs[i] = n.Register(h.ctx, replica(n.me), displaces) })
+	winner := -1
+	for i, err := range errs {
+		if err == nil {
+			closeLater(t, nodes[i].self)
+			if winner >= 0 {
+				t.Errorf("%v and %v have the name", nodes[winner].me, nodes[i].me)
+			}
+			winner = i
+		}
+	}
+	if winner < 0 {
+		t.Fatalf("nobody got the name: %v", errs)
+	}
+	for i, err := range errs {
+		if i != winner {
+			wantTaken(t, "Register", err, replica(nodes[winner].me))
+		}
+	}
+	if s := read(t, h.ctx, nodes[winner]); !alive(nodes[winner].me, true)(s) {
+		t.Errorf("%v won, and isn't in %+v", nodes[winner].me, s)
+	}
 }
 
 func nameDisplaced(t *testing.T, h *harness) {
