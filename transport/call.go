@@ -1,0 +1,416 @@
+package transport
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+
+	"github.com/understudy-rpc/understudy"
+	"github.com/understudy-rpc/understudy/internal/wire"
+	"github.com/understudy-rpc/understudy/orderstate"
+	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
+)
+
+const (
+	askAfter = 5 * time.Millisecond  // a reply that has waited so long under R1 makes this source ask
+	askEvery = 20 * time.Millisecond // and again
+)
+
+// call is one unary call on a session, under one seqNum. Its attempts follow each other; each is an RPC to the primary of the epoch that is acknowledged then.
+type call struct {
+	client  *Client // constant, as are those up to wake
+	session *session
+	ctx     context.Context
+	method  string
+	level   pb.Level
+	seqNum  uint64
+	// outstanding is the low-water mark as a difference. Replicas bind it to the order, so that every copy of the message has the same.
+	outstanding uint64
+	retained    *retained
+	wake        chan struct{} // a verdict was found; has room for one
+
+	// Guarded by Client.mu:
+	epoch   orderstate.Epoch   // of the present attempt, or the last one
+	cancel  context.CancelFunc // of the present attempt; nil without one
+	cut     bool               // this client has cancelled the attempt
+	maybe   bool               // some attempt may have been executed
+	reply   reply              // of the last attempt
+	verdict verdict            // on it
+}
+
+// invoke makes one call: FIG. 8 on the way out, FIG. 9 on the way back.
+func (c *Client) invoke(ctx context.Context, method string, req, resp any, conn *grpc.ClientConn, invoker grpc.UnaryInvoker, opts []grpc.CallOption) error {
+	c.counts.calls.Add(1)
+	ctx, stop := c.limited(ctx)
+	defer stop()
+	if err := c.connect(ctx, conn); err != nil {
+		return err
+	}
+	if timeout := conn.GetMethodConfig(method).Timeout; timeout != nil { // for all attempts together
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, *timeout)
+		defer cancel()
+	}
+	if foreignCodec(opts) {
+		return statusCodec(method)
+	}
+	codec, payload, err := prepare(req)
+	switch {
+	case err != nil:
+		return statusMarshal(err)
+	case len(payload) > wire.MaxMessage:
+		return statusTooLarge(len(payload), wire.MaxMessage)
+	}
+	level := c.cfg.level
+	for _, o := range opts {
+		if o, ok := o.(levelOption); ok {
+			level = max(level, o.level)
+		}
+	}
+	var trailer metadata.MD
+	opts = append(opts[:len(opts):len(opts)], grpc.ForceCodecV2(codec), grpc.Trailer(&trailer))
+	attempt := func(ctx context.Context) (metadata.MD, error) {
+		trailer = nil
+		err := invoker(ctx, method, req, resp, conn, opts...)
+		return trailer, err
+	}
+	for {
+		k, err := c.begin(ctx, method, payload, level)
+		if err != nil {
+			return err
+		}
+		if moved, err := k.run(attempt); !moved {
+			return err
+		}
+	}
+}
+
+// begin waits for an open session with room for the call, and enqueues its frame for every replica but the primary. In that order, seqNums leave on every stream.
+func (c *Client) begin(ctx context.Context, method string, payload []byte, level understudy.Level) (*call, error) {
+	for {
+		s, err := c.awaitSession(ctx)
+		if err != nil {
+			return nil, err
+		}
+		c.mu.Lock()
+		switch {
+		case s.over != nil:
+			c.mu.Unlock()
+			continue
+		case !s.frames.fits(len(payload)):
+			err := c.awaitRoom(ctx, s)
+			if err != nil {
+				return nil, err
+			}
+			continue
+		}
+		k := &call{client: c, session: s, ctx: ctx, method: method, wake: make(chan struct{}, 1)}
+		if asked := levelToProto(level); asked > c.level {
+			k.level = asked
+		}
+		k.retained = s.frames.add(&pb.Frame{Group: c.group, Session: s.number, Method: method, Message: payload, Level: k.level}, k)
+		k.seqNum, k.outstanding = k.retained.frame.SeqNum, k.retained.frame.Outstanding
+		for _, l := range c.links {
+			if l.session == s {
+				l.enqueued(k.isStable())
+			}
+		}
+		c.mu.Unlock()
+		return k, nil
+	}
+}
+
+// awaitRoom is called with mu held, and unlocks it.
+func (c *Client) awaitRoom(ctx context.Context, s *session) error {
+	room := s.room
+	s.seekers++
+	c.mu.Unlock()
+	defer func() {
+		c.mu.Lock()
+		s.seekers--
+		c.mu.Unlock()
+	}()
+	select {
+	case <-room:
+	case <-s.ended:
+	case <-ctx.Done():
+		return statusEnded(ctx, false, "too much is outstanding on the connection")
+	case <-c.ctx.Done():
+		return c.closing()
+	}
+	return nil
+}
+
+// isStable says whether R1b applies. mu is held.
+func (k *call) isStable() bool {
+	return max(k.level, k.client.level) == pb.Level_LEVEL_STABLE
+}
+
+// run makes attempts until one decides. moved says that nothing was executed, nor will be, and that the call is to be made on another session.
+func (k *call) run(attempt func(context.Context) (metadata.MD, error)) (moved bool, err error) {
+	c := k.client
+	pause := pauses{base: 5 * time.Millisecond, max: 100 * time.Millisecond}
+	for first := true; ; {
+		ctx, header, to := k.next()
+		v := again
+		if ctx != nil {
+			if !first {
+				c.counts.reissued.Add(1)
+			}
+			first = false
+			sent := c.cfg.elapsed()
+			trailer, err := attempt(metadata.AppendToOutgoingContext(ctx, wire.HeaderKey, header))
+			v = k.arrived(trailer, err, sent, to)
+			if v == wait {
+				v = k.await()
+			}
+		}
+		if v == again {
+			v = k.pause(&pause)
+		}
+		switch v {
+		case again:
+		case move:
+			k.end(refused)
+			return true, nil
+		case accept:
+			k.end(accepted)
+			return false, k.reply.err
+		case never:
+			k.end(refused)
+			return false, k.reply.err
+		case unknown:
+			k.end(abandoned)
+			return false, k.reply.err
+		case ended:
+			k.end(abandoned)
+			if c.ctx.Err() != nil {
+				return false, c.closing()
+			}
+			return false, statusEnded(k.ctx, k.maybe, c.problem())
+		}
+	}
+}
+
+// next prepares an attempt: FIG. 8. Without a primary, or session, there is no context.
+func (k *call) next() (ctx context.Context, header string, to *choice) {
+	c, s := k.client, k.session
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s.over != nil || c.primary.IsZero() {
+		return nil, "", nil
+	}
+	held := s.source.HeldUpTo()
+	h := &pb.Header{
+		Session: s.number, SeqNum: k.seqNum, DestEpoch: uint64(s.source.Epoch()), HeldUpTo: uint64(held), Outstanding: k.outstanding, Level: k.level,
+		DestOrderInfo: s.envelopes(held),
+	}
+	value, err := wire.MarshalHeader(h)
+	if err != nil {
+		return nil, "", nil // no message of numbers fails
+	}
+	to = &choice{name: c.primary.Name}
+	ctx, k.cancel = context.WithCancel(to.in(k.ctx))
+	k.epoch, k.cut = s.source.Epoch(), false
+	return ctx, value, to
+}
+
+// envelopes are those of destOrderInfo that HeldUpTo doesn't say already: announcements above a gap. A header has room for a few (R5); the streams carry them all.
+func (s *session) envelopes(held orderstate.OrderNum) (runs []*pb.Run) {
+	const few = 16
+	if s.announced <= held {
+		return nil
+	}
+	all, _ := s.source.Multicast(0)
+	for _, a := range all {
+		if a.Epoch == s.source.Epoch() && a.First > held && len(runs) < few {
+			runs = append(runs, wire.RunToProto(a, true))
+		}
+	}
+	return runs
+}
+
+// await holds a reply until there is a verdict (R1, R1b), or the call ends.
+func (k *call) await() verdict {
+	c := k.client
+	timer := time.NewTimer(askAfter)
+	defer timer.Stop()
+	for {
+		late, over := false, false
+		select {
+		case <-k.wake:
+		case <-timer.C:
+			late = true
+			timer.Reset(askEvery)
+		case <-k.ctx.Done():
+			over = true
+		case <-c.ctx.Done():
+			over = true
+		}
+		if v := k.look(late, over); v != wait {
+			return v
+		}
+	}
+}
+
+// look says what became of the reply that is held. late: ask for what it waits for.
+func (k *call) look(late, over bool) verdict {
+	c, s := k.client, k.session
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if k.verdict != wait {
+		return k.verdict
+	}
+	now := c.cfg.elapsed()
+	switch k.verdict = c.decide(k, now); {
+	case k.verdict != wait:
+	case over:
+		k.verdict = ended
+	default:
+		if late {
+			c.ask(s, orderstate.OrderNum(k.reply.header.GetOrderNum()), now)
+		}
+		return wait
+	}
+	s.dropWaiting(k)
+	return k.verdict
+}
+
+// ask tells the primary that a reply waits for announcements (R1).
+func (c *Client) ask(s *session, order orderstate.OrderNum, now time.Duration) {
+	held := s.source.HeldUpTo()
+	if held >= order {
+		return // R1b: acknowledgements come by themselves
+	}
+	q := question{s.source.Epoch(), held}
+	if q == s.question && now-s.asked < askEvery {
+		return
+	}
+	for _, l := range c.links {
+		if l.up && l.session == s && l.isPrimary() {
+			s.question, s.asked = q, now
+			l.question = &pb.WaitingFor{Epoch: uint64(q.epoch), HeldUpTo: uint64(q.held)}
+			l.urgent = true
+			l.notify()
+		}
+	}
+}
+
+// question is what was asked last.
+type question struct {
+	epoch orderstate.Epoch
+	held  orderstate.OrderNum
+}
+
+// pause waits until another attempt may do better: at once in another epoch, else after a change, or a while.
+func (k *call) pause(b *pauses) verdict {
+	c, s := k.client, k.session
+	c.mu.Lock()
+	over, idle, fresh, changed := s.over, c.primary.IsZero(), s.source.Epoch() != k.epoch, c.changed
+	maybe := k.maybe
+	if over != nil && (maybe || !isUnknownSession(over)) {
+		k.reply = reply{err: endOf(s)}
+	}
+	c.mu.Unlock()
+	switch {
+	case over != nil && !maybe && isUnknownSession(over):
+		return move
+	case over != nil:
+		return unknown
+	case fresh && !idle:
+		b.reset()
+		return again
+	}
+	timer := time.NewTimer(b.next())
+	defer timer.Stop()
+	select {
+	case <-changed:
+		b.reset()
+	case <-timer.C:
+	case <-k.ctx.Done():
+		return ended
+	case <-c.ctx.Done():
+		return ended
+	}
+	return again
+}
+
+// fence cancels the present attempt if it is of an epoch below.
+func (k *call) fence(epoch orderstate.Epoch) {
+	if k.epoch < epoch {
+		k.stop()
+	}
+}
+
+// stop cancels the present attempt.
+func (k *call) stop() {
+	if k.cancel != nil {
+		k.cut = true
+		k.cancel()
+	}
+}
+
+func (k *call) signal() {
+	select {
+	case k.wake <- struct{}{}:
+	default:
+	}
+}
+
+// end takes the call out of its session's flight.
+func (k *call) end(how ending) {
+	c, s := k.client, k.session
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s.frames.end(k.retained, how, orderstate.OrderNum(k.reply.header.GetOrderNum()), s.source.Stable())
+	s.makeRoom()
+}
+
+// problem says what a call waits for, for its error.
+func (c *Client) problem() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var b strings.Builder
+	switch {
+	case len(c.links) == 0:
+		b.WriteString("no replica is known")
+	case c.session.number == 0:
+		b.WriteString("no session is open")
+	default:
+		fmt.Fprintf(&b, "the primary is %v, in epoch %d", c.primary, c.session.source.Epoch())
+	}
+	for _, l := range c.links {
+		if !l.up {
+			fmt.Fprintf(&b, "; no stream to %s at %s", l.name, l.addr)
+			if l.problem != nil {
+				fmt.Fprintf(&b, ": %v", l.problem)
+			}
+		}
+	}
+	return b.String()
+}
+
+// closing is what a call is told when the Client has ended.
+func (c *Client) closing() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.failed != nil {
+		return c.failed
+	}
+	return statusClosing()
+}
+
+func levelToProto(l understudy.Level) pb.Level {
+	switch {
+	case l >= understudy.Stable:
+		return pb.Level_LEVEL_STABLE
+	case l == understudy.Direct:
+		return pb.Level_LEVEL_DIRECT
+	default:
+		return pb.Level_LEVEL_REFLECTED
+	}
+}

@@ -1,0 +1,249 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/connectivity"
+
+	"github.com/understudy-rpc/understudy/election"
+	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
+)
+
+// A Client is the source's side of the multicast connection to one group. It serves one ClientConn, and ends with it. Its methods may run concurrently.
+//
+// Its goroutines are one that follows the election (replicas.go), and for each replica one that keeps a stream and reads it (link.go), with a second one that sends while
+// the stream is open. close stops them all, and waits. There is none per call.
+type Client struct {
+	cfg    config
+	counts counters
+
+	ctx    context.Context // ends when the ClientConn is closed
+	cancel context.CancelCauseFunc
+	work   sync.WaitGroup
+
+	// mu guards what follows, sessions, calls and links included. It is never held across a send, an RPC, or a call of gRPC's that can block.
+	mu      sync.Mutex
+	conn    *grpc.ClientConn // the one that this Client serves; nil before its first call
+	bound   chan struct{}    // closed when conn is known: a resolver isn't told
+	opened  bool             // by gRPC
+	failed  error            // a status: every call fails with it
+	ready   chan struct{}    // closed when gRPC has our policy with its first replicas, or the Client has failed
+	isReady bool
+	store   io.Closer
+
+	group   uint64 // of the first Welcome; 0 before
+	level   pb.Level
+	primary election.Member // of the acknowledged epoch; zero while none is known
+	session *session
+	links   []*link
+	changed chan struct{} // closed, and another one made, when an attempt that failed may do better
+	loss    error         // DataLoss that no call has been told yet
+	// stale asks the goroutine in replicas.go to look at the links again.
+	stale chan struct{}
+}
+
+// New returns a Client for one ClientConn. Nothing happens before that is used.
+func New(opts ...Option) *Client {
+	c := &Client{
+		cfg:     newConfig(opts),
+		bound:   make(chan struct{}),
+		ready:   make(chan struct{}),
+		changed: make(chan struct{}),
+		stale:   make(chan struct{}, 1),
+	}
+	c.ctx, c.cancel = context.WithCancelCause(context.Background())
+	c.session = newSession()
+	c.cfg.monitor.client.Store(c)
+	return c
+}
+
+// DialOptions are what a ClientConn needs besides the interceptors Unary and Stream: the replicated: scheme, the load-balancing policy, connections that never go idle and
+// come back within a second. They serve one ClientConn.
+func (c *Client) DialOptions() []grpc.DialOption {
+	opts := []grpc.DialOption{
+		grpc.WithResolvers(resolvers(c)...),
+		grpc.WithNoProxy(),
+		grpc.WithIdleTimeout(0),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
+			MinConnectTimeout: time.Second,
+		}),
+	}
+	json, err := serviceConfig(c.cfg.serviceConfig)
+	if err != nil {
+		c.fail(err)
+		return opts
+	}
+	return append(opts, grpc.WithDefaultServiceConfig(json))
+}
+
+// Unary is a grpc.UnaryClientInterceptor.
+func (c *Client) Unary(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	if !c.cfg.isUnreplicated(method) {
+		return c.invoke(ctx, method, req, reply, conn, invoker, opts)
+	}
+	ctx, err := c.unreplicated(ctx, conn)
+	if err != nil {
+		return err
+	}
+	return invoker(ctx, method, req, reply, conn, opts...)
+}
+
+// Stream is a grpc.StreamClientInterceptor.
+func (c *Client) Stream(ctx context.Context, desc *grpc.StreamDesc, conn *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	if method == pb.Connection_Attach_FullMethodName && choiceOf(ctx) != nil { // a link's
+		return streamer(ctx, desc, conn, method, opts...)
+	}
+	if !c.cfg.isUnreplicated(method) {
+		return nil, statusStreaming(method)
+	}
+	ctx, err := c.unreplicated(ctx, conn)
+	if err != nil {
+		return nil, err
+	}
+	return streamer(ctx, desc, conn, method, opts...)
+}
+
+// unreplicated sends a call to the primary's address, or to any.
+func (c *Client) unreplicated(ctx context.Context, conn *grpc.ClientConn) (context.Context, error) {
+	if err := c.connect(ctx, conn); err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return (&choice{name: c.primary.Name, any: true}).in(ctx), nil
+}
+
+// connect makes sure that this Client serves conn, and waits until its replicas are known for the first time.
+func (c *Client) connect(ctx context.Context, conn *grpc.ClientConn) error {
+	c.mu.Lock()
+	if c.conn == nil {
+		c.conn = conn
+		close(c.bound)
+	}
+	ready, failed, other, opened := c.isReady, c.failed, c.conn != conn, c.opened
+	c.mu.Unlock()
+	switch {
+	case other:
+		c.fail(errTwice)
+		return statusMisused(errTwice)
+	case failed != nil:
+		return failed
+	case c.ctx.Err() != nil:
+		return statusClosing()
+	case ready:
+		return nil
+	}
+	if !opened {
+		if _, err := ParseTarget(conn.Target()); err != nil { // gRPC may have found another resolver for it
+			return statusMisused(err)
+		}
+		conn.Connect() // has called open when it returns, unless the ClientConn is closed
+		if conn.GetState() == connectivity.Shutdown {
+			return statusClosing()
+		}
+	}
+	ctx, stop := c.limited(ctx)
+	defer stop()
+	select {
+	case <-c.ready:
+	case <-c.ctx.Done():
+	case <-ctx.Done():
+		return statusEnded(ctx, false, "the store hasn't told who the replicas are")
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.failed == nil && c.ctx.Err() != nil {
+		return statusClosing()
+	}
+	return c.failed
+}
+
+// limited gives a call without a deadline the end of WithGiveUp. It isn't made a deadline, which servers would see.
+func (c *Client) limited(ctx context.Context) (context.Context, func()) {
+	if _, ok := ctx.Deadline(); ok || c.cfg.giveUp <= 0 {
+		return ctx, func() {}
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	timer := time.AfterFunc(c.cfg.giveUp, func() { cancel(errGaveUp) })
+	return ctx, func() { timer.Stop(); cancel(nil) }
+}
+
+var errTwice = errors.New("transport: the options of one interceptor.DialOptions serve one ClientConn, which doesn't go idle (grpc.WithIdleTimeout)")
+
+// open starts the Client. publish gives the replicas to the ClientConn.
+func (c *Client) open(t Target, publish func([]address) error) error {
+	c.mu.Lock()
+	opened := c.opened
+	c.opened = true
+	c.mu.Unlock()
+	if opened {
+		c.fail(errTwice)
+		return errTwice
+	}
+	elect, store, err := c.cfg.elect(t)
+	if err != nil {
+		err = fmt.Errorf("transport: %w", err)
+		c.fail(err)
+		return err
+	}
+	c.mu.Lock()
+	c.store = store
+	c.mu.Unlock()
+	c.work.Go(func() { c.follow(elect, publish) })
+	return nil
+}
+
+// balanced is called by our load-balancing policy when it has replicas.
+func (c *Client) balanced() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.isReady {
+		c.isReady = true
+		close(c.ready)
+	}
+}
+
+// fail makes every call fail from now on: the program must be changed.
+func (c *Client) fail(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.failed != nil {
+		return
+	}
+	c.failed = statusMisused(err)
+	c.cfg.log.Error("every call of the connection fails", "err", err)
+	if !c.isReady {
+		c.isReady = true
+		close(c.ready)
+	}
+	c.cancel(err)
+}
+
+// close ends the Client with its ClientConn: calls in flight fail as gRPC's do, and no goroutine is left.
+func (c *Client) close() {
+	c.cancel(nil)
+	c.work.Wait()
+	c.mu.Lock()
+	store := c.store
+	c.store = nil
+	c.mu.Unlock()
+	if store != nil {
+		if err := store.Close(); err != nil {
+			c.cfg.log.Warn("closing the store's client", "err", err)
+		}
+	}
+}
+
+// again tells every call whose last attempt failed that the next one may do better. mu is held.
+func (c *Client) again() {
+	close(c.changed)
+	c.changed = make(chan struct{})
+}

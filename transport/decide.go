@@ -1,0 +1,182 @@
+package transport
+
+import (
+	"errors"
+	"slices"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"github.com/understudy-rpc/understudy/internal/wire"
+	"github.com/understudy-rpc/understudy/orderstate"
+	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
+)
+
+// verdict is what becomes of an attempt.
+type verdict uint8
+
+const (
+	wait    verdict = iota // hold the reply
+	again                  // issue the call again
+	accept                 // hand the reply over
+	never                  // hand the error over: the call wasn't executed, and never will be
+	unknown                // hand the error over: nobody knows whether it was executed
+	move                   // make the call on another session
+	ended                  // the call's context has ended
+)
+
+// reply is what an attempt has brought: err is the RPC's own, nil with a response.
+type reply struct {
+	header *pb.Header
+	err    error
+	sent   time.Duration // when the request was sent, by the elapsed clock
+}
+
+// maxAuthority bounds what a header may say, so that it can't overflow.
+const maxAuthority = uint64(time.Hour / time.Microsecond)
+
+// arrived is FIG. 9, whether or not the reply will be accepted, and then the first judgement of it.
+func (k *call) arrived(trailer metadata.MD, err error, sent time.Duration, to *choice) verdict {
+	c, s := k.client, k.session
+	h, runs, bad := parseTrailer(trailer)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	k.cancel()
+	k.cancel = nil
+	for _, run := range runs {
+		if bad == nil {
+			bad = s.announce(run)
+		}
+	}
+	if bad != nil {
+		c.counts.malformed.Add(1)
+		c.cfg.log.Error("a reply's header is malformed", "method", k.method, "replica", to.name, "err", bad)
+		h = nil
+	}
+	if h != nil {
+		s.source.LearnStable(orderstate.Epoch(h.GetSourceEpoch()), orderstate.OrderNum(h.GetStable()))
+		c.learned(s)
+	}
+	k.reply = reply{header: h, err: err, sent: sent}
+	k.verdict = c.judge(k, to, bad)
+	if k.verdict == wait {
+		s.waiting = append(s.waiting, k)
+	}
+	return k.verdict
+}
+
+func parseTrailer(trailer metadata.MD) (*pb.Header, []orderstate.Announcement, error) {
+	values := trailer.Get(wire.HeaderKey)
+	if len(values) == 0 {
+		return nil, nil, nil
+	}
+	h, err := wire.ParseHeader(values)
+	if err != nil {
+		return nil, nil, err
+	}
+	runs, err := wire.RunsFromProto(h.GetSourceOrderInfo())
+	return h, runs, err
+}
+
+// judge is the first look at an attempt's end.
+func (c *Client) judge(k *call, to *choice, bad error) verdict {
+	s, h := k.session, k.reply.header
+	if h == nil || h.SourceEpoch == 0 && h.Refusal == pb.Refusal_REFUSAL_UNSPECIFIED {
+		k.reply.header = nil
+		return k.foreign(to, bad)
+	}
+	fenced := h.SourceEpoch != 0 && orderstate.Epoch(h.SourceEpoch) < s.source.Epoch()
+	if fenced {
+		c.counts.fenced.Add(1)
+	}
+	before := k.maybe
+	k.maybe = true
+	switch {
+	case h.Refusal == pb.Refusal_REFUSAL_NOT_PRIMARY: // or no longer: it may have been
+		return again
+	case fenced: // R9
+		return again
+	case h.Refusal == pb.Refusal_REFUSAL_UNKNOWN_SESSION:
+		c.endSession(s, errUnknownSession)
+		if !before {
+			return move
+		}
+		k.reply.err = statusUnknownSession(s.number)
+		return unknown
+	case h.Refusal != pb.Refusal_REFUSAL_UNSPECIFIED: // answered, which can't be
+		k.reply.err = statusAnswered(s.number, k.seqNum)
+		return unknown
+	case h.OrderNum == 0 && k.reply.err != nil:
+		switch status.Code(k.reply.err) {
+		case codes.Canceled, codes.DeadlineExceeded: // it waited too long there, perhaps after its turn; this call's own end is near
+			return again
+		case codes.Unavailable, codes.ResourceExhausted:
+			return never
+		}
+		if before {
+			return unknown
+		}
+		return never // refused before its turn
+	}
+	return c.decide(k, c.cfg.elapsed())
+}
+
+// foreign judges an end that no replica's middleware has signed.
+func (k *call) foreign(to *choice, bad error) verdict {
+	sent := to.picked.Load()
+	k.maybe = k.maybe || sent
+	r := &k.reply
+	switch code := status.Code(r.err); {
+	case k.ctx.Err() != nil && r.err != nil:
+		return ended
+	case k.cut && r.err != nil:
+		return again
+	case r.err == nil:
+		r.err = statusNoHeader(k.method, bad)
+		return unknown
+	case code == codes.Unavailable, code == codes.Canceled, code == codes.DeadlineExceeded: // a connection, or a replica, that is gone
+		return again
+	default: // an interceptor's, before ours
+		r.err = statusForeign(r.err)
+		if !k.maybe {
+			return never
+		}
+		return unknown
+	}
+}
+
+// decide is R1, R1b, R9 and R10 for a reply. mu is held.
+func (c *Client) decide(k *call, now time.Duration) verdict {
+	h, s := k.reply.header, k.session
+	// R10. An interceptor's own answer, which had no turn, has no authority either.
+	left := time.Duration(min(h.GetAuthorityUs(), maxAuthority)) * time.Microsecond
+	if (left > 0 || h.GetOrderNum() > 0) && now-k.reply.sent >= left {
+		c.counts.expired.Add(1)
+		return again
+	}
+	switch s.source.Accept(orderstate.Reply{
+		Epoch: orderstate.Epoch(h.GetSourceEpoch()), OrderNum: orderstate.OrderNum(h.GetOrderNum()), Number: h.GetRequiredSet(), Stable: k.isStable(),
+	}) {
+	case orderstate.Accept:
+		return accept
+	case orderstate.Drop:
+		c.counts.fenced.Add(1)
+		return again
+	default:
+		if s.over != nil { // nothing more will be learnt on this session
+			k.reply = reply{err: endOf(s)}
+			return unknown
+		}
+		return wait
+	}
+}
+
+func (s *session) dropWaiting(k *call) {
+	if i := slices.Index(s.waiting, k); i >= 0 {
+		s.waiting = slices.Delete(s.waiting, i, i+1)
+	}
+}
+
+func isUnknownSession(over error) bool { return errors.Is(over, errUnknownSession) }

@@ -1,0 +1,33 @@
+// Package transport is the client's side of a replicated group: a call that was in flight when the group's primary died completes, once, and nothing that the caller has
+// seen is undone.
+//
+// Users write a target and two words (package interceptor), and have the options of this package:
+//
+//	conn, err := grpc.NewClient("replicated://127.0.0.1:2379/greeter", append(interceptor.DialOptions(), grpc.WithTransportCredentials(creds))...)
+//	reply, err := greeterpb.NewGreeterClient(conn).SayHello(ctx, req)
+//
+// A ClientConn has one Client, which is the source (FIG. 6) of one session on the multicast connection:
+//
+//	caller ── call ──┬── the RPC, with a header ──────────▶ primary
+//	                 └── frame, in batches, on a link ────▶ each other replica
+//
+//	call.go, decide.go      one call: attempts, and what becomes of a reply (FIG. 9, R1, R9, R10)
+//	session.go, frames.go   seqNums, and what may have to be sent again
+//	link.go, receive.go     one stream to one replica (Connection.Attach)
+//	replicas.go             who the replicas are, from the group's election
+//	balancer.go             the experimental part of gRPC: choosing a connection by the replica's name
+//
+// # What a caller can rely on
+//
+// A call is executed at most once, whatever dies. Codes.Unavailable and codes.ResourceExhausted, unless a handler returned them, mean that it wasn't executed and never will
+// be. An unknown outcome ends only as the call's own Canceled or DeadlineExceeded; a call without a deadline ends as Unknown after WithGiveUp. DataLoss says that something
+// this process was told before is lost (two faults at once): every call in flight fails with it, and the next one.
+//
+// Calls are never refused because no replica, or no etcd, can be reached: they wait, as if every call had grpc.WaitForReady.
+//
+// # How it fits with other options of grpc.NewClient
+//
+// Interceptors that come before ours see a call once. Those behind ours see each attempt, and the stream to each replica; they must not change the request. The proxy
+// environment variables aren't followed (grpc.WithNoProxy). The authority of the connection, which TLS verifies, is the group's name unless grpc.WithAuthority or the
+// credentials say otherwise. Timeouts of the service config hold for a call, not for each attempt.
+package transport

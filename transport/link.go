@@ -1,0 +1,289 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/understudy-rpc/understudy/internal/wire"
+	"github.com/understudy-rpc/understudy/orderstate"
+	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
+)
+
+const (
+	// linger is how long a frame waits for others, below Stable, unless batch of them are there.
+	linger = 500 * time.Microsecond
+	batch  = 32
+	// maxStreamMessage bounds one message of a stream, received or sent: chunks and their runs.
+	maxStreamMessage = 4 << 20
+)
+
+// link is the stream to one replica, made anew whenever it ends. What isn't said to be constant is guarded by Client.mu.
+type link struct {
+	client     *Client // constant, as are the next four
+	name, addr string
+	ctx        context.Context // ends with the link
+	stop       context.CancelFunc
+	wake       chan struct{} // wakes the sender; has room for one
+
+	restart context.CancelFunc // ends the present stream; nil without one
+	session *session           // of the present stream
+	up      bool               // the replica has welcomed this stream
+	number  uint64             // of the session, as it was welcomed
+	id      orderstate.Replica // of the last Welcome
+	problem error              // why the last stream ended
+	unknown bool               // by saying that it doesn't know the session
+
+	// FIG. 8, for this stream:
+	cursor    uint64 // the seqNum of the next frame to send
+	reflected uint64 // as Source.Multicast counts
+	flushTo   uint64 // frames up to here are sent even to the primary (R12)
+	held      uint64 // the replica has acknowledged frames up to here
+
+	queued   int  // frames added since the sender last looked
+	urgent   bool // no lingering
+	answer   orderstate.Epoch
+	question *pb.WaitingFor
+}
+
+func (l *link) run() {
+	select {
+	case <-l.client.bound:
+	case <-l.ctx.Done():
+		return
+	}
+	pause := pauses{base: 10 * time.Millisecond, max: time.Second}
+	for l.ctx.Err() == nil {
+		welcomed, err := l.attach()
+		if l.ctx.Err() != nil {
+			break
+		}
+		if welcomed {
+			pause.reset()
+		}
+		l.client.cfg.log.Info("a stream ended", "replica", l.name, "addr", l.addr, "err", err)
+		timer := time.NewTimer(pause.next())
+		select {
+		case <-timer.C:
+		case <-l.ctx.Done():
+			timer.Stop()
+		}
+	}
+}
+
+// attach keeps one stream, until it ends. It says whether the replica welcomed it.
+func (l *link) attach() (welcomed bool, err error) {
+	c := l.client
+	ctx, cancel := context.WithCancel(l.ctx)
+	defer cancel()
+
+	c.mu.Lock()
+	s := c.session
+	l.session, l.restart = s, cancel
+	hello := &pb.Hello{Nonce: s.nonce[:], Session: s.number, Group: c.group, AcknowledgedEpoch: uint64(s.source.Epoch())}
+	c.mu.Unlock()
+
+	sending := make(chan struct{})
+	close(sending)
+	defer func() {
+		cancel()
+		<-sending
+		c.mu.Lock()
+		wasUp := l.up
+		l.restart, l.session, l.up, l.problem = nil, nil, false, err
+		if status.Code(err) == codes.NotFound && hello.Session != 0 {
+			c.disowned(l, s)
+		}
+		c.mu.Unlock()
+		if wasUp {
+			c.lookAgain()
+		}
+		if bad := new(malformedError); errors.As(err, &bad) {
+			c.counts.malformed.Add(1)
+			c.cfg.log.Error("a stream was cut", "replica", l.name, "addr", l.addr, "err", err)
+		}
+	}()
+
+	to := &choice{name: l.name, wait: true}
+	stream, err := pb.NewConnectionClient(c.conn).Attach(to.in(ctx), grpc.MaxCallRecvMsgSize(maxStreamMessage), grpc.ForceCodecV2(standardCodec()))
+	if err != nil {
+		return false, err
+	}
+	if err := stream.Send(&pb.AttachRequest{Hello: hello}); err != nil {
+		_, err = stream.Recv() // has the reason
+		return false, err
+	}
+	for {
+		msg, err := stream.Recv()
+		if err != nil {
+			return welcomed, err
+		}
+		if err := c.receive(l, s, msg); err != nil {
+			return welcomed, err
+		}
+		if !welcomed {
+			welcomed = true
+			sending = make(chan struct{})
+			go func() {
+				defer close(sending)
+				l.send(ctx, stream)
+			}()
+		}
+	}
+}
+
+// send is the sender of one stream. It ends with ctx, or when the stream doesn't take anything any more, as the receiver will notice.
+func (l *link) send(ctx context.Context, stream grpc.BidiStreamingClient[pb.AttachRequest, pb.AttachResponse]) {
+	timer := time.NewTimer(linger)
+	defer timer.Stop()
+	for {
+		select {
+		case <-l.wake:
+		case <-ctx.Done():
+			return
+		}
+		if l.mayLinger() {
+			timer.Reset(linger)
+			select {
+			case <-timer.C:
+			case <-l.wake:
+			case <-ctx.Done():
+				return
+			}
+		}
+		for {
+			msgs := l.take()
+			if len(msgs) == 0 {
+				break
+			}
+			for _, msg := range msgs {
+				if err := stream.Send(msg); err != nil {
+					return
+				}
+			}
+		}
+	}
+}
+
+func (l *link) mayLinger() bool {
+	l.client.mu.Lock()
+	defer l.client.mu.Unlock()
+	return !l.urgent && l.queued < batch
+}
+
+// notify wakes the sender. mu is held.
+func (l *link) notify() {
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// enqueued tells the link that a frame was added. mu is held.
+func (l *link) enqueued(urgent bool) {
+	if !l.up || l.isPrimary() {
+		return
+	}
+	l.queued++
+	wake := l.queued == 1 || l.queued == batch || urgent && !l.urgent
+	l.urgent = l.urgent || urgent
+	if wake {
+		l.notify()
+	}
+}
+
+// isPrimary says whether the stream is the one to the primary of the acknowledged epoch, whom the RPCs reach. mu is held.
+func (l *link) isPrimary() bool {
+	return !l.client.primary.IsZero() && l.id == replicaID(l.client.primary)
+}
+
+// reflect makes the link send everything that it retains, then all of pendingRemoteOrder, then that the epoch is acknowledged (R12). mu is held.
+func (l *link) reflect(again bool) {
+	s := l.session
+	if again {
+		l.cursor, l.held = s.frames.base, 0
+	}
+	l.reflected = 0
+	l.flushTo = s.frames.next() - 1
+	l.answer = s.source.Epoch()
+	l.urgent = true
+	l.notify()
+}
+
+// take is FIG. 8's second loop for this stream: the messages to send next, none if there is nothing to say.
+func (l *link) take() []*pb.AttachRequest {
+	c := l.client
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := l.session
+	if s == nil || !l.up {
+		return nil
+	}
+	msgs, all := l.takeFrames(s)
+	if all {
+		l.queued, l.urgent = 0, false
+	}
+	answer := orderstate.Epoch(0)
+	if l.cursor > l.flushTo {
+		answer, l.answer = l.answer, 0
+	}
+	question := l.question
+	l.question = nil
+	if len(msgs) == 0 && answer == 0 && question == nil {
+		return nil
+	}
+	if len(msgs) == 0 {
+		msgs = append(msgs, new(pb.AttachRequest))
+	}
+
+	var runs []orderstate.Announcement
+	runs, l.reflected = s.source.Multicast(l.reflected)
+	last := msgs[len(msgs)-1]
+	size := 0
+	for _, r := range runs {
+		if size += len(r.Sealed); size > wire.ChunkSize && len(last.DestOrderInfo) > 0 {
+			last = new(pb.AttachRequest)
+			msgs = append(msgs, last)
+			size = len(r.Sealed)
+		}
+		last.DestOrderInfo = append(last.DestOrderInfo, wire.RunToProto(r, false))
+	}
+	last.AcknowledgedEpoch, last.WaitingFor = uint64(answer), question
+	return msgs
+}
+
+// takeFrames moves the cursor over the frames of one message, or over one large frame, in several. It says whether there are no more.
+func (l *link) takeFrames(s *session) (msgs []*pb.AttachRequest, all bool) {
+	primary := l.isPrimary()
+	size := 0
+	l.cursor = max(l.cursor, s.frames.base)
+	for _, r := range s.frames.from(l.cursor) {
+		if primary && l.cursor > l.flushTo { // the RPCs carry them
+			l.cursor = s.frames.next()
+			return msgs, true
+		}
+		if r.frame == nil {
+			l.cursor++
+			continue
+		}
+		if size += r.size(); size > wire.ChunkSize && len(msgs) > 0 {
+			return msgs, false
+		}
+		l.cursor++
+		if len(r.frame.Message) > wire.ChunkSize {
+			for _, chunk := range wire.Chunks(r.frame) {
+				msgs = append(msgs, &pb.AttachRequest{Frames: []*pb.Frame{chunk}})
+			}
+			return msgs, false
+		}
+		if len(msgs) == 0 {
+			msgs = append(msgs, new(pb.AttachRequest))
+		}
+		msgs[0].Frames = append(msgs[0].Frames, r.frame)
+	}
+	return msgs, true
+}

@@ -1,0 +1,110 @@
+package transport
+
+import (
+	"errors"
+	"io"
+	"log/slog"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/understudy-rpc/understudy"
+	"github.com/understudy-rpc/understudy/election"
+	"github.com/understudy-rpc/understudy/internal/clock"
+)
+
+// An Option changes a default of a Client.
+type Option func(*config)
+
+type config struct {
+	elect         func(Target) (election.Election, io.Closer, error)
+	level         understudy.Level
+	serviceConfig string
+	giveUp        time.Duration
+	unreplicated  map[string]bool
+	log           *slog.Logger
+	elapsed       clock.Clock
+	monitor       *Monitor
+}
+
+// defaultGiveUp is how long a call without a deadline goes on.
+const defaultGiveUp = 30 * time.Second
+
+func newConfig(opts []Option) config {
+	cfg := config{
+		elect:        dialEtcd,
+		giveUp:       defaultGiveUp,
+		unreplicated: map[string]bool{},
+		log:          slog.New(slog.DiscardHandler),
+		elapsed:      clock.System(),
+		monitor:      new(Monitor),
+	}
+	WithUnreplicated("grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")(&cfg)
+	for _, opt := range opts {
+		opt(&cfg)
+	}
+	return cfg
+}
+
+// dialEtcd is the default of WithElection.
+func dialEtcd(t Target) (election.Election, io.Closer, error) {
+	if len(t.Endpoints) == 0 {
+		return nil, nil, errors.New("transport: the target names no endpoint of etcd")
+	}
+	client, err := election.Dial(t.Endpoints)
+	if err != nil {
+		return nil, nil, err
+	}
+	return election.NewEtcd(client, t.Group), client, nil
+}
+
+// WithElection replaces etcd as dialled from the target: an etcd client with TLS or users, or election/memory in tests. It is called once, when the ClientConn connects, and
+// must not block. The closer, if there is one, is closed by the ClientConn's Close.
+func WithElection(elect func(Target) (election.Election, io.Closer, error)) Option {
+	return func(c *config) { c.elect = elect }
+}
+
+// WithLevel raises the level of every call of the ClientConn; the default is the group's own level. A level below the group's changes nothing.
+func WithLevel(l understudy.Level) Option { return func(c *config) { c.level = l } }
+
+// WithServiceConfig adds a gRPC service config (JSON), in place of grpc.WithDefaultServiceConfig, which would take away our load-balancing policy: then every call fails with
+// FailedPrecondition. It can't have a load-balancing policy of its own.
+func WithServiceConfig(json string) Option { return func(c *config) { c.serviceConfig = json } }
+
+// WithGiveUp is how long a call without a deadline goes on before it ends as Unknown; the default is 30 s, and 0 is for ever.
+func WithGiveUp(d time.Duration) Option { return func(c *config) { c.giveUp = d } }
+
+// WithUnreplicated names further services (their full names) that each replica serves for itself: their calls and streams go, untouched, to the primary's address, or while
+// none is known to any replica. Health and reflection are named already.
+func WithUnreplicated(services ...string) Option {
+	return func(c *config) {
+		for _, s := range services {
+			c.unreplicated[s] = true
+		}
+	}
+}
+
+// WithLogger is where the client reports failovers, refused streams and malformed messages; the default discards.
+func WithLogger(log *slog.Logger) Option { return func(c *config) { c.log = log } }
+
+// WithClock replaces the clock of R10. It must count the time during which the machine is suspended, and never go back; the default is CLOCK_BOOTTIME on Linux, elsewhere
+// time.Now. Tests in fake time give one that is based on time.Now.
+func WithClock(elapsed func() time.Duration) Option { return func(c *config) { c.elapsed = elapsed } }
+
+// WithMonitor lets m read what the client counts.
+func WithMonitor(m *Monitor) Option { return func(c *config) { c.monitor = m } }
+
+// AtLeast raises the level of one call. A level below the group's or the ClientConn's changes nothing.
+func AtLeast(l understudy.Level) grpc.CallOption { return levelOption{level: l} }
+
+type levelOption struct {
+	grpc.EmptyCallOption
+	level understudy.Level
+}
+
+// isUnreplicated takes a full method name, /service/method.
+func (c *config) isUnreplicated(method string) bool {
+	service, _, _ := strings.Cut(strings.TrimPrefix(method, "/"), "/")
+	return c.unreplicated[service]
+}

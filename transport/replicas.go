@@ -1,0 +1,126 @@
+package transport
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/understudy-rpc/understudy/election"
+)
+
+// This file knows who the replicas are: those whom the election lists, and those who have left it while their stream lives, since the store may forget replicas while it is
+// away.
+
+var errPolicy = errors.New("transport: the ClientConn has another load-balancing policy: give the service config to WithServiceConfig, not to grpc.WithDefaultServiceConfig")
+
+// follow tells gRPC the replicas until the ClientConn is closed, and keeps a link to each.
+func (c *Client) follow(elect election.Election, publish func([]address) error) {
+	var seen election.State
+	var told map[string]string
+	views := elect.Watch(c.ctx)
+	for {
+		select {
+		case view, ok := <-views:
+			if !ok {
+				views = nil
+				continue
+			}
+			if err := plausible(seen, view); err != nil {
+				c.cfg.log.Error("a view of the group is refused", "err", err)
+				continue
+			}
+			seen = view
+		case <-c.stale:
+		case <-c.ctx.Done():
+			if views != nil {
+				for range views { // until the watch has ended
+				}
+			}
+			return
+		}
+		addrs := c.addresses(seen)
+		if seen.Revision == 0 || told != nil && maps.Equal(addrs, told) {
+			continue
+		}
+		var all []address
+		for name, addr := range addrs {
+			all = append(all, address{name, addr})
+		}
+		slices.SortFunc(all, func(a, b address) int { return cmp.Compare(a.name, b.name) })
+		if err := publish(all); err != nil {
+			c.cfg.log.Error("gRPC refused the replicas", "err", err)
+		}
+		c.mu.Lock()
+		ready := c.isReady
+		c.mu.Unlock()
+		if !ready && c.ctx.Err() == nil {
+			c.fail(errPolicy)
+			continue
+		}
+		c.relink(addrs)
+		told = addrs
+	}
+}
+
+// plausible refuses a store that was replaced, or restored from an older state (section 9 of the design).
+func plausible(seen, view election.State) error {
+	switch {
+	case view.Revision < seen.Revision:
+		return fmt.Errorf("transport: the store went back from revision %d to %d", seen.Revision, view.Revision)
+	case !seen.Group.IsZero() && !view.Group.IsZero() && seen.Group.ID != view.Group.ID:
+		return fmt.Errorf("transport: the group's id was %x, and is %x", seen.Group.ID, view.Group.ID)
+	}
+	return nil
+}
+
+// addresses are those of the replicas listed, and of those who are gone from the list while their stream lives.
+func (c *Client) addresses(view election.State) map[string]string {
+	addrs := map[string]string{}
+	c.mu.Lock()
+	for _, l := range c.links {
+		if l.up {
+			addrs[l.name] = l.addr
+		}
+	}
+	c.mu.Unlock()
+	for _, r := range view.Replicas {
+		addrs[r.Name] = r.Addr
+	}
+	return addrs
+}
+
+// relink ends the links to replicas that are gone, begins those to new ones, and begins anew where the address has changed.
+func (c *Client) relink(addrs map[string]string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	has := map[string]bool{}
+	c.links = slices.DeleteFunc(c.links, func(l *link) bool {
+		if addrs[l.name] != l.addr {
+			l.stop()
+			return true
+		}
+		has[l.name] = true
+		return false
+	})
+	for name, addr := range addrs {
+		if has[name] {
+			continue
+		}
+		l := &link{client: c, name: name, addr: addr, wake: make(chan struct{}, 1)}
+		l.ctx, l.stop = context.WithCancel(c.ctx)
+		c.links = append(c.links, l)
+		c.work.Go(l.run)
+	}
+	c.again()
+}
+
+// lookAgain lets follow drop replicas that are gone from the list, now that a stream has ended.
+func (c *Client) lookAgain() {
+	select {
+	case c.stale <- struct{}{}:
+	default:
+	}
+}

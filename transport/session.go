@@ -1,0 +1,216 @@
+package transport
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/understudy-rpc/understudy/election"
+	"github.com/understudy-rpc/understudy/orderstate"
+	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
+)
+
+// session is the unit of at-most-once: this source on the connection. Client.mu guards it.
+type session struct {
+	nonce  orderstate.Nonce
+	number uint64        // the orderNum of its opening; 0 while it isn't open
+	begun  chan struct{} // closed when the session is open, or over
+	over   error         // why it has ended
+	ended  chan struct{} // closed when it has
+
+	source *orderstate.Source
+	frames frames
+	// announced is the last orderNum of the announcements received in the acknowledged epoch.
+	announced orderstate.OrderNum
+	// waiting are the calls that hold a reply (R1, R1b).
+	waiting []*call
+	room    chan struct{} // closed, and another one made, when calls that wait for room may look again
+	seekers int           // that wait for room
+	// question is what was asked last, and when (R1).
+	question question
+	asked    time.Duration
+}
+
+func newSession() *session {
+	s := &session{begun: make(chan struct{}), ended: make(chan struct{}), room: make(chan struct{}), source: orderstate.NewSource(), frames: newFrames()}
+	_, _ = rand.Read(s.nonce[:]) // never fails, says its documentation
+	return s
+}
+
+// replicaID is how acknowledgements and required sets name a replica.
+func replicaID(m election.Member) orderstate.Replica { return orderstate.Replica(m.String()) }
+
+// awaitSession returns the session, once it is open.
+func (c *Client) awaitSession(ctx context.Context) (*session, error) {
+	for {
+		c.mu.Lock()
+		s, loss := c.session, c.loss
+		c.loss = nil
+		open := s.number != 0
+		c.mu.Unlock()
+		switch {
+		case loss != nil:
+			return nil, loss
+		case open:
+			return s, nil
+		}
+		select {
+		case <-s.begun:
+		case <-ctx.Done():
+			return nil, statusEnded(ctx, false, c.problem())
+		case <-c.ctx.Done():
+			return nil, c.closing()
+		}
+	}
+}
+
+// newEpoch acknowledges an epoch (R9): replies not yet accepted are dropped, their calls go to the new primary at once, and every replica gets this source's answer (R12).
+func (c *Client) newEpoch(s *session, epoch orderstate.Epoch, p election.Member) {
+	before := c.primary
+	if !s.source.NewEpoch(epoch) {
+		return
+	}
+	c.primary = p
+	s.announced = 0
+	if !before.IsZero() && before != p {
+		c.counts.failovers.Add(1)
+		c.cfg.log.Info("another primary", "primary", p.String(), "epoch", uint64(epoch), "was", before.String())
+	}
+	for k := range s.frames.inFlight {
+		k.fence(epoch)
+	}
+	c.examine(s)
+	for _, l := range c.links {
+		switch {
+		case l.session != s || !l.up:
+		case s.number == 0: // its Welcome came from the old epoch, and there is one for each stream
+			l.restart()
+		default:
+			l.reflect(false)
+		}
+	}
+	c.again()
+}
+
+// start learns where the acknowledged epoch starts. A LostError ends the session (I5).
+func (c *Client) start(s *session, e *pb.EpochStart, earlier []orderstate.Start) error {
+	err := s.source.Start(orderstate.Epoch(e.GetEpoch()), orderstate.OrderNum(e.GetFirstOrderNum()), orderstate.OrderNum(e.GetStable()), earlier)
+	var fenced *orderstate.FencedError
+	var lost *orderstate.LostError
+	switch {
+	case err == nil:
+		c.learned(s)
+		return nil
+	case errors.As(err, &fenced):
+		return nil // old news; and NewEpoch comes before the start of its epoch
+	case errors.As(err, &lost):
+		c.counts.lost.Add(1)
+		c.loss = statusLost(lost)
+		c.cfg.log.Error("the session is lost", "session", s.number, "err", err)
+		c.endSession(s, err)
+		return err
+	default:
+		return malformed("%w", err)
+	}
+}
+
+// learned is called when the stable point, pendingRemoteOrder or the acknowledgements may have moved.
+func (c *Client) learned(s *session) {
+	c.sweep(s)
+	c.examine(s)
+}
+
+// sweep forgets frames that nobody will need, and lets calls in that wait for their room.
+func (c *Client) sweep(s *session) {
+	bytes := s.frames.bytes
+	s.frames.sweep(s.source.Stable(), func() uint64 { return c.framesHeld(s) })
+	if s.frames.bytes < bytes {
+		s.makeRoom()
+	}
+}
+
+func (s *session) makeRoom() {
+	if s.seekers == 0 {
+		return
+	}
+	close(s.room)
+	s.room = make(chan struct{})
+}
+
+// framesHeld is up to where every member of the required set has acknowledged the session's frames; 0 if the set isn't known, or one of its members has no stream.
+func (c *Client) framesHeld(s *session) uint64 {
+	number, members := s.source.Required()
+	if number == 0 {
+		return 0
+	}
+	held := s.frames.next() - 1
+	for _, m := range members {
+		i := slices.IndexFunc(c.links, func(l *link) bool { return l.up && l.session == s && l.id == m })
+		if i < 0 {
+			return 0
+		}
+		held = min(held, c.links[i].held)
+	}
+	return held
+}
+
+// examine decides about the replies that wait.
+func (c *Client) examine(s *session) {
+	if len(s.waiting) == 0 {
+		return
+	}
+	now := c.cfg.elapsed()
+	kept := s.waiting[:0]
+	for _, k := range s.waiting {
+		if k.verdict = c.decide(k, now); k.verdict == wait {
+			kept = append(kept, k)
+		} else {
+			k.signal()
+		}
+	}
+	clear(s.waiting[len(kept):])
+	s.waiting = kept
+}
+
+// disowned ends the session when the primary says on its stream that it doesn't know it (R11), or when no replica is left that does.
+func (c *Client) disowned(l *link, s *session) {
+	if c.session != s {
+		return
+	}
+	l.unknown = true
+	known := func(l *link) bool { return !l.unknown }
+	if l.name == c.primary.Name || !slices.ContainsFunc(c.links, known) {
+		c.endSession(s, errUnknownSession)
+	}
+}
+
+// endSession ends a session; another one is opened in its place.
+func (c *Client) endSession(s *session, why error) {
+	if s.over != nil {
+		return
+	}
+	s.over = why
+	if s.number == 0 {
+		close(s.begun)
+	}
+	close(s.ended)
+	lost := errors.As(why, new(*orderstate.LostError))
+	for k := range s.frames.inFlight {
+		if lost {
+			k.stop()
+		}
+	}
+	c.examine(s)
+	next := newSession()
+	next.source.NewEpoch(s.source.Epoch())
+	c.session = next
+	for _, l := range c.links {
+		l.unknown = false
+		if l.restart != nil {
+			l.restart()
+		}
+	}
+	c.again()
+}
