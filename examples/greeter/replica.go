@@ -1,0 +1,125 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/understudy-rpc/understudy/examples/greeter/helloworld"
+	"github.com/understudy-rpc/understudy/interceptor"
+	"github.com/understudy-rpc/understudy/replica"
+)
+
+// replicaMain is the subcommand replica: an ordinary gRPC server and four lines.
+func replicaMain(cfg replicaConfig, in io.Reader, out, errOut io.Writer) int {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	s := &served{greeter: newGreeter()}
+	var told func(replica.Failover)
+	if cfg.control {
+		signal.Ignore(os.Interrupt) // it is meant for the parent, whose terminal this is
+		parent := newLink(out)
+		told = func(f replica.Failover) { parent.tell(event{Failover: toFailover(f)}) }
+		go func() {
+			if err := parent.serve(ctx, in, s.answer); err != nil {
+				fmt.Fprintln(errOut, err)
+			}
+			cancel()
+		}()
+	} else {
+		var restore context.CancelFunc
+		ctx, restore = signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+		defer restore()
+		told = func(f replica.Failover) { fmt.Fprintln(out, failoverLine(*toFailover(f))) }
+		fmt.Fprintf(out, "replica %s, process %d\n", cfg.name, os.Getpid())
+		go s.show(ctx, out)
+	}
+	level := slog.LevelWarn
+	if cfg.verbose {
+		level = slog.LevelDebug
+	}
+	log := slog.New(slog.NewTextHandler(errOut, &slog.HandlerOptions{Level: level}))
+	if err := s.serve(ctx, cfg, log, told); err != nil && ctx.Err() == nil {
+		fmt.Fprintln(errOut, err)
+		return 1
+	}
+	return 0
+}
+
+// served is what this process serves.
+type served struct {
+	greeter *greeter
+	replica atomic.Pointer[replica.Replica] // nil until it has joined
+}
+
+// serve serves the greeter until ctx ends: this is what replication asks of a server's author.
+func (s *served) serve(ctx context.Context, cfg replicaConfig, log *slog.Logger, told func(replica.Failover)) error {
+	lis, err := net.Listen("tcp", cfg.listen)
+	if err != nil {
+		return err
+	}
+	defer lis.Close()
+	r, err := replica.Join(ctx, "etcd://"+cfg.etcd+"/"+cfg.group, replica.State(s.greeter),
+		replica.Name(cfg.name), replica.Level(cfg.level), replica.Logger(log), replica.OnFailover(told))
+	if err != nil {
+		return err
+	}
+	s.replica.Store(r)
+	server := grpc.NewServer(interceptor.ServerOptions(r)...)
+	helloworld.RegisterGreeterServer(r.Registrar(server), s.greeter)
+	return r.Serve(ctx, server, lis)
+}
+
+// status is what this replica says of itself now.
+func (s *served) status() replicaStatus {
+	r := s.replica.Load()
+	if r == nil {
+		return replicaStatus{Role: roleJoining}
+	}
+	now := r.Status()
+	return replicaStatus{Role: now.Role, Primary: now.Primary, Epoch: now.Epoch, InSync: now.InSync, Executed: now.Executed, Stable: now.Stable}
+}
+
+// answer answers the parent's commands.
+func (s *served) answer(_ context.Context, c command) event {
+	switch c.Do {
+	case doStatus:
+		now := s.status()
+		return event{Status: &now}
+	case doDump:
+		return event{Dump: s.greeter.dump()}
+	}
+	return unknownCommand(c)
+}
+
+// show is for a person at a terminal: it writes a line when the replica's part in the group changes, and once a second
+// while it executes.
+func (s *served) show(ctx context.Context, out io.Writer) {
+	var last string
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		if line := s.status().String(); line != last {
+			fmt.Fprintln(out, line)
+			last = line
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func toFailover(f replica.Failover) *failover {
+	return &failover{From: f.From, To: f.To, Epoch: f.Epoch, Suspected: f.Suspected, Elected: f.Elected, Opened: f.Opened}
+}
