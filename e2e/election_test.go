@@ -3,6 +3,7 @@ package e2e
 
 import (
 	"context"
+	"log/slog"
 	"net/url"
 	"reflect"
 	"slices"
@@ -178,7 +179,12 @@ func TestElectionMalformed(t *testing.T) {
 // registered registers a replica, and withdraws it with the test.
 func registered(t *testing.T, ctx context.Context, e election.Election, m election.Member) election.Registration {
 	t.Helper()
-	r, err := e.Register(ctx, election.Replica{Member: m, Addr: m.Name + ":1", PeerAddr: m.Name + ":2"}, election.Member{})
+	return registeredOver(t, ctx, e, m, election.Member{})
+}
+
+func registeredOver(t *testing.T, ctx context.Context, e election.Election, m, displaces election.Member) election.Registration {
+	t.Helper()
+	r, err := e.Register(ctx, election.Replica{Member: m, Addr: m.Name + ":1", PeerAddr: m.Name + ":2"}, displaces)
 	if err != nil {
 		t.Fatalf("Register(%v) = %v", m, err)
 	}
@@ -258,7 +264,7 @@ func TestElectionNamingEndpoints(t *testing.T) {
 	}
 }
 
-// A watch that was away while what it missed was compacted lists again; so does a registration's.
+// A watch that was away while what it missed was compacted lists again; so does a registration's, once.
 func TestElectionCompaction(t *testing.T) {
 	t.Parallel()
 	ctx := electionContext(t)
@@ -267,11 +273,15 @@ func TestElectionCompaction(t *testing.T) {
 	e := election.NewEtcd(direct, "greeter", election.WithTTL(electionTTL))
 	rs, first := foundElection(t, ctx, e, memberA, memberB)
 
-	away := newEtcdElection(t, addr, "greeter")
-	c := registered(t, ctx, away, memberC)
+	log := &countingHandler{counts: map[string]int{}}
+	link := etcdproc.NewLink(t, addr)
+	away := election.NewEtcd(dialEtcd(t, link.Addr()), "greeter", election.WithTTL(electionTTL), election.WithLogger(slog.New(log)))
+	displaced := registered(t, ctx, away, memberC)
+	stays := registered(t, ctx, away, election.Member{Name: "d", Incarnation: 0xd})
 	states := away.Watch(ctx)
 	<-states
-	away.link.Cut()
+	// Not stalled but cut: a connection that only stalls brings what it missed, compacted or not.
+	link.Cut()
 	second, err := e.Elect(ctx, rs[1], first)
 	if err != nil {
 		t.Fatal(err)
@@ -279,9 +289,7 @@ func TestElectionCompaction(t *testing.T) {
 	if err := e.AddInSync(ctx, second, memberA); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := e.Register(ctx, election.Replica{Member: election.Member{Name: "c", Incarnation: 2}, Addr: "c:1"}, memberC); err != nil {
-		t.Fatal(err)
-	}
+	registeredOver(t, ctx, e, election.Member{Name: "c", Incarnation: 2}, memberC)
 	s, err := e.Read(ctx)
 	if err != nil {
 		t.Fatal(err)
@@ -289,7 +297,7 @@ func TestElectionCompaction(t *testing.T) {
 	if _, err := direct.Compact(ctx, s.Revision); err != nil {
 		t.Fatal(err)
 	}
-	away.link.Mend()
+	link.Mend()
 	for got := range states {
 		if got.Epoch == second && got.IsInSync(memberA) {
 			break
@@ -299,10 +307,45 @@ func TestElectionCompaction(t *testing.T) {
 		t.Error("the watch never saw what happened while it was away")
 	}
 	select {
-	case <-c.Lost():
+	case <-displaced.Lost():
 	case <-ctx.Done():
 		t.Error("the displaced registration never learnt of it")
 	}
+	// While another one's lease expires, the one that stays has time to watch in vain, were it to ask again for what
+	// is compacted.
+	abandoned := newEtcdElection(t, addr, "greeter")
+	registered(t, ctx, abandoned, election.Member{Name: "e", Incarnation: 0xe})
+	abandoned.Cut()
+	awaitElection(t, ctx, e, "an expiry", func(s election.State) bool { _, ok := s.Replica("e"); return !ok })
+	if err := stays.Err(); err != nil {
+		t.Errorf("the registration that nobody displaced is lost: %v", err)
+	}
+	if n := log.count("watching the registration again"); n < 1 || n > 3 {
+		t.Errorf("two registrations watched again %d times", n)
+	}
+}
+
+// countingHandler counts log records by message.
+type countingHandler struct {
+	mu     sync.Mutex // guards:
+	counts map[string]int
+}
+
+func (h *countingHandler) Enabled(context.Context, slog.Level) bool { return true }
+func (h *countingHandler) WithAttrs([]slog.Attr) slog.Handler       { return h }
+func (h *countingHandler) WithGroup(string) slog.Handler            { return h }
+
+func (h *countingHandler) Handle(_ context.Context, r slog.Record) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.counts[r.Message]++
+	return nil
+}
+
+func (h *countingHandler) count(message string) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.counts[message]
 }
 
 // A process that dies without a word is gone after its TTL.

@@ -3,7 +3,8 @@
 // An epoch is the revision of the transaction that began it, so epochs only grow, across restarts of every
 // process. What is kept, per group, under /understudy/<group>/:
 //
-//	id               what the group was created with     no lease   Create
+//	id               what the group was created with     no lease   Create (AddInSync and RemoveInSync put it
+//	                                                                again as it is, see AddInSync)
 //	primary          who is primary; its ModRevision     no lease   Create, Elect
 //	                 is the epoch
 //	insync/<name>    who may be elected                  no lease   Create, Elect, AddInSync, RemoveInSync

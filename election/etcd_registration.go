@@ -77,7 +77,7 @@ func (e *etcd) publish(ctx context.Context, replica Replica, displaces Member) (
 
 // vacancy returns the ModRevision at which a key may be overwritten by replica (0: while it doesn't exist).
 func (e *etcd) vacancy(ctx context.Context, key string, replica Replica, displaces Member) (int64, error) {
-	holder, held, err := e.readReplica(ctx, key, replica.Name)
+	holder, held, _, err := e.readReplica(ctx, key, replica.Name)
 	switch {
 	case err != nil:
 		return 0, fmt.Errorf("election: register: %w", err)
@@ -88,18 +88,23 @@ func (e *etcd) vacancy(ctx context.Context, key string, replica Replica, displac
 	}
 }
 
-// readReplica returns who holds a name, and its entry; both are zero when nobody does.
-func (e *etcd) readReplica(ctx context.Context, key, name string) (Replica, entry, error) {
+// readReplica returns who holds a name, its entry, and the revision of this view; the former two are zero when nobody
+// does.
+func (e *etcd) readReplica(ctx context.Context, key, name string) (Replica, entry, int64, error) {
 	resp, err := e.client.Get(ctx, key)
-	if err != nil || len(resp.Kvs) == 0 {
-		return Replica{}, entry{}, err
+	if err != nil {
+		return Replica{}, entry{}, 0, err
+	}
+	revision := resp.Header.Revision
+	if len(resp.Kvs) == 0 {
+		return Replica{}, entry{}, revision, nil
 	}
 	kv := newEntry(resp.Kvs[0].Value, resp.Kvs[0].ModRevision, resp.Kvs[0].Lease)
 	r, err := decodeReplica(name, kv.value)
 	if err != nil {
-		return Replica{}, entry{}, malformed(key, err)
+		return Replica{}, entry{}, revision, malformed(key, err)
 	}
-	return r, kv, nil
+	return r, kv, revision, nil
 }
 
 // registration is kept by one goroutine, run: started by Register, stopped by Close or by the registration's loss.
@@ -219,22 +224,26 @@ func (r *registration) keep(ctx context.Context, l *lease) error {
 	}
 	rev := l.rev
 	for delay := (retry{}); ; {
+		began := time.Now()
 		watch := r.e.client.Watch(clientv3.WithRequireLeader(ctx), r.key(), clientv3.WithRev(rev+1))
 		rev, err = r.follow(ctx, l, rev, alive, watch)
 		if err != nil {
 			return err
 		}
 		// The watch broke: what it missed is read.
+		r.e.log.Warn("watching the registration again", "replica", r.replica.Member)
+		if time.Since(began) > r.e.ttl {
+			delay.reset()
+		}
 		delay.wait(ctx)
 		attempt, done := context.WithTimeout(ctx, r.e.ttl)
-		holder, held, err := r.e.readReplica(attempt, r.key(), r.replica.Name)
+		holder, held, now, err := r.e.readReplica(attempt, r.key(), r.replica.Name)
 		done()
 		if err == nil {
 			if err := r.check(l, holder, held); err != nil {
 				return err
 			}
-			rev = max(rev, held.mod)
-			delay.reset()
+			rev = now // not held.mod, which may be compacted
 		} else if ctx.Err() != nil {
 			return ctx.Err()
 		}

@@ -22,6 +22,8 @@ var malformedKeys = []testCase{
 	{"unknown keys", unknownKeys},
 	{"too many keys", tooManyKeys},
 	{"id is gone", idIsGone},
+	{"only somebody in sync", onlyInSync},
+	{"only id", onlyID},
 }
 
 const prefix = "/understudy/" + group + "/"
@@ -142,15 +144,26 @@ func tooManyKeys(t *testing.T, h *harness) {
 // A group that lost its id isn't made anew over who is in sync.
 func idIsGone(t *testing.T, h *harness) {
 	n := h.node(t, "a", 1)
-	h.Put(t, prefix+"insync/b", "1")
-	_, err := n.Create(h.ctx, what, n.self)
-	wantMalformed(t, "Create", err, prefix+"id")
 	h.Put(t, prefix+"primary", `{"name":"a","incarnation":"1"}`)
-	_, err = n.Create(h.ctx, what, n.self)
-	wantMalformed(t, "Create", err, prefix+"id")
+	_, err := n.Create(h.ctx, what, n.self)
+	wantMalformed(t, "Create over a primary", err, prefix+"id")
 	_, epoch, err := n.Primary(h.ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
 	wantMalformed(t, "AddInSync", n.AddInSync(h.ctx, epoch, n.me), prefix+"id")
+}
+
+func onlyInSync(t *testing.T, h *harness) {
+	n := h.node(t, "a", 1)
+	h.Put(t, prefix+"insync/b", "1")
+	_, err := n.Create(h.ctx, what, n.self)
+	wantMalformed(t, "Create over somebody in sync", err, prefix+"id")
+}
+
+func onlyID(t *testing.T, h *harness) {
+	n := h.node(t, "a", 1)
+	h.Put(t, prefix+"id", `{"id":"ff"}`)
+	_, err := n.Create(h.ctx, what, n.self)
+	wantErr(t, "Create over an id", err, election.ErrExists)
 }
