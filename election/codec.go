@@ -153,7 +153,7 @@ func decodeReplica(name string, value []byte) (Replica, error) {
 		return Replica{}, err
 	}
 	if j.Op != 0 {
-		return Replica{}, fmt.Errorf("Op is %d", j.Op)
+		return Replica{}, fmt.Errorf("its Op is %d", j.Op)
 	}
 	m, err := decodeMember(name, j.Metadata.Incarnation)
 	if err != nil {
