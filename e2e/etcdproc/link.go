@@ -14,15 +14,27 @@ type Link struct {
 	target   string
 	listener net.Listener
 
-	// gate is read-locked by whoever writes a piece of a connection, and locked while the link is stalled.
-	gate sync.RWMutex
+	// The gates, of requests and of replies, are each read-locked by whoever writes a piece of a connection in that
+	// direction, and locked while the direction is stalled.
+	requests, replies sync.RWMutex
 
 	mu      sync.Mutex // guards all below
-	stalled bool
+	stalled []*sync.RWMutex
 	cut     bool
 	closed  bool
-	conns   map[net.Conn]struct{}
+	conns   map[*relayed]struct{}
 	work    sync.WaitGroup // the listener's goroutine, and two for each connection
+}
+
+// relayed is one connection from a client, and the one to the server that it is relayed to.
+type relayed struct {
+	near, far net.Conn
+	stranded  bool // guarded by both gates: read with either read-locked, written with both locked
+}
+
+func (r *relayed) close() {
+	r.near.Close()
+	r.far.Close()
 }
 
 // NewLink returns a link to the server at target (host:port). It ends with the test.
@@ -32,7 +44,7 @@ func NewLink(t testing.TB, target string) *Link {
 	if err != nil {
 		t.Fatalf("etcdproc: link: %v", err)
 	}
-	l := &Link{target: target, listener: listener, conns: map[net.Conn]struct{}{}}
+	l := &Link{target: target, listener: listener, conns: map[*relayed]struct{}{}}
 	l.work.Go(l.accept)
 	t.Cleanup(l.close)
 	return l
@@ -43,16 +55,23 @@ func (l *Link) Addr() string { return l.listener.Addr().String() }
 
 // Stall lets nothing through, in either way, until Resume: connections stay open, what is sent waits in them and
 // arrives then, however late. New connections are accepted, and stall.
-func (l *Link) Stall() {
+func (l *Link) Stall() { l.stall(&l.requests, &l.replies) }
+
+// StallReplies lets nothing through from the server, until Resume.
+func (l *Link) StallReplies() { l.stall(&l.replies) }
+
+func (l *Link) stall(gates ...*sync.RWMutex) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.stalled && !l.closed {
-		l.stalled = true
-		l.gate.Lock()
+	if len(l.stalled) == 0 && !l.closed {
+		for _, gate := range gates {
+			gate.Lock()
+		}
+		l.stalled = gates
 	}
 }
 
-// Resume ends Stall.
+// Resume ends Stall and StallReplies.
 func (l *Link) Resume() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -60,10 +79,10 @@ func (l *Link) Resume() {
 }
 
 func (l *Link) resume() {
-	if l.stalled {
-		l.stalled = false
-		l.gate.Unlock()
+	for _, gate := range l.stalled {
+		gate.Unlock()
 	}
+	l.stalled = nil
 }
 
 // Cut breaks every connection, and each new one at once, until Mend.
@@ -72,7 +91,7 @@ func (l *Link) Cut() {
 	defer l.mu.Unlock()
 	l.cut = true
 	for conn := range l.conns {
-		conn.Close()
+		conn.close()
 	}
 }
 
@@ -83,12 +102,38 @@ func (l *Link) Mend() {
 	l.cut = false
 }
 
+// Reset breaks every connection with a TCP reset at both ends; what was on its way is lost. New ones are relayed.
+func (l *Link) Reset() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for conn := range l.conns {
+		for _, end := range []net.Conn{conn.near, conn.far} {
+			_ = end.(*net.TCPConn).SetLinger(0) // it fails when the end is closed: then it was broken before
+		}
+		conn.close()
+	}
+}
+
+// Strand leaves every connection half-open: both ends keep it, and nothing that they send arrives, ever. New ones are
+// relayed. The link must not be stalled.
+func (l *Link) Strand() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.requests.Lock()
+	defer l.requests.Unlock()
+	l.replies.Lock()
+	defer l.replies.Unlock()
+	for conn := range l.conns {
+		conn.stranded = true
+	}
+}
+
 func (l *Link) close() {
 	l.mu.Lock()
 	l.closed = true
 	l.listener.Close()
 	for conn := range l.conns {
-		conn.Close()
+		conn.close()
 	}
 	l.resume()
 	l.mu.Unlock()
@@ -106,35 +151,37 @@ func (l *Link) accept() {
 			near.Close()
 			continue
 		}
+		conn := &relayed{near: near, far: far}
 		l.mu.Lock()
 		if l.cut || l.closed {
-			near.Close()
-			far.Close()
+			conn.close()
 		} else {
-			l.conns[near], l.conns[far] = struct{}{}, struct{}{}
-			l.work.Go(func() { l.pump(near, far) })
-			l.work.Go(func() { l.pump(far, near) })
+			l.conns[conn] = struct{}{}
+			l.work.Go(func() { l.pump(conn, near, far, &l.requests) })
+			l.work.Go(func() { l.pump(conn, far, near, &l.replies) })
 		}
 		l.mu.Unlock()
 	}
 }
 
 // pump copies one direction until either end closes; then both are closed.
-func (l *Link) pump(from, to net.Conn) {
+func (l *Link) pump(conn *relayed, from, to net.Conn, gate *sync.RWMutex) {
 	defer func() {
-		from.Close()
-		to.Close()
+		conn.close()
 		l.mu.Lock()
-		delete(l.conns, from)
+		delete(l.conns, conn)
 		l.mu.Unlock()
 	}()
 	piece := make([]byte, 32<<10)
 	for {
 		n, err := from.Read(piece)
 		if n > 0 {
-			l.gate.RLock()
-			_, werr := to.Write(piece[:n])
-			l.gate.RUnlock()
+			var werr error
+			gate.RLock()
+			if !conn.stranded {
+				_, werr = to.Write(piece[:n])
+			}
+			gate.RUnlock()
 			if werr != nil {
 				return
 			}

@@ -1,0 +1,126 @@
+//go:build unix
+
+package cluster
+
+import (
+	"time"
+
+	"github.com/understudy-rpc/understudy/e2e/journal"
+	"github.com/understudy-rpc/understudy/transport"
+)
+
+// Steady is a load that leaves two processors time to spare, with deadlines that only a hang exceeds.
+var Steady = journal.Load{Callers: 4, Pause: 10 * time.Millisecond, Deadline: 20 * time.Second}
+
+// Client is a client's process, and the ledger of its calls.
+type Client struct {
+	Name string
+
+	c       *Cluster
+	process *process
+	killed  bool
+	rested  bool
+	begun   uint64
+
+	calls []journal.Call // guarded by Cluster.mu
+}
+
+// StartClient starts a client, which makes no calls yet.
+func (c *Cluster) StartClient(name string) *Client {
+	c.t.Helper()
+	log := c.log(name)
+	defer log.Close()
+	x := &Client{Name: name, c: c}
+	var err error
+	x.process, err = startProcess(c.starter, name, c.binary, []string{"client", "-etcd", c.Etcd.Addr(), "-name", name}, log, func(e journal.Event) {
+		if e.Call != nil {
+			c.broadcast(func() { x.calls = append(x.calls, *e.Call) })
+		}
+	})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.clients = append(c.clients, x)
+	return x
+}
+
+func (x *Client) ask(cmd journal.Command) journal.Event {
+	x.c.t.Helper()
+	e, err := x.process.ask(x.c.ctx, cmd)
+	if err != nil {
+		x.c.t.Fatalf("%v\n%s", err, x.c.describe())
+	}
+	return e
+}
+
+// Load makes callers begin, until Rest, or until each has made its calls.
+func (x *Client) Load(l journal.Load) {
+	x.c.t.Helper()
+	x.ask(journal.Command{Do: journal.DoLoad, Load: &l})
+}
+
+// Await waits until so many further calls were accepted.
+func (x *Client) Await(further int) {
+	x.c.t.Helper()
+	before := uint64(0)
+	for _, call := range x.Calls() {
+		if call.Code == 0 {
+			before++
+		}
+	}
+	x.ask(journal.Command{Do: journal.DoAccepted, Count: before + uint64(further)})
+}
+
+// AwaitFailed waits until so many further calls have failed.
+func (x *Client) AwaitFailed(further int) {
+	x.c.t.Helper()
+	failed := func() (n int) {
+		for _, call := range x.calls {
+			if call.Code != 0 {
+				n++
+			}
+		}
+		return n
+	}
+	x.c.mu.Lock()
+	want := failed() + further
+	x.c.mu.Unlock()
+	x.c.await(x.Name+"'s calls fail", func() bool { return failed() >= want })
+}
+
+// Rest makes callers make no more calls, and waits until the last one has ended.
+func (x *Client) Rest() {
+	x.c.t.Helper()
+	x.begun = x.ask(journal.Command{Do: journal.DoRest}).Begun
+	x.c.await(x.Name+"'s ledger", func() bool { return len(x.calls) == int(x.begun) })
+	x.rested = true
+}
+
+// Route makes the client dial addresses as routes says: another one, or none if it is empty. Connections that there are
+// stay as they are.
+func (x *Client) Route(routes map[string]string) {
+	x.c.t.Helper()
+	x.ask(journal.Command{Do: journal.DoRoute, Routes: routes})
+}
+
+// Stats is what the library's client has counted.
+func (x *Client) Stats() transport.Stats {
+	x.c.t.Helper()
+	return *x.ask(journal.Command{Do: journal.DoStats}).Stats
+}
+
+// Kill is kill -9.
+func (x *Client) Kill() time.Duration {
+	x.c.t.Helper()
+	at := x.c.did("client %s is killed", x.Name)
+	x.process.kill()
+	x.killed = true
+	return at
+}
+
+// Calls returns a copy of the ledger's calls until now.
+func (x *Client) Calls() []journal.Call {
+	x.c.mu.Lock()
+	defer x.c.mu.Unlock()
+	return append([]journal.Call(nil), x.calls...)
+}

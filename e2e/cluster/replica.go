@@ -1,0 +1,250 @@
+//go:build unix
+
+package cluster
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/understudy-rpc/understudy/e2e/journal"
+	"github.com/understudy-rpc/understudy/replica"
+)
+
+// Replica is a name of the group, and the processes that bear it one after the other.
+type Replica struct {
+	Name string
+
+	c       *Cluster
+	args    []string
+	process *process // nil while there is none; written with Cluster.mu held
+	stopped bool
+
+	// Guarded by Cluster.mu:
+	addr      string
+	status    replica.Status
+	failovers []replica.Failover
+}
+
+// StartReplica starts a replica; args are further arguments of its process.
+func (c *Cluster) StartReplica(name string, args ...string) *Replica {
+	c.t.Helper()
+	r := &Replica{Name: name, c: c, args: append([]string{"-level", c.level.String()}, args...)}
+	c.mu.Lock()
+	c.replicas = append(c.replicas, r)
+	c.mu.Unlock()
+	r.Start()
+	return r
+}
+
+// Replica returns a replica that was started.
+func (c *Cluster) Replica(name string) *Replica {
+	c.t.Helper()
+	for _, r := range c.replicas {
+		if r.Name == name {
+			return r
+		}
+	}
+	c.t.Fatalf("there is no replica %s", name)
+	return nil
+}
+
+// log opens the log of a name's processes.
+func (c *Cluster) log(name string) *os.File {
+	c.t.Helper()
+	f, err := os.OpenFile(filepath.Join(c.logs, name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return f
+}
+
+// Start starts a process of this name, as a supervisor would after the last one has ended.
+func (r *Replica) Start() {
+	r.c.t.Helper()
+	if r.process != nil {
+		r.c.t.Fatalf("%s runs", r.Name)
+	}
+	p := r.start()
+	r.c.broadcast(func() { r.process, r.stopped = p, false })
+	r.c.await(r.Name+" listens", func() bool { return r.addr != "" || ended(p) })
+	if ended(p) {
+		r.c.t.Fatalf("%s ended at once: %v\n%s", r.Name, p.err, r.Log())
+	}
+}
+
+func ended(p *process) bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
+}
+
+func (r *Replica) start() *process {
+	r.c.t.Helper()
+	log := r.c.log(r.Name)
+	defer log.Close()
+	args := append([]string{"replica", "-etcd", r.c.Etcd.Addr(), "-name", r.Name}, r.args...)
+	r.c.mu.Lock()
+	r.addr, r.status = "", replica.Status{}
+	r.c.mu.Unlock()
+	p, err := startProcess(r.c.starter, r.Name, r.c.binary, args, log, r.said)
+	if err != nil {
+		r.c.t.Fatal(err)
+	}
+	go func() {
+		<-p.done
+		r.c.broadcast(func() {})
+	}()
+	r.c.did("%s is started", r.Name)
+	return p
+}
+
+func (r *Replica) said(e journal.Event) {
+	r.c.broadcast(func() {
+		switch {
+		case e.Addr != "":
+			r.addr = e.Addr
+		case e.Status != nil:
+			r.status = *e.Status
+		case e.Failover != nil:
+			r.failovers = append(r.failovers, *e.Failover)
+		}
+	})
+}
+
+// Rival starts another process of the same name while the first one lives, waits until the rival has ended, and returns
+// its log and how it ended.
+func (r *Replica) Rival() (log string, err error) {
+	r.c.t.Helper()
+	name := r.Name + "-rival"
+	file := r.c.log(name)
+	defer file.Close()
+	args := append([]string{"replica", "-etcd", r.c.Etcd.Addr(), "-name", r.Name}, r.args...)
+	p, err := startProcess(r.c.starter, name, r.c.binary, args, file, func(journal.Event) {})
+	if err != nil {
+		r.c.t.Fatal(err)
+	}
+	defer p.kill()
+	select {
+	case <-p.done:
+	case <-r.c.ctx.Done():
+		r.c.t.Fatal("in vain: the rival's end")
+	}
+	text, readErr := os.ReadFile(file.Name())
+	if readErr != nil {
+		r.c.t.Fatal(readErr)
+	}
+	return string(text), p.err
+}
+
+// Log returns what the replica's processes have logged until now.
+func (r *Replica) Log() string {
+	text, err := os.ReadFile(filepath.Join(r.c.logs, r.Name+".log"))
+	if err != nil {
+		return err.Error()
+	}
+	return string(text)
+}
+
+// AwaitLog waits until the replica has logged this text.
+func (r *Replica) AwaitLog(text string) {
+	r.c.t.Helper()
+	for tick := time.Tick(10 * time.Millisecond); !strings.Contains(r.Log(), text); {
+		select {
+		case <-tick:
+		case <-r.c.ctx.Done():
+			r.c.t.Fatalf("in vain: %s logs %q\n%s", r.Name, text, r.c.describe())
+		}
+	}
+}
+
+// Addr is where the replica's process of now serves clients.
+func (r *Replica) Addr() string {
+	r.c.mu.Lock()
+	defer r.c.mu.Unlock()
+	return r.addr
+}
+
+// Epoch is the epoch that the replica last said it acknowledges.
+func (r *Replica) Epoch() uint64 { return r.Status().Epoch }
+
+// Status is what the replica last said of itself, when it changed.
+func (r *Replica) Status() replica.Status {
+	r.c.mu.Lock()
+	defer r.c.mu.Unlock()
+	return r.status
+}
+
+// Failovers are the takeovers by processes of this name.
+func (r *Replica) Failovers() []replica.Failover {
+	r.c.mu.Lock()
+	defer r.c.mu.Unlock()
+	return r.failovers
+}
+
+// AwaitRole waits until the replica says that it is this, in an epoch above that one.
+func (r *Replica) AwaitRole(role string, above uint64) {
+	r.c.t.Helper()
+	r.c.await(fmt.Sprintf("%s is %s in an epoch above %d", r.Name, role, above), func() bool {
+		return r.status.Role == role && r.status.Epoch > above
+	})
+}
+
+// Kill is kill -9. It returns when the process is gone, and says when it began.
+func (r *Replica) Kill() time.Duration {
+	r.c.t.Helper()
+	if r.process == nil {
+		r.c.t.Fatalf("%s doesn't run", r.Name)
+	}
+	at := r.c.did("%s is killed", r.Name)
+	r.process.kill()
+	r.c.broadcast(func() { r.process, r.stopped, r.status = nil, false, replica.Status{} })
+	return at
+}
+
+// Stop is SIGSTOP. It returns when the process stands still.
+func (r *Replica) Stop() time.Duration {
+	r.c.t.Helper()
+	at := r.c.did("%s is stopped", r.Name)
+	if err := r.process.stop(); err != nil {
+		r.c.t.Fatal(err)
+	}
+	r.c.broadcast(func() { r.stopped = true })
+	return at
+}
+
+// Continue is SIGCONT.
+func (r *Replica) Continue() time.Duration {
+	r.c.t.Helper()
+	at := r.c.did("%s goes on", r.Name)
+	if err := r.process.proceed(); err != nil {
+		r.c.t.Fatal(err)
+	}
+	r.c.broadcast(func() { r.stopped = false })
+	return at
+}
+
+// dump asks the replica for its state.
+func (r *Replica) dump() journal.Dump {
+	r.c.t.Helper()
+	e, err := r.process.ask(r.c.ctx, journal.Command{Do: journal.DoDump})
+	if err != nil {
+		r.c.t.Fatal(err)
+	}
+	return *e.Dump
+}
+
+// executed waits until the replica has executed so many turns, and returns how many it has.
+func (r *Replica) executed(count uint64) uint64 {
+	r.c.t.Helper()
+	e, err := r.process.ask(r.c.ctx, journal.Command{Do: journal.DoExecuted, Count: count})
+	if err != nil {
+		r.c.t.Fatalf("%v\n%s", err, r.c.describe())
+	}
+	return e.Status.Executed
+}

@@ -1,0 +1,69 @@
+// Command journal is a process of an end-to-end test: a replica of the journal service, or a client of it.
+//
+//	journal replica -etcd 127.0.0.1:2379 -name a -level Stable
+//	journal client -etcd 127.0.0.1:2379 -name x
+//
+// Package journal says how the test speaks with it. It logs to its standard error, and ends when its standard input does.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+
+	"github.com/understudy-rpc/understudy"
+	"github.com/understudy-rpc/understudy/e2e/journal"
+)
+
+const group = "journal"
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "journal:", err)
+		os.Exit(1)
+	}
+}
+
+func run() error {
+	if len(os.Args) < 2 {
+		return fmt.Errorf("want replica or client")
+	}
+	flags := flag.NewFlagSet(os.Args[1], flag.ExitOnError)
+	etcd := flags.String("etcd", "", "host:port of etcd")
+	name := flags.String("name", "", "of the replica or client")
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	link := journal.NewLink(os.Stdout)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	switch os.Args[1] {
+	case "replica":
+		levelName := flags.String("level", "Reflected", "of the group")
+		minInSync := flags.Int("min", 1, "replicas in-sync, else calls are refused")
+		ballast := flags.Int("ballast", 0, "bytes of a state that begins here")
+		_ = flags.Parse(os.Args[2:])
+		level, err := understudy.ParseLevel(*levelName)
+		if err != nil {
+			return err
+		}
+		r := &member{journal: journal.New(*ballast), link: link}
+		go func() {
+			defer cancel()
+			if err := link.Serve(ctx, os.Stdin, r.answer); err != nil {
+				log.Error("control", "error", err)
+			}
+		}()
+		return r.serve(ctx, *etcd, *name, level, *minInSync, log)
+	case "client":
+		_ = flags.Parse(os.Args[2:])
+		c, err := newClient(*etcd, *name, link, log)
+		if err != nil {
+			return err
+		}
+		defer c.conn.Close()
+		return link.Serve(ctx, os.Stdin, c.answer)
+	default:
+		return fmt.Errorf("%q is neither replica nor client", os.Args[1])
+	}
+}

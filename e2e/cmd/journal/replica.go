@@ -1,0 +1,91 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"reflect"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/understudy-rpc/understudy"
+	"github.com/understudy-rpc/understudy/e2e/journal"
+	"github.com/understudy-rpc/understudy/interceptor"
+	"github.com/understudy-rpc/understudy/replica"
+)
+
+// member is a replica's process.
+type member struct {
+	journal *journal.Journal
+	link    *journal.Link
+	replica *replica.Replica
+}
+
+// serve serves the journal until ctx ends: a stock gRPC server and four lines.
+func (m *member) serve(ctx context.Context, etcd, name string, level understudy.Level, minInSync int, log *slog.Logger) error {
+	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	defer lis.Close()
+	m.replica, err = replica.Join(ctx, "etcd://"+etcd+"/"+group, replica.State(m.journal),
+		replica.Name(name), replica.Level(level), replica.MinInSync(minInSync), replica.Logger(log),
+		replica.OnFailover(func(f replica.Failover) { m.link.Tell(journal.Event{Failover: &f}) }))
+	if err != nil {
+		return err
+	}
+	s := grpc.NewServer(interceptor.ServerOptions(m.replica)...)
+	m.journal.Register(m.replica.Registrar(s))
+	m.link.Tell(journal.Event{Addr: lis.Addr().String()})
+	go m.watch(ctx)
+	return m.replica.Serve(ctx, s, lis)
+}
+
+// watch tells the test when this replica's part in the group changes.
+func (m *member) watch(ctx context.Context) {
+	var told replica.Status
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		now := m.replica.Status()
+		part := replica.Status{Role: now.Role, Name: now.Name, Primary: now.Primary, Epoch: now.Epoch, InSync: now.InSync}
+		if !reflect.DeepEqual(part, told) {
+			m.link.Tell(journal.Event{Status: &now})
+			told = part
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (m *member) answer(ctx context.Context, c journal.Command) journal.Event {
+	switch c.Do {
+	case journal.DoDump:
+		d := m.journal.Dump()
+		return journal.Event{Dump: &d}
+	case journal.DoExecuted:
+		return m.executed(ctx, c.Count)
+	}
+	return journal.Unknown(c)
+}
+
+// executed waits until this replica has executed so far.
+func (m *member) executed(ctx context.Context, count uint64) journal.Event {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		now := m.replica.Status()
+		if now.Executed >= count {
+			return journal.Event{Status: &now}
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return journal.Event{Error: ctx.Err().Error(), Status: &now}
+		}
+	}
+}
