@@ -34,7 +34,7 @@ func (in *incarnation) follow() error {
 		switch {
 		case in.ctx.Err() != nil:
 			return context.Cause(in.ctx)
-		case !joined:
+		case !joined && !in.admitted():
 			return fmt.Errorf("replica: the state transfer ended: %w", err)
 		case errors.Is(err, errEvicted) || isDiverged(err):
 			return err
@@ -50,6 +50,28 @@ func (in *incarnation) follow() error {
 			return in.takeOver(*won)
 		}
 	}
+}
+
+// admitted asks etcd whether a joiner with a state is in-sync: its primary may have written that, and died before it said so (R13). While etcd doesn't answer, it may be.
+func (in *incarnation) admitted() bool {
+	in.mu.Lock()
+	restored, epoch := in.role == following, in.epoch()
+	in.mu.Unlock()
+	for restored {
+		ctx, cancel := context.WithTimeout(in.ctx, authority)
+		view, err := in.r.store.Read(ctx)
+		cancel()
+		if err == nil {
+			in.mu.Lock()
+			defer in.mu.Unlock()
+			in.inSync = view.IsInSync(in.self)
+			return in.inSync
+		}
+		if in.later(epoch, err) != nil {
+			return false
+		}
+	}
+	return false
 }
 
 func isDiverged(err error) bool {

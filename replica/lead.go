@@ -225,6 +225,8 @@ func (in *incarnation) acknowledged(f *follower, req *pb.FollowRequest) error {
 	}
 	if moved {
 		in.stableMoved()
+	} else if f.joining && in.progressWaiters > 0 {
+		in.broadcast() // grow waits for this joiner, whatever was stable before it came
 	}
 	return nil
 }
@@ -240,10 +242,15 @@ func (in *incarnation) stableMoved() {
 // grow writes a joiner to in-sync when it holds what was ordered by the time it was counted (R13).
 func (in *incarnation) grow(f *follower, m election.Member) {
 	in.mu.Lock()
-	// Its snapshot may hold turns that another backup doesn't yet; from a joiner that led, that one couldn't get them. So everyone must hold them first.
+	// What was stable before it was counted, it may lack: nothing else sends it that. And its snapshot may hold turns that another backup doesn't yet; from a joiner that
+	// led, that one couldn't get them. So everyone must hold all of it first.
+	in.catchUp(f)
 	target := in.primary.Last()
 	in.progressWaiters++
-	err := in.await(in.ctx, func() bool { return in.followers[f.id] != f || in.primary.Stable() >= target && in.gate })
+	err := in.await(in.ctx, func() bool {
+		held, _ := in.primary.Acknowledged(f.id)
+		return in.followers[f.id] != f || held >= target && in.primary.Stable() >= target && in.gate
+	})
 	in.progressWaiters--
 	if gone := in.followers[f.id] != f; err != nil || gone {
 		in.mu.Unlock()
