@@ -156,21 +156,21 @@ func (c *Client) decide(k *call, now time.Duration) verdict {
 		c.counts.expired.Add(1)
 		return again
 	}
-	switch s.source.Accept(orderstate.Reply{
-		Epoch: orderstate.Epoch(h.GetSourceEpoch()), OrderNum: orderstate.OrderNum(h.GetOrderNum()), Number: h.GetRequiredSet(), Stable: k.isStable(),
-	}) {
-	case orderstate.Accept:
-		return accept
-	case orderstate.Drop:
-		c.counts.fenced.Add(1)
-		return again
-	default:
-		if s.over != nil { // nothing more will be learnt on this session
-			k.reply = reply{err: endOf(s)}
-			return unknown
+	epoch := orderstate.Epoch(h.GetSourceEpoch())
+	if s.started || epoch != s.source.Epoch() {
+		switch s.source.Accept(orderstate.Reply{Epoch: epoch, OrderNum: orderstate.OrderNum(h.GetOrderNum()), Number: h.GetRequiredSet(), Stable: k.isStable()}) {
+		case orderstate.Accept:
+			return accept
+		case orderstate.Drop:
+			c.counts.fenced.Add(1)
+			return again
 		}
-		return wait
 	}
+	if s.over != nil { // nothing more will be learnt on this session
+		k.reply = reply{err: endOf(s)}
+		return unknown
+	}
+	return wait
 }
 
 func (s *session) dropWaiting(k *call) {

@@ -40,10 +40,9 @@ const (
 
 // cluster is a scripted group: replicas that speak the protocol's server side and execute nothing. By itself it is honest: its primary orders calls, in one epoch.
 type cluster struct {
-	t      *testing.T
-	conn   *grpc.ClientConn
-	mon    transport.Monitor
-	client pb.ConnectionClient
+	t    *testing.T
+	conn *grpc.ClientConn
+	mon  transport.Monitor
 
 	mu       sync.Mutex
 	replicas map[string]*replica // by address
@@ -58,6 +57,7 @@ type cluster struct {
 	sessions map[string]uint64 // by nonce
 	ordered  map[uint64]uint64 // seqNum to orderNum
 	calls    []*request
+	gate     chan struct{} // closed when the epoch's is open
 
 	// answer replaces the honest answer to a call; it returns nil to have that.
 	answer func(*request) *answer
@@ -110,8 +110,9 @@ type stream struct {
 func newCluster(t *testing.T, names ...string) *cluster {
 	c := &cluster{
 		t: t, replicas: map[string]*replica{}, primary: names[0], epoch: 10, first: 1, number: 1, level: pb.Level_LEVEL_REFLECTED,
-		sessions: map[string]uint64{}, ordered: map[uint64]uint64{},
+		sessions: map[string]uint64{}, ordered: map[uint64]uint64{}, gate: make(chan struct{}),
 	}
+	close(c.gate)
 	for i, name := range names {
 		c.start(name, name+":1", uint64(i+1))
 	}
@@ -149,6 +150,13 @@ func (c *cluster) named(name string) *replica {
 	}
 	c.t.Fatalf("no replica %s", name)
 	return nil
+}
+
+// set changes the cluster's script while it runs.
+func (c *cluster) set(change func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	change()
 }
 
 // list has the election list these replicas.
@@ -274,14 +282,22 @@ func (c *cluster) elect(name string, first uint64) {
 	c.mu.Lock()
 	c.primary, c.epoch, c.first, c.number = name, c.epoch+10, first, 1
 	c.order = first - 1
-	c.required = nil
+	c.required, c.gate = nil, make(chan struct{})
 	c.mu.Unlock()
 	c.tell(&pb.AttachResponse{NewEpoch: c.newEpoch()})
 }
 
 // open says where the epoch starts.
 func (c *cluster) open() {
-	c.tell(&pb.AttachResponse{EpochStart: c.epochStart(), RequiredSet: c.requiredSet()})
+	c.mu.Lock()
+	msg := &pb.AttachResponse{EpochStart: c.epochStart(), RequiredSet: c.requiredSet()}
+	select {
+	case <-c.gate:
+	default:
+		close(c.gate)
+	}
+	c.mu.Unlock()
+	c.tell(msg)
 }
 
 // tell sends to every stream.
@@ -292,6 +308,7 @@ func (c *cluster) tell(msg *pb.AttachResponse) {
 }
 
 func (c *cluster) streams() []*stream {
+	synctest.Wait()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var all []*stream
@@ -304,6 +321,7 @@ func (c *cluster) streams() []*stream {
 // stream is the live stream to a replica.
 func (c *cluster) stream(name string) *stream {
 	c.t.Helper()
+	synctest.Wait()
 	r := c.named(name)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -314,6 +332,12 @@ func (c *cluster) stream(name string) *stream {
 }
 
 func (c *cluster) newEpoch() *pb.NewEpoch {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.newEpochLocked()
+}
+
+func (c *cluster) newEpochLocked() *pb.NewEpoch {
 	for _, r := range c.replicas {
 		if r.member.Name == c.primary {
 			return &pb.NewEpoch{Epoch: c.epoch, Primary: r.member.Name, Incarnation: r.member.Incarnation}
@@ -424,7 +448,7 @@ func (r *replica) welcome(hello *pb.Hello) *pb.Welcome {
 	}
 	return &pb.Welcome{
 		Session: number, Group: groupID, Replica: r.member.Name, Incarnation: r.member.Incarnation, Level: c.level,
-		Primary: c.newEpoch(), EpochStart: c.epochStart(), RequiredSet: c.requiredSet(),
+		Primary: c.newEpochLocked(), EpochStart: c.epochStart(), RequiredSet: c.requiredSet(),
 	}
 }
 
@@ -482,6 +506,13 @@ func (r *replica) call(_ any, ctx context.Context, dec func(any) error, _ grpc.U
 // honest orders the call, once, if this replica is the primary.
 func (r *replica) honest(q *request) *answer {
 	c := r.c
+	c.mu.Lock()
+	gate := c.gate
+	c.mu.Unlock()
+	select {
+	case <-gate:
+	case <-q.ctx.Done():
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if r.member.Name != c.primary || q.header.DestEpoch != c.epoch {

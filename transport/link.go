@@ -201,11 +201,12 @@ func (l *link) isPrimary() bool {
 	return !l.client.primary.IsZero() && l.id == replicaID(l.client.primary)
 }
 
-// reflect makes the link send everything that it retains, then all of pendingRemoteOrder, then that the epoch is acknowledged (R12). mu is held.
-func (l *link) reflect(again bool) {
+// reflect makes the link send the frames that it hasn't sent yet, or all that are retained, then all of pendingRemoteOrder, then that the epoch is acknowledged (R12). mu is
+// held.
+func (l *link) reflect(all bool) {
 	s := l.session
-	if again {
-		l.cursor, l.held = s.frames.base, 0
+	if all {
+		l.cursor = s.frames.base
 	}
 	l.reflected = 0
 	l.flushTo = s.frames.next() - 1

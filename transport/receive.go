@@ -109,7 +109,7 @@ func (c *Client) welcome(l *link, s *session, w *pb.Welcome) error {
 		c.adopt(s, w.Session)
 	}
 	l.up, l.problem, l.unknown = true, nil, false
-	l.question, l.queued = nil, 0
+	l.question, l.queued, l.held = nil, 0, 0
 	l.reflect(true)
 	c.again()
 	return nil

@@ -21,7 +21,9 @@ type session struct {
 	ended  chan struct{} // closed when it has
 
 	source *orderstate.Source
-	frames frames
+	// started: the replicas have said where the acknowledged epoch starts, and earlier ones. Before, a reply of it could be accepted although one before it is lost (I5).
+	started bool
+	frames  frames
 	// announced is the last orderNum of the announcements received in the acknowledged epoch.
 	announced orderstate.OrderNum
 	// waiting are the calls that hold a reply (R1, R1b).
@@ -73,7 +75,7 @@ func (c *Client) newEpoch(s *session, epoch orderstate.Epoch, p election.Member)
 		return
 	}
 	c.primary = p
-	s.announced = 0
+	s.announced, s.started = 0, false
 	if !before.IsZero() && before != p {
 		c.counts.failovers.Add(1)
 		c.cfg.log.Info("another primary", "primary", p.String(), "epoch", uint64(epoch), "was", before.String())
@@ -88,7 +90,7 @@ func (c *Client) newEpoch(s *session, epoch orderstate.Epoch, p election.Member)
 		case s.number == 0: // its Welcome came from the old epoch, and there is one for each stream
 			l.restart()
 		default:
-			l.reflect(false)
+			l.reflect(l.id == replicaID(before)) // whose frames the RPCs carried
 		}
 	}
 	c.again()
@@ -101,6 +103,7 @@ func (c *Client) start(s *session, e *pb.EpochStart, earlier []orderstate.Start)
 	var lost *orderstate.LostError
 	switch {
 	case err == nil:
+		s.started = true
 		c.learned(s)
 		return nil
 	case errors.As(err, &fenced):

@@ -1,0 +1,438 @@
+package transport_test
+
+import (
+	"context"
+	"errors"
+	"go/parser"
+	"go/token"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"github.com/understudy-rpc/understudy/election"
+	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
+	"github.com/understudy-rpc/understudy/transport"
+)
+
+func TestParseTarget(t *testing.T) {
+	t.Parallel()
+	for target, want := range map[string]transport.Target{
+		"replicated://127.0.0.1:2379/greeter":          {Endpoints: []string{"127.0.0.1:2379"}, Group: "greeter"},
+		"replicated://a:1,b:2/greeter":                 {Endpoints: []string{"a:1", "b:2"}, Group: "greeter"},
+		"replicated://[::1]:1,[::2]:2/g":               {Endpoints: []string{"[::1]:1", "[::2]:2"}, Group: "g"},
+		"replicated:///greeter":                        {Group: "greeter"},
+		"replicated://127.0.0.1:2379/":                 {},
+		"replicated://127.0.0.1:2379":                  {},
+		"replicated://127.0.0.1/greeter":               {},
+		"replicated://127.0.0.1:/greeter":              {},
+		"replicated://a:1,/greeter":                    {},
+		"replicated://a:1/greeter/more":                {},
+		"etcd://127.0.0.1:2379/greeter":                {},
+		"127.0.0.1:2379":                               {},
+		"dns:///replicated://127.0.0.1:2379/greeter":   {},
+		"replicated://a:1/" + strings.Repeat("x", 200): {},
+		"": {},
+	} {
+		got, err := transport.ParseTarget(target)
+		if (err == nil) != (want.Group != "") || got.Group != want.Group || !slices.Equal(got.Endpoints, want.Endpoints) {
+			t.Errorf("%s: %+v, %v", target, got, err)
+		}
+	}
+}
+
+// TestTargets: gRPC's own idea of a target doesn't get in the way, and a wrong one is told before anything is sent.
+func TestTargets(t *testing.T) {
+	t.Parallel()
+	for target, ok := range map[string]bool{
+		"replicated://127.0.0.1:2379,127.0.0.1:2380/greeter": true,
+		"replicated://[::1]:1,[::2]:2/greeter":               true, // not a URL
+		"127.0.0.1:50051":                                    false,
+		"dns:///localhost:50051":                             false,
+		"passthrough:///a:1":                                 false,
+		"etcd://127.0.0.1:1/test":                            false,
+		"replicated://a:1":                                   false,
+	} {
+		t.Run(target, func(t *testing.T) {
+			t.Parallel()
+			within(t, func(t *testing.T, ctx context.Context) {
+				c := newCluster(t, "a")
+				conn, err := grpc.NewClient(target, append(dialOptions(c.options()...), c.dialer(), grpc.WithTransportCredentials(insecure.NewCredentials()))...)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.stop()
+				defer func() { _ = conn.Close() }()
+				r := <-sayLater(ctx, conn, "hello")
+				if ok {
+					must(t, "hello from a", r)
+					return
+				}
+				fails(t, r.err, codes.FailedPrecondition, "transport: the target")
+			})
+		})
+	}
+}
+
+// TestTwice: the options of one DialOptions serve one ClientConn; a second use is told to both.
+func TestTwice(t *testing.T) {
+	t.Parallel()
+	within(t, func(t *testing.T, ctx context.Context) {
+		c := newCluster(t, "a")
+		opts := append(dialOptions(c.options()...), c.dialer(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+		defer c.stop()
+		var conns []*grpc.ClientConn
+		for range 2 {
+			conn, err := grpc.NewClient(target, opts...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = conn.Close() }()
+			conns = append(conns, conn)
+		}
+		must(t, "hello from a", <-sayLater(ctx, conns[0], "hello"))
+		for _, conn := range []*grpc.ClientConn{conns[1], conns[0]} {
+			_, err := say(ctx, conn, "hello")
+			fails(t, err, codes.FailedPrecondition, "serve one ClientConn")
+		}
+	})
+}
+
+// TestServiceConfig: the user's is merged with our policy; its timeouts hold for a call, and not for our streams.
+func TestServiceConfig(t *testing.T) {
+	t.Parallel()
+	within(t, func(t *testing.T, ctx context.Context) {
+		c := newCluster(t, "a")
+		c.answer = func(q *request) *answer {
+			if q.header.SeqNum > 1 {
+				return &answer{header: &pb.Header{SourceEpoch: 10}, delay: 900 * time.Millisecond, err: status.Error(codes.Canceled, "tries another attempt")}
+			}
+			return nil
+		}
+		conn := c.dial(transport.WithServiceConfig(`{"methodConfig": [{"name": [{}], "timeout": "2s"}]}`))
+		must(t, "hello from a", <-sayLater(ctx, conn, "hello"))
+		r := <-sayLater(ctx, conn, "slow")
+		fails(t, r.err, codes.DeadlineExceeded, "")
+		if r.took != 2*time.Second {
+			t.Errorf("took %v", r.took)
+		}
+		before := c.stream("a")
+		time.Sleep(10 * time.Second)
+		if c.stream("a") != before {
+			t.Error("the timeout has ended our stream")
+		}
+	})
+}
+
+// TestReplacedPolicy: a service config that takes our policy away is told by the first call, before anything is sent.
+func TestReplacedPolicy(t *testing.T) {
+	t.Parallel()
+	for name, opts := range map[string]struct {
+		more []grpc.DialOption
+		ours []transport.Option
+		says string
+	}{
+		"gRPC's option": {more: []grpc.DialOption{grpc.WithDefaultServiceConfig(`{"loadBalancingConfig": [{"round_robin": {}}]}`)}, says: "WithServiceConfig"},
+		"no policy":     {more: []grpc.DialOption{grpc.WithDefaultServiceConfig(`{}`)}, says: "WithServiceConfig"},
+		"ours":          {ours: []transport.Option{transport.WithServiceConfig(`{"loadBalancingConfig": [{"round_robin": {}}]}`)}, says: "loadBalancingConfig would replace"},
+		"policy":        {ours: []transport.Option{transport.WithServiceConfig(`{"loadBalancingPolicy": "round_robin"}`)}, says: "loadBalancingPolicy would replace"},
+		"JSON":          {ours: []transport.Option{transport.WithServiceConfig(`{`)}, says: "WithServiceConfig"},
+		"methods":       {ours: []transport.Option{transport.WithServiceConfig(`{"methodConfig": 1}`)}, says: "methodConfig"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			within(t, func(t *testing.T, ctx context.Context) {
+				c := newCluster(t, "a", "b")
+				conn := c.dialWith(opts.more, opts.ours...)
+				_, err := say(ctx, conn, "hello")
+				fails(t, err, codes.FailedPrecondition, opts.says)
+				_, err = healthpb.NewHealthClient(conn).Check(ctx, &healthpb.HealthCheckRequest{})
+				fails(t, err, codes.FailedPrecondition, opts.says)
+				if n := len(c.received()) + len(c.streams()); n != 0 {
+					t.Errorf("%d calls and streams arrived", n)
+				}
+			})
+		})
+	}
+}
+
+// secret is per-RPC credentials.
+type secret struct{ asked atomic.Int32 }
+
+func (k *secret) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
+	k.asked.Add(1)
+	return map[string]string{"authorization": "secret"}, nil
+}
+func (k *secret) RequireTransportSecurity() bool { return false }
+
+// TestCredentials: per-RPC credentials and stream interceptors hold for our streams too.
+func TestCredentials(t *testing.T) {
+	t.Parallel()
+	within(t, func(t *testing.T, ctx context.Context) {
+		c := newCluster(t, "a", "b")
+		var intercepted atomic.Int32
+		conn := c.dialWith([]grpc.DialOption{
+			grpc.WithPerRPCCredentials(new(secret)),
+			grpc.WithChainStreamInterceptor(func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+				intercepted.Add(1)
+				return streamer(metadata.AppendToOutgoingContext(ctx, "seen", method), desc, cc, method, opts...)
+			}),
+			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(100)), // not for our streams
+		})
+		must(t, "hello from a", <-sayLater(ctx, conn, "hello"))
+		for _, s := range c.streams() {
+			for key, want := range map[string]string{"authorization": "secret", "seen": pb.Connection_Attach_FullMethodName} {
+				if v := metadata.ValueFromIncomingContext(s.ctx, key); len(v) != 1 || v[0] != want {
+					t.Errorf("%s: %v", key, v)
+				}
+			}
+		}
+		for _, q := range c.received() {
+			if v := metadata.ValueFromIncomingContext(q.ctx, "authorization"); len(v) != 1 || v[0] != "secret" {
+				t.Errorf("authorization: %v", v)
+			}
+		}
+		if n := intercepted.Load(); n != 2 {
+			t.Errorf("%d streams intercepted", n)
+		}
+		run := c.run(2, 2)
+		run.Sealed = make([]byte, 1000)
+		c.stream("b").send(&pb.AttachResponse{SourceOrderInfo: []*pb.Run{run}})
+		synctest.Wait()
+		c.stream("b") // lives
+	})
+}
+
+// TestUnreplicated: what each replica serves for itself goes to the primary, untouched, or while none is known to any replica.
+func TestUnreplicated(t *testing.T) {
+	t.Parallel()
+	within(t, func(t *testing.T, ctx context.Context) {
+		c := newCluster(t, "a", "b")
+		c.hello = func(*stream, *pb.Hello) bool { return true } // no Welcome: no primary
+		conn := c.dial(transport.WithUnreplicated("test.Echo"))
+		if _, err := healthpb.NewHealthClient(conn).Check(ctx, &healthpb.HealthCheckRequest{}); err != nil {
+			t.Fatal(err)
+		}
+		watch, err := healthpb.NewHealthClient(conn).Watch(ctx, &healthpb.HealthCheckRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := watch.Recv(); err != nil {
+			t.Fatal(err)
+		}
+		c.set(func() {
+			c.hello = nil
+			c.answer = func(*request) *answer { return &answer{} }
+		})
+		for _, s := range c.streams() {
+			s.kill(nil)
+		}
+		time.Sleep(time.Second)
+		for range 10 {
+			must(t, "hello from a", <-sayLater(ctx, conn, "hello"))
+		}
+		for _, q := range c.received() {
+			if q.header != nil {
+				t.Errorf("a header: %v", q.header)
+			}
+		}
+		c.crash("a")
+		time.Sleep(time.Second)
+		must(t, "hello from b", <-sayLater(ctx, conn, "hello"))
+	})
+}
+
+// TestStoreAway: calls wait for the store, until their own end; what is known keeps working without it.
+func TestStoreAway(t *testing.T) {
+	t.Parallel()
+	within(t, func(t *testing.T, ctx context.Context) {
+		c := newCluster(t, "a")
+		conn := c.dial(transport.WithElection(func(transport.Target) (election.Election, io.Closer, error) { return store{c: c, away: true}, nil, nil }))
+		one, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		_, err := say(one, conn, "hello")
+		fails(t, err, codes.DeadlineExceeded, "nothing was sent (the store hasn't told who the replicas are)")
+		r := <-sayLater(context.Background(), conn, "hello")
+		fails(t, r.err, codes.Unknown, "gave up")
+	})
+	within(t, func(t *testing.T, ctx context.Context) {
+		c := newCluster(t, "a")
+		conn := c.dial(transport.WithElection(func(transport.Target) (election.Election, io.Closer, error) {
+			return nil, nil, errors.New("no such store")
+		}))
+		_, err := say(ctx, conn, "hello")
+		fails(t, err, codes.FailedPrecondition, "no such store")
+	})
+	within(t, func(t *testing.T, ctx context.Context) {
+		c := newCluster(t, "a")
+		closed := &closer{}
+		conn := c.dial(transport.WithElection(func(to transport.Target) (election.Election, io.Closer, error) {
+			if to.Group != "greeter" || !slices.Equal(to.Endpoints, []string{"127.0.0.1:2379"}) {
+				t.Errorf("%+v", to)
+			}
+			return store{c: c}, closed, nil
+		}))
+		must(t, "hello from a", <-sayLater(ctx, conn, "hello"))
+		_ = conn.Close()
+		if closed.times != 1 {
+			t.Errorf("the store's client was closed %d times", closed.times)
+		}
+	})
+}
+
+type closer struct{ times int }
+
+func (c *closer) Close() error { c.times++; return nil }
+
+// TestReplicas: who has left the election is still spoken to while the stream lives, and no longer; who has another address is found there; who is new is found.
+func TestReplicas(t *testing.T) {
+	t.Parallel()
+	within(t, func(t *testing.T, ctx context.Context) {
+		c := newCluster(t, "a", "b")
+		conn := c.dial()
+		must(t, "hello from a", <-sayLater(ctx, conn, "hello"))
+		c.stream("b")
+		c.list() // the store has lost them
+		time.Sleep(time.Second)
+		must(t, "hello from a", <-sayLater(ctx, conn, "hello"))
+		if n := len(c.streams()); n != 2 {
+			t.Fatalf("%d streams", n)
+		}
+		c.stream("b").kill(nil)
+		time.Sleep(time.Second)
+		if n := len(c.streams()); n != 1 {
+			t.Errorf("%d streams, though b is gone from the list and its stream has ended", n)
+		}
+		c.crash("b")
+		c.start("b", "b:2", 7)
+		c.start("c", "c:1", 3)
+		c.list("a", "b", "c")
+		time.Sleep(time.Second)
+		for _, name := range []string{"a", "b", "c"} {
+			if len(c.stream(name).sent()) == 0 {
+				t.Errorf("nothing sent to %s", name)
+			}
+		}
+		c.start("b", "b:3", 8) // while the old process still runs
+		c.mu.Lock()
+		old := c.replicas["b:2"]
+		delete(c.replicas, "b:2")
+		c.mu.Unlock()
+		defer old.srv.Stop()
+		c.list("a", "b", "c")
+		time.Sleep(time.Second)
+		c.mu.Lock()
+		left := len(old.streams)
+		c.mu.Unlock()
+		if left != 0 || len(c.stream("b").sent()) == 0 {
+			t.Errorf("%d streams to the old address", left)
+		}
+
+		// A store that was restored, or replaced, is refused.
+		c.mu.Lock()
+		last := c.views[len(c.views)-1]
+		for _, bad := range []election.State{{Revision: last.Revision - 1}, {Revision: last.Revision + 1, Group: election.Group{ID: 1}}} {
+			for _, w := range c.watchers {
+				w <- bad
+			}
+		}
+		c.mu.Unlock()
+		c.stream("c").kill(nil)
+		time.Sleep(time.Second)
+		c.stream("c")
+	})
+}
+
+// TestReconnect: a replica that was away is spoken to within about a second of its return, however long it was away.
+func TestReconnect(t *testing.T) {
+	t.Parallel()
+	within(t, func(t *testing.T, ctx context.Context) {
+		c := newCluster(t, "a", "b")
+		conn := c.dial()
+		must(t, "hello from a", <-sayLater(ctx, conn, "hello"))
+		c.crash("b")
+		time.Sleep(40 * time.Second)
+		c.start("b", "b:1", 9)
+		time.Sleep(2300 * time.Millisecond) // connection and stream, each 1.2 s at most
+		c.stream("b")
+	})
+}
+
+// TestExperimental lists what of gRPC's experimental API is used, and why, so that a new use is a decision. Packages resolver and balancer are kept to one file by internal/archtest.
+func TestExperimental(t *testing.T) {
+	t.Parallel()
+	uses := map[string]string{
+		"google.golang.org/grpc/resolver":       "balancer.go",
+		"google.golang.org/grpc/balancer":       "balancer.go",
+		"google.golang.org/grpc/attributes":     "balancer.go",
+		"google.golang.org/grpc/encoding":       "codec.go",
+		"google.golang.org/grpc/encoding/proto": "codec.go",
+		"google.golang.org/grpc/mem":            "codec.go",
+		"google.golang.org/grpc/connectivity":   "balancer.go client.go",
+	}
+	why := map[string]string{ // functions and types that are marked as experimental
+		"grpc.WithResolvers":             "the replicated: scheme of one ClientConn, with no global registry",
+		"grpc.WithIdleTimeout":           "an idle channel forgets its resolver, and our streams",
+		"grpc.WithNoProxy":               "the proxy's resolver drops attributes and doesn't say when the policy has its addresses",
+		"grpc.ForceCodecV2":              "the request's bytes are made once",
+		"grpc.ForceCodecV2CallOption":    "a codec of the caller's own is refused",
+		"grpc.ForceCodecCallOption":      "a codec of the caller's own is refused",
+		"grpc.CustomCodecCallOption":     "a codec of the caller's own is refused",
+		"grpc.ContentSubtypeCallOption":  "a codec of the caller's own is refused",
+		"conn.Connect":                   "nobody else starts the resolver before the first RPC, which waits for what the resolver finds",
+		"balancer.Register":              "a policy can't be given to one ClientConn",
+		"resolver.AuthorityOverrider":    "the group's name, not the store's address, is the authority",
+		"serviceconfig, by its JSON":     "the only way to choose a policy",
+		"balancer.NewSubConnOptions":     "states of connections",
+		"balancer.ErrNoSubConnAvailable": "a pick that waits",
+	}
+	if len(why) != 14 {
+		t.Errorf("%d uses", len(why))
+	}
+	entries, err := os.ReadDir(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string][]string{}
+	for _, e := range entries {
+		if !strings.HasSuffix(e.Name(), ".go") || strings.HasSuffix(e.Name(), "_test.go") {
+			continue
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), e.Name(), nil, parser.ImportsOnly)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, spec := range f.Imports {
+			path := strings.Trim(spec.Path.Value, `"`)
+			if _, ok := uses[path]; ok || strings.HasPrefix(path, "google.golang.org/grpc/") && !stable[path] {
+				found[path] = append(found[path], e.Name())
+			}
+		}
+	}
+	for path, files := range found {
+		if want := uses[path]; strings.Join(files, " ") != want {
+			t.Errorf("%s is imported by %v; want %q", path, files, want)
+		}
+	}
+	for path := range uses {
+		if found[path] == nil {
+			t.Errorf("%s isn't imported any more", path)
+		}
+	}
+}
+
+// stable packages of gRPC's.
+var stable = map[string]bool{
+	"google.golang.org/grpc/backoff": true, "google.golang.org/grpc/codes": true, "google.golang.org/grpc/metadata": true, "google.golang.org/grpc/status": true,
+}

@@ -1,0 +1,450 @@
+package transport_test
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
+)
+
+// TestOpening: a session is open when the primary of the acknowledged epoch says so, whoever else has welcomed the source; until then calls wait.
+func TestOpening(t *testing.T) {
+	t.Parallel()
+	within(t, func(t *testing.T, ctx context.Context) {
+		c := newCluster(t, "a", "b")
+		hellos := map[string][]*pb.Hello{}
+		c.hello = func(s *stream, h *pb.Hello) bool {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			name := s.replica.member.Name
+			hellos[name] = append(hellos[name], h)
+			return name == "a" && len(hellos["a"]) == 1 // a's first Welcome comes later
+		}
+		conn := c.dial()
+		call := sayLater(ctx, conn, "hello")
+		synctest.Wait()
+		if n := len(c.received()); n != 0 || c.mon.Stats().Session != 0 {
+			t.Fatalf("%d calls before the session is open", n)
+		}
+		c.mu.Lock()
+		a, b := hellos["a"][0], hellos["b"][0]
+		c.mu.Unlock()
+		c.stream("a").send(&pb.AttachResponse{Welcome: c.named("a").welcome(a)})
+		must(t, "hello from a", <-call)
+		if len(a.Nonce) != 16 || string(a.Nonce) != string(b.Nonce) || a.Session != 0 {
+			t.Errorf("%v, %v", a, b)
+		}
+		c.stream("b").kill(nil)
+		time.Sleep(time.Second)
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if again := hellos["b"][1]; string(again.Nonce) != string(a.Nonce) || again.Session != 1 || again.Group != groupID || again.AcknowledgedEpoch != 10 {
+			t.Errorf("attaches again with %v", again)
+		}
+	})
+}
+
+// TestOpeningAcrossEpochs: a Welcome of an epoch that is over, or of a takeover that isn't, opens nothing; the streams ask again.
+func TestOpeningAcrossEpochs(t *testing.T) {
+	t.Parallel()
+	within(t, func(t *testing.T, ctx context.Context) {
+		c := newCluster(t, "a", "b", "c")
+		c.crash("a") // its opening reached b and c, which say so
+		c.hello = func(s *stream, h *pb.Hello) bool {
+			w := s.replica.welcome(h)
+			if w.Primary.Epoch == 20 && w.EpochStart.FirstOrderNum == 1 {
+				w.EpochStart = nil // the gate is closed
+			}
+			s.send(&pb.AttachResponse{Welcome: w})
+			return true
+		}
+		conn := c.dial()
+		call := sayLater(ctx, conn, "hello")
+		time.Sleep(time.Second)
+		c.set(func() { c.epoch, c.primary = 20, "b" })
+		c.tell(&pb.AttachResponse{NewEpoch: c.newEpoch()})
+		time.Sleep(time.Second)
+		if s := c.mon.Stats(); s.Session != 0 || s.Epoch != 20 {
+			t.Fatalf("%+v", s)
+		}
+		c.set(func() { c.first, c.order, c.sessions = 7, 6, map[string]uint64{} }) // the opening was lost: it gets another number
+		c.open()
+		must(t, "hello from b", <-call)
+		if s := c.mon.Stats(); s.Session != 7 {
+			t.Errorf("%+v", s)
+		}
+		time.Sleep(time.Second)
+		for _, name := range []string{"b", "c"} {
+			if n := len(c.stream(name).sent()); n == 0 {
+				t.Errorf("nothing sent to %s", name)
+			}
+		}
+	})
+}
+
+// TestResend: a new stream to a replica begins with every frame that may be needed, and all of pendingRemoteOrder.
+func TestResend(t *testing.T) {
+	t.Parallel()
+	within(t, func(t *testing.T, ctx context.Context) {
+		c := newCluster(t, "a", "b")
+		conn := c.dial()
+		for range 3 {
+			if _, err := say(ctx, conn, "hello"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(time.Second)
+		before := c.stream("b")
+		if n := len(before.frames()); n != 3 {
+			t.Fatalf("%d frames", n)
+		}
+		before.kill(nil)
+		time.Sleep(time.Second)
+		if c.stream("b") == before {
+			t.Fatal("the old stream")
+		}
+		checkAnswer(t, c.stream("b"), []uint64{1, 2, 3}, []uint64{2, 3, 4}, 10)
+
+		// What is stable isn't sent again.
+		c.tell(&pb.AttachResponse{Stable: 3, StableEpoch: 10})
+		synctest.Wait()
+		c.stream("b").kill(nil)
+		time.Sleep(time.Second)
+		checkAnswer(t, c.stream("b"), []uint64{3}, []uint64{4}, 10)
+	})
+}
+
+// checkAnswer checks what R12 asks of a stream: the frames, then the announcements (by their last orderNum), and not before both that the epoch is acknowledged.
+func checkAnswer(t *testing.T, s *stream, frames, runs []uint64, epoch uint64) {
+	t.Helper()
+	var gotFrames, gotRuns []uint64
+	for _, msg := range s.sent() {
+		for _, f := range msg.Frames {
+			gotFrames = append(gotFrames, f.SeqNum)
+		}
+		for _, r := range msg.DestOrderInfo {
+			gotRuns = append(gotRuns, r.First+uint64(r.Count)-1)
+			if len(r.Sealed) == 0 {
+				t.Errorf("%s: a run without its seal", s.replica.member.Name)
+			}
+		}
+		if msg.AcknowledgedEpoch == epoch {
+			if !equal(gotFrames, frames) || !equal(gotRuns, runs) {
+				t.Errorf("%s: frames %v and announcements %v before the answer; want %v and %v", s.replica.member.Name, gotFrames, gotRuns, frames, runs)
+			}
+			return
+		}
+	}
+	t.Errorf("%s: epoch %d isn't acknowledged", s.replica.member.Name, epoch)
+}
+
+func equal(a, b []uint64) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		if a[i] != b[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// silentA is a script: a answers no call.
+func silentA(q *request) *answer {
+	if q.replica.member.Name == "a" {
+		<-q.ctx.Done()
+		return &answer{err: status.Error(codes.Unavailable, "")}
+	}
+	return nil
+}
+
+// TestAnswer is R12: every replica, the new primary and the old one's heirs, gets all frames and all of pendingRemoteOrder before it hears that the epoch is acknowledged; what is issued later doesn't delay it.
+func TestAnswer(t *testing.T) {
+	t.Parallel()
+	within(t, func(t *testing.T, ctx context.Context) {
+		c := newCluster(t, "a", "b", "c")
+		conn := c.dial()
+		for range 3 {
+			if _, err := say(ctx, conn, "hello"); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second)
+		}
+		c.set(func() { c.answer = silentA })
+		inFlight := sayLater(ctx, conn, "in flight") // its frame lingers
+		time.Sleep(100 * time.Microsecond)
+		c.elect("b", 5)
+		synctest.Wait()
+		checkAnswer(t, c.stream("b"), []uint64{1, 2, 3, 4}, []uint64{2, 3, 4, 2, 3, 4}, 20)
+		checkAnswer(t, c.stream("c"), []uint64{1, 2, 3, 4}, []uint64{2, 3, 4, 2, 3, 4}, 20)
+		checkAnswer(t, c.stream("a"), []uint64{1, 2, 3, 4}, []uint64{2, 3, 4}, 20)
+		c.open()
+		must(t, "in flight from b", <-inFlight)
+		must(t, "later from b", <-sayLater(ctx, conn, "later"))
+		time.Sleep(time.Second)
+		if n := len(c.stream("b").frames()); n != 4 {
+			t.Errorf("%d frames for the new primary; want those before its epoch", n)
+		}
+		if n := len(c.stream("c").frames()); n != 5 {
+			t.Errorf("%d frames for the other backup", n)
+		}
+	})
+}
+
+// TestLost: where what a caller has seen can't be kept, every call in flight is told, and the next one; then there is another session.
+func TestLost(t *testing.T) {
+	t.Parallel()
+	within(t, func(t *testing.T, ctx context.Context) {
+		c := newCluster(t, "a", "b")
+		conn := c.dial()
+		for range 3 { // orderNums 2 to 4, accepted
+			if _, err := say(ctx, conn, "hello"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c.set(func() { c.answer = silentA })
+		flying := sayLater(ctx, conn, "flying")
+		synctest.Wait()
+		c.elect("b", 4)
+		c.open() // b's reply overtakes its word on the stream: the call may not be accepted before that
+		fails(t, (<-flying).err, codes.DataLoss, "orderNum 4 of epoch 10")
+		_, err := say(ctx, conn, "next")
+		fails(t, err, codes.DataLoss, "orderNum 4 of epoch 10")
+		must(t, "after from b", <-sayLater(ctx, conn, "after"))
+		all := c.received()
+		if h := all[len(all)-1].header; h.Session == 1 || h.SeqNum != 1 {
+			t.Errorf("the call after has %v", h)
+		}
+		if s := c.mon.Stats(); s.Lost != 1 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+// TestUnknownSession (R11): a call that was never sent before goes to a new session; one that was may have been executed.
+func TestUnknownSession(t *testing.T) {
+	t.Parallel()
+	within(t, func(t *testing.T, ctx context.Context) {
+		c := newCluster(t, "a", "b")
+		var expired uint64
+		c.answer = func(q *request) *answer {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			if q.header.Session == expired {
+				if q.header.SeqNum == 2 && len(c.calls) < 3 {
+					return &answer{err: status.Error(codes.Unavailable, "lost")}
+				}
+				return &answer{header: &pb.Header{SourceEpoch: 10, Refusal: pb.Refusal_REFUSAL_UNKNOWN_SESSION}, err: status.Error(codes.FailedPrecondition, "unknown")}
+			}
+			return nil
+		}
+		conn := c.dial()
+		must(t, "hello from a", <-sayLater(ctx, conn, "hello"))
+		expire := func(number uint64) {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			expired = number
+			c.sessions = map[string]uint64{}
+			clear(c.ordered)
+		}
+		expire(1)
+		_, err := say(ctx, conn, "twice")
+		fails(t, err, codes.Unknown, "session 1")
+		must(t, "hello from a", <-sayLater(ctx, conn, "hello"))
+		open := c.mon.Stats().Session
+		expire(open)
+		must(t, "moved from a", <-sayLater(ctx, conn, "moved"))
+		if s := c.mon.Stats(); s.Session == open {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+// TestDisowned: an idle source whose session has expired hears it on its streams, when no primary can say it.
+func TestDisowned(t *testing.T) {
+	t.Parallel()
+	within(t, func(t *testing.T, ctx context.Context) {
+		c := newCluster(t, "a", "b", "c")
+		c.hello = func(s *stream, h *pb.Hello) bool {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			if h.Session == 1 && c.epoch > 10 {
+				s.kill(status.Error(codes.NotFound, "session 1 is unknown"))
+				return true
+			}
+			return false
+		}
+		conn := c.dial()
+		must(t, "hello from a", <-sayLater(ctx, conn, "hello"))
+		c.mu.Lock()
+		c.primary, c.epoch, c.first = "b", 20, 3
+		c.sessions = map[string]uint64{}
+		c.mu.Unlock()
+		for _, s := range c.streams() {
+			s.kill(nil)
+		}
+		c.crash("a")
+		c.list("b", "c")
+		time.Sleep(time.Second)
+		must(t, "hello from b", <-sayLater(ctx, conn, "hello"))
+	})
+}
+
+// TestGroup: the connection is to the group of the first Welcome; a replica of another one isn't spoken to.
+func TestGroup(t *testing.T) {
+	t.Parallel()
+	within(t, func(t *testing.T, ctx context.Context) {
+		c := newCluster(t, "a", "b")
+		conn := c.dial()
+		must(t, "hello from a", <-sayLater(ctx, conn, "hello"))
+		c.set(func() {
+			c.hello = func(s *stream, h *pb.Hello) bool {
+				w := s.replica.welcome(h)
+				w.Group = 0xbad
+				s.send(&pb.AttachResponse{Welcome: w})
+				return true
+			}
+			c.answer = func(q *request) *answer { return &answer{err: status.Error(codes.Unavailable, "")} }
+		})
+		for _, s := range c.streams() {
+			s.kill(nil)
+		}
+		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+		defer cancel()
+		_, err := say(ctx, conn, "hello")
+		fails(t, err, codes.DeadlineExceeded, "is of the group with id bad; this connection's has beef")
+	})
+}
+
+// TestMalformed: what a replica should not say ends its stream, is counted, and does no harm.
+func TestMalformed(t *testing.T) {
+	t.Parallel()
+	many := make([]string, 5000)
+	for i := range many {
+		many[i] = "r#1"
+	}
+	for name, msg := range map[string]*pb.AttachResponse{
+		"second welcome":   {Welcome: &pb.Welcome{Session: 1, Group: groupID, Replica: "b", Incarnation: 2}},
+		"no epoch":         {NewEpoch: &pb.NewEpoch{Primary: "b", Incarnation: 2}},
+		"no primary":       {NewEpoch: &pb.NewEpoch{Epoch: 20}},
+		"primary's name":   {NewEpoch: &pb.NewEpoch{Epoch: 20, Primary: "b/\n", Incarnation: 2}},
+		"start at 0":       {EpochStart: &pb.EpochStart{Epoch: 10}},
+		"another start":    {EpochStart: &pb.EpochStart{Epoch: 10, FirstOrderNum: 5}},
+		"starts":           {EpochStart: &pb.EpochStart{Epoch: 10, FirstOrderNum: 1, Earlier: make([]*pb.Start, 5000)}},
+		"start of epoch 0": {EpochStart: &pb.EpochStart{Epoch: 10, FirstOrderNum: 1, Earlier: []*pb.Start{{}}}},
+		"required set":     {RequiredSet: &pb.RequiredSet{Epoch: 10, Number: 2, Replicas: many}},
+		"required id":      {RequiredSet: &pb.RequiredSet{Epoch: 10, Number: 2, Replicas: []string{""}}},
+		"run":              {SourceOrderInfo: []*pb.Run{{Epoch: 10, EpochFirst: 1, First: 1 << 63, Count: 1 << 20}}},
+		"run's start":      {SourceOrderInfo: []*pb.Run{{Epoch: 10, EpochFirst: 3, First: 3, Count: 1}}},
+		"frames":           {FramesUpTo: 7},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			within(t, func(t *testing.T, ctx context.Context) {
+				c := newCluster(t, "a", "b")
+				conn := c.dial()
+				must(t, "hello from a", <-sayLater(ctx, conn, "hello"))
+				before := c.stream("b")
+				before.send(msg)
+				time.Sleep(time.Second)
+				if c.stream("b") == before {
+					t.Error("the stream goes on")
+				}
+				if s := c.mon.Stats(); s.Malformed != 1 || s.Primary != "a" || s.Epoch != 10 {
+					t.Errorf("%+v", s)
+				}
+				must(t, "hello from a", <-sayLater(ctx, conn, "hello"))
+			})
+		})
+	}
+	for name, change := range map[string]func(*pb.Welcome){
+		"session":  func(w *pb.Welcome) { w.Session = 0 },
+		"group":    func(w *pb.Welcome) { w.Group = 0 },
+		"speaker":  func(w *pb.Welcome) { w.Incarnation = 0 },
+		"level":    func(w *pb.Welcome) { w.Level = 9 },
+		"primary":  func(w *pb.Welcome) { w.Primary = &pb.NewEpoch{Epoch: 1} },
+		"start":    func(w *pb.Welcome) { w.EpochStart = &pb.EpochStart{} },
+		"required": func(w *pb.Welcome) { w.RequiredSet = &pb.RequiredSet{Replicas: many} },
+	} {
+		t.Run("welcome with bad "+name, func(t *testing.T) {
+			t.Parallel()
+			within(t, func(t *testing.T, ctx context.Context) {
+				c := newCluster(t, "a")
+				tries := 0
+				c.hello = func(s *stream, h *pb.Hello) bool {
+					w := s.replica.welcome(h)
+					if tries++; tries == 1 {
+						change(w)
+					}
+					s.send(&pb.AttachResponse{Welcome: w})
+					return true
+				}
+				must(t, "hello from a", <-sayLater(ctx, c.dial(), "hello"))
+				if s := c.mon.Stats(); s.Malformed != 1 {
+					t.Errorf("%+v", s)
+				}
+			})
+		})
+	}
+	t.Run("no welcome", func(t *testing.T) {
+		t.Parallel()
+		within(t, func(t *testing.T, ctx context.Context) {
+			c := newCluster(t, "a")
+			tries := 0
+			c.hello = func(s *stream, h *pb.Hello) bool {
+				if tries++; tries > 1 {
+					return false
+				}
+				s.send(&pb.AttachResponse{FramesUpTo: 1})
+				return true
+			}
+			must(t, "hello from a", <-sayLater(ctx, c.dial(), "hello"))
+			if s := c.mon.Stats(); s.Malformed != 1 {
+				t.Errorf("%+v", s)
+			}
+		})
+	})
+}
+
+// TestLinger: below Stable a frame waits up to 500 µs for others, or until 32 are there; I9 counts on it.
+func TestLinger(t *testing.T) {
+	t.Parallel()
+	within(t, func(t *testing.T, ctx context.Context) {
+		c := newCluster(t, "a", "b")
+		conn := c.dial()
+		must(t, "hello from a", <-sayLater(ctx, conn, "hello"))
+		time.Sleep(time.Second)
+		messages := func() int { return len(c.stream("b").sent()) }
+		before := messages()
+		for range 10 {
+			if _, err := say(ctx, conn, "hello"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		synctest.Wait()
+		if n := messages() - before; n != 0 {
+			t.Errorf("%d messages at once", n)
+		}
+		time.Sleep(500 * time.Microsecond)
+		synctest.Wait()
+		if n := messages() - before; n != 1 {
+			t.Errorf("%d messages after 500 µs", n)
+		}
+		before = messages()
+		for range 32 {
+			if _, err := say(ctx, conn, "hello"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		synctest.Wait()
+		if n := messages() - before; n != 1 {
+			t.Errorf("%d messages for 32 frames", n)
+		}
+	})
+}
