@@ -100,7 +100,7 @@ func New(t testing.TB, n int, register Register, opts ...Option) *Cluster {
 	t.Cleanup(func() {
 		for i, n := range c.nodes {
 			if !n.dead {
-				c.stop(i)
+				c.stop(i, false)
 			}
 		}
 	})
@@ -149,7 +149,7 @@ func (c *Cluster) Kill(i int) {
 	n.link.Cut()
 	c.net.Kill(n.host)
 	n.dead = true
-	c.stop(i)
+	c.stop(i, true)
 }
 
 // KillWhen arms a trigger: the replica dies when the k-th write on a link from it, or to it, happens, before it or after. The rest of Kill must be done by Bury, later, from the test's goroutine.
@@ -178,7 +178,7 @@ func (c *Cluster) Bury(i int) {
 	c.Kill(i)
 }
 
-func (c *Cluster) stop(i int) {
+func (c *Cluster) stop(i int, killed bool) {
 	n := c.nodes[i]
 	n.dead = true
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
@@ -186,7 +186,7 @@ func (c *Cluster) stop(i int) {
 	if err := n.r.Stop(ctx); err != nil {
 		c.t.Errorf("replica %d doesn't stop: %v", i, err)
 	}
-	if err := <-n.ended; err != nil {
+	if err := <-n.ended; err != nil && !killed {
 		c.t.Errorf("replica %d: Serve: %v", i, err)
 	}
 }

@@ -316,11 +316,10 @@ func (p *pipe) write(b []byte, lost bool) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
-	case p.gone:
-		return 0, io.ErrClosedPipe
 	case !p.eof.IsZero():
 		return 0, net.ErrClosed
-	case lost:
+	case lost, p.gone:
+		// As TCP does: the writer learns of it by reading. (If the write failed before, gRPC would try the same connection again and again, and in fake time no later moment would ever come.)
 		return len(b), nil
 	}
 	p.queue = append(p.queue, segment{time.Now().Add(p.latency), append([]byte(nil), b...)})
