@@ -14,6 +14,7 @@ import (
 
 	"github.com/understudy-rpc/understudy/examples/greeter/helloworld"
 	"github.com/understudy-rpc/understudy/interceptor"
+	"github.com/understudy-rpc/understudy/transport"
 )
 
 // clientMain is the subcommand client: an ordinary gRPC client with another target, and callers that greet.
@@ -22,7 +23,7 @@ func clientMain(cfg clientConfig, in io.Reader, out, errOut io.Writer) int {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 
-	options := append(interceptor.DialOptions(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	options := append(interceptor.DialOptions(transport.WithLogger(logger(errOut, cfg.verbose))), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	conn, err := grpc.NewClient("replicated://"+cfg.etcd+"/"+cfg.group, options...)
 	if err != nil {
 		fmt.Fprintln(errOut, err)

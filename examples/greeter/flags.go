@@ -34,6 +34,7 @@ type (
 		etcd, group string
 		callers     int
 		duration    time.Duration // 0: for ever
+		verbose     bool
 		control     bool
 	}
 	etcdConfig struct {
@@ -97,8 +98,7 @@ func parseReplica(args []string, errOut io.Writer) (cfg replicaConfig, err error
 	err = parse("replica", args, errOut, func(f *flag.FlagSet) {
 		f.StringVar(&cfg.name, "name", "", "the replica's `name`, which outlives its processes")
 		f.StringVar(&cfg.listen, "listen", "127.0.0.1:0", "`host:port` to serve on")
-		f.BoolVar(&cfg.verbose, "verbose", false, "log everything to stderr, not only warnings")
-		groupVars(f, &cfg.etcd, &cfg.group, &cfg.control)
+		groupVars(f, &cfg.etcd, &cfg.group, &cfg.verbose, &cfg.control)
 		levelVar(f, &cfg.level)
 	}, func() error {
 		return errors.Join(complain(cfg.name == "", "--name is missing"), endpoints(cfg.etcd, false))
@@ -110,7 +110,7 @@ func parseClient(args []string, errOut io.Writer) (cfg clientConfig, err error) 
 	err = parse("client", args, errOut, func(f *flag.FlagSet) {
 		f.IntVar(&cfg.callers, "callers", defaultCallers, "how many callers, each with one call at a time")
 		f.DurationVar(&cfg.duration, "duration", 0, "how long they call; 0 is until Ctrl-C")
-		groupVars(f, &cfg.etcd, &cfg.group, &cfg.control)
+		groupVars(f, &cfg.etcd, &cfg.group, &cfg.verbose, &cfg.control)
 	}, func() error {
 		return errors.Join(
 			within("callers", cfg.callers, 1, maxCallers),
@@ -135,9 +135,10 @@ func levelVar(f *flag.FlagSet, level *understudy.Level) {
 	})
 }
 
-func groupVars(f *flag.FlagSet, etcd, group *string, control *bool) {
+func groupVars(f *flag.FlagSet, etcd, group *string, verbose, control *bool) {
 	f.StringVar(etcd, "etcd", defaultEtcd, "`host:port[,host:port]` of the etcd")
 	f.StringVar(group, "group", defaultGroup, "the group's `name`")
+	f.BoolVar(verbose, "verbose", false, "log everything to stderr, not only warnings")
 	f.BoolVar(control, "control", false, "take commands from stdin and write events to stdout, as the parent process does")
 }
 

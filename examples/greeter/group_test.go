@@ -52,6 +52,7 @@ func TestView(t *testing.T) {
 		{"one is an epoch behind", says(t, "a leading 7 9 a b", "b following 5 9"), "a",
 			"b is following in epoch 5, a leads in epoch 7", "b is following in epoch 5, a leads in epoch 7"},
 		{"one hasn't executed as far", says(t, "a leading 5 9 a b", "b following 5 8"), "a", "", "a has executed up to 9, b to 8"},
+		{"a backup is behind one that is named later", says(t, "a following 5 8", "b leading 5 9 a b"), "b", "", "a has executed up to 8, b to 9"},
 		{"a backup is asked later, and is ahead", says(t, "a following 5 9", "b leading 5 8 a b"), "b", "", "a has executed up to 9, b to 8"},
 	} {
 		t.Run(c.claim, func(t *testing.T) {

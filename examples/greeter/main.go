@@ -18,6 +18,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 )
 
 func main() { os.Exit(dispatch(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
@@ -59,13 +60,17 @@ func runMain(cfg runConfig, out, errOut io.Writer) int {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
 	early, endEarly := context.WithCancel(ctx)
-	signals := make(chan os.Signal, 2)
+	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	go func() {
 		<-signals
+		first := time.Now()
 		endEarly()
-		<-signals
-		cancel(errors.New("interrupted"))
+		for range signals {
+			if time.Since(first) > 300*time.Millisecond { // timeout(1) sends its signal to the process and to its group
+				cancel(errors.New("interrupted"))
+			}
+		}
 	}()
 	p := &play{cfg: cfg, early: early, out: out}
 	ok, err := p.run(ctx)

@@ -41,7 +41,7 @@ func (m *member) supervise(ctx context.Context) {
 				return
 			}
 			if !m.set(nil) {
-				m.say("%s ended by itself: %v\n%s", m.name, p.err, p.log)
+				m.say("%v", p.ended())
 			}
 		}
 		select {

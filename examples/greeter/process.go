@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strings"
 	"sync"
 	"time"
 )
@@ -147,6 +149,15 @@ func (p *process) send(c command) error {
 	return json.NewEncoder(p.stdin).Encode(c)
 }
 
+// ended says how the process has ended, and what it logged last. It is called after done is closed.
+func (p *process) ended() error {
+	err := fmt.Errorf("%s ended by itself: %w", p.name, cmp.Or(p.err, errEnded))
+	if log := p.log.String(); log != "" {
+		err = fmt.Errorf("%w\n%s", err, log)
+	}
+	return err
+}
+
 // kill is kill -9. It returns at once; done says when the process has ended.
 func (p *process) kill() { _ = p.cmd.Process.Kill() } // it fails only when the process has ended
 
@@ -183,5 +194,5 @@ func (t *tail) Write(b []byte) (int, error) {
 func (t *tail) String() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return string(t.end)
+	return strings.TrimRight(string(t.end), "\n")
 }

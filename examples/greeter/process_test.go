@@ -191,7 +191,7 @@ func TestTail(t *testing.T) {
 	for i := range 10000 {
 		fmt.Fprintln(&l, i)
 	}
-	if got := l.String(); len(got) != tailLength || !strings.HasSuffix(got, "\n9998\n9999\n") {
+	if got := l.String(); len(got) != tailLength-1 || !strings.HasSuffix(got, "\n9998\n9999") {
 		t.Errorf("%d bytes: …%s", len(got), got[max(0, len(got)-20):])
 	}
 }

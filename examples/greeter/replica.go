@@ -43,12 +43,7 @@ func replicaMain(cfg replicaConfig, in io.Reader, out, errOut io.Writer) int {
 		fmt.Fprintf(out, "replica %s, process %d\n", cfg.name, os.Getpid())
 		go s.show(ctx, out)
 	}
-	level := slog.LevelWarn
-	if cfg.verbose {
-		level = slog.LevelDebug
-	}
-	log := slog.New(slog.NewTextHandler(errOut, &slog.HandlerOptions{Level: level}))
-	if err := s.serve(ctx, cfg, log, told); err != nil && ctx.Err() == nil {
+	if err := s.serve(ctx, cfg, logger(errOut, cfg.verbose), told); err != nil && ctx.Err() == nil {
 		fmt.Fprintln(errOut, err)
 		return 1
 	}
@@ -122,4 +117,12 @@ func (s *served) show(ctx context.Context, out io.Writer) {
 
 func toFailover(f replica.Failover) *failover {
 	return &failover{From: f.From, To: f.To, Epoch: f.Epoch, Suspected: f.Suspected, Elected: f.Elected, Opened: f.Opened}
+}
+
+func logger(out io.Writer, verbose bool) *slog.Logger {
+	level := slog.LevelWarn
+	if verbose {
+		level = slog.LevelDebug
+	}
+	return slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: level}))
 }

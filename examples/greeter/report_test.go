@@ -57,6 +57,13 @@ func TestRows(t *testing.T) {
 				{at(3000), "a", "b", 9, ms(1), ms(1), ms(1), no},
 				{at(9000), "a", "b", 20, ms(1), ms(1), ms(1), no},
 			}},
+		{claim: "a failover follows the latest kill before it",
+			kills:     []kill{{"a", at(3000)}, {"a", at(9000)}},
+			failovers: []failover{took("a", "b", 20, 9001, 9002, 9003)},
+			want: []row{
+				{at(3000), "a", "", 0, no, no, no, no},
+				{at(9000), "a", "b", 20, ms(1), ms(1), ms(1), no},
+			}},
 		{claim: "suspected just before it died",
 			kills: []kill{{"a", at(3000)}}, failovers: []failover{took("a", "b", 9, 2999, 3016, 3025)},
 			want: []row{{at(3000), "a", "b", 9, 0, ms(17), ms(9), no}}},

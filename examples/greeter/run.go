@@ -95,6 +95,9 @@ func (p *play) start(ctx context.Context, etcd, name string) (stop func(), err e
 		}
 	}
 	common := []string{"--control", "--etcd", etcd, "--group", name}
+	if p.cfg.logs != "" {
+		common = append(common, "--verbose")
+	}
 	for i := range p.cfg.replicas {
 		m := &member{name: string(rune('a' + i)), event: p.unasked, say: p.say, rest: restartAfter}
 		m.args = append([]string{"replica", "--name", m.name, "--level", p.cfg.level.String()}, common...)
@@ -103,7 +106,7 @@ func (p *play) start(ctx context.Context, etcd, name string) (stop func(), err e
 			if err != nil {
 				return stop, err
 			}
-			logs, m.logs, m.args = append(logs, f), f, append(m.args, "--verbose")
+			logs, m.logs = append(logs, f), f
 		}
 		p.group = append(p.group, m)
 		supervising.Go(func() { m.supervise(ctx) })
@@ -125,6 +128,9 @@ func (p *play) start(ctx context.Context, etcd, name string) (stop func(), err e
 	defer done()
 	defer context.AfterFunc(p.early, done)()
 	if _, err := p.group.await(starting, view.whole); err != nil {
+		if p.early.Err() != nil {
+			return stop, errors.New("interrupted")
+		}
 		err = fmt.Errorf("the replicas haven't come together: %w", err)
 		for _, m := range p.group {
 			if now := m.process(); now != nil && now.log.String() != "" {
@@ -168,7 +174,7 @@ func (p *play) load(ctx context.Context) error {
 	case <-p.early.Done():
 		p.say("interrupted: once more leaves at once")
 	case <-p.client.done:
-		return fmt.Errorf("the client ended by itself: %v\n%s", p.client.err, p.client.log)
+		return p.client.ended()
 	}
 	return nil
 }
@@ -245,24 +251,26 @@ func (p *play) kill(v view) {
 // and the last line. When something of it can't be had, it goes on with what there is, but doesn't call it ok.
 func (p *play) judge(ctx context.Context, problems ...error) (ok bool) {
 	t := tally{Calls: p.last.Calls, Failed: p.last.Failed}
-	if e, err := p.ask(ctx, stopTimeout, command{Do: doStop}); err != nil {
-		problems = append(problems, err)
-	} else if e.Tally != nil {
+	var found verdict
+	if e, err := p.ask(ctx, stopTimeout, command{Do: doStop}); err != nil || e.Tally == nil {
+		problems = append(problems, fmt.Errorf("what the callers know is unknown: %w", err))
+	} else {
 		t = *e.Tally
+		var errs []error
+		found, errs = p.compare(ctx, t.Accounts)
+		problems = append(problems, errs...)
 	}
-	settling, cancel := context.WithTimeout(ctx, settleTimeout)
-	defer cancel()
-	v, err := p.group.await(settling, view.even)
-	if err != nil {
-		err = fmt.Errorf("the replicas haven't settled: %w", err)
-	}
-	states, errs := p.group.dumps(ctx)
-	found := judge(t.Accounts, states, reference(v, states))
 
 	p.mu.Lock()
 	table := rows(p.kills, p.failovers)
 	p.mu.Unlock()
-	problem := errors.Join(append(append(problems, err, p.fillGaps(ctx, table)), errs...)...)
+	if len(table) > 0 {
+		problems = append(problems, p.fillGaps(ctx, table))
+	}
+	if ctx.Err() != nil {
+		problems = []error{context.Cause(ctx)} // whatever else it says follows from that
+	}
+	problem := errors.Join(problems...)
 
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -276,6 +284,18 @@ func (p *play) judge(ctx context.Context, problems ...error) (ok bool) {
 	printTable(p.out, p.began, table)
 	fmt.Fprintln(p.out, o)
 	return o.ok() && problem == nil
+}
+
+// compare waits until all replicas have executed equally far, and judges by the state of each.
+func (p *play) compare(ctx context.Context, accounts map[string]account) (verdict, []error) {
+	settling, cancel := context.WithTimeout(ctx, settleTimeout)
+	defer cancel()
+	v, err := p.group.await(settling, view.even)
+	states, errs := p.group.dumps(ctx)
+	if err != nil {
+		errs = append(errs, fmt.Errorf("the replicas haven't settled: %w", err))
+	}
+	return judge(accounts, states, reference(v, states)), errs
 }
 
 // ask asks the client.
