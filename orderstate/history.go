@@ -159,7 +159,11 @@ func (h *History) log(m Message) bool {
 	if old, ok := h.messages[m.MessageID]; ok && old.Digest == m.Digest {
 		return true
 	}
-	if m.SeqNum != 0 { // an opening's session is known only afterwards
+	if m.SeqNum == 0 { // an opening: its session is its orderNum
+		if OrderNum(m.Session) <= h.Last() {
+			return true
+		}
+	} else {
 		s := h.sessions[m.Session]
 		if s == nil || m.SeqNum <= s.answered {
 			return false
