@@ -1,6 +1,7 @@
 package orderstate
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 )
@@ -21,7 +22,7 @@ func (t *Epochs) Learn(s Start) error {
 	if s.Epoch == 0 || s.First == 0 {
 		return fmt.Errorf("orderstate: epoch %d can't start at %d", s.Epoch, s.First)
 	}
-	i, found := slices.BinarySearchFunc(t.starts, s.Epoch, func(a Start, e Epoch) int { return compare(a.Epoch, e) })
+	i, found := slices.BinarySearchFunc(t.starts, s.Epoch, func(a Start, e Epoch) int { return cmp.Compare(a.Epoch, e) })
 	if !found {
 		t.starts = slices.Insert(t.starts, i, s)
 		return nil
@@ -34,7 +35,7 @@ func (t *Epochs) Learn(s Start) error {
 
 // First returns where an epoch starts.
 func (t *Epochs) First(e Epoch) (OrderNum, bool) {
-	i, found := slices.BinarySearchFunc(t.starts, e, func(a Start, e Epoch) int { return compare(a.Epoch, e) })
+	i, found := slices.BinarySearchFunc(t.starts, e, func(a Start, e Epoch) int { return cmp.Compare(a.Epoch, e) })
 	if !found {
 		return 0, false
 	}
@@ -54,33 +55,47 @@ func (t *Epochs) Void(a Epoch, k OrderNum) bool {
 // Starts returns the table, by growing epoch. The caller must not change it.
 func (t *Epochs) Starts() []Start { return t.starts }
 
-// Prune forgets starts that no longer tell entries above stable apart: of those that start at or below stable+1 only the newest matters.
-func (t *Epochs) Prune(stable OrderNum) {
+// Prune forgets starts that no longer tell entries above k apart: of those that start at or below k+1 only the newest matters.
+func (t *Epochs) Prune(k OrderNum) {
 	newest := -1
 	for i, s := range t.starts {
-		if s.First <= stable+1 {
+		if s.First-1 <= k {
 			newest = i
 		}
 	}
 	kept := t.starts[:0]
 	for i, s := range t.starts {
-		if i == newest || s.First > stable+1 {
+		if i == newest || s.First-1 > k {
 			kept = append(kept, s)
 		}
 	}
 	t.starts = kept
 }
 
-// Clone returns an independent copy.
-func (t Epochs) Clone() Epochs { return Epochs{slices.Clone(t.starts)} }
-
-func compare[T Epoch | OrderNum](a, b T) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	default:
+// newest returns the highest epoch whose start is known; 0 if none is.
+func (t *Epochs) newest() Epoch {
+	if len(t.starts) == 0 {
 		return 0
 	}
+	return t.starts[len(t.starts)-1].Epoch
 }
+
+// isNews says whether the table doesn't have a start.
+func (t *Epochs) isNews(s Start) bool {
+	first, ok := t.First(s.Epoch)
+	return !ok || first != s.First
+}
+
+// with returns the table with more starts in it.
+func (t *Epochs) with(more ...Start) (Epochs, error) {
+	c := t.Clone()
+	for _, s := range more {
+		if err := c.Learn(s); err != nil {
+			return Epochs{}, err
+		}
+	}
+	return c, nil
+}
+
+// Clone returns an independent copy.
+func (t Epochs) Clone() Epochs { return Epochs{slices.Clone(t.starts)} }

@@ -1,6 +1,7 @@
 package orderstate
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -12,15 +13,19 @@ import (
 //
 //	S1  a reply is accepted only when every announcement up to it is held or known stable, in the epoch that the source has acknowledged (R1, R9)
 //	S2  an announcement stays until it is known stable, or void (R3)
-//	S3  no announcement in pendingRemoteOrder is covered by others of its epoch
+//	S3  no announcement in pendingRemoteOrder is covered by others of its epoch, and what is stable
+//	S4  nothing is accepted in an epoch before all that was accepted in earlier ones is known to be in it (I5)
 type Source struct {
 	epoch   Epoch
 	started bool // the epoch's first orderNum is known
 	first   OrderNum
-	stable  OrderNum // in any epoch: what is stable stays
-	epochs  Epochs
-	// pendingRemoteOrder holds announcements not known stable, by epoch, then by first orderNum.
-	pendingRemoteOrder []pendingRun
+	// told: what was accepted in earlier epochs is known to be in this one.
+	told   bool
+	stable OrderNum // in any epoch: what is stable stays
+	held   OrderNum // HeldUpTo
+	epochs Epochs
+	// pendingRemoteOrder holds announcements not known stable, by epoch, then by first orderNum, and so, in an epoch, by last orderNum.
+	pendingRemoteOrder window[pendingRun]
 	arrivals           uint64
 	// accepted is the highest orderNum of a reply accepted in each epoch, while it isn't known stable (I5).
 	accepted map[Epoch]OrderNum
@@ -33,6 +38,8 @@ type Source struct {
 type pendingRun struct {
 	Announcement
 	arrival uint64
+	// newest is at least the arrival of this one and of all before it in the list.
+	newest uint64
 }
 
 // NewSource returns the state of a source that has acknowledged no epoch yet.
@@ -51,53 +58,78 @@ func (s *Source) NewEpoch(e Epoch) bool {
 	if e <= s.epoch {
 		return false
 	}
-	s.epoch, s.started, s.first = e, false, 0
+	s.epoch, s.started, s.first, s.held = e, false, 0, 0
+	s.told = len(s.accepted) == 0
 	s.number, s.required = 0, nil
 	clear(s.acked)
 	return true
 }
 
-// Start learns where the acknowledged epoch starts, where earlier ones did, and up to where the order is stable. Void announcements are dropped. A LostError says that a reply that was accepted isn't in the epoch (I5): the session ends.
+// Start learns where the acknowledged epoch starts, where earlier ones did (those that the primary knows), and up to where the order is stable. Void announcements are dropped. A LostError says
+// that a reply that was accepted isn't in the epoch (I5): the session ends; until it does, nothing more is accepted, and Start says the same again. Any other error changes nothing.
 func (s *Source) Start(e Epoch, first, stable OrderNum, earlier []Start) error {
 	if e != s.epoch {
 		return &FencedError{Epoch: e, Acknowledged: s.epoch}
 	}
-	for _, st := range append(slices.Clone(earlier), Start{e, first}) {
-		if st.Epoch > e {
-			continue
-		}
-		if err := s.epochs.Learn(st); err != nil {
-			return err
-		}
+	starts := slices.DeleteFunc(slices.Clone(earlier), func(st Start) bool { return st.Epoch > e })
+	if err := s.learn(first, append(starts, Start{e, first})...); err != nil {
+		return err
 	}
-	s.started, s.first = true, first
+	if err := s.lost(); err != nil {
+		return err
+	}
+	s.told = true
+	s.LearnStable(e, stable)
+	s.settle()
+	return nil
+}
+
+// learn takes starts of epochs, the acknowledged one's among them.
+func (s *Source) learn(first OrderNum, starts ...Start) error {
+	table, err := s.epochs.with(starts...)
+	if err != nil {
+		return err
+	}
+	s.epochs = table
+	s.pendingRemoteOrder.filter(s.done)
+	if !s.started {
+		s.started, s.first, s.held = true, first, s.stable
+	}
+	return nil
+}
+
+// lost is a LostError if an accepted reply is known not to be in the order any more.
+func (s *Source) lost() error {
 	var lost *LostError
 	for a, k := range s.accepted {
 		if s.epochs.Void(a, k) && (lost == nil || k > lost.OrderNum) {
 			lost = &LostError{OrderNum: k, Epoch: a}
 		}
 	}
-	if lost != nil {
-		return lost
+	if lost == nil {
+		return nil
 	}
-	s.LearnStable(e, stable)
-	s.drop()
-	return nil
+	return lost
 }
 
 // Receive is FIG. 9's second loop: an announcement from the remote primary goes to pendingRemoteOrder, if it isn't there. It is called whether or not the reply that brought it will be accepted.
+// One of another epoch than the acknowledged one, or an empty one, is passed over (R9). The first of an epoch can overtake Start. An error changes nothing.
 func (s *Source) Receive(a Announcement) error {
 	if a.Epoch != s.epoch || a.Count == 0 {
-		return nil // R9: valid in the acknowledged epoch only
+		return nil
 	}
-	if s.started && a.EpochFirst != s.first {
-		return fmt.Errorf("orderstate: a run says that epoch %d starts at %d, it starts at %d", a.Epoch, a.EpochFirst, s.first)
+	if err := a.check(); err != nil {
+		return err
 	}
-	if !s.started { // a reply can overtake the stream
-		if err := s.epochs.Learn(Start{a.Epoch, a.EpochFirst}); err != nil {
-			return err
+	if s.started {
+		if a.EpochFirst != s.first {
+			return fmt.Errorf("orderstate: a run says that epoch %d starts at %d, it starts at %d", a.Epoch, a.EpochFirst, s.first)
 		}
-		s.started, s.first = true, a.EpochFirst
+		s.insert(a)
+		return nil
+	}
+	if err := s.learn(a.EpochFirst, Start{a.Epoch, a.EpochFirst}); err != nil {
+		return err
 	}
 	s.insert(a)
 	return nil
@@ -105,36 +137,55 @@ func (s *Source) Receive(a Announcement) error {
 
 // LearnStable takes the primary's word for the stable point; announcements up to there are done with.
 func (s *Source) LearnStable(e Epoch, stable OrderNum) {
-	if e != s.epoch || stable <= s.stable {
+	if e != s.epoch || e == 0 || stable <= s.stable {
 		return
 	}
 	s.stable = stable
+	s.settle()
+	list, n := s.pendingRemoteOrder.all(), 0
+	for n < len(list) && s.done(n, list[n]) {
+		n++
+	}
+	s.pendingRemoteOrder.drop(n)
+	if n < len(list) && list[n].Epoch != s.epoch { // those of earlier epochs come first
+		s.pendingRemoteOrder.filter(s.done)
+	}
+	if s.started && stable > s.held {
+		s.held = stable
+		s.extend(s.base())
+	}
+}
+
+// settle forgets what stability makes sure of, once the losses are known.
+func (s *Source) settle() {
+	if !s.told {
+		return
+	}
 	for a, k := range s.accepted {
-		if k <= stable {
+		if k <= s.stable {
 			delete(s.accepted, a)
 		}
 	}
-	s.drop()
-	s.epochs.Prune(stable)
+	s.epochs.Prune(s.stable)
 }
 
-func (s *Source) drop() {
-	s.pendingRemoteOrder = slices.DeleteFunc(s.pendingRemoteOrder, func(r pendingRun) bool {
-		return r.Last() <= s.stable || s.epochs.Void(r.Epoch, r.First)
-	})
+// done says whether the run at place i, above the stable point, is void (R12.3), or covered by that point and the next run.
+func (s *Source) done(i int, r pendingRun) bool {
+	if r.Last() <= s.stable || s.epochs.Void(r.Epoch, max(r.First, s.stable+1)) {
+		return true
+	}
+	list := s.pendingRemoteOrder.all()
+	return i+1 < len(list) && list[i+1].Epoch == r.Epoch && list[i+1].First-1 <= s.stable
 }
 
 // insert keeps the fewest announcements that cover (S3): in one epoch no announcement lies within another, or within the union of its neighbours and what is stable.
 func (s *Source) insert(a Announcement) {
-	current, _ := slices.BinarySearchFunc(s.pendingRemoteOrder, pendingRun{Announcement: Announcement{Envelope: Envelope{Epoch: s.epoch}}}, byEpochAndFirst)
-	older, list := s.pendingRemoteOrder[:current], s.pendingRemoteOrder[current:]
+	list := s.pendingRemoteOrder.all()
+	base := s.base()
+	at, _ := slices.BinarySearchFunc(list, a.Envelope, byEpochAndFirst)
 
-	at := 0
-	for at < len(list) && list[at].First < a.First {
-		at++
-	}
 	last := func(i int) OrderNum { // up to where what lies before i covers
-		if i == 0 {
+		if i == base {
 			return s.stable
 		}
 		return max(s.stable, list[i-1].Last())
@@ -146,53 +197,70 @@ func (s *Source) insert(a Announcement) {
 	for end < len(list) && list[end].Last() <= a.Last() { // within a
 		end++
 	}
-	if end == at && at < len(list) && last(at)+1 >= list[at].First {
+	if end == at && at < len(list) && list[at].First-1 <= last(at) {
 		return // within the union of its neighbours
 	}
-	for at > 0 && last(at-1)+1 >= a.First { // the one before is within the union of the one before it and a
+	if at > base && a.First-1 <= last(at-1) { // the one before is within the union of the one before it and a
 		at--
 	}
-	for end+1 < len(list) && a.Last()+1 >= list[end+1].First {
+	if end+1 < len(list) && list[end+1].First-1 <= a.Last() { // as is the one behind
 		end++
 	}
 	s.arrivals++
-	s.pendingRemoteOrder = append(older, slices.Replace(list, at, end, pendingRun{a, s.arrivals})...)
+	s.pendingRemoteOrder.replace(at, end, pendingRun{a, s.arrivals, s.arrivals})
+	list = s.pendingRemoteOrder.all()
+	for i := at + 1; i < len(list); i++ {
+		list[i].newest = s.arrivals
+	}
+	s.extend(at)
 }
 
-func byEpochAndFirst(a, b pendingRun) int {
-	if c := compare(a.Epoch, b.Epoch); c != 0 {
-		return c
+// extend moves HeldUpTo over the runs of the acknowledged epoch, from place i on, that leave no gap.
+func (s *Source) extend(i int) {
+	list := s.pendingRemoteOrder.all()
+	for ; i < len(list) && list[i].First-1 <= s.held; i++ {
+		s.held = max(s.held, list[i].Last())
 	}
-	return compare(a.First, b.First)
+}
+
+// base is where the runs of the acknowledged epoch begin.
+func (s *Source) base() int {
+	base, _ := slices.BinarySearchFunc(s.pendingRemoteOrder.all(), Envelope{Epoch: s.epoch}, byEpochAndFirst)
+	return base
+}
+
+func byEpochAndFirst(r pendingRun, e Envelope) int {
+	return cmp.Or(cmp.Compare(r.Epoch, e.Epoch), cmp.Compare(r.First, e.First))
 }
 
 // HeldUpTo is up to where this source holds, or knows stable, every announcement valid in the acknowledged epoch (R2); 0 in an epoch whose start it doesn't know. What was transmitted doesn't count as held.
-func (s *Source) HeldUpTo() OrderNum {
-	if !s.started {
-		return 0
-	}
-	held := s.stable
-	for _, r := range s.pendingRemoteOrder {
-		if r.Epoch == s.epoch && r.First <= held+1 {
-			held = max(held, r.Last())
-		}
-	}
-	return held
-}
+func (s *Source) HeldUpTo() OrderNum { return s.held }
 
-// PendingRemoteOrder returns the patent's list (¶100): every announcement received and not known stable.
+// PendingRemoteOrder returns the patent's list (¶100): every announcement received and not known stable, by epoch and orderNum.
 func (s *Source) PendingRemoteOrder() []Announcement {
-	list := make([]Announcement, len(s.pendingRemoteOrder))
-	for i, r := range s.pendingRemoteOrder {
+	list := make([]Announcement, s.pendingRemoteOrder.len())
+	for i, r := range s.pendingRemoteOrder.all() {
 		list[i] = r.Announcement
 	}
 	return list
 }
 
-// Multicast is the second loop of FIG. 8: what a message to one replica carries as destOrderInfo, given what earlier ones to it carried (reflected, as returned by the call before; 0 at first).
+// Multicast is the second loop of FIG. 8: what a message to one replica carries as destOrderInfo, given what earlier ones to it carried (reflected, as returned by the call before; 0 at first, and on a new stream).
 // The figure's deletion marks an entry as reflected, per replica; it leaves the list when it is known stable (R3).
 func (s *Source) Multicast(reflected uint64) (destOrderInfo []Announcement, now uint64) {
-	for _, r := range s.pendingRemoteOrder {
+	list := s.pendingRemoteOrder.all()
+	from, n := len(list), 0
+	for from > 0 && list[from-1].newest > reflected { // what came late is at the end, mostly
+		from--
+		if list[from].arrival > reflected {
+			n++
+		}
+	}
+	if n == 0 {
+		return nil, s.arrivals
+	}
+	destOrderInfo = make([]Announcement, 0, n)
+	for _, r := range list[from:] {
 		if r.arrival > reflected {
 			destOrderInfo = append(destOrderInfo, r.Announcement)
 		}
@@ -222,14 +290,14 @@ const (
 
 func (d Decision) String() string { return [...]string{"wait", "accept", "drop"}[d] }
 
-// Accept is R1 and R1b.
+// Accept is R1 and R1b: what becomes of a reply now. One that waits is asked about again after any call that changes the source; one that depends on no order (OrderNum 0) never waits.
 func (s *Source) Accept(r Reply) Decision {
 	switch {
-	case r.Epoch != s.epoch:
+	case r.Epoch != s.epoch, r.Epoch == 0:
 		return Drop
 	case r.OrderNum == 0:
 		return Accept
-	case s.HeldUpTo() < r.OrderNum:
+	case s.held < r.OrderNum || !s.told:
 		return Wait
 	case r.Stable && s.stable < r.OrderNum && !s.acknowledged(r):
 		return Wait
@@ -267,7 +335,7 @@ func (s *Source) Require(e Epoch, number uint64, members []Replica) {
 	}
 }
 
-// Required returns the required set.
+// Required returns the required set, as last learned; 0 and nothing in a new epoch. The caller must not change it.
 func (s *Source) Required() (number uint64, members []Replica) { return s.number, s.required }
 
 // LostError says that a reply which the source has accepted isn't in the order any more (two faults at once): its caller must be told (I5).
@@ -284,7 +352,7 @@ func (e *LostError) Error() string {
 func (s *Source) Clone() *Source {
 	c := *s
 	c.epochs = s.epochs.Clone()
-	c.pendingRemoteOrder = slices.Clone(s.pendingRemoteOrder)
+	c.pendingRemoteOrder = s.pendingRemoteOrder.clone()
 	c.accepted, c.acked, c.required = maps.Clone(s.accepted), maps.Clone(s.acked), slices.Clone(s.required)
 	return &c
 }

@@ -1,11 +1,14 @@
 package orderstate
 
-import "fmt"
+import (
+	"fmt"
+	"math"
+)
 
 type (
 	// Epoch numbers the reigns of a group's primaries; epochs only grow. 0 is no epoch.
 	Epoch uint64
-	// OrderNum is per group, from 1: the order in which the primary executes messages of all its connections (¶97).
+	// OrderNum is per group, from 1: the order in which the primary executes messages of all its connections (¶97). The highest of all is never used.
 	OrderNum uint64
 	// SeqNum is per session, from 1: reliable delivery and duplicate detection (¶96).
 	SeqNum uint64
@@ -14,6 +17,8 @@ type (
 	// Replica names one incarnation of a replica.
 	Replica string
 )
+
+const lastOrderNum OrderNum = math.MaxUint64 - 1
 
 // Kind says what an orderInfo orders.
 type Kind uint8
@@ -44,6 +49,19 @@ type OrderInfo struct {
 // Message returns the name of the message that the entry orders.
 func (o OrderInfo) Message() MessageID { return MessageID{o.Session, o.SeqNum} }
 
+// check says what no primary can have ordered. A session is opened before its messages are ordered, so its number is the lower.
+func (o OrderInfo) check() error {
+	switch {
+	case o.Kind == Request && o.SeqNum > 0 && o.Session > 0 && OrderNum(o.Session) < o.OrderNum:
+		return nil
+	case o.Kind == Open && o.SeqNum == 0 && OrderNum(o.Session) == o.OrderNum:
+		return nil
+	case o.Kind == Expire && o.SeqNum == 0 && o.Session > 0 && OrderNum(o.Session) < o.OrderNum:
+		return nil
+	}
+	return fmt.Errorf("orderstate: malformed entry: kind %d, session %d, seqNum %d at orderNum %d", o.Kind, o.Session, o.SeqNum, o.OrderNum)
+}
+
 func (o OrderInfo) String() string {
 	switch o.Kind {
 	case Open:
@@ -63,7 +81,8 @@ type MessageID struct {
 
 func (m MessageID) String() string { return fmt.Sprintf("%d/%d", m.Session, m.SeqNum) }
 
-// Message is a message in the log. Body is the caller's, and never looked at.
+// Message is a message in the log. Body is the caller's, and never looked at; Digest stands for it, and for all else here: replicas hold the same message
+// when they hold one with the same Digest. So a message that is sent again is sent as it was first, with its first AnsweredUpTo.
 type Message struct {
 	MessageID
 	// AnsweredUpTo is the session's low-water mark as this message declares it: every seqNum at or below has its reply, or was abandoned.
@@ -92,6 +111,14 @@ type Envelope struct {
 // Last is the orderNum of the run's last entry; First-1 if it is empty.
 func (e Envelope) Last() OrderNum { return e.First + OrderNum(e.Count) - 1 }
 
+// check says what no primary can have announced. An envelope that passes has a Last that is at least First, and that can be counted on from.
+func (e Envelope) check() error {
+	if e.Epoch == 0 || e.EpochFirst == 0 || e.First == 0 || e.Count < 1 || lastOrderNum-e.First < OrderNum(e.Count)-1 || e.First > lastOrderNum {
+		return fmt.Errorf("orderstate: malformed run: %d from orderNum %d on, of epoch %d that starts at %d", e.Count, e.First, e.Epoch, e.EpochFirst)
+	}
+	return nil
+}
+
 func (e Envelope) String() string {
 	return fmt.Sprintf("[%d..%d]@%d", e.First, e.Last(), e.Epoch)
 }
@@ -100,6 +127,24 @@ func (e Envelope) String() string {
 type Run struct {
 	Envelope
 	Entries []OrderInfo
+}
+
+func (r Run) check() error {
+	if err := r.Envelope.check(); err != nil {
+		return err
+	}
+	if r.Count != len(r.Entries) {
+		return fmt.Errorf("orderstate: run %v has %d entries", r.Envelope, len(r.Entries))
+	}
+	for i, o := range r.Entries {
+		if o.OrderNum != r.First+OrderNum(i) || o.First == 0 || o.First > r.Epoch {
+			return fmt.Errorf("orderstate: run %v has entry %v, first ordered in epoch %d, at place %d", r.Envelope, o, o.First, i)
+		}
+		if err := o.check(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Announcement is a run as it travels through a source: its envelope, and the rest sealed. The source stores and reflects it verbatim.
