@@ -1,0 +1,160 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// What can be set on the command line. See the flags' usage.
+type (
+	config struct {
+		Systems    []string      `json:"systems"`
+		Callers    []int         `json:"callers"`
+		Rounds     int           `json:"rounds"`
+		Window     time.Duration `json:"window"`
+		WarmUp     time.Duration `json:"warm_up"` // not measured, before each window
+		Replicas   int           `json:"replicas"`
+		Request    int           `json:"request"`  // bytes
+		Deadline   time.Duration `json:"deadline"` // of each call; 0: none
+		JSON       bool          `json:"-"`
+		Profile    string        `json:"-"` // folder; empty: none
+		ProfileFor time.Duration `json:"-"`
+	}
+	serverConfig struct {
+		system      string
+		name        string
+		etcd, group string
+	}
+	clientConfig struct {
+		system      string
+		etcd, group string
+		servers     []string // host:port, the primary's first
+		request     int
+		deadline    time.Duration
+	}
+)
+
+const (
+	maxReplicas = 9
+	maxCallers  = 4096
+	maxRequest  = 1 << 20
+)
+
+// usageError says that the command line can't be understood; whoever made it has been told.
+type usageError struct{ error }
+
+// parse reads the flags of one subcommand: declare declares them, check looks at them together.
+func parse(subcommand string, args []string, errOut io.Writer, declare func(*flag.FlagSet), check func() error) error {
+	flags := flag.NewFlagSet(strings.TrimSpace("bench "+subcommand), flag.ContinueOnError)
+	flags.SetOutput(errOut)
+	declare(flags)
+	switch err := flags.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		return err
+	case err != nil:
+		return &usageError{err}
+	}
+	err := complain(flags.NArg() > 0, "what is %q?", flags.Arg(0))
+	if err = errors.Join(err, check()); err != nil {
+		fmt.Fprintf(errOut, "%s: %v\n", flags.Name(), err)
+		return &usageError{err}
+	}
+	return nil
+}
+
+func parseBench(args []string, errOut io.Writer) (cfg config, err error) {
+	systems, callers := strings.Join(replicatedNames(), ","), "1,16,64"
+	err = parse("", args, errOut, func(f *flag.FlagSet) {
+		f.StringVar(&systems, "systems", systems, "what is compared with plain gRPC: `names`, one after the other")
+		f.StringVar(&callers, "callers", callers, "how many callers, each with one call at a time: `numbers`, one after the other")
+		f.IntVar(&cfg.Rounds, "rounds", 5, "how many windows of each system at each number of callers, each between two of plain gRPC")
+		f.DurationVar(&cfg.Window, "window", time.Second, "how long the callers call in one window")
+		f.DurationVar(&cfg.WarmUp, "warm-up", 100*time.Millisecond, "how long they call before it, unmeasured")
+		f.IntVar(&cfg.Replicas, "replicas", 3, "how many replicas, each a process of its own")
+		f.IntVar(&cfg.Request, "request", 100, "`bytes` of a request's message")
+		f.DurationVar(&cfg.Deadline, "deadline", 10*time.Second, "of each call; 0 is none")
+		f.BoolVar(&cfg.JSON, "json", false, "write JSON, with every window, instead of a table")
+		f.StringVar(&cfg.Profile, "profile", "", "an existing `folder` for profiles of every process, from one more, unmeasured window of each kind")
+		f.DurationVar(&cfg.ProfileFor, "profile-for", 5*time.Second, "how long that window is")
+	}, func() (err error) {
+		cfg.Systems = strings.Split(systems, ",")
+		for _, name := range cfg.Systems {
+			err = errors.Join(err, complain(!slices.Contains(replicatedNames(), name), "there is no system %q: there are %s", name, strings.Join(replicatedNames(), ", ")))
+		}
+		for s := range strings.SplitSeq(callers, ",") {
+			n, notOne := strconv.Atoi(s)
+			err = errors.Join(err, complain(notOne != nil || n < 1 || n > maxCallers, "-callers has %q: each is a number from 1 to %d", s, maxCallers))
+			cfg.Callers = append(cfg.Callers, n)
+		}
+		return errors.Join(err,
+			complain(cfg.Rounds < 1, "-rounds must be at least 1"),
+			complain(cfg.Window <= 0 || cfg.WarmUp <= 0 || cfg.ProfileFor <= 0, "-window, -warm-up and -profile-for must be positive"),
+			complain(cfg.Replicas < 1 || cfg.Replicas > maxReplicas, "-replicas must be from 1 to %d", maxReplicas),
+			complain(cfg.Request < minRequest || cfg.Request > maxRequest, "-request must be from %d to %d", minRequest, maxRequest),
+			complain(cfg.Deadline < 0, "-deadline can't be negative"),
+		)
+	})
+	return cfg, err
+}
+
+// limit is how long the whole may take: far longer than it does.
+func (cfg config) limit() time.Duration {
+	windows := len(cfg.Systems) * len(cfg.Callers) * (2*cfg.Rounds + 1 + maxRepeats)
+	all := time.Duration(windows) * (cfg.Window + cfg.WarmUp + 200*time.Millisecond)
+	if cfg.Profile != "" {
+		all += time.Duration(2*len(cfg.Systems)*len(cfg.Callers)) * (cfg.ProfileFor + time.Second)
+	}
+	return 2*all + time.Minute
+}
+
+func parseServer(args []string, errOut io.Writer) (cfg serverConfig, err error) {
+	if len(args) > 0 {
+		cfg.system, args = args[0], args[1:]
+	}
+	err = parse("server", args, errOut, func(f *flag.FlagSet) {
+		f.StringVar(&cfg.name, "name", "", "the server's `name`")
+		etcdVars(f, &cfg.etcd, &cfg.group)
+	}, func() error { return known(cfg.system) })
+	return cfg, err
+}
+
+func parseClient(args []string, errOut io.Writer) (cfg clientConfig, err error) {
+	if len(args) > 0 {
+		cfg.system, args = args[0], args[1:]
+	}
+	err = parse("client", args, errOut, func(f *flag.FlagSet) {
+		f.Func("servers", "their `host:port`s, the primary's first", func(s string) error {
+			cfg.servers = strings.Split(s, ",")
+			return nil
+		})
+		f.IntVar(&cfg.request, "request", 100, "`bytes` of a request's message")
+		f.DurationVar(&cfg.deadline, "deadline", 0, "of each call; 0 is none")
+		etcdVars(f, &cfg.etcd, &cfg.group)
+	}, func() error {
+		return errors.Join(known(cfg.system), complain(len(cfg.servers) == 0, "-servers is missing"))
+	})
+	return cfg, err
+}
+
+func etcdVars(f *flag.FlagSet, etcd, group *string) {
+	f.StringVar(etcd, "etcd", "", "`host:port` of the etcd")
+	f.StringVar(group, "group", "", "the group's `name` in it")
+}
+
+func known(name string) error {
+	_, ok := findSystem(name)
+	return complain(!ok, "there is no system %q", name)
+}
+
+func complain(wrong bool, format string, args ...any) error {
+	if !wrong {
+		return nil
+	}
+	return fmt.Errorf(format, args...)
+}

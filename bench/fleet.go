@@ -1,0 +1,333 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+)
+
+// A fleet is the processes of one system: its servers, and one client whose callers call them.
+type fleet struct {
+	system  system
+	servers []*process
+	client  *process
+	expect  state // what every server's state must be by now; History is the primary's
+}
+
+const (
+	startTimeout = 30 * time.Second
+	askTimeout   = 5 * time.Second
+	loadTimeout  = 30 * time.Second // beyond the load's own time
+	quietTimeout = 10 * time.Second
+	pollEvery    = 10 * time.Millisecond
+	stopGrace    = 2 * time.Second
+)
+
+// startFleet starts the servers, and when they have come together the client. stop must be called even after an error.
+func startFleet(ctx context.Context, s system, cfg config, etcd string) (f *fleet, err error) {
+	f = &fleet{system: s}
+	count := 1
+	if s.replicated {
+		count = cfg.Replicas
+	}
+	common := []string{"-etcd", etcd, "-group", "bench-" + s.name}
+	for i := range count {
+		name := string(rune('a' + i))
+		p, err := startProcess(s.name+" "+name, append([]string{"server", s.name, "-name", name}, common...)...)
+		if err != nil {
+			return f, err
+		}
+		f.servers = append(f.servers, p)
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, errors.New("the servers haven't come together"))
+	defer cancel()
+	v, err := f.await(ctx, view.whole)
+	if err != nil {
+		return f, err
+	}
+	addrs := []string{v.primary().Addr}
+	for _, r := range v {
+		if r.Addr != addrs[0] {
+			addrs = append(addrs, r.Addr)
+		}
+	}
+	f.client, err = startProcess(s.name+" client", append([]string{"client", s.name, "-servers", strings.Join(addrs, ","),
+		"-request", fmt.Sprint(cfg.Request), "-deadline", cfg.Deadline.String()}, common...)...)
+	return f, err
+}
+
+// stop ends the processes, all at once.
+func (f *fleet) stop() {
+	var stopping sync.WaitGroup
+	for _, p := range f.processes() {
+		stopping.Go(func() { p.stop(stopGrace) })
+	}
+	stopping.Wait()
+}
+
+func (f *fleet) processes() []*process {
+	all := append([]*process(nil), f.servers...)
+	if f.client != nil {
+		all = append(all, f.client)
+	}
+	return all
+}
+
+// A view is what the servers said of themselves, all asked at once.
+type view []serverReport
+
+func (f *fleet) view(ctx context.Context) (view, error) {
+	v := make(view, len(f.servers))
+	errs := make([]error, len(f.servers))
+	var asking sync.WaitGroup
+	for i, p := range f.servers {
+		asking.Go(func() {
+			e, err := p.ask(ctx, command{Do: doStanding}, askTimeout)
+			if err == nil && e.Server != nil {
+				v[i] = *e.Server
+			}
+			errs[i] = err
+		})
+	}
+	asking.Wait()
+	return v, errors.Join(errs...)
+}
+
+// leader is the place of the one that leads, in the highest epoch if several say so; -1 if none does.
+func (v view) leader() int {
+	leader := -1
+	for i, r := range v {
+		if r.Standing.Leads && (leader < 0 || r.Standing.Epoch > v[leader].Standing.Epoch) {
+			leader = i
+		}
+	}
+	return leader
+}
+
+func (v view) primary() serverReport { return v[v.leader()] }
+
+// whole returns nil when one leads, and all are members.
+func (v view) whole() error {
+	leader := v.leader()
+	if leader < 0 {
+		return errors.New("nobody leads")
+	}
+	if n := v[leader].Standing.Members; n != len(v) {
+		return fmt.Errorf("%d of %d are members", n, len(v))
+	}
+	return nil
+}
+
+// events counts what has happened, besides calls, at all servers.
+func (v view) events() (n uint64) {
+	for _, r := range v {
+		n += r.Standing.Events + r.Standing.Epoch
+	}
+	return n
+}
+
+// executed returns nil when every server has executed just so many calls.
+func (v view) executed(calls uint64) error {
+	for i, r := range v {
+		if r.State.Adds != calls {
+			return fmt.Errorf("server %c has executed %d calls, the callers made %d", 'a'+i, r.State.Adds, calls)
+		}
+	}
+	return nil
+}
+
+// await asks again and again until accept finds nothing to object to. When ctx ends first, the error has its cause and
+// accept's last objection.
+func (f *fleet) await(ctx context.Context, accept func(view) error) (view, error) {
+	for {
+		v, err := f.view(ctx)
+		if err == nil {
+			if err = accept(v); err == nil {
+				return v, nil
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return v, fmt.Errorf("%s: %w: %w", f.system.name, context.Cause(ctx), err)
+		case <-time.After(pollEvery):
+		}
+		for _, p := range f.servers {
+			select {
+			case <-p.done:
+				return v, fmt.Errorf("%s: %w", p.name, p.ended())
+			default:
+			}
+		}
+	}
+}
+
+// burst lets the callers call, and waits until every server has executed all of it: that belongs to the calls, too.
+func (f *fleet) burst(ctx context.Context, callers int, d time.Duration) (loadReport, view, error) {
+	e, err := f.client.ask(ctx, command{Do: doLoad, Callers: callers, For: d}, d+loadTimeout)
+	if err != nil {
+		return loadReport{}, nil, err
+	}
+	if e.Load == nil || e.Load.Calls == 0 {
+		return loadReport{}, nil, fmt.Errorf("%s: the callers made no call", f.client.name)
+	}
+	f.expect.Adds += uint64(e.Load.Calls)
+	f.expect.Sum += e.Load.Sum
+	ctx, cancel := context.WithTimeoutCause(ctx, quietTimeout, errors.New("the servers aren't even"))
+	defer cancel()
+	v, err := f.await(ctx, func(v view) error { return errors.Join(v.whole(), v.executed(f.expect.Adds)) })
+	return *e.Load, v, err
+}
+
+// check compares the servers' states with each other, and with what the callers know.
+func (f *fleet) check(ctx context.Context) error {
+	v, err := f.view(ctx)
+	if err != nil {
+		return err
+	}
+	expect := f.expect
+	expect.History = v.primary().State.History
+	for i, r := range v {
+		if r.State != expect {
+			err = errors.Join(err, fmt.Errorf("%s: server %c has the state %+v, and should have %+v", f.system.name, 'a'+i, r.State, expect))
+		}
+	}
+	return err
+}
+
+// A window is one burst of calls, and what it took.
+type window struct {
+	System  string    `json:"system"`
+	Callers int       `json:"callers"`
+	At      time.Time `json:"at"`
+	loadReport
+	Client  usage `json:"client"`
+	Primary usage `json:"primary"`
+	Backups usage `json:"backups"` // together
+	// The bytes of the client's connections, at the client, and of those between servers.
+	ToPrimary      traffic `json:"to_primary"`
+	ToBackups      traffic `json:"to_backups"`
+	BetweenServers traffic `json:"between_servers"`
+	// Rest is this process's usage, etcd's among it, which serves whatever systems are up.
+	Rest usage         `json:"rest"`
+	Took time.Duration `json:"took"` // with the wait for the backups
+}
+
+// errDisturbed says that something has happened in a window besides calls: a replica was evicted, say.
+var errDisturbed = errors.New("the group has changed")
+
+// window measures one.
+func (f *fleet) window(ctx context.Context, callers int, warmUp, d time.Duration) (window, error) {
+	_, v, err := f.burst(ctx, callers, warmUp)
+	if err != nil {
+		return window{}, err
+	}
+	begun := time.Now()
+	before, err := f.usage(ctx)
+	if err != nil {
+		return window{}, err
+	}
+	r, after, err := f.burst(ctx, callers, d)
+	if err != nil {
+		return window{}, err
+	}
+	now, err := f.usage(ctx)
+	if err != nil {
+		return window{}, err
+	}
+	w := window{System: f.system.name, Callers: callers, At: begun, loadReport: r, Took: time.Since(begun)}
+	leader := after.leader()
+	for i := range f.servers {
+		u := now.servers[i].since(before.servers[i])
+		if i == leader {
+			w.Primary = u
+		} else {
+			w.Backups = w.Backups.plus(u)
+		}
+		w.BetweenServers = w.BetweenServers.plus(u.Flows.Peers)
+	}
+	w.Client, w.Rest = now.client.since(before.client), now.rest.since(before.rest)
+	for addr, t := range w.Client.Flows.Dialled {
+		if addr == after[leader].Addr {
+			w.ToPrimary = w.ToPrimary.plus(t)
+		} else {
+			w.ToBackups = w.ToBackups.plus(t)
+		}
+	}
+	if v.events() != after.events() || v.leader() != leader {
+		return w, errDisturbed
+	}
+	return w, nil
+}
+
+// reading is everybody's usage at one moment of quiet.
+type reading struct {
+	servers      []usage
+	client, rest usage
+}
+
+func (f *fleet) usage(ctx context.Context) (reading, error) {
+	r := reading{servers: make([]usage, len(f.servers))}
+	into := []*usage{}
+	for i := range f.servers {
+		into = append(into, &r.servers[i])
+	}
+	into = append(into, &r.client)
+	err := f.each(ctx, command{Do: doUsage}, func(i int, e event) {
+		if e.Usage != nil {
+			*into[i] = *e.Usage
+		}
+	})
+	if err != nil {
+		return r, err
+	}
+	r.rest, err = readUsage(nil)
+	return r, err
+}
+
+// each puts one command to all processes, the client last, and returns when each has answered or failed.
+func (f *fleet) each(ctx context.Context, c command, then func(i int, e event)) error {
+	all := f.processes()
+	errs := make([]error, len(all))
+	var asking sync.WaitGroup
+	for i, p := range all {
+		asking.Go(func() {
+			e, err := p.ask(ctx, c, askTimeout)
+			if errs[i] = err; err == nil {
+				then(i, e)
+			}
+		})
+	}
+	asking.Wait()
+	return errors.Join(errs...)
+}
+
+// profile has every process write profiles of one burst, named system-callers-part in folder.
+func (f *fleet) profile(ctx context.Context, folder string, callers int, warmUp, d time.Duration) error {
+	_, v, err := f.burst(ctx, callers, warmUp)
+	if err != nil {
+		return err
+	}
+	parts, backups := []string{}, 0
+	for i := range f.servers {
+		if i == v.leader() {
+			parts = append(parts, "primary")
+			continue
+		}
+		backups++
+		parts = append(parts, fmt.Sprintf("backup%d", backups))
+	}
+	parts = append(parts, "client")
+	for i, p := range f.processes() {
+		path := fmt.Sprintf("%s/%s-%d-%s", folder, f.system.name, callers, parts[i])
+		if _, err := p.ask(ctx, command{Do: doProfile, Path: path}, askTimeout); err != nil {
+			return err
+		}
+	}
+	if _, _, err := f.burst(ctx, callers, d); err != nil {
+		return err
+	}
+	return f.each(ctx, command{Do: doProfiled}, func(int, event) {})
+}

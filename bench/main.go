@@ -1,0 +1,79 @@
+// Command bench measures what replication costs a call, as ratios to plain gRPC in adjacent windows.
+//
+//	go -C bench run .
+//
+// starts an etcd in this process, and for each system servers and a client as processes of their own: this program
+// again, with the subcommands server and client. Callers call in a closed loop; windows of plain gRPC and of the system
+// alternate. What is counted is in meter.go and usage.go, how windows become figures in figures.go, and what the figures
+// say in README.md.
+//
+// To add a system is to add a row to systems (system.go).
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() { os.Exit(dispatch(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
+
+// dispatch runs the subcommand that args begin with, and returns the exit code: 2 when args can't be understood.
+func dispatch(args []string, in io.Reader, out, errOut io.Writer) int {
+	name := ""
+	if len(args) > 0 {
+		name = args[0]
+	}
+	var err error
+	switch name {
+	case "server":
+		var cfg serverConfig
+		if cfg, err = parseServer(args[1:], errOut); err == nil {
+			err = serverMain(cfg, in, out, errOut)
+		}
+	case "client":
+		var cfg clientConfig
+		if cfg, err = parseClient(args[1:], errOut); err == nil {
+			err = clientMain(cfg, in, out)
+		}
+	default:
+		var cfg config
+		if cfg, err = parseBench(args, errOut); err == nil {
+			err = benchMain(cfg, out, errOut)
+		}
+	}
+	var bad *usageError
+	switch {
+	case err == nil, errors.Is(err, flag.ErrHelp):
+		return 0
+	case errors.As(err, &bad): // it was told
+		return 2
+	}
+	fmt.Fprintln(errOut, err)
+	return 1
+}
+
+// benchMain measures, and reports.
+func benchMain(cfg config, out, errOut io.Writer) error {
+	ctx, restore := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer restore()
+	ctx, cancel := context.WithTimeoutCause(ctx, cfg.limit(), errors.New("it takes far longer than the windows do"))
+	defer cancel()
+	b := &bench{cfg: cfg, progress: errOut, report: report{Config: cfg, Machine: thisMachine()}}
+	err := b.run(ctx)
+	if err != nil && ctx.Err() != nil {
+		err = errors.Join(context.Cause(ctx), err)
+	}
+	if err != nil {
+		return err
+	}
+	if cfg.JSON {
+		return b.report.writeJSON(out)
+	}
+	return b.report.writeText(out)
+}

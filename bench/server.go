@@ -1,0 +1,45 @@
+package main
+
+import (
+	"context"
+	"io"
+	"net"
+	"os"
+	"os/signal"
+)
+
+// serverMain is the subcommand server: one server of a system, until stdin ends.
+func serverMain(cfg serverConfig, in io.Reader, out, _ io.Writer) error {
+	signal.Ignore(os.Interrupt) // it is meant for the parent, whose terminal this is
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	s, _ := findSystem(cfg.system)
+	m, app := newMeter(), newAdder()
+	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	defer lis.Close()
+	srv, err := s.server(cfg, app, m)
+	if err != nil {
+		return err
+	}
+	told := newChild(out, m, func(_ context.Context, c command) event {
+		if c.Do != doStanding {
+			return unknownCommand(c)
+		}
+		return event{Server: &serverReport{Addr: lis.Addr().String(), Standing: srv.standing(), State: app.state()}}
+	})
+	listening := make(chan error, 1)
+	go func() {
+		listening <- told.serve(ctx, in)
+		cancel()
+	}()
+	if err := srv.serve(ctx, m.listen(lis)); err != nil && ctx.Err() == nil {
+		return err
+	}
+	if ctx.Err() == nil {
+		return nil
+	}
+	return <-listening
+}
