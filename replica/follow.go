@@ -487,8 +487,8 @@ func (in *incarnation) stand(epoch orderstate.Epoch, suspected time.Time) (*elec
 		return nil, errEvicted
 	case orderstate.Epoch(view.Epoch) < acknowledged:
 		return nil, &MismatchError{"epoch", fmt.Sprint(acknowledged), fmt.Sprint(view.Epoch)} // a store that was replaced or restored
-	case view.Primary != known || orderstate.Epoch(view.Epoch) > acknowledged:
-		// Somebody else was elected; it will ask (R12.1).
+	case view.Primary != known || orderstate.Epoch(view.Epoch) > acknowledged && in.hearsPrimary(ctx, view):
+		// Somebody else was elected; it will ask (R12.1). One that didn't, nor is heard now, has died before it could.
 		return nil, in.awaitEpoch(orderstate.Epoch(view.Epoch), view.Primary)
 	}
 	if in.heardByPeers(ctx, view, view.Epoch) {
@@ -527,13 +527,19 @@ type elected struct {
 // hearsAgain tries once more to reach the primary: a connection can break without anyone dying.
 func (in *incarnation) hearsAgain(ctx context.Context) bool {
 	in.mu.Lock()
-	r, ok := in.view.Replica(in.leader.Name)
-	leader, epoch := in.leader, in.epoch()
+	view := in.view
+	view.Primary, view.Epoch = in.leader, uint64(in.epoch())
 	in.mu.Unlock()
-	if !ok || r.Member != leader {
+	return in.hearsPrimary(ctx, view)
+}
+
+// hearsPrimary says whether the primary of a view answers, as such.
+func (in *incarnation) hearsPrimary(ctx context.Context, view election.State) bool {
+	r, ok := view.Replica(view.Primary.Name)
+	if !ok || r.Member != view.Primary {
 		return false
 	}
-	heard, _ := in.hears(ctx, r, uint64(epoch))
+	heard, _ := in.hears(ctx, r, view.Epoch)
 	return heard
 }
 
