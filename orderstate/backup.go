@@ -3,15 +3,18 @@ package orderstate
 import (
 	"fmt"
 	"maps"
+	"slices"
 )
 
 // Backup is the state of a backup: FIG. 10.
 //
-// Invariants, besides H1-H4:
+// Invariants, besides H1-H6:
 //
 //	B1  nothing is accepted from below the acknowledged epoch (R9, I6)
-//	B2  an entry that is known void isn't pending (R12.3)
-//	B3  what may be executed is a prefix of the order, and doesn't grow between an answer and the epoch's start (R12.1)
+//	B2  an entry that is known void isn't pending (R12.3), nor is one whose orderNum is taken
+//	B3  what may be executed is a prefix of the order; between an answer and the epoch's start it doesn't grow, and nothing is (R12.1)
+//	B4  what is stable here is held here, and what is cut was executed
+//	B5  who has diverged neither executes, nor acknowledges, nor is elected
 type Backup struct {
 	*History
 	acknowledged Epoch
@@ -20,18 +23,29 @@ type Backup struct {
 	stable  OrderNum
 	// pendingDestOrder holds announcements that wait for lower orderNums, or for their messages.
 	pendingDestOrder map[OrderNum]Ordered
+	// early holds, by session, the messages whose session isn't known yet: its opening, or what follows an opening that is pending.
+	early map[Session][]SeqNum
+	// validIn is the latest epoch in whose order all that is below the cut is known to be; 0 if that is nothing.
+	validIn Epoch
 	// executed is up to where Next has handed out messageOrder.
 	executed OrderNum
+	// diverged is where this replica has, or was told, what isn't in the order; 0 if it hasn't.
+	diverged OrderNum
 }
 
-// NewBackup returns a backup whose application state holds what h says was executed, and which follows epoch; start is where that epoch starts, 0 if not known yet.
+// NewBackup returns a backup whose application state holds what h says was executed (its cut), and which follows epoch; start is where that epoch starts, 0 if not known yet. What
+// the state holds isn't taken for stable. A DivergedError says that the state is from before that epoch, and has what isn't in it.
 func NewBackup(h *History, epoch Epoch, start OrderNum) (*Backup, error) {
-	b := &Backup{History: h, acknowledged: epoch, pendingDestOrder: map[OrderNum]Ordered{}, executed: h.Last(), stable: h.cut}
+	b := &Backup{History: h, acknowledged: epoch, pendingDestOrder: map[OrderNum]Ordered{}, early: map[Session][]SeqNum{}, validIn: h.epochs.newest(), executed: h.cut}
 	if start != 0 {
-		if err := h.epochs.Learn(Start{epoch, start}); err != nil {
+		table, err := h.epochs.with(Start{epoch, start})
+		if err != nil {
 			return nil, err
 		}
-		b.started = true
+		if err := b.adopt(table); err != nil {
+			return nil, err
+		}
+		b.started, b.validIn = true, epoch
 	}
 	return b, nil
 }
@@ -46,47 +60,74 @@ func (b *Backup) Started() bool { return b.started }
 func (b *Backup) Stable() OrderNum { return b.stable }
 
 // Message logs a message that a source, or a peer, has sent, and says whether the backup holds it now: false for one that its session has
-// answered, or of a session not known here.
+// answered, or of a session not known here. Bytes that fit what is announced are never given up for others.
 func (b *Backup) Message(m Message) bool {
-	held := b.log(m)
-	if held {
-		b.advance()
+	if old, ok := b.messages[m.MessageID]; ok && (old.Digest == m.Digest || b.announces(old)) {
+		return true
 	}
-	return held
+	if !b.log(m) && !b.logEarly(m) {
+		return false
+	}
+	// Should what is released now not fit, then Receive will say it.
+	_ = b.advance()
+	return true
+}
+
+// announces says whether a message is the one that a pending entry orders.
+func (b *Backup) announces(m Message) bool {
+	for _, o := range b.pendingDestOrder {
+		if o.Kind != Expire && o.Message() == m.MessageID && o.Digest == m.Digest {
+			return true
+		}
+	}
+	return false
+}
+
+// logEarly takes a message whose session is still to be opened here.
+func (b *Backup) logEarly(m Message) bool {
+	at := OrderNum(m.Session)
+	if at <= b.Last() {
+		return m.SeqNum == 0 && b.Known(m.Session) // the opening is in the order, or in the state
+	}
+	if o, ok := b.pendingDestOrder[at]; m.SeqNum != 0 && (!ok || o.Kind != Open) {
+		return false
+	}
+	if _, ok := b.messages[m.MessageID]; !ok {
+		b.early[m.Session] = append(b.early[m.Session], m.SeqNum)
+	}
+	b.keep(m)
+	return true
 }
 
 // Receive is FIG. 10: the entries of a reflected announcement, or of a null message, go to pendingDestOrder, and from there, while there is no gap, to messageOrder.
-// An announcement of another epoch than the acknowledged one is refused (R9): an older one's primary is deposed, a newer one's start isn't known yet.
+// An announcement of another epoch than the acknowledged one is refused (R9), silently: an older one's primary is deposed, a newer one isn't acknowledged yet. One of the acknowledged epoch that
+// comes before Start waits for it. A malformed one is an error, and changes nothing. A DivergedError says that what is held here, or may come next, isn't what the group ordered.
 func (b *Backup) Receive(r Run) error {
-	if r.Epoch != b.acknowledged || !b.started {
+	if r.Epoch != b.acknowledged || r.Count == 0 {
 		return nil
 	}
-	if first, _ := b.epochs.First(r.Epoch); first != r.EpochFirst {
-		return fmt.Errorf("orderstate: a run says that epoch %d starts at %d, it starts at %d", r.Epoch, r.EpochFirst, first)
+	if err := r.check(); err != nil {
+		return err
+	}
+	if err := b.learn(Start{r.Epoch, r.EpochFirst}); err != nil {
+		return err
 	}
 	if err := b.insert(r); err != nil {
 		return err
 	}
-	b.advance()
-	return nil
+	return b.advance()
 }
 
 // insert is FIG. 10's outer loop.
 func (b *Backup) insert(r Run) error {
-	if r.Count != len(r.Entries) {
-		return fmt.Errorf("orderstate: run %v has %d entries", r.Envelope, len(r.Entries))
-	}
-	for i, o := range r.Entries {
-		if o.OrderNum != r.First+OrderNum(i) {
-			return fmt.Errorf("orderstate: run %v has entry %v at place %d", r.Envelope, o, i)
-		}
+	for _, o := range r.Entries {
 		if b.epochs.Void(r.Epoch, o.OrderNum) {
 			continue
 		}
 		if mine, ok := b.At(o.OrderNum); ok {
 			// Held already. In the epoch that both follow the two can't differ, unless this replica has diverged.
-			if r.Epoch >= b.acknowledged && !same(mine.OrderInfo, o) {
-				return &DivergedError{o.OrderNum}
+			if r.Epoch >= b.acknowledged && mine.OrderInfo != o {
+				return b.diverge(o.OrderNum)
 			}
 			continue
 		}
@@ -101,23 +142,76 @@ func (b *Backup) insert(r Run) error {
 	return nil
 }
 
-// advance is FIG. 10's inner loop; nextOrderNum is the replica's state (as printed, reset at each call, it would stall).
-func (b *Backup) advance() {
+// advance is FIG. 10's inner loop; nextOrderNum is the replica's state (as printed, reset at each call, it would stall). Nothing advances before the epoch has started (R12.1).
+func (b *Backup) advance() error {
 	if !b.started {
-		return
+		return nil
 	}
-	b.release()
+	return b.release()
 }
 
-func (b *Backup) release() {
+func (b *Backup) diverge(k OrderNum) error {
+	if b.diverged == 0 {
+		b.diverged = k
+	}
+	return &DivergedError{b.diverged}
+}
+
+func (b *Backup) release() error {
+	if b.diverged != 0 {
+		return &DivergedError{b.diverged}
+	}
 	for {
 		nextOrderNum := b.Last() + 1
 		o, ok := b.pendingDestOrder[nextOrderNum]
-		if !ok || !b.present(o.OrderInfo) {
-			return
+		if !ok {
+			return nil
+		}
+		if !b.fits(o.OrderInfo) {
+			return b.diverge(nextOrderNum)
+		}
+		if !b.present(o.OrderInfo) {
+			return nil
 		}
 		delete(b.pendingDestOrder, nextOrderNum)
 		b.append(o)
+		b.settle(Session(nextOrderNum))
+	}
+}
+
+// settle ends the wait of the messages of a session that would have been opened where the order has got to: it was, or their session isn't one.
+func (b *Backup) settle(n Session) {
+	early, ok := b.early[n]
+	if !ok {
+		return
+	}
+	delete(b.early, n)
+	s := b.open(n)
+	for _, q := range early {
+		switch {
+		case s == nil:
+			b.drop(MessageID{n, q})
+		case q != 0:
+			s.calls[q] = 0
+		}
+	}
+}
+
+// dropEarly forgets the messages of sessions whose opening isn't pending any more. An opening itself may still be announced.
+func (b *Backup) dropEarly() {
+	for n, early := range b.early {
+		if o, ok := b.pendingDestOrder[OrderNum(n)]; ok && o.Kind == Open {
+			continue
+		}
+		b.early[n] = slices.DeleteFunc(early, func(q SeqNum) bool {
+			if q != 0 {
+				b.drop(MessageID{n, q})
+			}
+			return q != 0
+		})
+		if len(b.early[n]) == 0 {
+			delete(b.early, n)
+		}
 	}
 }
 
@@ -130,17 +224,14 @@ func (b *Backup) present(o OrderInfo) bool {
 	return ok && m.Digest == o.Digest
 }
 
-// Lacks returns up to limit messages that are ordered and not held (¶47), lowest orderNum first.
+// Lacks returns up to limit messages that are ordered and not held (¶47), lowest orderNum first. What lies beyond a gap in orderNum can wait.
 func (b *Backup) Lacks(limit int) []MessageID {
 	var ids []MessageID
-	left := len(b.pendingDestOrder)
-	for k := b.Last() + 1; left > 0 && len(ids) < limit; k++ {
+	for k := b.Last() + 1; len(ids) < limit; k++ {
 		o, ok := b.pendingDestOrder[k]
 		if !ok {
-			// A gap in orderNum: what lies beyond it can wait.
 			break
 		}
-		left--
 		if !b.present(o.OrderInfo) {
 			ids = append(ids, o.Message())
 		}
@@ -157,39 +248,39 @@ func (b *Backup) Gap() bool {
 	return !ok
 }
 
-// Next takes the next entry of messageOrder, ready to be executed, with its message.
+// Next takes the next entry of messageOrder, ready to be executed, with its message; an expiry has none.
 func (b *Backup) Next() (Ordered, Message, bool) {
-	if !b.started { // R12.1: nothing is executed between the answer and the epoch's start
-		return Ordered{}, Message{}, false
-	}
 	o, ok := b.At(b.executed + 1)
-	if !ok {
+	if !ok || !b.started || b.diverged != 0 { // R12.1: nothing is executed between the answer and the epoch's start
 		return Ordered{}, Message{}, false
 	}
 	b.executed++
+	if o.Kind == Expire {
+		return o, Message{}, true
+	}
 	return o, b.messages[o.Message()], true
 }
 
 // Taken is up to where Next has handed out messageOrder.
 func (b *Backup) Taken() OrderNum { return b.executed }
 
-// Executed says that the application has executed the order up to k; what is executed and stable is forgotten.
-func (b *Backup) Executed(k OrderNum) { b.Cut(min(k, b.stable)) }
+// Executed says that the application has executed the order up to k; what is executed and stable is forgotten. A k above Taken counts as Taken.
+func (b *Backup) Executed(k OrderNum) { b.Cut(min(k, b.stable, b.executed)) }
 
 // LearnStable takes the primary's word for the stable point, in an epoch.
 func (b *Backup) LearnStable(epoch Epoch, stable OrderNum) {
-	if epoch == b.acknowledged && b.started && stable > b.stable {
-		b.stable = min(stable, b.Last())
+	if epoch == b.acknowledged && b.started {
+		b.stable = max(b.stable, min(stable, b.Last()))
 	}
 }
 
 // Acknowledgement is what this backup may tell: it holds order and messages up to here, in this epoch. It says so only when it knows where the epoch starts (R1b, R12.1).
 func (b *Backup) Acknowledgement() (Epoch, OrderNum, bool) {
-	return b.acknowledged, b.Last(), b.started
+	return b.acknowledged, b.Last(), b.started && b.diverged == 0
 }
 
 // Answer acknowledges a new epoch (R9, R12.1): from now on nothing from below it is accepted, and nothing is executed or acknowledged until Start. It returns
-// what this backup knows of the order above the stable point; its messages are for the asking. An older epoch is refused.
+// what this backup knows of the order above the stable point, by orderNum; its messages are for the asking. An older epoch is refused (FencedError); who has diverged has nothing to tell (DivergedError).
 func (b *Backup) Answer(e Epoch) ([]Ordered, error) {
 	if e < b.acknowledged {
 		return nil, &FencedError{Epoch: e, Acknowledged: b.acknowledged}
@@ -197,7 +288,10 @@ func (b *Backup) Answer(e Epoch) ([]Ordered, error) {
 	if e > b.acknowledged {
 		b.acknowledged, b.started = e, false
 	}
-	known := append([]Ordered(nil), b.Above(b.stable)...)
+	if b.diverged != 0 {
+		return nil, &DivergedError{b.diverged}
+	}
+	known := slices.Clone(b.Above(b.stable))
 	for _, k := range sorted(maps.Keys(b.pendingDestOrder)) {
 		known = append(known, b.pendingDestOrder[k])
 	}
@@ -205,44 +299,72 @@ func (b *Backup) Answer(e Epoch) ([]Ordered, error) {
 }
 
 // Start learns where the acknowledged epoch starts, and where those before it did; void entries are dropped (R9). A backup that holds an entry from there on has diverged: it must join again as
-// a new incarnation.
+// a new incarnation, and till then neither executes nor acknowledges. Any other error changes nothing.
 func (b *Backup) Start(e Epoch, first OrderNum, earlier []Start) error {
 	if e < b.acknowledged {
 		return &FencedError{Epoch: e, Acknowledged: b.acknowledged}
 	}
+	table, err := b.epochs.with(append(slices.Clone(earlier), Start{e, first})...)
+	if err != nil {
+		return err
+	}
+	if newest := table.newest(); newest > e {
+		return fmt.Errorf("orderstate: epoch %d can't know that epoch %d starts", e, newest)
+	}
 	if e == b.acknowledged && b.started {
-		return b.epochs.Learn(Start{e, first})
+		return nil
 	}
-	for _, s := range append(append([]Start(nil), earlier...), Start{e, first}) {
-		if err := b.epochs.Learn(s); err != nil {
-			return err
-		}
+	b.acknowledged, b.started = e, false
+	if err := b.adopt(table); err != nil {
+		return err
 	}
+	b.prune()
+	b.started, b.validIn = true, e
+	return b.advance()
+}
+
+// learn adds starts of epochs, and looks for what is void by them.
+func (b *Backup) learn(starts ...Start) error {
+	if !slices.ContainsFunc(starts, b.epochs.isNews) {
+		return nil
+	}
+	table, err := b.epochs.with(starts...)
+	if err != nil {
+		return err
+	}
+	return b.adopt(table)
+}
+
+// adopt takes a larger table of epoch starts: what is void by it doesn't stay pending, and mustn't be held. What is below the cut needn't be stable, if it came as a snapshot.
+func (b *Backup) adopt(table Epochs) error {
+	b.epochs = table
 	for k, o := range b.pendingDestOrder {
-		if b.epochs.Void(o.Epoch, k) {
+		if table.Void(o.Epoch, k) {
 			delete(b.pendingDestOrder, k)
 		}
 	}
-	for _, o := range b.Above(b.cut) {
-		if b.epochs.Void(o.Epoch, o.OrderNum) {
-			return &DivergedError{o.OrderNum}
+	b.dropEarly()
+	for _, s := range table.starts {
+		if b.validIn != 0 && s.Epoch > b.validIn && s.First <= b.cut {
+			return b.diverge(s.First)
 		}
 	}
-	b.acknowledged, b.started = e, true
-	b.advance()
+	for _, o := range b.Above(b.cut) {
+		if table.Void(o.Epoch, o.OrderNum) {
+			return b.diverge(o.OrderNum)
+		}
+	}
 	return nil
 }
 
 // Clone returns an independent copy.
 func (b *Backup) Clone() *Backup {
 	c := *b
-	h := b.History.clone()
-	c.History = &h
+	c.History = b.History.clone()
 	c.pendingDestOrder = maps.Clone(b.pendingDestOrder)
+	c.early = make(map[Session][]SeqNum, len(b.early))
+	for n, early := range b.early {
+		c.early[n] = slices.Clone(early)
+	}
 	return &c
-}
-
-// same compares what an order means, not when it was announced.
-func same(a, b OrderInfo) bool {
-	return a.OrderNum == b.OrderNum && a.Message() == b.Message() && a.Kind == b.Kind && a.Digest == b.Digest && a.Time == b.Time && a.First == b.First
 }

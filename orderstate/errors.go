@@ -14,7 +14,8 @@ func (e *FencedError) Error() string {
 	return fmt.Sprintf("orderstate: epoch %d is over: %d is acknowledged", e.Epoch, e.Acknowledged)
 }
 
-// DivergedError says that this replica holds, and may have executed, another message at an orderNum than its group does; it must join again as a new incarnation.
+// DivergedError says that this replica holds, and may have executed, another message at an orderNum than its group does, or that the group's next can't follow what it holds; it must join again as
+// a new incarnation.
 type DivergedError struct{ OrderNum OrderNum }
 
 func (e *DivergedError) Error() string {

@@ -14,36 +14,46 @@ import (
 //	H1  the order has no gap, and every entry's message is held (I2)
 //	H2  a message is ordered at most once (I4)
 //	H3  recorded times don't go back
-//	H4  every request's session was opened before it, and hasn't expired
+//	H4  every request's session was opened before it, and hasn't expired; a nonce opens one session at a time
+//	H5  a message that is held is ordered, or its session may still have it ordered: nothing stays that is answered, expired or cut
+//	H6  the sessions are known as of every turn from the cut on
 type History struct {
 	epochs   Epochs
 	messages map[MessageID]Message
 	bytes    int // of messages, as their Size says
 	cut      OrderNum
-	order    []Ordered // cut+1, cut+2, …
+	cutTime  int64           // the recorded time at the cut
+	order    window[Ordered] // cut+1, cut+2, …
 	sessions map[Session]*session
-	byNonce  map[Nonce]Session
+	byNonce  map[Nonce]Session // of the open ones
 	lastTime int64
 }
 
+// session is a session that is open, or whose end isn't cut yet.
 type session struct {
 	nonce    Nonce
-	answered SeqNum              // the low-water mark that ordered messages have declared
-	ordered  map[SeqNum]OrderNum // above answered
+	answered SeqNum   // the low-water mark that ordered messages have declared
+	atCut    SeqNum   // the same, as of the cut
+	expired  OrderNum // where it ended; 0 while it is open
+	// calls holds the orderNums of its messages above atCut, 0 for one that is held and not ordered, which is above answered.
+	calls map[SeqNum]OrderNum
 }
 
-// SessionState is a session as a snapshot carries it.
+// SessionState is a session as a snapshot carries it, as of its turn.
 type SessionState struct {
 	Session      Session
 	Nonce        Nonce
 	AnsweredUpTo SeqNum
-	Ordered      map[SeqNum]OrderNum
+	// Ordered holds the orderNums of its messages above AnsweredUpTo.
+	Ordered map[SeqNum]OrderNum
 }
 
-// NewHistory returns the history of a replica whose state holds every turn up to executed: nothing, or a snapshot.
+// NewHistory returns the history of a replica whose state holds every turn up to executed: nothing (0, 0, nil, nil), or a snapshot, with its recorded time (TimeAt), epoch table and sessions
+// (SessionStates). The history begins there: a snapshot that is ahead of the stable point leaves this replica unable to tell others the order between the two, so whoever counts on it (R13)
+// must wait until that is stable, or give it the donor's order from the donor's cut, and the sessions as of that.
 func NewHistory(executed OrderNum, lastTime int64, starts []Start, sessions []SessionState) (*History, error) {
 	h := &History{
-		cut: executed, lastTime: lastTime,
+		cut: executed, cutTime: lastTime, lastTime: lastTime,
 		messages: map[MessageID]Message{}, sessions: map[Session]*session{}, byNonce: map[Nonce]Session{},
 	}
 	for _, s := range starts {
@@ -51,73 +61,107 @@ func NewHistory(executed OrderNum, lastTime int64, starts []Start, sessions []Se
 			return nil, err
 		}
 	}
+	if executed > lastOrderNum {
+		return nil, fmt.Errorf("orderstate: no state holds %d turns", executed)
+	}
 	for _, s := range sessions {
-		if s.Session == 0 || OrderNum(s.Session) > executed {
-			return nil, fmt.Errorf("orderstate: session %d can't be in a state of %d turns", s.Session, executed)
+		_, opened := h.byNonce[s.Nonce]
+		if s.Session == 0 || OrderNum(s.Session) > executed || opened || h.sessions[s.Session] != nil {
+			return nil, fmt.Errorf("orderstate: session %d can't be in a state of %d turns, or is in it twice", s.Session, executed)
 		}
+		known := &session{nonce: s.Nonce, answered: s.AnsweredUpTo, atCut: s.AnsweredUpTo, calls: make(map[SeqNum]OrderNum, len(s.Ordered))}
 		for q, k := range s.Ordered {
-			if k > executed || q <= s.AnsweredUpTo {
+			if k <= OrderNum(s.Session) || k > executed || q <= s.AnsweredUpTo {
 				return nil, fmt.Errorf("orderstate: message %d/%d at %d can't be in a state of %d turns", s.Session, q, k, executed)
 			}
+			known.calls[q] = k
 		}
-		ordered := maps.Clone(s.Ordered)
-		if ordered == nil {
-			ordered = map[SeqNum]OrderNum{}
-		}
-		h.sessions[s.Session] = &session{nonce: s.Nonce, answered: s.AnsweredUpTo, ordered: ordered}
+		h.sessions[s.Session] = known
 		h.byNonce[s.Nonce] = s.Session
 	}
 	return h, nil
 }
 
 // Last is the orderNum up to which order and messages are held without a gap.
-func (h *History) Last() OrderNum { return h.cut + OrderNum(len(h.order)) }
+func (h *History) Last() OrderNum { return h.cut + OrderNum(h.order.len()) }
 
 // LastTime is the recorded time of the last entry, in microseconds since 1970.
 func (h *History) LastTime() int64 { return h.lastTime }
 
+// TimeAt is the recorded time of the turn k, in microseconds since 1970, for a snapshot; k is from CutAt to Last, and others count as the nearer of these.
+func (h *History) TimeAt(k OrderNum) int64 {
+	if o, ok := h.At(min(k, h.Last())); ok {
+		return o.Time
+	}
+	return h.cutTime
+}
+
 // Epochs returns the table of epoch starts.
 func (h *History) Epochs() *Epochs { return &h.epochs }
 
-// Known says whether a session is open.
-func (h *History) Known(s Session) bool { return h.sessions[s] != nil }
+// open returns a session that is open, or nil.
+func (h *History) open(n Session) *session {
+	if s := h.sessions[n]; s != nil && s.expired == 0 {
+		return s
+	}
+	return nil
+}
 
-// Opened returns the session that a nonce opened.
+// Known says whether a session is open.
+func (h *History) Known(s Session) bool { return h.open(s) != nil }
+
+// Opened returns the open session that a nonce opened.
 func (h *History) Opened(n Nonce) (Session, bool) {
 	s, ok := h.byNonce[n]
 	return s, ok
 }
 
-// Nonce returns the nonce that opened a session.
+// Nonce returns the nonce that opened a session; false if it isn't open.
 func (h *History) Nonce(s Session) (Nonce, bool) {
-	if known := h.sessions[s]; known != nil {
+	if known := h.open(s); known != nil {
 		return known.nonce, true
 	}
 	return Nonce{}, false
 }
 
-// AnsweredUpTo is a session's low-water mark, as its ordered messages have declared it.
+// AnsweredUpTo is an open session's low-water mark, as its ordered messages have declared it; 0 if it isn't open.
 func (h *History) AnsweredUpTo(s Session) SeqNum {
-	if known := h.sessions[s]; known != nil {
+	if known := h.open(s); known != nil {
 		return known.answered
 	}
 	return 0
 }
 
 // Sessions returns the open sessions, sorted.
-func (h *History) Sessions() []Session { return slices.Sorted(maps.Keys(h.sessions)) }
+func (h *History) Sessions() []Session {
+	var open []Session
+	for n, s := range h.sessions {
+		if s.expired == 0 {
+			open = append(open, n)
+		}
+	}
+	slices.Sort(open)
+	return open
+}
 
-// SessionStates returns the sessions as of the turn executed, for a snapshot.
+// SessionStates returns the sessions as of the turn executed, sorted, for a snapshot: whatever was ordered after it doesn't count. executed is from CutAt to Last; others count as the nearer of these.
 func (h *History) SessionStates(executed OrderNum) []SessionState {
+	executed = min(max(executed, h.cut), h.Last())
+	marks := map[Session]SeqNum{} // declared after the cut
+	for _, o := range h.order.all()[:executed-h.cut] {
+		if o.Kind == Request {
+			marks[o.Session] = max(marks[o.Session], h.messages[o.Message()].AnsweredUpTo)
+		}
+	}
 	var states []SessionState
-	for _, n := range h.Sessions() {
-		if OrderNum(n) > executed {
+	for _, n := range sorted(maps.Keys(h.sessions)) {
+		s := h.sessions[n]
+		if OrderNum(n) > executed || s.expired != 0 && s.expired <= executed {
 			continue
 		}
-		s := h.sessions[n]
-		state := SessionState{Session: n, Nonce: s.nonce, AnsweredUpTo: s.answered, Ordered: map[SeqNum]OrderNum{}}
-		for q, k := range s.ordered {
-			if k <= executed {
+		state := SessionState{Session: n, Nonce: s.nonce, AnsweredUpTo: max(s.atCut, marks[n]), Ordered: map[SeqNum]OrderNum{}}
+		for q, k := range s.calls {
+			if k != 0 && k <= executed && q > state.AnsweredUpTo {
 				state.Ordered[q] = k
 			}
 		}
@@ -143,36 +187,27 @@ func (h *History) At(k OrderNum) (Ordered, bool) {
 	if k <= h.cut || k > h.Last() {
 		return Ordered{}, false
 	}
-	return h.order[k-h.cut-1], true
+	return h.order.all()[k-h.cut-1], true
 }
 
-// Above returns the order above k. The caller must not change it, nor keep it past the next call.
+// Above returns the order above k, or above the cut if that is higher. The caller must not change it, nor keep it past the next call.
 func (h *History) Above(k OrderNum) []Ordered {
 	if k >= h.Last() {
 		return nil
 	}
-	return h.order[max(k, h.cut)-h.cut:]
+	return h.order.all()[max(k, h.cut)-h.cut:]
 }
 
-// log takes a message that isn't ordered yet, and says whether it is held now. A message that was ordered, or answered, needs no place again.
+// log takes a session's message, and says whether it is held now. One that is ordered keeps its place and its bytes; one that is answered gets none.
 func (h *History) log(m Message) bool {
-	if old, ok := h.messages[m.MessageID]; ok && old.Digest == m.Digest {
-		return true
+	s := h.open(m.Session)
+	if s == nil || m.SeqNum <= s.answered {
+		return false
 	}
-	if m.SeqNum == 0 { // an opening: its session is its orderNum
-		if OrderNum(m.Session) <= h.Last() {
-			return true
-		}
-	} else {
-		s := h.sessions[m.Session]
-		if s == nil || m.SeqNum <= s.answered {
-			return false
-		}
-		if _, ok := s.ordered[m.SeqNum]; ok {
-			return true
-		}
+	if s.calls[m.SeqNum] == 0 {
+		s.calls[m.SeqNum] = 0
+		h.keep(m)
 	}
-	h.keep(m)
 	return true
 }
 
@@ -187,96 +222,137 @@ func (h *History) drop(id MessageID) {
 	delete(h.messages, id)
 }
 
-// append puts an entry at the end of the order: its message is held, or it has none.
+// fits says whether an entry may be the next of the order, as far as can be said without its message: H2, H3, H4.
+func (h *History) fits(o OrderInfo) bool {
+	if last, ok := h.At(h.Last()); ok && o.Time < last.Time {
+		return false
+	}
+	switch s := h.open(o.Session); o.Kind {
+	case Open:
+		m, held := h.messages[o.Message()]
+		_, opened := h.byNonce[m.Nonce]
+		return s == nil && !(held && opened)
+	case Expire:
+		return s != nil
+	default:
+		return s != nil && o.SeqNum > s.answered && s.calls[o.SeqNum] == 0
+	}
+}
+
+// append puts an entry that fits at the end of the order: its message is held, or it has none.
 func (h *History) append(o Ordered) {
-	m := h.messages[o.Message()]
-	h.order = append(h.order, o)
+	h.order.push(o)
 	h.lastTime = max(h.lastTime, o.Time)
 	switch o.Kind {
 	case Open:
-		h.sessions[o.Session] = &session{nonce: m.Nonce, ordered: map[SeqNum]OrderNum{}}
-		h.byNonce[m.Nonce] = o.Session
+		nonce := h.messages[o.Message()].Nonce
+		h.sessions[o.Session] = &session{nonce: nonce, calls: map[SeqNum]OrderNum{}}
+		h.byNonce[nonce] = o.Session
 	case Expire:
-		h.expire(o.Session)
+		h.expire(o)
 	default:
 		s := h.sessions[o.Session]
-		if s == nil {
-			return
-		}
-		s.ordered[o.SeqNum] = o.OrderNum
-		if m.AnsweredUpTo > s.answered {
-			h.answer(o.Session, s, m.AnsweredUpTo)
-		}
+		s.calls[o.SeqNum] = o.OrderNum
+		h.answer(o.Session, s, h.messages[o.Message()].AnsweredUpTo)
 	}
 }
 
-// answer moves a session's low-water mark, and forgets what is at or below it and not in the order that is kept.
+// answer moves a session's low-water mark, and forgets what is at or below it and nobody ordered.
 func (h *History) answer(n Session, s *session, mark SeqNum) {
-	if mark-s.answered <= SeqNum(len(h.messages)+len(s.ordered)) {
-		for q := s.answered + 1; q <= mark; q++ {
-			h.answerOne(s, MessageID{n, q})
-		}
-	} else { // a mark that leaps: by what is there, so that the cost is bounded
-		for id := range h.messages {
-			if id.Session == n && id.SeqNum != 0 && id.SeqNum <= mark {
-				h.answerOne(s, id)
-			}
-		}
-		maps.DeleteFunc(s.ordered, func(q SeqNum, _ OrderNum) bool { return q <= mark })
+	if mark <= s.answered {
+		return
 	}
+	s.between(s.answered, mark, func(q SeqNum, k OrderNum) {
+		if k == 0 {
+			h.drop(MessageID{n, q})
+			delete(s.calls, q)
+		}
+	})
 	s.answered = mark
 }
 
-func (h *History) answerOne(s *session, id MessageID) {
-	if k, ok := s.ordered[id.SeqNum]; !ok || k <= h.cut {
-		h.drop(id)
-	}
-	delete(s.ordered, id.SeqNum)
-}
-
-// expire forgets a session, and its messages that nobody ordered.
-func (h *History) expire(n Session) {
-	s := h.sessions[n]
-	if s == nil {
-		return
-	}
-	for id := range h.messages {
-		if id.Session == n {
-			if k, ok := s.ordered[id.SeqNum]; id.SeqNum > s.answered && (!ok || k <= h.cut) {
-				h.drop(id)
+// between calls f with each of a session's messages in (low, high]. It takes no more steps than that are numbers, or messages.
+func (s *session) between(low, high SeqNum, f func(q SeqNum, k OrderNum)) {
+	if high-low > SeqNum(len(s.calls)) {
+		for q, k := range s.calls {
+			if low < q && q <= high {
+				f(q, k)
 			}
 		}
+		return
 	}
-	delete(h.byNonce, s.nonce)
-	delete(h.sessions, n)
+	for q := low; q < high; {
+		q++
+		if k, ok := s.calls[q]; ok {
+			f(q, k)
+		}
+	}
 }
 
-// Cut forgets the order up to k, with its messages: they are executed here, and held by every in-sync replica.
+// expire ends a session, and forgets its messages that nobody ordered. What is left goes with the cut.
+func (h *History) expire(o Ordered) {
+	s := h.sessions[o.Session]
+	for q, k := range s.calls {
+		if k == 0 {
+			h.drop(MessageID{o.Session, q})
+			delete(s.calls, q)
+		}
+	}
+	s.expired = o.OrderNum
+	if h.byNonce[s.nonce] == o.Session {
+		delete(h.byNonce, s.nonce)
+	}
+}
+
+// Cut forgets the order up to k, with its messages: they are executed here, and held by every in-sync replica. A k above Last counts as Last.
 func (h *History) Cut(k OrderNum) {
 	if k <= h.cut {
 		return
 	}
 	n := min(k, h.Last()) - h.cut
-	for _, o := range h.order[:n] {
+	for _, o := range h.order.all()[:n] {
+		h.cutTime = o.Time
+		s := h.sessions[o.Session]
+		if o.Kind == Expire {
+			delete(h.sessions, o.Session)
+			continue
+		}
+		if mark := h.messages[o.Message()].AnsweredUpTo; o.Kind == Request && mark > s.atCut {
+			s.between(s.atCut, mark, func(q SeqNum, _ OrderNum) { delete(s.calls, q) })
+			s.atCut = mark
+		}
 		h.drop(o.Message())
 	}
-	h.order = h.order[n:]
+	h.order.drop(int(n))
 	h.cut += n
-	h.epochs.Prune(h.cut)
 }
 
 // CutAt is the orderNum up to which the order was forgotten.
 func (h *History) CutAt() OrderNum { return h.cut }
 
-func (h *History) clone() History {
+// prune forgets epoch starts that tell neither entries above the cut apart, nor what an open session can have accepted, however long it was away (I5): nothing below its opening.
+// It is called once an epoch.
+func (h *History) prune() {
+	below := h.cut
+	for n, s := range h.sessions {
+		if s.expired == 0 {
+			below = min(below, OrderNum(n)-1)
+		}
+	}
+	h.epochs.Prune(below)
+}
+
+func (h *History) clone() *History {
 	c := *h
 	c.epochs = h.epochs.Clone()
 	c.messages = maps.Clone(h.messages)
-	c.order = slices.Clone(h.order)
+	c.order = h.order.clone()
 	c.byNonce = maps.Clone(h.byNonce)
 	c.sessions = make(map[Session]*session, len(h.sessions))
 	for n, s := range h.sessions {
-		c.sessions[n] = &session{s.nonce, s.answered, maps.Clone(s.ordered)}
+		copied := *s
+		copied.calls = maps.Clone(s.calls)
+		c.sessions[n] = &copied
 	}
-	return c
+	return &c
 }

@@ -9,9 +9,9 @@ import (
 //
 // The patent's pendingSourceOrder list is the part of the order above the stable point (R3): PendingSourceOrder.
 //
-// Invariants, besides H1-H4:
+// Invariants, besides H1-H6:
 //
-//	P1  stable is never beyond what any member of the required set has acknowledged in this epoch, nor beyond the order
+//	P1  stable is never beyond the order, nor moves beyond what a member of the required set has acknowledged in this epoch
 //	P2  nothing above the stable point is forgotten (R3)
 //	P3  the order above first-1 was first ordered in this epoch
 type Primary struct {
@@ -25,7 +25,7 @@ type Primary struct {
 	max     int      // pendingSourceOrderMax
 	// reflected is up to where each session has reflected announcements (FIG. 9).
 	reflected map[Session]OrderNum
-	// declared is the low-water mark of each session as any of its requests, ordered or not, has declared it.
+	// declared is the low-water mark of a session as a request that wasn't ordered has declared it.
 	declared map[Session]SeqNum
 }
 
@@ -45,17 +45,22 @@ const (
 
 func (v Verdict) String() string { return [...]string{"fresh", "duplicate", "answered", "unknown"}[v] }
 
-// NewPrimary starts an epoch: the members are the other in-sync replicas, who must acknowledge in it, and stable is where the order was known stable before. pendingSourceOrderMax is
-// FIG. 7's: how many entries may wait for a ride before a null message takes them.
+// NewPrimary starts an epoch: the members are the other in-sync replicas, who must acknowledge in it, and stable is where the order was known stable before (a value beyond Last counts as Last).
+// pendingSourceOrderMax is FIG. 7's: how many entries may wait for a ride before a null message takes them; 0 asks for one with every entry. The primary owns h from now on.
 func NewPrimary(h *History, epoch Epoch, stable OrderNum, members []Replica, pendingSourceOrderMax int) (*Primary, error) {
 	first := h.Last() + 1
+	if newest := h.epochs.newest(); newest > epoch {
+		return nil, &FencedError{Epoch: epoch, Acknowledged: newest}
+	}
 	if err := h.epochs.Learn(Start{epoch, first}); err != nil {
 		return nil, err
 	}
+	h.prune()
 	p := &Primary{
-		History: h, epoch: epoch, first: first, stable: stable, pushed: stable, max: pendingSourceOrderMax,
+		History: h, epoch: epoch, first: first, stable: min(stable, h.Last()), max: pendingSourceOrderMax,
 		members: map[Replica]OrderNum{}, number: 1, reflected: map[Session]OrderNum{}, declared: map[Session]SeqNum{},
 	}
+	p.pushed = max(p.stable, h.cut)
 	for _, m := range members {
 		p.members[m] = 0
 	}
@@ -74,33 +79,37 @@ func (p *Primary) Stable() OrderNum { return p.stable }
 
 // Judge says what Order would do with a message of a session. It notes the mark that the message declares.
 func (p *Primary) Judge(id MessageID, answeredUpTo SeqNum) Verdict {
-	s := p.sessions[id.Session]
-	if s == nil {
-		return Unknown
-	}
-	if answeredUpTo > p.declared[id.Session] {
+	v := p.judge(id, answeredUpTo)
+	if v != Unknown && answeredUpTo > max(p.sessions[id.Session].answered, p.declared[id.Session]) {
 		p.declared[id.Session] = answeredUpTo
 	}
-	if id.SeqNum <= max(s.answered, p.declared[id.Session]) {
+	return v
+}
+
+func (p *Primary) judge(id MessageID, answeredUpTo SeqNum) Verdict {
+	s := p.open(id.Session)
+	switch {
+	case s == nil:
+		return Unknown
+	case id.SeqNum <= max(s.answered, answeredUpTo), len(p.declared) > 0 && id.SeqNum <= p.declared[id.Session]:
 		return Answered
-	}
-	if _, ok := s.ordered[id.SeqNum]; ok {
+	case s.calls[id.SeqNum] != 0:
 		return Duplicate
 	}
 	return Fresh
 }
 
-// Order gives a message the next orderNum: FIG. 7. push asks for a null message (R4). now is in microseconds since 1970.
+// Order gives a message the next orderNum: FIG. 7. push asks for a null message (R4). now is in microseconds since 1970. A message that isn't Fresh isn't ordered, but the mark that it declares is noted.
 func (p *Primary) Order(m Message, now int64) (o OrderInfo, v Verdict, push bool) {
-	if v = p.Judge(m.MessageID, m.AnsweredUpTo); v != Fresh {
-		return OrderInfo{}, v, false
+	if v = p.judge(m.MessageID, m.AnsweredUpTo); v != Fresh {
+		return OrderInfo{}, p.Judge(m.MessageID, m.AnsweredUpTo), false
 	}
 	p.keep(m) // the bytes that are executed, whatever a frame brought
 	o, push = p.order7(OrderInfo{SeqNum: m.SeqNum, Session: m.Session, Kind: Request, Digest: m.Digest}, now)
 	return o, Fresh, push
 }
 
-// Open orders the opening of a session (R11); a nonce opens one session only.
+// Open orders the opening of a session (R11). A nonce opens one session only: while that is open, o names it, with nothing of its entry but the orderNum, and the verdict is Duplicate.
 func (p *Primary) Open(n Nonce, digest uint64, body any, now int64) (o OrderInfo, v Verdict, push bool) {
 	if known, ok := p.byNonce[n]; ok {
 		return OrderInfo{OrderNum: OrderNum(known), Session: known, Kind: Open}, Duplicate, false
@@ -112,9 +121,9 @@ func (p *Primary) Open(n Nonce, digest uint64, body any, now int64) (o OrderInfo
 	return o, Fresh, push
 }
 
-// Expire orders the end of a session.
+// Expire orders the end of a session; one that isn't open is Unknown.
 func (p *Primary) Expire(n Session, now int64) (o OrderInfo, v Verdict, push bool) {
-	if p.sessions[n] == nil {
+	if p.open(n) == nil {
 		return OrderInfo{}, Unknown, false
 	}
 	o, push = p.order7(OrderInfo{Session: n, Kind: Expire}, now)
@@ -129,22 +138,27 @@ func (p *Primary) order7(o OrderInfo, now int64) (OrderInfo, bool) {
 	o.First = p.epoch
 	o.Time = max(now, p.lastTime)
 	p.append(Ordered{o, p.epoch})
-	p.settle()
-	return o, int(p.Last()-max(p.pushed, p.stable)) > p.max
+	if len(p.members) == 0 {
+		p.stable = o.OrderNum
+	}
+	return o, o.OrderNum-p.carried() > OrderNum(max(p.max, 0))
 }
 
-// PendingSourceOrder is the patent's list: ordered, not yet known to be held by every in-sync backup (R3).
+// carried is up to where a null message has carried the order, or none needs to.
+func (p *Primary) carried() OrderNum { return max(p.pushed, p.stable) }
+
+// PendingSourceOrder is the patent's list: ordered, not yet known to be held by every in-sync backup (R3). The caller must not change it, nor keep it past the next call.
 func (p *Primary) PendingSourceOrder() []Ordered { return p.Above(p.stable) }
 
 // Multicast is the first loop of FIG. 8: the announcement that a reply carries as its sourceOrderInfo, everything above
-// what its source holds that isn't known stable, up to the reply's own orderNum (R2).
+// what its source holds that isn't known stable, up to the reply's own orderNum (R2). It is the caller's.
 func (p *Primary) Multicast(heldUpTo, orderNum OrderNum) Run {
 	return p.run(max(heldUpTo, p.stable), orderNum)
 }
 
 // Null is the null message's announcement (FIG. 7, R4): what none has carried yet. Calling it marks it as pushed.
 func (p *Primary) Null() Run {
-	r := p.run(max(p.pushed, p.stable), p.Last())
+	r := p.run(p.carried(), p.Last())
 	p.pushed = p.Last()
 	return r
 }
@@ -153,10 +167,11 @@ func (p *Primary) Null() Run {
 func (p *Primary) Push(sent OrderNum) Run { return p.run(sent, p.Last()) }
 
 // Unpushed is the oldest entry that no null message has carried, and that isn't stable.
-func (p *Primary) Unpushed() (Ordered, bool) { return p.At(max(p.pushed, p.stable) + 1) }
+func (p *Primary) Unpushed() (Ordered, bool) { return p.At(p.carried() + 1) }
 
+// run is the part of the order in (above, upTo], or what there is of it; an empty one has a Count of 0.
 func (p *Primary) run(above, upTo OrderNum) Run {
-	above = max(above, p.cut)
+	above = min(max(above, p.cut), p.Last())
 	r := Run{Envelope: Envelope{Epoch: p.epoch, EpochFirst: p.first, First: above + 1}}
 	if upTo = min(upTo, p.Last()); upTo <= above {
 		return r
@@ -171,13 +186,13 @@ func (p *Primary) run(above, upTo OrderNum) Run {
 }
 
 // Receive is the first loop of FIG. 9: a session has reflected these announcements. The primary records it; the entries leave pendingSourceOrder only by R3, since what one
-// source has reflected may still die with that source.
+// source has reflected may still die with that source. What can't be is passed over.
 func (p *Primary) Receive(n Session, destOrderInfo []Envelope) {
-	if p.sessions[n] == nil {
+	if p.open(n) == nil {
 		return
 	}
 	for _, e := range destOrderInfo {
-		if e.Epoch == p.epoch && e.Last() <= p.Last() && e.Last() > p.reflected[n] {
+		if e.Epoch == p.epoch && e.check() == nil && e.Last() <= p.Last() && e.Last() > p.reflected[n] {
 			p.reflected[n] = e.Last()
 		}
 	}
@@ -187,6 +202,7 @@ func (p *Primary) Receive(n Session, destOrderInfo []Envelope) {
 func (p *Primary) Reflected(n Session) OrderNum { return p.reflected[n] }
 
 // Acknowledge records that a member holds order and messages up to k in an epoch; acknowledgements count only in their epoch (R1b), and cumulatively. It says whether the stable point moved.
+// It is an error to acknowledge what isn't ordered: that member has diverged.
 func (p *Primary) Acknowledge(r Replica, epoch Epoch, k OrderNum) (moved bool, err error) {
 	acked, member := p.members[r]
 	if !member || epoch != p.epoch {
@@ -199,7 +215,7 @@ func (p *Primary) Acknowledge(r Replica, epoch Epoch, k OrderNum) (moved bool, e
 		return false, nil
 	}
 	p.members[r] = k
-	return p.settle(), nil
+	return acked <= p.stable && p.settle(), nil // else it waits for another
 }
 
 // settle is R3: the stable point is what every member has acknowledged.
@@ -215,7 +231,8 @@ func (p *Primary) settle() bool {
 	return true
 }
 
-// Require counts a replica in the required set and in R3 (R13, grow: first).
+// Require counts a replica in the required set and in R3 (R13, grow: first). It may be put in-sync when it has acknowledged all that was ordered by then, and the stable point has reached the turn of
+// its snapshot: before that it couldn't tell the order between the two, if it were the one that is left.
 func (p *Primary) Require(r Replica) {
 	if _, ok := p.members[r]; !ok {
 		p.members[r] = 0
@@ -256,8 +273,7 @@ func (p *Primary) Executed(k OrderNum) { p.Cut(min(k, p.stable)) }
 // Clone returns an independent copy.
 func (p *Primary) Clone() *Primary {
 	c := *p
-	h := p.History.clone()
-	c.History = &h
+	c.History = p.History.clone()
 	c.members, c.reflected, c.declared = maps.Clone(p.members), maps.Clone(p.reflected), maps.Clone(p.declared)
 	return &c
 }

@@ -1,0 +1,189 @@
+package orderstate
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+)
+
+// valid checks H1-H6. early is what a backup holds for sessions that it doesn't know yet.
+func (h *History) valid(early map[Session][]SeqNum) error {
+	errs := []error{h.epochs.valid()}
+	add := func(ok bool, invariant, format string, args ...any) {
+		errs = append(errs, check(ok, invariant, format, args...))
+	}
+	add(h.Last() >= h.cut, "H1", "the order ends at %d, and is cut at %d", h.Last(), h.cut)
+	seen, ended := map[MessageID]OrderNum{}, map[Session]OrderNum{}
+	for i, o := range h.order.all() {
+		k := h.cut + OrderNum(i) + 1
+		add(o.OrderNum == k, "H1", "%v is at place %d", o, k)
+		errs = append(errs, o.check())
+		if i > 0 {
+			add(o.Time >= h.order.all()[i-1].Time, "H3", "time goes back at %v", o)
+		}
+		add(o.Time <= h.lastTime, "H3", "the last time is %d, at %v it is %d", h.lastTime, o, o.Time)
+		s := h.sessions[o.Session]
+		if s == nil {
+			return fmt.Errorf("H4: %v is of no session", o)
+		}
+		add(ended[o.Session] == 0, "H4", "%v is after the end of its session", o)
+		if o.Kind == Expire {
+			ended[o.Session] = k
+			continue
+		}
+		m, ok := h.messages[o.Message()]
+		add(ok && m.Digest == o.Digest && m.MessageID == o.Message(), "H1", "the message of %v is %v", o, m)
+		add(seen[o.Message()] == 0, "H2", "%v is ordered at %d too", o, seen[o.Message()])
+		seen[o.Message()] = k
+		if o.Kind == Request {
+			add(s.calls[o.SeqNum] == k || o.SeqNum <= s.atCut, "H2", "%v is taken for %d", o, s.calls[o.SeqNum])
+		}
+	}
+	add(h.cutTime <= h.lastTime, "H3", "the cut is at %d, the end at %d", h.cutTime, h.lastTime)
+
+	waiting := map[MessageID]bool{}
+	for n, s := range h.sessions {
+		add(OrderNum(n) <= h.Last(), "H4", "session %d is opened beyond %d", n, h.Last())
+		add(s.expired == ended[n] && (s.expired == 0 || s.expired > h.cut), "H5", "session %d ends at %d, and at %d", n, s.expired, ended[n])
+		if s.expired == 0 {
+			add(h.byNonce[s.nonce] == n, "H6", "nonce %v opened %d, and %d", s.nonce, n, h.byNonce[s.nonce])
+		}
+		add(s.atCut <= s.answered, "H6", "session %d had answered %d at the cut, and has %d", n, s.atCut, s.answered)
+		for q, k := range s.calls {
+			id := MessageID{n, q}
+			switch {
+			case k == 0:
+				waiting[id] = true
+				_, held := h.messages[id]
+				add(held && q > s.answered && s.expired == 0, "H5", "%v waits", id)
+			case k > h.cut:
+				add(seen[id] == k, "H2", "%v is at %d, and at %d", id, k, seen[id])
+			default:
+				add(q > s.atCut, "H5", "%v was answered at the cut", id)
+			}
+		}
+	}
+	open := 0
+	for _, s := range h.sessions {
+		if s.expired == 0 {
+			open++
+		}
+	}
+	add(len(h.byNonce) == open, "H5", "%d nonces for %d open sessions", len(h.byNonce), open)
+	for n, qs := range early {
+		add(h.open(n) == nil && OrderNum(n) > h.Last(), "H5", "session %d isn't early", n)
+		for _, q := range qs {
+			add(!waiting[MessageID{n, q}], "H5", "%d/%d is early twice", n, q)
+			waiting[MessageID{n, q}] = true
+		}
+	}
+	for id := range h.messages {
+		add(seen[id] != 0 || waiting[id], "H5", "%v is held for nothing", id)
+	}
+	size := 0
+	for _, m := range h.messages {
+		size += m.Size
+	}
+	add(size == h.bytes, "H5", "the messages are of %d bytes, not %d", size, h.bytes)
+	for id := range waiting {
+		_, held := h.messages[id]
+		add(held, "H5", "%v waits, and isn't held", id)
+	}
+	// H6, by the definition: a replica that starts from a snapshot, and is given the rest, ends here.
+	for k := h.cut; k <= h.Last() && errors.Join(errs...) == nil; k++ {
+		errs = append(errs, h.replayed(k))
+	}
+	return errors.Join(errs...)
+}
+
+// replayed checks that a snapshot at k, and the order after it, lead to what h is.
+func (h *History) replayed(k OrderNum) error {
+	c, err := NewHistory(k, h.TimeAt(k), h.epochs.starts, h.SessionStates(k))
+	if err != nil {
+		return fmt.Errorf("H6: %w", err)
+	}
+	for _, o := range h.Above(k) {
+		if m := h.messages[o.Message()]; o.Kind == Open {
+			c.keep(m)
+		} else if o.Kind == Request && !c.log(m) {
+			return fmt.Errorf("H6: from a snapshot at %d on, %v can't be logged", k, m.MessageID)
+		}
+		if !c.fits(o.OrderInfo) {
+			return fmt.Errorf("H6: from a snapshot at %d on, %v doesn't fit", k, o)
+		}
+		c.append(o)
+	}
+	if c.lastTime != h.lastTime {
+		return fmt.Errorf("H6: from a snapshot at %d on, the time becomes %d, not %d", k, c.lastTime, h.lastTime)
+	}
+	equal := slices.EqualFunc(c.SessionStates(c.Last()), h.SessionStates(h.Last()), func(a, b SessionState) bool {
+		return a.Session == b.Session && a.Nonce == b.Nonce && a.AnsweredUpTo == b.AnsweredUpTo && maps.Equal(a.Ordered, b.Ordered)
+	})
+	return check(equal, "H6", "from a snapshot at %d on, the sessions become\n%v, not\n%v", k, c.SessionStates(c.Last()), h.SessionStates(h.Last()))
+}
+
+// valid checks P1-P3.
+func (p *Primary) valid() error {
+	errs := []error{p.History.valid(nil)}
+	add := func(ok bool, invariant, format string, args ...any) {
+		errs = append(errs, check(ok, invariant, format, args...))
+	}
+	add(p.stable <= p.Last(), "P1", "stable is %d of %d", p.stable, p.Last())
+	add(len(p.members) > 0 || p.stable == p.Last(), "P1", "nobody need acknowledge, and stable is %d of %d", p.stable, p.Last())
+	for r, k := range p.members {
+		add(k <= p.Last(), "P1", "%s acknowledges %d of %d", r, k, p.Last())
+	}
+	add(p.cut <= max(p.stable, p.first-1), "P2", "stable is %d, cut at %d", p.stable, p.cut)
+	for _, o := range p.order.all() {
+		add((o.OrderNum >= p.first) == (o.Epoch == p.epoch) && (o.OrderNum < p.first || o.First == p.epoch) && o.First <= o.Epoch, "P3", "%v of %d, first ordered in %d: epoch %d starts at %d", o, o.Epoch, o.First, p.epoch, p.first)
+		add(!p.epochs.Void(o.Epoch, o.OrderNum), "P3", "%v of %d is void", o, o.Epoch)
+	}
+	add(p.pushed <= p.Last(), "R4", "pushed %d of %d", p.pushed, p.Last())
+	for n := range p.reflected {
+		add(p.Known(n), "P2", "session %d isn't open", n)
+	}
+	for n := range p.declared {
+		add(p.Known(n), "P2", "session %d isn't open", n)
+	}
+	return errors.Join(errs...)
+}
+
+// valid checks B1-B5, of a takeover's backup too.
+func (b *Backup) valid() error {
+	errs := []error{b.History.valid(b.early)}
+	add := func(ok bool, invariant, format string, args ...any) {
+		errs = append(errs, check(ok, invariant, format, args...))
+	}
+	add(b.epochs.newest() <= b.acknowledged, "B1", "acknowledged %d, and knows where %d starts", b.acknowledged, b.epochs.newest())
+	for k, o := range b.pendingDestOrder {
+		add(o.OrderNum == k && k > b.Last(), "B2", "%v is pending at %d, and %d are held", o, k, b.Last())
+		add(o.Epoch <= b.acknowledged, "B1", "%v of epoch %d is pending in %d", o, o.Epoch, b.acknowledged)
+		add(!b.epochs.Void(o.Epoch, k), "B2", "%v of epoch %d is void, and pending", o, o.Epoch)
+		errs = append(errs, o.check())
+	}
+	if o, ok := b.pendingDestOrder[b.Last()+1]; ok && b.started && b.diverged == 0 {
+		add(!b.present(o.OrderInfo), "B3", "%v could be released", o)
+	}
+	for _, o := range b.order.all() {
+		add(b.diverged != 0 || !b.epochs.Void(o.Epoch, o.OrderNum), "B5", "%v of %d is void, and held", o, o.Epoch)
+	}
+	add(b.stable <= b.Last(), "B4", "stable is %d of %d", b.stable, b.Last())
+	add(b.cut <= b.executed && b.executed <= b.Last(), "B4", "cut at %d, executed up to %d, of %d", b.cut, b.executed, b.Last())
+	return errors.Join(errs...)
+}
+
+// valid checks T1-T3. T1 is about N, which is fixed once the takeover has started.
+func (t *Takeover) valid() error {
+	errs := []error{t.Backup.valid()}
+	add := func(ok bool, invariant, format string, args ...any) {
+		errs = append(errs, check(ok, invariant, format, args...))
+	}
+	add(!t.fixed || len(t.peers) == 0 && len(t.sessions) == 0, "T1", "fixed, and waits for %v and %v", t.peers, t.sessions)
+	add(t.fixed || t.acknowledged != t.epoch || !t.started, "T1", "epoch %d has started, and isn't fixed", t.epoch)
+	add(t.acknowledged >= t.epoch, "T3", "elected in %d, acknowledged %d", t.epoch, t.acknowledged)
+	for p := range t.peers {
+		add(!t.inSync[p], "T1", "%s has answered, and hasn't", p)
+	}
+	return errors.Join(errs...)
+}
