@@ -379,7 +379,7 @@ func TestExperimental(t *testing.T) {
 		"google.golang.org/grpc/encoding":       "codec.go",
 		"google.golang.org/grpc/encoding/proto": "codec.go",
 		"google.golang.org/grpc/mem":            "codec.go",
-		"google.golang.org/grpc/connectivity":   "balancer.go client.go",
+		"google.golang.org/grpc/connectivity":   "balancer.go client.go replicas.go",
 	}
 	why := map[string]string{ // functions and types that are marked as experimental
 		"grpc.WithResolvers":             "the replicated: scheme of one ClientConn, with no global registry",

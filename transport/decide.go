@@ -150,6 +150,10 @@ func (k *call) foreign(to *choice, bad error) verdict {
 // decide is R1, R1b, R9 and R10 for a reply. mu is held.
 func (c *Client) decide(k *call, now time.Duration) verdict {
 	h, s := k.reply.header, k.session
+	if s.over != nil && !isUnknownSession(s.over) { // I5: every call in flight is told
+		k.reply = reply{err: endOf(s)}
+		return unknown
+	}
 	// R10. An interceptor's own answer, which had no turn, has no authority either.
 	left := time.Duration(min(h.GetAuthorityUs(), maxAuthority)) * time.Microsecond
 	if (left > 0 || h.GetOrderNum() > 0) && now-k.reply.sent >= left {

@@ -8,6 +8,8 @@ import (
 	"maps"
 	"slices"
 
+	"google.golang.org/grpc/connectivity"
+
 	"github.com/understudy-rpc/understudy/election"
 )
 
@@ -53,16 +55,20 @@ func (c *Client) follow(elect election.Election, publish func([]address) error) 
 		if err := publish(all); err != nil {
 			c.cfg.log.Error("gRPC refused the replicas", "err", err)
 		}
-		c.mu.Lock()
-		ready := c.isReady
-		c.mu.Unlock()
-		if !ready && c.ctx.Err() == nil {
+		if !c.hasPolicy() {
 			c.fail(errPolicy)
 			continue
 		}
 		c.relink(addrs)
 		told = addrs
 	}
+}
+
+// hasPolicy says whether our load-balancing policy has had replicas, as it should after the first publish; or the ClientConn is closed.
+func (c *Client) hasPolicy() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.isReady || c.ctx.Err() != nil || c.conn != nil && c.conn.GetState() == connectivity.Shutdown
 }
 
 // plausible refuses a store that was replaced, or restored from an older state (section 9 of the design).

@@ -19,6 +19,7 @@ type session struct {
 	begun  chan struct{} // closed when the session is open, or over
 	over   error         // why it has ended
 	ended  chan struct{} // closed when it has
+	before *session      // which has ended, while it has calls in flight
 
 	source *orderstate.Source
 	// started: the replicas have said where the acknowledged epoch starts, and earlier ones. Before, a reply of it could be accepted although one before it is lost (I5).
@@ -39,6 +40,18 @@ func newSession() *session {
 	s := &session{begun: make(chan struct{}), ended: make(chan struct{}), room: make(chan struct{}), source: orderstate.NewSource(), frames: newFrames()}
 	_, _ = rand.Read(s.nonce[:]) // never fails, says its documentation
 	return s
+}
+
+// unlessDone is nil if no call of the session is in flight, nor of those before it.
+func (s *session) unlessDone() *session {
+	if s == nil {
+		return nil
+	}
+	s.before = s.before.unlessDone()
+	for range s.frames.inFlight {
+		return s
+	}
+	return s.before
 }
 
 // replicaID is how acknowledgements and required sets name a replica.
@@ -80,9 +93,12 @@ func (c *Client) newEpoch(s *session, epoch orderstate.Epoch, p election.Member)
 		c.counts.failovers.Add(1)
 		c.cfg.log.Info("another primary", "primary", p.String(), "epoch", uint64(epoch), "was", before.String())
 	}
-	for k := range s.frames.inFlight {
-		k.fence(epoch)
+	for of := s; of != nil; of = of.before {
+		for k := range of.frames.inFlight {
+			k.fence(epoch)
+		}
 	}
+	s.before = s.before.unlessDone()
 	c.examine(s)
 	for _, l := range c.links {
 		switch {
@@ -207,6 +223,7 @@ func (c *Client) endSession(s *session, why error) {
 	}
 	c.examine(s)
 	next := newSession()
+	next.before = s.unlessDone()
 	next.source.NewEpoch(s.source.Epoch())
 	c.session = next
 	for _, l := range c.links {

@@ -1,0 +1,328 @@
+package transport
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/understudy-rpc/understudy"
+	"github.com/understudy-rpc/understudy/internal/wire"
+	"github.com/understudy-rpc/understudy/orderstate"
+	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
+)
+
+// TestFramesForget: which requests are retained, after each of these steps.
+func TestFramesForget(t *testing.T) {
+	t.Parallel()
+	const none = 0
+	for _, tt := range []struct {
+		name string
+		do   func(f *frames, r []*retained) // of seqNums 1 to 4, in flight
+		want string
+	}{
+		{"in flight", func(f *frames, r []*retained) { f.sweep(99, func() uint64 { return 4 }) }, "[1 2 3 4] 0"},
+		{"accepted, not stable", func(f *frames, r []*retained) { f.end(r[0], accepted, 10, 9) }, "[1 2 3 4] 1"},
+		{"accepted, stable already", func(f *frames, r []*retained) { f.end(r[0], accepted, 10, 10) }, "[2 3 4] 1"},
+		{"accepted, stable later", func(f *frames, r []*retained) { f.end(r[0], accepted, 10, 9); f.sweep(10, nil) }, "[2 3 4] 1"},
+		{"accepted out of order", func(f *frames, r []*retained) {
+			f.end(r[2], accepted, 12, 9)
+			f.end(r[1], accepted, 11, 9)
+			f.sweep(11, nil)
+		}, "[1 3 4] 0"},
+		{"refused", func(f *frames, r []*retained) { f.end(r[1], refused, none, 0) }, "[1 3 4] 0"},
+		{"accepted without an orderNum", func(f *frames, r []*retained) { f.end(r[0], accepted, none, 0) }, "[2 3 4] 1"},
+		{"abandoned", func(f *frames, r []*retained) { f.end(r[0], abandoned, none, 99) }, "[1 2 3 4] 1"},
+		{"abandoned, acknowledged by few", func(f *frames, r []*retained) {
+			f.end(r[1], abandoned, none, 0)
+			f.sweep(99, func() uint64 { return 1 })
+		}, "[1 2 3 4] 0"},
+		{"abandoned, acknowledged by all", func(f *frames, r []*retained) {
+			f.end(r[1], abandoned, none, 0)
+			f.sweep(0, func() uint64 { return 2 })
+		}, "[1 3 4] 0"},
+		{"abandoned, a later mark is accepted", func(f *frames, r []*retained) {
+			f.end(r[0], abandoned, none, 0)
+			f.end(f.add(new(pb.Frame), new(call)), accepted, 20, 19) // declares mark 1
+		}, "[1 2 3 4 5] 1"},
+		{"abandoned, a later mark is stable", func(f *frames, r []*retained) {
+			f.end(r[0], abandoned, none, 0)
+			f.end(r[1], abandoned, none, 0)
+			f.end(r[2], accepted, 19, 18) // declares 0
+			later := f.add(new(pb.Frame), new(call))
+			if later.frame.SeqNum != 5 || later.frame.Outstanding != 2 {
+				t.Errorf("%v", later.frame)
+			}
+			f.end(later, accepted, 20, 20)
+		}, "[4] 3"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			f := newFrames()
+			var r []*retained
+			for range 4 {
+				r = append(r, f.add(new(pb.Frame), new(call)))
+			}
+			tt.do(&f, r)
+			var left []uint64
+			for _, r := range f.from(0) {
+				if r.frame != nil {
+					left = append(left, r.frame.SeqNum)
+				}
+			}
+			if got := fmt.Sprint(left, " ", f.mark); got != tt.want {
+				t.Errorf("retained, mark: %s; want %s", got, tt.want)
+			}
+			if f.bytes != len(left)*frameOverhead {
+				t.Errorf("%d bytes for %d frames", f.bytes, len(left))
+			}
+		})
+	}
+}
+
+// TestFramesLaws ends random calls at random, and checks what must hold after every step.
+func TestFramesLaws(t *testing.T) {
+	t.Parallel()
+	rng := rand.New(rand.NewPCG(1, 2))
+	f := newFrames()
+	flying := map[*retained]bool{}
+	var order, stable orderstate.OrderNum
+	for range 20_000 {
+		switch n := rng.IntN(10); {
+		case n < 4 && f.fits(10):
+			flying[f.add(&pb.Frame{Message: make([]byte, 10)}, new(call))] = true
+		case n < 8:
+			for r := range flying {
+				order++
+				f.end(r, ending(rng.IntN(3)), order, stable)
+				delete(flying, r)
+				break
+			}
+		default:
+			stable += orderstate.OrderNum(rng.IntN(int(order-stable) + 1))
+			f.sweep(stable, nil)
+		}
+		bytes, seen := 0, 0
+		for i, r := range f.list {
+			if r.call != nil {
+				seen++
+				if f.base+uint64(i) <= f.mark {
+					t.Fatalf("seqNum %d is in flight, the mark is %d", f.base+uint64(i), f.mark)
+				}
+				if r.frame == nil {
+					t.Fatalf("seqNum %d is in flight, and forgotten", f.base+uint64(i))
+				}
+			}
+			if r.frame != nil {
+				bytes += r.size()
+				if r.frame.SeqNum != f.base+uint64(i) || r.frame.Outstanding > r.frame.SeqNum || r.frame.Outstanding == 0 {
+					t.Fatalf("frame %v at %d", r.frame, f.base+uint64(i))
+				}
+			}
+		}
+		if bytes != f.bytes || seen != len(flying) || len(f.list) > 0 && f.list[0].frame == nil {
+			t.Fatalf("%d bytes of %d, %d in flight of %d", f.bytes, bytes, seen, len(flying))
+		}
+	}
+}
+
+// TestFramesRoom: what may be outstanding, and what may be retained, is bounded; a request alone always has room.
+func TestFramesRoom(t *testing.T) {
+	t.Parallel()
+	f := newFrames()
+	if !f.fits(wire.MaxMessage) {
+		t.Error("no room for one request")
+	}
+	for range maxOutstanding {
+		if !f.fits(1) {
+			t.Fatal("no room")
+		}
+		f.add(new(pb.Frame), new(call))
+	}
+	if f.fits(1) {
+		t.Error("more are outstanding than may be")
+	}
+	f = newFrames()
+	big := f.add(&pb.Frame{Message: make([]byte, maxRetained/2)}, new(call))
+	if f.fits(maxRetained / 2) {
+		t.Error("more is retained than may be")
+	}
+	f.end(big, refused, 0, 0)
+	if !f.fits(maxRetained / 2) {
+		t.Error("no room")
+	}
+}
+
+// TestServiceConfigMerge: the user's is kept, with our policy and an exception for our streams.
+func TestServiceConfigMerge(t *testing.T) {
+	t.Parallel()
+	got, err := serviceConfig(`{"methodConfig": [{"name": [{}], "timeout": "1s"}], "healthCheckConfig": {"serviceName": "x"}}`)
+	const want = `{"healthCheckConfig":{"serviceName":"x"},"loadBalancingConfig":[{"understudy":{}}],"methodConfig":[{"name":[{}],"timeout":"1s"},{"name":[{"service":"understudy.v1.Connection"}]}]}`
+	if err != nil || got != want {
+		t.Errorf("%s, %v", got, err)
+	}
+}
+
+// welcomed returns a client with one link, whose session is open.
+func welcomed(tb testing.TB) (*Client, *link) {
+	c := New()
+	l := &link{client: c, name: "a", wake: make(chan struct{}, 1), session: c.session, restart: func() {}}
+	l.ctx, l.stop = context.WithCancel(c.ctx)
+	c.links = append(c.links, l)
+	primary := &pb.NewEpoch{Epoch: 10, Primary: "a", Incarnation: 1}
+	err := c.receive(l, c.session, &pb.AttachResponse{Welcome: &pb.Welcome{
+		Session: 1, Group: 1, Replica: "a", Incarnation: 1, Primary: primary,
+		EpochStart: &pb.EpochStart{Epoch: 10, FirstOrderNum: 1, Stable: 1}, RequiredSet: &pb.RequiredSet{Epoch: 10, Number: 1},
+	}})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return c, l
+}
+
+// FuzzStream: whatever a replica says on its stream, this source doesn't panic, and what it answers is well formed.
+func FuzzStream(f *testing.F) {
+	for _, msg := range []*pb.AttachResponse{
+		{},
+		{Welcome: &pb.Welcome{Session: 1, Group: 1, Replica: "a", Incarnation: 1}},
+		{NewEpoch: &pb.NewEpoch{Epoch: 20, Primary: "b", Incarnation: 2}},
+		{EpochStart: &pb.EpochStart{Epoch: 10, FirstOrderNum: 1, Stable: 5, Earlier: []*pb.Start{{Epoch: 5, FirstOrderNum: 1}}}},
+		{RequiredSet: &pb.RequiredSet{Epoch: 10, Number: 2, Replicas: []string{"b#1"}}},
+		{SourceOrderInfo: []*pb.Run{{Epoch: 10, EpochFirst: 1, First: 2, Count: 3, Sealed: []byte("x")}}, Stable: 3, StableEpoch: 10},
+		{Acknowledgement: &pb.Acknowledgement{Epoch: 10, OrderNum: 7}, FramesUpTo: 1},
+	} {
+		b, err := proto.Marshal(msg)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b, b)
+	}
+	f.Fuzz(func(t *testing.T, first, second []byte) {
+		c, l := welcomed(t)
+		defer c.cancel(nil)
+		c.mu.Lock()
+		s := c.session
+		s.frames.end(s.frames.add(&pb.Frame{Method: "/a/b", Session: 1, Group: 1}, new(call)), abandoned, 0, 0)
+		s.frames.add(&pb.Frame{Method: "/a/b", Session: 1, Group: 1}, &call{client: c, session: s})
+		c.mu.Unlock()
+		for _, b := range [][]byte{first, second} {
+			msg := new(pb.AttachResponse)
+			if proto.Unmarshal(b, msg) != nil || c.receive(l, s, msg) != nil {
+				return
+			}
+		}
+		var frames wire.Assembler
+		for _, msg := range l.take() {
+			for _, f := range msg.Frames {
+				if _, err := frames.Add(f); err != nil {
+					t.Error(err)
+				}
+			}
+			if _, err := wire.RunsFromProto(msg.DestOrderInfo); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+// FuzzTrailer: whatever a reply's trailer has, it is judged without a panic, and isn't accepted but by the rules.
+func FuzzTrailer(f *testing.F) {
+	for _, h := range []*pb.Header{
+		{},
+		{SourceEpoch: 10, OrderNum: 2, Stable: 2, AuthorityUs: 1e6},
+		{SourceEpoch: 10, OrderNum: 2, AuthorityUs: 1 << 63, SourceOrderInfo: []*pb.Run{{Epoch: 10, EpochFirst: 1, First: 2, Count: 1}}},
+		{SourceEpoch: 10, Refusal: pb.Refusal_REFUSAL_UNKNOWN_SESSION},
+		{SourceEpoch: 10, Refusal: 99},
+	} {
+		v, err := wire.MarshalHeader(h)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(v)
+	}
+	f.Fuzz(func(t *testing.T, value string) {
+		c, _ := welcomed(t)
+		defer c.cancel(nil)
+		k := &call{client: c, session: c.session, ctx: t.Context(), wake: make(chan struct{}, 1), cancel: func() {}, epoch: 10}
+		k.retained = c.session.frames.add(new(pb.Frame), k)
+		now := c.cfg.elapsed()
+		v := k.arrived(metadata.Pairs(wire.HeaderKey, value), nil, now, new(choice))
+		if v != accept {
+			return
+		}
+		h, err := wire.ParseHeader([]string{value})
+		if err != nil || h.Refusal != 0 || h.SourceEpoch != 10 || c.session.source.HeldUpTo() < orderstate.OrderNum(h.OrderNum) || h.OrderNum > 0 && h.AuthorityUs == 0 {
+			t.Errorf("accepted %v, %v", h, err)
+		}
+	})
+}
+
+// FuzzTarget: a target that is taken names a valid group.
+func FuzzTarget(f *testing.F) {
+	f.Add("replicated://127.0.0.1:2379,[::1]:1/greeter")
+	f.Fuzz(func(t *testing.T, s string) {
+		if target, err := ParseTarget(s); err == nil && target.Group == "" {
+			t.Errorf("%+v", target)
+		}
+	})
+}
+
+// TestFenceFormerSession: a call of a session that has ended isn't forgotten by the epochs that come.
+func TestFenceFormerSession(t *testing.T) {
+	t.Parallel()
+	c, _ := welcomed(t)
+	defer c.cancel(nil)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	old := c.session
+	ctx, cancel := context.WithCancel(t.Context())
+	k := &call{client: c, session: old, cancel: cancel, epoch: 10}
+	k.retained = old.frames.add(new(pb.Frame), k)
+	c.endSession(old, errUnknownSession)
+	c.newEpoch(c.session, 20, c.primary)
+	if ctx.Err() == nil {
+		t.Error("the attempt goes on")
+	}
+	old.frames.end(k.retained, abandoned, 0, 0)
+	c.newEpoch(c.session, 30, c.primary)
+	if c.session.before != nil {
+		t.Error("the session is kept")
+	}
+}
+
+// TestRoom: a call that has no room waits, with nothing sent, until one ends or it does itself.
+func TestRoom(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c, _ := welcomed(t)
+		defer c.cancel(nil)
+		first, err := c.begin(t.Context(), "/a/b", nil, understudy.Reflected)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.mu.Lock()
+		for c.session.frames.fits(0) {
+			c.session.frames.end(c.session.frames.add(new(pb.Frame), new(call)), refused, 0, 0)
+		}
+		c.mu.Unlock()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err = c.begin(ctx, "/a/b", nil, understudy.Reflected)
+		if status.Code(err) != codes.DeadlineExceeded || !strings.Contains(err.Error(), "nothing was sent (too much is outstanding") {
+			t.Errorf("%v", err)
+		}
+		time.AfterFunc(time.Second, func() { first.end(abandoned) })
+		began := time.Now()
+		k, err := c.begin(t.Context(), "/a/b", nil, understudy.Reflected)
+		if err != nil || k.outstanding != 1 || time.Since(began) != time.Second {
+			t.Errorf("%+v, %v, after %v", k, err, time.Since(began))
+		}
+	})
+}
