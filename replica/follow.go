@@ -173,7 +173,7 @@ func (in *incarnation) followOnce() error {
 	return err
 }
 
-// listen cuts the stream when the primary is silent.
+// listen cuts the stream when the primary is silent. A joiner is patient while etcd names no other primary: it can't be elected, and a transfer that begins again takes the longer, the busier everyone is.
 func (in *incarnation) listen(ctx context.Context, cut context.CancelCauseFunc) {
 	t := time.NewTicker(heartbeat / 2)
 	defer t.Stop()
@@ -181,7 +181,11 @@ func (in *incarnation) listen(ctx context.Context, cut context.CancelCauseFunc) 
 		select {
 		case <-t.C:
 			in.mu.Lock()
-			silent := in.r.clock()-in.heard > silence
+			limit := silence
+			if !in.inSync && in.view.Primary == in.leader {
+				limit = joinSilence
+			}
+			silent := in.r.clock()-in.heard > limit
 			in.mu.Unlock()
 			if silent {
 				cut(errors.New("replica: the primary is silent"))
@@ -257,6 +261,8 @@ func (in *incarnation) read(ctx context.Context, stream grpc.BidiStreamingClient
 			in.startAcks(ctx, stream)
 		case err := <-failed:
 			return err
+		case <-ctx.Done(): // the stream was cut; who receives may not say so
+			return context.Cause(ctx)
 		}
 	}
 }

@@ -148,6 +148,7 @@ const (
 	margin           = authority / 10         // A's tolerance
 	heartbeat        = 100 * time.Millisecond // how often replicas say that they live
 	silence          = 500 * time.Millisecond // without a heartbeat: suspect
+	joinSilence      = 10 * silence           // a joiner's patience
 	hearsTimeout     = 100 * time.Millisecond // a peer that doesn't answer counts as not hearing
 	reconnect        = 50 * time.Millisecond  // a backup whose stream broke has this long to come back
 	idle             = 50 * time.Millisecond  // R4: the idle interval
