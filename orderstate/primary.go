@@ -18,8 +18,8 @@ type Primary struct {
 	*History
 	epoch   Epoch
 	first   OrderNum
-	members map[Replica]OrderNum // the required set (R13), with what each has acknowledged in this epoch
-	number  uint64               // of the required set
+	members map[Replica]acknowledgement // the required set (R13), with what each has acknowledged in this epoch
+	number  uint64                      // of the required set
 	stable  OrderNum
 	pushed  OrderNum // null messages have carried the order up to here
 	max     int      // pendingSourceOrderMax
@@ -27,6 +27,12 @@ type Primary struct {
 	reflected map[Session]OrderNum
 	// declared is the low-water mark of a session as a request that wasn't ordered has declared it.
 	declared map[Session]SeqNum
+}
+
+// acknowledgement is up to where a member holds order and messages; any says that it knows where the epoch starts (R12.1), joined that it wasn't a peer then.
+type acknowledgement struct {
+	upTo        OrderNum
+	any, joined bool
 }
 
 // Verdict is what becomes of a message at the primary.
@@ -58,11 +64,11 @@ func NewPrimary(h *History, epoch Epoch, stable OrderNum, members []Replica, pen
 	h.prune()
 	p := &Primary{
 		History: h, epoch: epoch, first: first, stable: min(stable, h.Last()), max: pendingSourceOrderMax,
-		members: map[Replica]OrderNum{}, number: 1, reflected: map[Session]OrderNum{}, declared: map[Session]SeqNum{},
+		members: map[Replica]acknowledgement{}, number: 1, reflected: map[Session]OrderNum{}, declared: map[Session]SeqNum{},
 	}
 	p.pushed = max(p.stable, h.cut)
 	for _, m := range members {
-		p.members[m] = 0
+		p.members[m] = acknowledgement{}
 	}
 	p.settle()
 	return p, nil
@@ -201,28 +207,31 @@ func (p *Primary) Receive(n Session, destOrderInfo []Envelope) {
 // Reflected is up to where a session has reflected announcements of this epoch.
 func (p *Primary) Reflected(n Session) OrderNum { return p.reflected[n] }
 
-// Acknowledge records that a member holds order and messages up to k in an epoch; acknowledgements count only in their epoch (R1b), and cumulatively. It says whether the stable point moved.
-// It is an error to acknowledge what isn't ordered: that member has diverged.
+// Acknowledge records that a member holds order and messages up to k in an epoch; acknowledgements count only in their epoch (R1b), and cumulatively. It says whether Stable or Held
+// has changed. It is an error to acknowledge what isn't ordered: that member has diverged.
 func (p *Primary) Acknowledge(r Replica, epoch Epoch, k OrderNum) (moved bool, err error) {
-	acked, member := p.members[r]
+	before, member := p.members[r]
 	if !member || epoch != p.epoch {
 		return false, nil
 	}
 	if k > p.Last() {
 		return false, fmt.Errorf("orderstate: %s acknowledges %d, but the order ends at %d", r, k, p.Last())
 	}
-	if k <= acked {
+	if before.any && k <= before.upTo {
 		return false, nil
 	}
-	p.members[r] = k
-	return acked <= p.stable && p.settle(), nil // else it waits for another
+	p.members[r] = acknowledgement{k, true, before.joined}
+	if before.any && before.upTo > p.stable {
+		return false, nil // that waits for another
+	}
+	return p.settle() || !before.any && p.Held(), nil
 }
 
 // settle is R3: the stable point is what every member has acknowledged.
 func (p *Primary) settle() bool {
 	stable := p.Last()
-	for _, k := range p.members {
-		stable = min(stable, k)
+	for _, a := range p.members {
+		stable = min(stable, a.upTo)
 	}
 	if stable <= p.stable {
 		return false
@@ -235,19 +244,20 @@ func (p *Primary) settle() bool {
 // its snapshot: before that it couldn't tell the order between the two, if it were the one that is left.
 func (p *Primary) Require(r Replica) {
 	if _, ok := p.members[r]; !ok {
-		p.members[r] = 0
+		p.members[r] = acknowledgement{joined: true}
 		p.number++
 	}
 }
 
-// Release takes a replica out of the required set: after etcd has it out of in-sync (R13, shrink), or a joiner that failed. It says whether the stable point moved.
+// Release takes a replica out of the required set: after etcd has it out of in-sync (R13, shrink), or a joiner that failed. It says whether Stable or Held has changed.
 func (p *Primary) Release(r Replica) bool {
 	if _, ok := p.members[r]; !ok {
 		return false
 	}
+	held := p.Held()
 	delete(p.members, r)
 	p.number++
-	return p.settle()
+	return p.settle() || held != p.Held()
 }
 
 // Required returns the required set and its number, which grows with every change in the epoch.
@@ -260,12 +270,19 @@ func (p *Primary) Number() uint64 { return p.number }
 
 // Acknowledged is what a member of the required set has acknowledged in this epoch.
 func (p *Primary) Acknowledged(r Replica) (OrderNum, bool) {
-	k, ok := p.members[r]
-	return k, ok
+	a, ok := p.members[r]
+	return a.upTo, ok
 }
 
-// Held says whether every in-sync peer holds everything up to the epoch's start, so that the gate may open (R12.4).
-func (p *Primary) Held() bool { return p.stable >= p.first-1 }
+// Held says whether every in-sync peer knows where the epoch starts, and holds everything up to there, so that the gate may open (R12.4). Who joins later doesn't count.
+func (p *Primary) Held() bool {
+	for _, a := range p.members {
+		if !a.joined && (!a.any || a.upTo < p.first-1) {
+			return false
+		}
+	}
+	return true
+}
 
 // Executed says that the application has executed the order up to k; what is executed and stable is forgotten.
 func (p *Primary) Executed(k OrderNum) { p.Cut(min(k, p.stable)) }

@@ -96,3 +96,52 @@ func TestTakeoverHoldsMessagesOfSessionsItLearns(t *testing.T) {
 		t.Error("1/1 is ordered and gone")
 	}
 }
+
+// R12.4: that all up to N was stable before isn't enough: every peer must know where the epoch starts, too.
+func TestGateWaitsForEveryPeer(t *testing.T) {
+	p, b := newPrimary(t, []Replica{"S2", "S3"}, 'a'), newBackup(t)
+	feed(t, b, p, 0)
+	b.LearnStable(1, 1)
+	taken, err := b.Elected(2, []Replica{"S3", "S4"}, false)
+	must(t, err)
+	taken.PeerAnswered("S3")
+	taken.PeerAnswered("S4")
+	np, err := taken.Fix(32)
+	must(t, err)
+	if np.Stable() != 1 || np.First() != 2 {
+		t.Fatal(np.Stable(), np.First())
+	}
+	if np.Held() {
+		t.Error("the gate is open, and nobody has acknowledged")
+	}
+	moved, err := np.Acknowledge("S3", 2, 1)
+	must(t, err)
+	if np.Held() || moved {
+		t.Error("the gate is open, and S4 hasn't acknowledged")
+	}
+	if moved = np.Clone().Release("S4"); !moved {
+		t.Error("nobody is told that the gate may open, S4 being evicted")
+	}
+	moved, err = np.Acknowledge("S4", 2, 1)
+	must(t, err)
+	if !np.Held() || !moved {
+		t.Error("the gate stays closed, or nobody is told that it may open")
+	}
+	if np.Require("S5"); !np.Held() {
+		t.Error("a joiner closes the gate")
+	}
+}
+
+// An epoch that starts at 1, with nothing before it: an acknowledgement of nothing is one.
+func TestGateOfAnEmptyGroup(t *testing.T) {
+	np, err := NewPrimary(newHistory(t), 2, 0, []Replica{"S3"}, 32)
+	must(t, err)
+	if np.Held() {
+		t.Error("the gate is open")
+	}
+	moved, err := np.Acknowledge("S3", 2, 0)
+	must(t, err)
+	if !np.Held() || !moved {
+		t.Error("the gate stays closed")
+	}
+}

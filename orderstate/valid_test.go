@@ -131,9 +131,11 @@ func (p *Primary) valid() error {
 	}
 	add(p.stable <= p.Last(), "P1", "stable is %d of %d", p.stable, p.Last())
 	add(len(p.members) > 0 || p.stable == p.Last(), "P1", "nobody need acknowledge, and stable is %d of %d", p.stable, p.Last())
-	for r, k := range p.members {
-		add(k <= p.Last(), "P1", "%s acknowledges %d of %d", r, k, p.Last())
+	for r, a := range p.members {
+		add(a.upTo <= p.Last() && (a.any || a.upTo == 0), "P1", "%s acknowledges %+v of %d", r, a, p.Last())
 	}
+	joiners := slices.ContainsFunc(slices.Collect(maps.Values(p.members)), func(a acknowledgement) bool { return a.joined })
+	add(!p.Held() || joiners || p.stable >= p.first-1, "P1", "the gate is open: stable is %d, the epoch starts at %d", p.stable, p.first)
 	add(p.cut <= max(p.stable, p.first-1), "P2", "stable is %d, cut at %d", p.stable, p.cut)
 	for _, o := range p.order.all() {
 		add((o.OrderNum >= p.first) == (o.Epoch == p.epoch) && (o.OrderNum < p.first || o.First == p.epoch) && o.First <= o.Epoch, "P3", "%v of %d, first ordered in %d: epoch %d starts at %d", o, o.Epoch, o.First, p.epoch, p.first)
