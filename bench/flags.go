@@ -38,6 +38,10 @@ type (
 		request     int
 		deadline    time.Duration
 	}
+	breakdownConfig struct {
+		folder string
+		of     string // of ofs
+	}
 )
 
 const (
@@ -138,6 +142,19 @@ func parseClient(args []string, errOut io.Writer) (cfg clientConfig, err error) 
 		etcdVars(f, &cfg.etcd, &cfg.group)
 	}, func() error {
 		return errors.Join(known(cfg.system), complain(len(cfg.servers) == 0, "-servers is missing"))
+	})
+	return cfg, err
+}
+
+func parseBreakdown(args []string, errOut io.Writer) (cfg breakdownConfig, err error) {
+	if len(args) > 0 {
+		cfg.folder, args = args[0], args[1:]
+	}
+	err = parse("breakdown FOLDER", args, errOut, func(f *flag.FlagSet) {
+		f.StringVar(&cfg.of, "of", "cpu", "`what`: cpu, allocs (allocations), or bytes (allocated)")
+	}, func() error {
+		return errors.Join(complain(cfg.folder == "", "which folder? The one that -profile had"),
+			complain(ofs[cfg.of].text == "", "-of is cpu, allocs or bytes"))
 	})
 	return cfg, err
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -304,7 +305,7 @@ func (f *fleet) each(ctx context.Context, c command, then func(i int, e event)) 
 	return errors.Join(errs...)
 }
 
-// profile has every process write profiles of one burst, named system-callers-part in folder.
+// profile has every process write profiles of one burst into folder.
 func (f *fleet) profile(ctx context.Context, folder string, callers int, warmUp, d time.Duration) error {
 	_, v, err := f.burst(ctx, callers, warmUp)
 	if err != nil {
@@ -321,13 +322,17 @@ func (f *fleet) profile(ctx context.Context, folder string, callers int, warmUp,
 	}
 	parts = append(parts, "client")
 	for i, p := range f.processes() {
-		path := fmt.Sprintf("%s/%s-%d-%s", folder, f.system.name, callers, parts[i])
+		path := filepath.Join(folder, profiled{System: f.system.name, Callers: callers}.base()+"-"+parts[i])
 		if _, err := p.ask(ctx, command{Do: doProfile, Path: path}, askTimeout); err != nil {
 			return err
 		}
 	}
-	if _, _, err := f.burst(ctx, callers, d); err != nil {
+	r, _, err := f.burst(ctx, callers, d)
+	if err != nil {
 		return err
 	}
-	return f.each(ctx, command{Do: doProfiled}, func(int, event) {})
+	if err := f.each(ctx, command{Do: doProfiled}, func(int, event) {}); err != nil {
+		return err
+	}
+	return writeProfiled(folder, profiled{System: f.system.name, Callers: callers, Calls: r.Calls, Parts: parts})
 }

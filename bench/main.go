@@ -7,6 +7,8 @@
 // alternate. What is counted is in meter.go and usage.go, how windows become figures in figures.go, and what the figures
 // say in README.md.
 //
+// With -profile folder it also writes profiles; "go -C bench run . breakdown folder" says where the CPU goes.
+//
 // To add a system is to add a row to systems (system.go).
 package main
 
@@ -40,6 +42,11 @@ func dispatch(args []string, in io.Reader, out, errOut io.Writer) int {
 		var cfg clientConfig
 		if cfg, err = parseClient(args[1:], errOut); err == nil {
 			err = clientMain(cfg, in, out)
+		}
+	case "breakdown":
+		var cfg breakdownConfig
+		if cfg, err = parseBreakdown(args[1:], errOut); err == nil {
+			err = breakdownMain(cfg, out)
 		}
 	default:
 		var cfg config

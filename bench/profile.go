@@ -8,10 +8,10 @@ import (
 	"sync"
 )
 
-// profiles writes what this process does while a window lasts: for go tool pprof.
+// profiles writes what this process does while a window lasts, for go tool pprof and the subcommand breakdown:
 //
 //	<path>.cpu.pprof
-//	<path>.mutex.pprof    for how long who waits for a lock held up others
+//	<path>.mutex.pprof    how long who held a lock held up others
 //	<path>.allocs.pprof   since the process began; go tool pprof -base <path>.before.pprof takes away what was before
 type profiles struct {
 	mu   sync.Mutex // guards what follows
