@@ -51,6 +51,10 @@ func (c *call) turn(ctx context.Context, req any, info *grpc.UnaryServerInfo, ha
 	if err := in.r.turns.take(ctx); err != nil {
 		return nil, status.FromContextError(err).Err()
 	}
+	if ctx.Err() != nil { // the turn was free, or came at the same time
+		in.r.turns.end()
+		return nil, status.FromContextError(ctx.Err()).Err()
+	}
 	o, v, err := in.order(c.msg, c.stable)
 	if err != nil || v != orderstate.Fresh {
 		in.r.turns.end()
