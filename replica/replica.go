@@ -146,7 +146,7 @@ func (r *Replica) pendingMax() int {
 }
 
 // Serve publishes the replica, joins the group (or makes it), and serves s on lis until ctx ends or Stop is called; then it returns nil. It returns an error when the replica can't be a member: a service of s that is neither registered
-// through Registrar nor declared unreplicated, a name that a live replica has, another level than the group's, no etcd within 10 s. A replica that is deposed or evicted joins again by itself.
+// through Registrar nor declared unreplicated, a name that a live replica has, another level than the group's, no etcd within 10 s. When it returns, lis and the listener of Peers are closed. A replica that is deposed or evicted joins again by itself.
 func (r *Replica) Serve(ctx context.Context, s *grpc.Server, lis net.Listener) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(errStopped)
@@ -158,6 +158,7 @@ func (r *Replica) Serve(ctx context.Context, s *grpc.Server, lis net.Listener) e
 	r.serving, r.stop = true, stop
 	r.mu.Unlock()
 	defer close(r.stopped)
+	defer r.release(lis)
 
 	if err := r.check(s); err != nil {
 		return err
@@ -170,8 +171,8 @@ func (r *Replica) Serve(ctx context.Context, s *grpc.Server, lis net.Listener) e
 	if r.addr == "" {
 		r.addr = lis.Addr().String()
 	}
+	defer peerLis.Close()
 	if err := r.reach(ctx); err != nil {
-		_ = peerLis.Close()
 		return err
 	}
 	peerServer := newPeerServer(r, r.config.peerServerCreds)
@@ -191,10 +192,18 @@ func (r *Replica) Serve(ctx context.Context, s *grpc.Server, lis net.Listener) e
 	stop(err)
 	r.drain(s)
 	peerServer.Stop()
+	return err
+}
+
+// release closes what was given to this replica, and what it has made, however Serve ends; most of it twice.
+func (r *Replica) release(lis net.Listener) {
+	_ = lis.Close()
+	if r.config.peers != nil {
+		_ = r.config.peers.Close()
+	}
 	if r.etcd != nil {
 		_ = r.etcd.Close()
 	}
-	return err
 }
 
 // drain lets replies that are being sent leave; streams of ours have ended with the incarnation.
