@@ -15,8 +15,8 @@ import (
 
 // ServerOptions returns the options for the grpc.NewServer whose replicated services are registered with r.Registrar: ChainUnaryInterceptor and ChainStreamInterceptor, no more.
 //
-// List them before the options of other interceptors: those that come after ours see each request once, however often its source issues it again; those that come before see every copy. Neither kind runs
-// on the backups (r.Registrar takes interceptors that do). They must not change the request.
+// List them before the options of other interceptors: those that come after ours see each request once, however often its source issues it again; those that come before see every copy, and replies as their bytes only (a proto.Message of
+// no particular type). Neither kind runs on the backups (r.Registrar takes interceptors that do). They must not change the request.
 func ServerOptions(r *replica.Replica) []grpc.ServerOption {
 	return []grpc.ServerOption{grpc.ChainUnaryInterceptor(unaryServer(r)), grpc.ChainStreamInterceptor(streamServer(r))}
 }
