@@ -27,7 +27,7 @@ const (
 	doStart  = "start"  // the client's callers begin
 	doStats  = "stats"  // the client's calls so far
 	doStop   = "stop"   // the client's callers end their last calls; answered with its tally
-	doGaps   = "gaps"   // how long calls were held up at each of Marks
+	doGaps   = "gaps"   // the longest call at each of Marks
 )
 
 // An event answers the command ID, or is what a child says unasked, with ID 0. One field at most is set besides.
@@ -39,7 +39,7 @@ type event struct {
 	Dump     map[string]uint64 `json:"dump,omitempty"`
 	Stats    *stats            `json:"stats,omitempty"`
 	Tally    *tally            `json:"tally,omitempty"`
-	Gaps     []time.Duration   `json:"gaps,omitempty"`
+	Gaps     []heldCall        `json:"gaps,omitempty"`
 }
 
 // replicaStatus is what a replica says of itself.

@@ -18,22 +18,22 @@ func TestGaps(t *testing.T) {
 		claim string
 		calls calls
 		marks []int
-		want  []int
+		want  [][2]int // {0, 0}: none
 	}{
-		{claim: "no call, no gap", marks: []int{100}, want: []int{0}},
+		{claim: "no call, no gap", marks: []int{100}, want: [][2]int{{}}},
 		{claim: "no mark", calls: calls{{0, 50}}},
-		{claim: "a call in flight counts from its own beginning", calls: calls{{90, 300}}, marks: []int{100}, want: []int{210}},
-		{claim: "one that ended before doesn't", calls: calls{{0, 90}}, marks: []int{100}, want: []int{0}},
-		{claim: "a later one does", calls: calls{{90, 150}, {200, 900}}, marks: []int{100}, want: []int{700}},
-		{claim: "the longest counts", calls: calls{{90, 150}, {95, 300}, {97, 250}}, marks: []int{100}, want: []int{205}},
-		{claim: "each mark has its own", calls: calls{{90, 150}, {1090, 1190}, {1200, 1210}}, marks: []int{100, 1100}, want: []int{60, 100}},
-		{claim: "a call before the next mark isn't the next one's", calls: calls{{150, 450}, {490, 520}}, marks: []int{100, 500}, want: []int{300, 30}},
-		{claim: "a call in flight at the next mark is the next one's only", calls: calls{{150, 750}}, marks: []int{100, 500}, want: []int{0, 600}},
-		{claim: "a call in flight at both counts for both", calls: calls{{50, 750}}, marks: []int{100, 500}, want: []int{700, 700}},
-		{claim: "begun at the mark", calls: calls{{100, 150}}, marks: []int{100}, want: []int{50}},
-		{claim: "ended at the mark", calls: calls{{50, 100}}, marks: []int{100}, want: []int{50}},
-		{claim: "the slowest of a slot is kept", calls: calls{{199, 201}, {100, 202}, {200, 203}}, marks: []int{150}, want: []int{102}},
-		{claim: "calls added late", calls: calls{{90, 400}, {95, 200}, {96, 299}, {97, 201}, {98, 150}}, marks: []int{100, 350}, want: []int{310, 310}},
+		{claim: "a call in flight counts from its own beginning", calls: calls{{90, 300}}, marks: []int{100}, want: [][2]int{{90, 300}}},
+		{claim: "one that ended before doesn't", calls: calls{{0, 90}}, marks: []int{100}, want: [][2]int{{}}},
+		{claim: "a later one does", calls: calls{{90, 150}, {200, 900}}, marks: []int{100}, want: [][2]int{{200, 900}}},
+		{claim: "the longest counts", calls: calls{{90, 150}, {95, 300}, {97, 250}}, marks: []int{100}, want: [][2]int{{95, 300}}},
+		{claim: "each mark has its own", calls: calls{{90, 150}, {1090, 1190}, {1200, 1210}}, marks: []int{100, 1100}, want: [][2]int{{90, 150}, {1090, 1190}}},
+		{claim: "a call before the next mark isn't the next one's", calls: calls{{150, 450}, {490, 520}}, marks: []int{100, 500}, want: [][2]int{{150, 450}, {490, 520}}},
+		{claim: "a call in flight at the next mark is the next one's only", calls: calls{{150, 750}}, marks: []int{100, 500}, want: [][2]int{{}, {150, 750}}},
+		{claim: "a call in flight at both counts for both", calls: calls{{50, 750}}, marks: []int{100, 500}, want: [][2]int{{50, 750}, {50, 750}}},
+		{claim: "begun at the mark", calls: calls{{100, 150}}, marks: []int{100}, want: [][2]int{{100, 150}}},
+		{claim: "ended at the mark", calls: calls{{50, 100}}, marks: []int{100}, want: [][2]int{{50, 100}}},
+		{claim: "the slowest of a slot is kept", calls: calls{{199, 201}, {100, 202}, {200, 203}}, marks: []int{150}, want: [][2]int{{100, 202}}},
+		{claim: "calls added late", calls: calls{{90, 400}, {95, 200}, {96, 299}, {97, 201}, {98, 150}}, marks: []int{100, 350}, want: [][2]int{{90, 400}, {90, 400}}},
 	} {
 		t.Run(c.claim, func(t *testing.T) {
 			t.Parallel()
@@ -41,15 +41,18 @@ func TestGaps(t *testing.T) {
 			for _, call := range c.calls {
 				h.add(at(call[0]), at(call[1]))
 			}
-			marks, want := []time.Time{}, []time.Duration{}
+			marks, want := []time.Time{}, []heldCall{}
 			for i := range c.marks {
-				marks, want = append(marks, at(c.marks[i])), append(want, ms(c.want[i]))
+				marks, want = append(marks, at(c.marks[i])), append(want, heldCall{})
+				if w := c.want[i]; w[1] > 0 {
+					want[i] = heldCall{at(w[0]), ms(w[1] - w[0])}
+				}
 			}
 			if diff := cmp.Diff(want, h.gaps(marks)); diff != "" {
 				t.Error(diff)
 			}
 			for i := 1; i < len(h.slots); i++ {
-				if h.slots[i].end.Before(h.slots[i-1].end) {
+				if h.slots[i].end().Before(h.slots[i-1].end()) {
 					t.Errorf("slot %d is before slot %d", i, i-1)
 				}
 			}

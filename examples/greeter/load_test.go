@@ -169,7 +169,7 @@ func TestLoadAnswersTheParent(t *testing.T) {
 	if e := ask(command{ID: 3, Do: doStop}); e.Tally == nil || judge(e.Tally.Accounts, map[string]map[string]uint64{"a": server.dump()}, "a").Lost != 0 {
 		t.Errorf("tally: %+v", e.Tally)
 	}
-	if e := ask(command{ID: 4, Do: doGaps, Marks: []time.Time{before, time.Now().Add(time.Hour)}}); len(e.Gaps) != 2 || e.Gaps[0] <= 0 || e.Gaps[1] != 0 {
+	if e := ask(command{ID: 4, Do: doGaps, Marks: []time.Time{before, time.Now().Add(time.Hour)}}); len(e.Gaps) != 2 || e.Gaps[0].Took <= 0 || e.Gaps[1].Took != 0 {
 		t.Errorf("gaps: %v", e.Gaps)
 	}
 	if e := ask(command{ID: 5, Do: "dance"}); e.Error == "" {

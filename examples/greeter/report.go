@@ -23,34 +23,48 @@ type row struct {
 	tookOver string    // empty when nobody did
 	epoch    uint64
 	// Negative when not known.
-	detection, election, takeover, heldUp time.Duration
+	detection, election, takeover time.Duration
+	longest                       heldCall // in flight at that time, or begun later
 }
 
 const unknownDuration = time.Duration(-1)
 
-// rows matches the failovers with the kills that they follow, in the order of time. How long calls were held up is
-// filled in later.
+// rows matches the failovers with the kills that they follow, in the order of time. The longest calls are filled in
+// later.
 func rows(kills []kill, failovers []failover) []row {
 	failovers = slices.SortedFunc(slices.Values(failovers), func(a, b failover) int { return cmp.Compare(a.Epoch, b.Epoch) })
 	failovers = slices.CompactFunc(failovers, func(a, b failover) bool { return a.Epoch == b.Epoch })
-	var table []row
+	table := make([]row, len(failovers))
 	matched := make([]bool, len(kills))
-	for _, f := range failovers {
-		r := row{at: f.Suspected, died: "-", tookOver: f.To, epoch: f.Epoch, detection: unknownDuration, heldUp: unknownDuration,
-			election: between(f.Suspected, f.Elected), takeover: between(f.Elected, f.Opened)}
-		for i, k := range slices.Backward(kills) {
-			if !matched[i] && k.name == f.From && !k.at.After(f.Opened) {
-				matched[i] = true
+	match := func(i int, explains func(kill) bool) {
+		f, r := failovers[i], &table[i]
+		for j, k := range slices.Backward(kills) {
+			if !matched[j] && !k.at.After(f.Opened) && explains(k) {
+				matched[j] = true
 				r.at, r.died, r.detection = k.at, k.name, between(k.at, f.Suspected)
-				break
+				return
 			}
 		}
-		table = append(table, r)
+	}
+	for i, f := range failovers {
+		table[i] = row{at: f.Suspected, died: "-", tookOver: f.To, epoch: f.Epoch, detection: unknownDuration,
+			election: between(f.Suspected, f.Elected), takeover: between(f.Elected, f.Opened)}
+		match(i, func(k kill) bool { return k.name == f.From })
+	}
+	// Somebody may have been elected in between, who was replaced before it had taken over.
+	for i, f := range failovers {
+		if table[i].died == "-" {
+			match(i, func(k kill) bool {
+				return !slices.ContainsFunc(failovers, func(other failover) bool {
+					return other.Epoch < f.Epoch && other.Opened.After(k.at)
+				})
+			})
+		}
 	}
 	for i, k := range kills {
 		if !matched[i] {
 			table = append(table, row{at: k.at, died: k.name,
-				detection: unknownDuration, election: unknownDuration, takeover: unknownDuration, heldUp: unknownDuration})
+				detection: unknownDuration, election: unknownDuration, takeover: unknownDuration})
 		}
 	}
 	slices.SortStableFunc(table, func(a, b row) int { return a.at.Compare(b.at) })
@@ -67,14 +81,26 @@ func between(from, to time.Time) time.Duration {
 
 // printTable writes a line a row. began is when the callers began.
 func printTable(out io.Writer, began time.Time, table []row) {
-	fmt.Fprintf(out, "%8s  %-5s %-9s %6s  %10s %10s %10s %10s\n", "at", "died", "took over", "epoch", "detection", "election", "takeover", "held up")
+	fmt.Fprintf(out, "%8s  %-5s %-9s %6s  %10s %10s %10s %10s  %s\n", "at", "died", "took over", "epoch", "detection", "election", "takeover", "held up", "begun")
 	for _, r := range table {
 		epoch := "-"
 		if r.tookOver != "" {
 			epoch = fmt.Sprint(r.epoch)
 		}
-		fmt.Fprintf(out, "%6.1f s  %-5s %-9s %6s  %10s %10s %10s %10s\n", r.at.Sub(began).Seconds(), r.died, cmp.Or(r.tookOver, "nobody"), epoch,
-			inMilliseconds(r.detection), inMilliseconds(r.election), inMilliseconds(r.takeover), inMilliseconds(r.heldUp))
+		fmt.Fprintf(out, "%6.1f s  %-5s %-9s %6s  %10s %10s %10s %10s  %s\n", r.at.Sub(began).Seconds(), r.died, cmp.Or(r.tookOver, "nobody"), epoch,
+			inMilliseconds(r.detection), inMilliseconds(r.election), inMilliseconds(r.takeover), inMilliseconds(r.longest.Took), r.begun())
+	}
+}
+
+// begun tells a call that the death held up from one that something else did, such as the restart.
+func (r row) begun() string {
+	switch after := r.longest.Start.Sub(r.at); {
+	case r.longest.Took == 0:
+		return "-"
+	case after <= 0:
+		return "before"
+	default:
+		return fmt.Sprintf("%.1f s after", after.Seconds())
 	}
 }
 
@@ -99,7 +125,7 @@ func newOutcome(t tally, v verdict, table []row) outcome {
 	o := outcome{calls: t.Calls, failed: t.Failed, lost: v.Lost, duplicated: v.Duplicated}
 	for _, r := range table {
 		if r.tookOver != "" {
-			o.gaps = append(o.gaps, max(r.heldUp, 0))
+			o.gaps = append(o.gaps, r.longest.Took)
 		}
 	}
 	return o

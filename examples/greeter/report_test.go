@@ -22,54 +22,67 @@ func TestRows(t *testing.T) {
 		failovers []failover
 		want      []row
 	}{
-		{claim: "nothing happened"},
+		{claim: "nothing happened", want: []row{}},
 		{claim: "a kill and its failover",
 			kills: []kill{{"a", at(3000)}}, failovers: []failover{took("a", "b", 9, 3012, 3016, 3025)},
-			want: []row{{at(3000), "a", "b", 9, ms(12), ms(4), ms(9), no}}},
+			want: []row{{at(3000), "a", "b", 9, ms(12), ms(4), ms(9), heldCall{}}}},
 		{claim: "in the order of time, whoever told first; told twice is one",
 			kills: []kill{{"a", at(3000)}, {"b", at(6000)}},
 			failovers: []failover{
 				took("b", "a", 30, 6001, 6002, 6003), took("a", "b", 9, 3001, 3003, 3006), took("b", "a", 30, 6001, 6002, 6003),
 			},
 			want: []row{
-				{at(3000), "a", "b", 9, ms(1), ms(2), ms(3), no},
-				{at(6000), "b", "a", 30, ms(1), ms(1), ms(1), no},
+				{at(3000), "a", "b", 9, ms(1), ms(2), ms(3), heldCall{}},
+				{at(6000), "b", "a", 30, ms(1), ms(1), ms(1), heldCall{}},
 			}},
 		{claim: "a kill that nobody took over from",
 			kills: []kill{{"a", at(3000)}},
-			want:  []row{{at(3000), "a", "", 0, no, no, no, no}}},
+			want:  []row{{at(3000), "a", "", 0, no, no, no, heldCall{}}}},
 		{claim: "a failover that nobody was killed for",
 			failovers: []failover{took("a", "b", 9, 3012, 3016, 3025)},
-			want:      []row{{at(3012), "-", "b", 9, no, ms(4), ms(9), no}}},
-		{claim: "a kill doesn't explain a failover before it, nor another's",
-			kills:     []kill{{"a", at(3000)}, {"c", at(9000)}},
-			failovers: []failover{took("a", "b", 9, 2000, 2001, 2002), took("b", "c", 10, 4000, 4001, 4002)},
+			want:      []row{{at(3012), "-", "b", 9, no, ms(4), ms(9), heldCall{}}}},
+		{claim: "a kill doesn't explain a failover before it",
+			kills:     []kill{{"a", at(3000)}},
+			failovers: []failover{took("a", "b", 9, 2000, 2001, 2002)},
 			want: []row{
-				{at(2000), "-", "b", 9, no, ms(1), ms(1), no},
-				{at(3000), "a", "", 0, no, no, no, no},
-				{at(4000), "-", "c", 10, no, ms(1), ms(1), no},
-				{at(9000), "c", "", 0, no, no, no, no},
+				{at(2000), "-", "b", 9, no, ms(1), ms(1), heldCall{}},
+				{at(3000), "a", "", 0, no, no, no, heldCall{}},
+			}},
+		{claim: "a kill explains the first failover after it from somebody who was elected in between",
+			kills:     []kill{{"c", at(3000)}},
+			failovers: []failover{took("a", "b", 9, 3040, 3050, 3060), took("b", "a", 12, 3100, 3101, 3102)},
+			want: []row{
+				{at(3000), "c", "b", 9, ms(40), ms(10), ms(10), heldCall{}},
+				{at(3100), "-", "a", 12, no, ms(1), ms(1), heldCall{}},
+			}},
+		{claim: "a kill that has its failover explains no other",
+			kills:     []kill{{"a", at(3000)}},
+			failovers: []failover{took("c", "a", 8, 1000, 1001, 1002), took("a", "b", 9, 3001, 3002, 3003), took("b", "c", 10, 4000, 4001, 4002)},
+			want: []row{
+				{at(1000), "-", "a", 8, no, ms(1), ms(1), heldCall{}},
+				{at(3000), "a", "b", 9, ms(1), ms(1), ms(1), heldCall{}},
+				{at(4000), "-", "c", 10, no, ms(1), ms(1), heldCall{}},
 			}},
 		{claim: "each kill explains one failover, the latest first",
 			kills:     []kill{{"a", at(3000)}, {"a", at(9000)}},
 			failovers: []failover{took("a", "b", 9, 3001, 3002, 3003), took("a", "b", 20, 9001, 9002, 9003)},
 			want: []row{
-				{at(3000), "a", "b", 9, ms(1), ms(1), ms(1), no},
-				{at(9000), "a", "b", 20, ms(1), ms(1), ms(1), no},
+				{at(3000), "a", "b", 9, ms(1), ms(1), ms(1), heldCall{}},
+				{at(9000), "a", "b", 20, ms(1), ms(1), ms(1), heldCall{}},
 			}},
 		{claim: "a failover follows the latest kill before it",
 			kills:     []kill{{"a", at(3000)}, {"a", at(9000)}},
 			failovers: []failover{took("a", "b", 20, 9001, 9002, 9003)},
 			want: []row{
-				{at(3000), "a", "", 0, no, no, no, no},
-				{at(9000), "a", "b", 20, ms(1), ms(1), ms(1), no},
+				{at(3000), "a", "", 0, no, no, no, heldCall{}},
+				{at(9000), "a", "b", 20, ms(1), ms(1), ms(1), heldCall{}},
 			}},
 		{claim: "suspected just before it died",
 			kills: []kill{{"a", at(3000)}}, failovers: []failover{took("a", "b", 9, 2999, 3016, 3025)},
-			want: []row{{at(3000), "a", "b", 9, 0, ms(17), ms(9), no}}},
+			want: []row{{at(3000), "a", "b", 9, 0, ms(17), ms(9), heldCall{}}}},
 		{claim: "a time that isn't known",
 			kills: []kill{{"a", at(3000)}}, failovers: []failover{{From: "a", To: "b", Epoch: 9, Elected: at(3016), Opened: at(3025)}},
-			want: []row{{at(3000), "a", "b", 9, no, no, ms(9), no}}},
+			want: []row{{at(3000), "a", "b", 9, no, no, ms(9), heldCall{}}}},
 	} {
 		t.Run(c.claim, func(t *testing.T) {
 			t.Parallel()
@@ -84,15 +97,15 @@ func TestPrintTable(t *testing.T) {
 	t.Parallel()
 	var b strings.Builder
 	printTable(&b, at(0), []row{
-		{at(3000), "a", "b", 9, ms(12), ms(4), 9400 * time.Microsecond, ms(41)},
-		{at(16040), "-", "a", 1234, unknownDuration, ms(4), ms(9), ms(1041)},
-		{at(18000), "a", "", 0, unknownDuration, unknownDuration, unknownDuration, 0},
+		{at(3000), "a", "b", 9, ms(12), ms(4), 9400 * time.Microsecond, heldCall{at(2999), ms(41)}},
+		{at(16040), "-", "a", 1234, unknownDuration, ms(4), ms(9), heldCall{at(17140), ms(1041)}},
+		{at(18000), "a", "", 0, unknownDuration, unknownDuration, unknownDuration, heldCall{}},
 	})
 	want := `
-      at  died  took over  epoch   detection   election   takeover    held up
-   3.0 s  a     b              9     12.0 ms     4.0 ms     9.4 ms    41.0 ms
-  16.0 s  -     a           1234           -     4.0 ms     9.0 ms  1041.0 ms
-  18.0 s  a     nobody         -           -          -          -     0.0 ms
+      at  died  took over  epoch   detection   election   takeover    held up  begun
+   3.0 s  a     b              9     12.0 ms     4.0 ms     9.4 ms    41.0 ms  before
+  16.0 s  -     a           1234           -     4.0 ms     9.0 ms  1041.0 ms  1.1 s after
+  18.0 s  a     nobody         -           -          -          -     0.0 ms  -
 `
 	if diff := cmp.Diff(strings.TrimPrefix(want, "\n"), b.String()); diff != "" {
 		t.Error(diff)
@@ -102,7 +115,7 @@ func TestPrintTable(t *testing.T) {
 func TestOutcome(t *testing.T) {
 	t.Parallel()
 	gap := func(tookOver string, ms int) row {
-		return row{tookOver: tookOver, heldUp: time.Duration(ms) * time.Millisecond}
+		return row{tookOver: tookOver, longest: heldCall{Took: time.Duration(ms) * time.Millisecond}}
 	}
 	for _, c := range []struct {
 		tally   tally
@@ -120,8 +133,8 @@ func TestOutcome(t *testing.T) {
 			want: "calls=9000 failed=3 lost=0 duplicated=0 failovers=1 gap_p50_ms=7 gap_max_ms=7"},
 		{verdict: verdict{Lost: 4}, want: "calls=0 failed=0 lost=4 duplicated=0 failovers=0 gap_p50_ms=0 gap_max_ms=0"},
 		{verdict: verdict{Duplicated: 5}, want: "calls=0 failed=0 lost=0 duplicated=5 failovers=0 gap_p50_ms=0 gap_max_ms=0"},
-		{table: []row{{tookOver: "a", heldUp: unknownDuration}}, want: "calls=0 failed=0 lost=0 duplicated=0 failovers=1 gap_p50_ms=0 gap_max_ms=0", ok: true},
-		{table: []row{{tookOver: "a", heldUp: 1500 * time.Microsecond}}, want: "calls=0 failed=0 lost=0 duplicated=0 failovers=1 gap_p50_ms=2 gap_max_ms=2", ok: true},
+		{table: []row{{tookOver: "a"}}, want: "calls=0 failed=0 lost=0 duplicated=0 failovers=1 gap_p50_ms=0 gap_max_ms=0", ok: true},
+		{table: []row{{tookOver: "a", longest: heldCall{Took: 1500 * time.Microsecond}}}, want: "calls=0 failed=0 lost=0 duplicated=0 failovers=1 gap_p50_ms=2 gap_max_ms=2", ok: true},
 	} {
 		o := newOutcome(c.tally, c.verdict, c.table)
 		if got := o.String(); got != c.want {

@@ -305,7 +305,7 @@ func (p *play) ask(ctx context.Context, timeout time.Duration, c command) (event
 	return p.client.ask(ctx, c)
 }
 
-// fillGaps asks the client how long calls were held up.
+// fillGaps asks the client for the longest calls.
 func (p *play) fillGaps(ctx context.Context, table []row) error {
 	var marks []time.Time
 	for _, r := range table {
@@ -319,7 +319,7 @@ func (p *play) fillGaps(ctx context.Context, table []row) error {
 		return fmt.Errorf("client: %d gaps for %d failovers", len(e.Gaps), len(marks))
 	}
 	for i := range table {
-		table[i].heldUp = e.Gaps[i]
+		table[i].longest = e.Gaps[i]
 	}
 	return nil
 }
