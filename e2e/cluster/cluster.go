@@ -162,15 +162,16 @@ func (c *Cluster) logFiles() []string {
 	return files
 }
 
-const logLines = 60 // of each process that are shown
+const logLines = 40 // of each process that are shown
 
+// showLogs shows the ends of the logs, without what goroutines were doing.
 func (c *Cluster) showLogs() {
 	for _, path := range c.logFiles() {
 		log, err := os.ReadFile(path)
 		if err != nil {
 			continue
 		}
-		lines := strings.SplitAfter(string(log), "\n")
+		lines := slices.DeleteFunc(strings.SplitAfter(string(log), "\n"), func(line string) bool { return !strings.HasPrefix(line, "time=") })
 		c.t.Logf("%s, the last of %d lines:\n%s", filepath.Base(path), len(lines), strings.Join(lines[max(0, len(lines)-logLines):], ""))
 	}
 }
@@ -197,9 +198,22 @@ func (c *Cluster) await(what string, cond func() bool) {
 		select {
 		case <-changed:
 		case <-c.ctx.Done():
-			c.t.Fatalf("in vain: %s\n%s", what, c.describe())
+			c.vain(what)
 		}
 	}
+}
+
+// vain ends the test, whose patience is over. The replicas' logs then say what each of their goroutines was doing.
+func (c *Cluster) vain(what string) {
+	c.t.Helper()
+	c.t.Errorf("in vain: %s\n%s", what, c.describe())
+	for _, r := range c.replicas {
+		if r.process != nil && !r.stopped {
+			c.t.Logf("%s is %s", r.Name, r.process.state())
+			r.process.quit()
+		}
+	}
+	c.t.FailNow()
 }
 
 // describe says what the replicas last said of themselves, and what was done to them.
@@ -263,6 +277,21 @@ func (c *Cluster) AwaitPrimary(above uint64) *Replica {
 		return primary != nil && primary.status.Epoch > above
 	})
 	return primary
+}
+
+// AwaitElected waits until a replica was elected in an epoch above that one, and returns it; it may still be taking over.
+func (c *Cluster) AwaitElected(above uint64) *Replica {
+	c.t.Helper()
+	var elected *Replica
+	c.await(fmt.Sprintf("an election above epoch %d", above), func() bool {
+		for _, r := range c.replicas {
+			if r.process != nil && r.status.Epoch > above && (r.status.Role == "taking over" || r.status.Role == "leading") {
+				elected = r
+			}
+		}
+		return elected != nil
+	})
+	return elected
 }
 
 // leader is the running replica that leads in the highest epoch. mu is held.

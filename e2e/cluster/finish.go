@@ -3,6 +3,7 @@
 package cluster
 
 import (
+	"slices"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -112,10 +113,13 @@ func (r *Result) FailedOnly(may ...codes.Code) *Result {
 	return r
 }
 
-// HeldUp is the longest of the calls in flight between two times; it is logged.
-func (r *Result) HeldUp(what string, from, to time.Duration) time.Duration {
+// HeldUp is the longest of the calls that these clients, or all, had in flight between two times; it is logged.
+func (r *Result) HeldUp(what string, from, to time.Duration, clients ...*Client) time.Duration {
 	r.c.t.Helper()
-	d := Longest(r.Ledgers, from, to)
+	ledgers := slices.DeleteFunc(slices.Clone(r.Ledgers), func(l Ledger) bool {
+		return len(clients) > 0 && !slices.ContainsFunc(clients, func(x *Client) bool { return x.Name == l.Client })
+	})
+	d := Longest(ledgers, from, to)
 	r.c.t.Logf("%s: the longest call took %v", what, d.Round(time.Millisecond))
 	return d
 }

@@ -11,8 +11,10 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/understudy-rpc/understudy/e2e/journal"
 )
@@ -131,6 +133,30 @@ func (p *process) kill() {
 	_ = p.cmd.Process.Kill() // it fails only when the process has ended
 	<-p.done
 	p.stdin.Close()
+}
+
+// state is what the kernel says of the process, where it does.
+func (p *process) state() string {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	if err != nil {
+		return err.Error()
+	}
+	stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
+	for line := range strings.Lines(string(status)) {
+		if strings.HasPrefix(line, "State:") {
+			return strings.TrimSpace(line) + ", " + string(stat)
+		}
+	}
+	return "unknown"
+}
+
+// quit is SIGQUIT: the process ends, and logs what its goroutines were doing.
+func (p *process) quit() {
+	_ = p.cmd.Process.Signal(syscall.SIGQUIT) // it fails only when the process has ended
+	select {
+	case <-p.done:
+	case <-time.After(5 * time.Second):
+	}
 }
 
 // stop is SIGSTOP; it returns when the process stands still.

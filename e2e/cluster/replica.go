@@ -133,7 +133,7 @@ func (r *Replica) Rival() (log string, err error) {
 	select {
 	case <-p.done:
 	case <-r.c.ctx.Done():
-		r.c.t.Fatal("in vain: the rival's end")
+		r.c.vain("the rival's end")
 	}
 	text, readErr := os.ReadFile(file.Name())
 	if readErr != nil {
@@ -158,7 +158,7 @@ func (r *Replica) AwaitLog(text string) {
 		select {
 		case <-tick:
 		case <-r.c.ctx.Done():
-			r.c.t.Fatalf("in vain: %s logs %q\n%s", r.Name, text, r.c.describe())
+			r.c.vain(fmt.Sprintf("%s logs %q", r.Name, text))
 		}
 	}
 }
@@ -244,7 +244,7 @@ func (r *Replica) executed(count uint64) uint64 {
 	r.c.t.Helper()
 	e, err := r.process.ask(r.c.ctx, journal.Command{Do: journal.DoExecuted, Count: count})
 	if err != nil {
-		r.c.t.Fatalf("%v\n%s", err, r.c.describe())
+		r.c.vain(err.Error())
 	}
 	return e.Status.Executed
 }

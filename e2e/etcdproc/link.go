@@ -114,8 +114,8 @@ func (l *Link) Reset() {
 	}
 }
 
-// Strand leaves every connection half-open: both ends keep it, and nothing that they send arrives, ever. New ones are
-// relayed. The link must not be stalled.
+// Strand leaves every connection half-open: nothing that an end sends arrives, ever, not even that it has closed. New
+// ones are relayed. The link must not be stalled.
 func (l *Link) Strand() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -164,9 +164,17 @@ func (l *Link) accept() {
 	}
 }
 
-// pump copies one direction until either end closes; then both are closed.
+// pump copies one direction until either end closes; then both are closed, unless the connection is stranded: then the
+// other end stays until the link is closed or the connection broken.
 func (l *Link) pump(conn *relayed, from, to net.Conn, gate *sync.RWMutex) {
 	defer func() {
+		gate.RLock()
+		stranded := conn.stranded
+		gate.RUnlock()
+		if stranded {
+			from.Close()
+			return
+		}
 		conn.close()
 		l.mu.Lock()
 		delete(l.conns, conn)
