@@ -17,7 +17,7 @@ import (
 // The election in memory is what tests in virtual time stand on: step by step it answers as etcd does.
 func TestElectionMemoryIsLikeEtcd(t *testing.T) {
 	t.Parallel()
-	const steps = 400
+	const steps = 300
 	addr := embeddedEtcd(t)
 	for seed := range uint64(4) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
@@ -25,7 +25,7 @@ func TestElectionMemoryIsLikeEtcd(t *testing.T) {
 			group := fmt.Sprintf("model-%d", seed)
 			store := memory.NewStore()
 			sides := []*side{
-				{name: "etcd", client: newEtcdElection(t, addr, group)},
+				{name: "etcd", client: newEtcdElection(t, addr, group, electionTTL)},
 				{name: "memory", client: store.Client(group)},
 			}
 			rng := rand.New(rand.NewPCG(seed, 1))

@@ -16,7 +16,7 @@ import (
 
 func etcdAt(t *testing.T, addr string) election.Election {
 	t.Helper()
-	return election.NewEtcd(dialEtcd(t, addr), "greeter", election.WithTTL(electionTTL))
+	return election.NewEtcd(dialEtcd(t, addr), "greeter", election.WithTTL(briefTTL))
 }
 
 // mustFail runs f with a deadline, while etcd is away.
@@ -83,17 +83,13 @@ func TestElectionEtcdKilled(t *testing.T) {
 }
 
 // electSoon elects r as soon as its lease is back.
-func electSoon(t *testing.T, ctx context.Context, e election.Election, r election.Registration, seen uint64) uint64 {
+func electSoon(t *testing.T, ctx context.Context, e election.Election, r election.Registration, seen uint64) (epoch uint64) {
 	t.Helper()
-	for {
-		epoch, err := e.Elect(ctx, r, seen)
-		if err == nil {
-			return epoch
-		}
-		if !errors.Is(err, election.ErrNotRegistered) {
-			t.Fatalf("Elect = %v", err)
-		}
-	}
+	untilRegistered(t, func() (err error) {
+		epoch, err = e.Elect(ctx, r, seen)
+		return err
+	})
+	return epoch
 }
 
 // An etcd that stands still answers nobody, for longer than the leases last; then it answers everything at once.
@@ -109,7 +105,7 @@ func TestElectionEtcdStopped(t *testing.T) {
 	for range 3 {
 		mustFail(t, ctx, 200*time.Millisecond, "AddInSync", func(ctx context.Context) error { return e.AddInSync(ctx, first, memberB) })
 	}
-	err := mustFail(t, ctx, 2*electionTTL, "Create", func(ctx context.Context) error {
+	err := mustFail(t, ctx, 2*briefTTL, "Create", func(ctx context.Context) error {
 		_, err := e.Create(ctx, election.Group{ID: 1}, rs[0])
 		return err
 	})

@@ -19,12 +19,15 @@ import (
 
 // A Factory is one store, empty when it is opened, with faults.
 type Factory struct {
-	// Client returns one more process's handle of a group.
+	// Client returns one more process's handle of a group. Its leases outlive a case's slowest run, so that none
+	// expires that isn't meant to.
 	Client func(t *testing.T, group string) Client
+	// Brief is Client with leases that expire soon, for those that are meant to. Nil: Client's do.
+	Brief func(t *testing.T, group string) Client
 	// SetDown takes the store away from every client, and brings it back.
 	SetDown func(down bool)
-	// Put writes one key, for RunMalformed. Nil if the store has no keys.
-	Put func(t *testing.T, key, value string)
+	// Put writes keys and their values, for RunMalformed. Nil if the store has no keys.
+	Put func(t *testing.T, values map[string]string)
 }
 
 // A Client is one process's handle, with a link of its own.
@@ -38,8 +41,10 @@ type Client interface {
 	HoldNext() (release func())
 }
 
-// limit ends a case whose State never comes.
-const limit = 30 * time.Second
+const (
+	limit = 2 * time.Minute // ends a case whose State never comes
+	slack = 5 * time.Second // how late a call may return after its deadline, on a busy machine
+)
 
 // Run runs the contract; open is called once for each case.
 func Run(t *testing.T, open func(t *testing.T) Factory) {
@@ -62,7 +67,11 @@ func run(t *testing.T, cases []testCase, in func(*testing.T, func(*testing.T)), 
 			in(t, func(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), limit)
 				defer cancel()
-				c.f(t, &harness{ctx: ctx, Factory: open(t)})
+				h := &harness{ctx: ctx, Factory: open(t)}
+				if h.Brief == nil {
+					h.Brief = h.Client
+				}
+				c.f(t, h)
 			})
 		})
 	}
@@ -122,6 +131,13 @@ func closeLater(t *testing.T, r election.Registration) {
 	})
 }
 
+// brief registers one more process, whose lease expires soon. On a slow machine it may do so before its time; it comes
+// back, and addAlive and electAlive wait for that.
+func (h *harness) brief(t *testing.T, name string, incarnation uint64) *node {
+	t.Helper()
+	return h.nodeAt(t, h.Brief(t, group), name, incarnation)
+}
+
 // founded returns a group of these nodes, all in sync, the first being primary, and its epoch.
 func (h *harness) founded(t *testing.T, names ...string) (nodes []*node, epoch uint64) {
 	t.Helper()
@@ -135,6 +151,35 @@ func (h *harness) founded(t *testing.T, names ...string) (nodes []*node, epoch u
 		}
 	}
 	return nodes, epoch
+}
+
+// addAlive is add of a brief node, as soon as it is registered.
+func (n *node) addAlive(epoch uint64, m election.Member) {
+	n.t.Helper()
+	n.retry("AddInSync", func() error { return n.AddInSync(n.h.ctx, epoch, m) })
+}
+
+// electAlive is elect of a brief node, as soon as its registration knows its lease.
+func (n *node) electAlive(seen uint64) (epoch uint64) {
+	n.t.Helper()
+	n.retry("Elect", func() (err error) {
+		epoch, err = n.Elect(n.h.ctx, n.self, seen)
+		return err
+	})
+	return epoch
+}
+
+func (n *node) retry(call string, f func() error) {
+	n.t.Helper()
+	for {
+		err := f()
+		if err == nil {
+			return
+		}
+		if !errors.Is(err, election.ErrNotRegistered) {
+			n.t.Fatalf("%s = %v", call, err)
+		}
+	}
 }
 
 func (n *node) create() uint64 {

@@ -2,6 +2,7 @@ package electiontest
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -31,6 +32,11 @@ const prefix = "/understudy/" + group + "/"
 // long is more than any value may have.
 var long = strings.Repeat("x", 100_000)
 
+func (h *harness) put(t *testing.T, key, value string) {
+	t.Helper()
+	h.Put(t, map[string]string{key: value})
+}
+
 func wantMalformed(t *testing.T, call string, err error, key string) {
 	t.Helper()
 	var bad *election.MalformedError
@@ -49,7 +55,7 @@ func malformedReplica(t *testing.T, h *harness) {
 		"c": "", "d": "{", "e": long, "f": `{"Op":0,"Addr":"h:1","Metadata":null}`, "g/h": `{}`, "": "{}", "\x00": "{}",
 		"k" + long[:1000]: "{}",
 	} {
-		h.Put(t, prefix+"replicas/"+name, value)
+		h.put(t, prefix+"replicas/"+name, value)
 	}
 	if s := a.read(); len(s.Replicas) != 2 {
 		t.Errorf("replicas are %v", s.Replicas)
@@ -67,7 +73,7 @@ func malformedPrimary(t *testing.T, h *harness) {
 	nodes, epoch := h.founded(t, "a", "b")
 	a, b := nodes[0], nodes[1]
 	for _, value := range []string{"", "[]", long, `{"name":"a/b","incarnation":"1"}`} {
-		h.Put(t, prefix+"primary", value)
+		h.put(t, prefix+"primary", value)
 		_, err := a.Read(h.ctx)
 		wantMalformed(t, "Read", err, prefix+"primary")
 		_, epoch, err := a.Primary(h.ctx)
@@ -81,7 +87,7 @@ func malformedPrimary(t *testing.T, h *harness) {
 	wantErr(t, "AddInSync", a.AddInSync(h.ctx, epoch, b.me), election.ErrDeposed)
 	// A watch that is up is silent, and goes on when the key is whole again.
 	states := b.Watch(h.ctx)
-	h.Put(t, prefix+"primary", `{"name":"b","incarnation":"a1"}`)
+	h.put(t, prefix+"primary", `{"name":"b","incarnation":"a1"}`)
 	if s := <-states; s.Primary != b.me {
 		t.Errorf("Watch has %+v", s)
 	}
@@ -91,7 +97,7 @@ func malformedInSync(t *testing.T, h *harness) {
 	nodes, epoch := h.founded(t, "a", "b")
 	a, b := nodes[0], nodes[1]
 	for _, value := range []string{"", "0", "A1", "00a1", long} { // a1 is b's, spelt wrongly
-		h.Put(t, prefix+"insync/b", value)
+		h.put(t, prefix+"insync/b", value)
 		_, err := a.Read(h.ctx)
 		wantMalformed(t, "Read", err, prefix+"insync/b")
 		_, err = b.Elect(h.ctx, b.self, epoch)
@@ -107,12 +113,12 @@ func malformedInSync(t *testing.T, h *harness) {
 func malformedID(t *testing.T, h *harness) {
 	nodes, epoch := h.founded(t, "a", "b")
 	a, b := nodes[0], nodes[1]
-	h.Put(t, prefix+"id", `{"id":"0"}`)
+	h.put(t, prefix+"id", `{"id":"0"}`)
 	_, err := a.Read(h.ctx)
 	wantMalformed(t, "Read", err, prefix+"id")
 	_, err = a.Create(h.ctx, what, a.self)
 	wantErr(t, "Create", err, election.ErrExists)
-	h.Put(t, prefix+"id", long)
+	h.put(t, prefix+"id", long)
 	wantMalformed(t, "AddInSync", a.AddInSync(h.ctx, epoch, b.me), prefix+"id")
 }
 
@@ -120,7 +126,7 @@ func unknownKeys(t *testing.T, h *harness) {
 	nodes, epoch := h.founded(t, "a", "b")
 	want := nodes[0].read()
 	for _, rest := range []string{"", "insync", "replicas", "id/x", "primary/", "later", "later/x", long[:10_000], "\xff"} {
-		h.Put(t, prefix+rest, "anything")
+		h.put(t, prefix+rest, "anything")
 	}
 	got := nodes[0].read()
 	want.Revision = got.Revision
@@ -132,9 +138,11 @@ func unknownKeys(t *testing.T, h *harness) {
 
 func tooManyKeys(t *testing.T, h *harness) {
 	nodes, epoch := h.founded(t, "a", "b")
+	many := map[string]string{}
 	for i := range 1030 {
-		h.Put(t, prefix+"zzz/"+strings.Repeat("x", i%200)+string(rune('a'+i/200)), "")
+		many[fmt.Sprint(prefix, "zzz/", i)] = ""
 	}
+	h.Put(t, many)
 	_, err := nodes[0].Read(h.ctx)
 	wantMalformed(t, "Read", err, prefix)
 	wantMalformed(t, "RemoveInSync", nodes[0].RemoveInSync(h.ctx, epoch, nodes[1].me), prefix)
@@ -144,7 +152,7 @@ func tooManyKeys(t *testing.T, h *harness) {
 // A group that lost its id isn't made anew over who is in sync.
 func idIsGone(t *testing.T, h *harness) {
 	n := h.node(t, "a", 1)
-	h.Put(t, prefix+"primary", `{"name":"a","incarnation":"1"}`)
+	h.put(t, prefix+"primary", `{"name":"a","incarnation":"1"}`)
 	_, err := n.Create(h.ctx, what, n.self)
 	wantMalformed(t, "Create over a primary", err, prefix+"id")
 	_, epoch, err := n.Primary(h.ctx)
@@ -156,14 +164,14 @@ func idIsGone(t *testing.T, h *harness) {
 
 func onlyInSync(t *testing.T, h *harness) {
 	n := h.node(t, "a", 1)
-	h.Put(t, prefix+"insync/b", "1")
+	h.put(t, prefix+"insync/b", "1")
 	_, err := n.Create(h.ctx, what, n.self)
 	wantMalformed(t, "Create over somebody in sync", err, prefix+"id")
 }
 
 func onlyID(t *testing.T, h *harness) {
 	n := h.node(t, "a", 1)
-	h.Put(t, prefix+"id", `{"id":"ff"}`)
+	h.put(t, prefix+"id", `{"id":"ff"}`)
 	_, err := n.Create(h.ctx, what, n.self)
 	wantErr(t, "Create over an id", err, election.ErrExists)
 }
