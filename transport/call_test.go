@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/understudy-rpc/understudy"
@@ -122,6 +123,40 @@ func TestSameBytes(t *testing.T) {
 	})
 }
 
+// TestMarshalledOnce: a message that has many encodings has one here.
+func TestMarshalledOnce(t *testing.T) {
+	t.Parallel()
+	within(t, func(t *testing.T, ctx context.Context) {
+		c := newCluster(t, "a", "b")
+		tries := 0
+		c.answer = func(q *request) *answer {
+			if tries++; tries < 10 {
+				return &answer{err: status.Error(codes.Unavailable, "again")}
+			}
+			return nil
+		}
+		conn := c.dial()
+		fields := map[string]any{}
+		for i := range 20 {
+			fields[fmt.Sprint(i)] = i
+		}
+		req, err := structpb.NewStruct(fields)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := conn.Invoke(ctx, echo, req, new(wrapperspb.StringValue)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Millisecond)
+		want := c.stream("b").frames()[0].Message
+		for _, q := range c.received() {
+			if string(q.payload) != string(want) {
+				t.Fatal("an attempt has other bytes than the frame")
+			}
+		}
+	})
+}
+
 // TestWait is R1: a reply is held until everything before it is announced; after 5 ms this source asks for it, and every 20 ms.
 func TestWait(t *testing.T) {
 	t.Parallel()
@@ -132,6 +167,8 @@ func TestWait(t *testing.T) {
 		}
 		conn := c.dial()
 		call := sayLater(ctx, conn, "hello")
+		time.Sleep(2 * time.Millisecond)
+		second := sayLater(ctx, conn, "hello") // waits for the same
 		asked := func() (n int) {
 			for _, msg := range c.stream("a").sent() {
 				if w := msg.WaitingFor; w != nil {
@@ -146,7 +183,7 @@ func TestWait(t *testing.T) {
 		for _, step := range []struct {
 			after time.Duration
 			asked int
-		}{{4 * time.Millisecond, 0}, {2 * time.Millisecond, 1}, {18 * time.Millisecond, 1}, {3 * time.Millisecond, 2}} {
+		}{{2 * time.Millisecond, 0}, {2 * time.Millisecond, 1}, {18 * time.Millisecond, 1}, {3 * time.Millisecond, 2}} {
 			time.Sleep(step.after)
 			synctest.Wait()
 			if n := asked(); n != step.asked {
@@ -162,6 +199,7 @@ func TestWait(t *testing.T) {
 		}
 		c.tell(&pb.AttachResponse{SourceOrderInfo: []*pb.Run{c.run(5, 5)}})
 		must(t, "hello from a", <-call)
+		must(t, "hello from a", <-second)
 	})
 }
 
@@ -274,9 +312,13 @@ func TestFencedReply(t *testing.T) {
 		conn := c.dial()
 		call := sayLater(ctx, conn, "hello")
 		time.Sleep(time.Millisecond)
+		elected := time.Now()
 		c.elect("b", 2)
 		c.open()
 		must(t, "hello from b", <-call)
+		if at := c.received()[1].at; at != elected {
+			t.Errorf("issued again %v after the news", at.Sub(elected))
+		}
 		if n := len(c.received()); n != 4 {
 			t.Errorf("%d attempts", n)
 		}

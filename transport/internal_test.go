@@ -160,6 +160,20 @@ func TestFramesRoom(t *testing.T) {
 	}
 }
 
+// TestPauses: they double, up to a bound, each within 20 %.
+func TestPauses(t *testing.T) {
+	t.Parallel()
+	p := pauses{base: 10, max: 100}
+	for range 2 {
+		for _, want := range []float64{10, 20, 40, 80, 100, 100} {
+			if got := float64(p.next()); got < 0.8*want-1 || got > 1.2*want {
+				t.Errorf("%v; want %v", got, want)
+			}
+		}
+		p.reset()
+	}
+}
+
 // TestServiceConfigMerge: the user's is kept, with our policy and an exception for our streams.
 func TestServiceConfigMerge(t *testing.T) {
 	t.Parallel()
@@ -286,6 +300,9 @@ func TestFenceFormerSession(t *testing.T) {
 	k := &call{client: c, session: old, cancel: cancel, epoch: 10}
 	k.retained = old.frames.add(new(pb.Frame), k)
 	c.endSession(old, errUnknownSession)
+	if e := c.session.source.Epoch(); e != 10 { // R9: fences what the new session hears, too
+		t.Errorf("the new session has acknowledged %d", e)
+	}
 	c.newEpoch(c.session, 20, c.primary)
 	if ctx.Err() == nil {
 		t.Error("the attempt goes on")
@@ -294,6 +311,48 @@ func TestFenceFormerSession(t *testing.T) {
 	c.newEpoch(c.session, 30, c.primary)
 	if c.session.before != nil {
 		t.Error("the session is kept")
+	}
+}
+
+// TestLostOvertaken: a reply of the new epoch that arrives when its session is lost isn't handed over.
+func TestLostOvertaken(t *testing.T) {
+	t.Parallel()
+	c, _ := welcomed(t)
+	defer c.cancel(nil)
+	s := c.session
+	arrive := func(h *pb.Header) verdict {
+		k := &call{client: c, session: s, ctx: t.Context(), wake: make(chan struct{}, 1), cancel: func() {}, epoch: s.source.Epoch()}
+		k.retained = s.frames.add(new(pb.Frame), k)
+		value, err := wire.MarshalHeader(h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		v := k.arrived(metadata.Pairs(wire.HeaderKey, value), nil, c.cfg.elapsed(), new(choice))
+		if v == unknown && status.Code(k.reply.err) != codes.DataLoss {
+			t.Errorf("%v", k.reply.err)
+		}
+		return v
+	}
+	run := func(epoch, first uint64) []*pb.Run {
+		return []*pb.Run{{Epoch: epoch, EpochFirst: first, First: 2, Count: 1}}
+	}
+	if v := arrive(&pb.Header{SourceEpoch: 10, OrderNum: 2, AuthorityUs: 1e9, SourceOrderInfo: run(10, 1)}); v != accept {
+		t.Fatalf("%v", v)
+	}
+	c.mu.Lock()
+	c.newEpoch(s, 20, c.primary)
+	c.mu.Unlock()
+	if v := arrive(&pb.Header{SourceEpoch: 20, OrderNum: 2, AuthorityUs: 1e9, SourceOrderInfo: run(20, 2)}); v != wait {
+		t.Errorf("before the epoch's start is known: %v", v)
+	}
+	c.mu.Lock()
+	err := c.start(s, &pb.EpochStart{Epoch: 20, FirstOrderNum: 2, Stable: 1}, nil)
+	c.mu.Unlock()
+	if err == nil {
+		t.Error("nothing is lost")
+	}
+	if v := arrive(&pb.Header{SourceEpoch: 20, OrderNum: 2, AuthorityUs: 1e9, SourceOrderInfo: run(20, 2)}); v != unknown {
+		t.Errorf("after: %v", v)
 	}
 }
 

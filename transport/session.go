@@ -101,11 +101,7 @@ func (c *Client) newEpoch(s *session, epoch orderstate.Epoch, p election.Member)
 	s.before = s.before.unlessDone()
 	c.examine(s)
 	for _, l := range c.links {
-		switch {
-		case l.session != s || !l.up:
-		case s.number == 0: // its Welcome came from the old epoch, and there is one for each stream
-			l.restart()
-		default:
+		if l.session == s && l.up {
 			l.reflect(l.id == replicaID(before)) // whose frames the RPCs carried
 		}
 	}

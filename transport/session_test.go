@@ -2,6 +2,7 @@ package transport_test
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -72,9 +73,17 @@ func TestOpeningAcrossEpochs(t *testing.T) {
 		if s := c.mon.Stats(); s.Session != 0 || s.Epoch != 20 {
 			t.Fatalf("%+v", s)
 		}
-		c.set(func() { c.first, c.order, c.sessions = 7, 6, map[string]uint64{} }) // the opening was lost: it gets another number
-		c.open()
+		c.set(func() { c.first, c.order, c.sessions, c.gate = 7, 6, map[string]uint64{}, make(chan struct{}) }) // the opening was lost: it gets another number
+		b, other := c.stream("b"), c.stream("c")
+		c.mu.Lock()
+		close(c.gate)
+		c.mu.Unlock()
+		b.send(&pb.AttachResponse{EpochStart: c.epochStart()})
 		must(t, "hello from b", <-call)
+		time.Sleep(time.Second)
+		if other == c.stream("c") {
+			t.Error("a stream goes on that was welcomed to another session")
+		}
 		if s := c.mon.Stats(); s.Session != 7 {
 			t.Errorf("%+v", s)
 		}
@@ -170,28 +179,44 @@ func TestAnswer(t *testing.T) {
 	within(t, func(t *testing.T, ctx context.Context) {
 		c := newCluster(t, "a", "b", "c")
 		conn := c.dial()
-		for range 3 {
-			if _, err := say(ctx, conn, "hello"); err != nil {
-				t.Fatal(err)
+		c.set(func() {
+			c.answer = func(q *request) *answer {
+				a := honestly(q)
+				if q.header.SeqNum == 3 {
+					a.header.SourceOrderInfo = nil // so that a's stream has something to say
+				}
+				return a
 			}
+		})
+		for range 2 {
+			must(t, "hello from a", <-sayLater(ctx, conn, "hello"))
 			time.Sleep(time.Second)
 		}
+		held := sayLater(ctx, conn, "held")
+		time.Sleep(time.Second)
+		c.tell(&pb.AttachResponse{SourceOrderInfo: []*pb.Run{c.run(4, 4)}})
+		must(t, "held from a", <-held)
+		if n := len(c.stream("a").frames()); n != 0 {
+			t.Errorf("%d frames for the primary", n)
+		}
 		c.set(func() { c.answer = silentA })
-		inFlight := sayLater(ctx, conn, "in flight") // its frame lingers
-		time.Sleep(100 * time.Microsecond)
+		large := strings.Repeat("x", 200<<10) // one message of a stream has room for one
+		first, second := sayLater(ctx, conn, large), sayLater(ctx, conn, large)
+		time.Sleep(100 * time.Microsecond) // their frames linger
 		c.elect("b", 5)
 		synctest.Wait()
-		checkAnswer(t, c.stream("b"), []uint64{1, 2, 3, 4}, []uint64{2, 3, 4, 2, 3, 4}, 20)
-		checkAnswer(t, c.stream("c"), []uint64{1, 2, 3, 4}, []uint64{2, 3, 4, 2, 3, 4}, 20)
-		checkAnswer(t, c.stream("a"), []uint64{1, 2, 3, 4}, []uint64{2, 3, 4}, 20)
+		checkAnswer(t, c.stream("b"), []uint64{1, 2, 3, 4, 5}, []uint64{2, 3, 2, 3, 4}, 20)
+		checkAnswer(t, c.stream("c"), []uint64{1, 2, 3, 4, 5}, []uint64{2, 3, 2, 3, 4}, 20)
+		checkAnswer(t, c.stream("a"), []uint64{1, 2, 3, 4, 5}, []uint64{2, 3, 2, 3, 4}, 20)
 		c.open()
-		must(t, "in flight from b", <-inFlight)
+		must(t, large+" from b", <-first)
+		must(t, large+" from b", <-second)
 		must(t, "later from b", <-sayLater(ctx, conn, "later"))
 		time.Sleep(time.Second)
-		if n := len(c.stream("b").frames()); n != 4 {
+		if n := len(c.stream("b").frames()); n != 5 {
 			t.Errorf("%d frames for the new primary; want those before its epoch", n)
 		}
-		if n := len(c.stream("c").frames()); n != 5 {
+		if n := len(c.stream("c").frames()); n != 6 {
 			t.Errorf("%d frames for the other backup", n)
 		}
 	})
@@ -392,6 +417,36 @@ func TestMalformed(t *testing.T) {
 			})
 		})
 	}
+	t.Run("welcome to another session", func(t *testing.T) {
+		t.Parallel()
+		within(t, func(t *testing.T, ctx context.Context) {
+			c := newCluster(t, "a", "b")
+			tries := 0
+			var wrong *stream
+			c.hello = func(s *stream, h *pb.Hello) bool {
+				w := s.replica.welcome(h)
+				if s.replica.member.Name == "b" && h.Session != 0 {
+					c.set(func() {
+						if tries++; tries == 1 {
+							w.Session, wrong = 99, s
+						}
+					})
+				}
+				s.send(&pb.AttachResponse{Welcome: w})
+				return true
+			}
+			conn := c.dial()
+			must(t, "hello from a", <-sayLater(ctx, conn, "hello"))
+			c.stream("b").kill(nil)
+			time.Sleep(time.Second)
+			c.mu.Lock()
+			of := wrong
+			c.mu.Unlock()
+			if len(of.sent()) != 0 || c.stream("b") == of {
+				t.Errorf("%d messages on the stream of another session", len(of.sent()))
+			}
+		})
+	})
 	t.Run("no welcome", func(t *testing.T) {
 		t.Parallel()
 		within(t, func(t *testing.T, ctx context.Context) {
