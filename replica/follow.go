@@ -491,6 +491,8 @@ func (in *incarnation) stand(epoch orderstate.Epoch, suspected time.Time) (*elec
 	switch {
 	case !view.IsInSync(in.self):
 		return nil, errEvicted
+	case acknowledged > epoch:
+		return nil, nil // another primary has asked meanwhile (R12.1): it is the former one that isn't heard
 	case orderstate.Epoch(view.Epoch) < acknowledged:
 		return nil, &MismatchError{"epoch", fmt.Sprint(acknowledged), fmt.Sprint(view.Epoch)} // a store that was replaced or restored
 	case view.Primary != known || orderstate.Epoch(view.Epoch) > acknowledged && in.hearsPrimary(ctx, view):
