@@ -21,6 +21,6 @@
 //	                     FIG. 10                   follow.go
 //	execute              the handler               turn.go
 //
-// A replica's life is a sequence of incarnations (incarnation.go): each joins its group with a state transfer (join.go), follows the primary (follow.go), and may be elected (takeover.go) and
+// A replica's life is a sequence of incarnations (incarnation.go): each joins its group with a state transfer (join.go), follows the primary (follow.go), and may stand for election (stand.go), take over (takeover.go) and
 // lead (lead.go) until it is deposed. Replicas speak to each other on a listener of their own (peer.go).
 package replica

@@ -1,0 +1,168 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/understudy-rpc/understudy/election"
+	"github.com/understudy-rpc/understudy/orderstate"
+	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
+)
+
+// stand decides whether to stand for election, and does: nobody in-sync hears the primary, and etcd still names the epoch that this replica knows (R8). It returns how it was elected; nil when there is, or may be, a primary to follow.
+func (in *incarnation) stand(epoch orderstate.Epoch, suspected time.Time) (*elected, error) {
+	ctx, cancel := context.WithTimeout(in.ctx, authority)
+	defer cancel()
+	if in.hearsAgain(ctx) {
+		return nil, nil
+	}
+	view, err := in.r.store.Read(ctx)
+	if err != nil {
+		return nil, in.later(epoch, err)
+	}
+	in.mu.Lock()
+	if view.Revision >= in.view.Revision {
+		in.view = view
+	}
+	if err := in.compatible(); err != nil {
+		in.mu.Unlock()
+		return nil, err
+	}
+	known, acknowledged := in.leader, in.epoch()
+	in.mu.Unlock()
+	switch {
+	case !view.IsInSync(in.self):
+		return nil, errEvicted
+	case acknowledged > epoch:
+		return nil, nil // another primary has asked meanwhile (R12.1): it is the former one that isn't heard
+	case orderstate.Epoch(view.Epoch) < acknowledged:
+		return nil, &MismatchError{"epoch", fmt.Sprint(acknowledged), fmt.Sprint(view.Epoch)} // a store that was replaced or restored
+	case view.Primary != known || orderstate.Epoch(view.Epoch) > acknowledged && in.hearsPrimary(ctx, view):
+		// Somebody else was elected; it will ask (R12.1). One that didn't, nor is heard now, has died before it could.
+		return nil, in.awaitEpoch(orderstate.Epoch(view.Epoch), view.Primary)
+	}
+	if in.heardByPeers(ctx, view, view.Epoch) {
+		return nil, in.later(epoch, nil)
+	}
+	saw := in.r.clock()
+	won, err := in.r.store.Elect(ctx, in.reg, view.Epoch)
+	if election.IsUnknown(err) {
+		after, readErr := in.r.store.Read(in.ctx)
+		if readErr == nil && after.Primary == in.self && after.Epoch > view.Epoch {
+			won, err, view = after.Epoch, nil, after
+		}
+	}
+	switch {
+	case err == nil:
+		return &elected{epoch: orderstate.Epoch(won), view: view, former: known, saw: saw, suspected: suspected, at: time.Now()}, nil
+	case errors.Is(err, election.ErrNotInSync):
+		return nil, errEvicted
+	case in.ctx.Err() != nil:
+		return nil, context.Cause(in.ctx)
+	default: // somebody was faster, or the lease is being renewed, or etcd is away
+		return nil, in.later(epoch, nil)
+	}
+}
+
+// elected says how this replica came to lead.
+type elected struct {
+	epoch     orderstate.Epoch
+	view      election.State // before the election, or after it
+	former    election.Member
+	saw       time.Duration // when, by the clock, this replica saw its own election
+	suspected time.Time
+	at        time.Time
+}
+
+// hearsAgain tries once more to reach the primary: a connection can break without anyone dying.
+func (in *incarnation) hearsAgain(ctx context.Context) bool {
+	in.mu.Lock()
+	view := in.view
+	view.Primary, view.Epoch = in.leader, uint64(in.epoch())
+	in.mu.Unlock()
+	return in.hearsPrimary(ctx, view)
+}
+
+// hearsPrimary says whether the primary of a view answers, as such.
+func (in *incarnation) hearsPrimary(ctx context.Context, view election.State) bool {
+	r, ok := view.Replica(view.Primary.Name)
+	if !ok || r.Member != view.Primary {
+		return false
+	}
+	heard, _ := in.hears(ctx, r, view.Epoch)
+	return heard
+}
+
+// heardByPeers asks the other in-sync replicas whether they hear the primary; who doesn't answer in time doesn't hear it.
+func (in *incarnation) heardByPeers(ctx context.Context, view election.State, epoch uint64) bool {
+	answers := make(chan bool)
+	asked := 0
+	for _, m := range view.InSync {
+		r, ok := view.Replica(m.Name)
+		if !ok || r.Member != m || m == in.self || m == view.Primary {
+			continue
+		}
+		asked++
+		go func() {
+			heard, err := in.hears(ctx, r, epoch)
+			select {
+			case answers <- heard && err == nil:
+			case <-in.ctx.Done():
+			}
+		}()
+	}
+	heard := false
+	for range asked {
+		select {
+		case h := <-answers:
+			heard = heard || h
+		case <-in.ctx.Done():
+			return true
+		}
+	}
+	return heard
+}
+
+func (in *incarnation) hears(ctx context.Context, r election.Replica, epoch uint64) (bool, error) {
+	peer, err := in.peers.client(r.PeerAddr)
+	if err != nil {
+		return false, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, hearsTimeout)
+	defer cancel()
+	resp, err := peer.Hears(ctx, &pb.HearsRequest{Group: in.group, Epoch: epoch})
+	return resp.GetHears(), err
+}
+
+// later pauses before the next try, less long if another primary asks: if this replica acknowledges an epoch above epoch. It ends with the incarnation.
+func (in *incarnation) later(epoch orderstate.Epoch, err error) error {
+	if err != nil {
+		in.log.Info("can't stand for election yet", "error", err)
+	}
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	ctx, cancel := context.WithTimeout(in.ctx, reconnect/2)
+	defer cancel()
+	_ = in.await(ctx, func() bool { return in.epoch() > epoch })
+	if in.ctx.Err() != nil {
+		return context.Cause(in.ctx)
+	}
+	return nil
+}
+
+// awaitEpoch waits a little for a new primary's question (R12.1). One that doesn't come, from a primary that etcd names, is followed all the same: its answer to the stream says whether it still counts this replica.
+func (in *incarnation) awaitEpoch(e orderstate.Epoch, leader election.Member) error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	ctx, cancel := context.WithTimeout(in.ctx, silence)
+	defer cancel()
+	if err := in.await(ctx, func() bool { return in.epoch() >= e }); in.ctx.Err() != nil {
+		return err
+	}
+	if in.epoch() < e {
+		in.leader = leader
+	}
+	return nil
+}
