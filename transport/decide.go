@@ -150,25 +150,20 @@ func (k *call) foreign(to *choice, bad error) verdict {
 // decide is R1, R1b, R9 and R10 for a reply. mu is held.
 func (c *Client) decide(k *call, now time.Duration) verdict {
 	h, s := k.reply.header, k.session
-	if s.over != nil && !isUnknownSession(s.over) { // I5: every call in flight is told
-		k.reply = reply{err: endOf(s)}
-		return unknown
-	}
 	// R10. An interceptor's own answer, which had no turn, has no authority either.
 	left := time.Duration(min(h.GetAuthorityUs(), maxAuthority)) * time.Microsecond
 	if (left > 0 || h.GetOrderNum() > 0) && now-k.reply.sent >= left {
 		c.counts.expired.Add(1)
 		return again
 	}
-	epoch := orderstate.Epoch(h.GetSourceEpoch())
-	if s.started || epoch != s.source.Epoch() {
-		switch s.source.Accept(orderstate.Reply{Epoch: epoch, OrderNum: orderstate.OrderNum(h.GetOrderNum()), Number: h.GetRequiredSet(), Stable: k.isStable()}) {
-		case orderstate.Accept:
-			return accept
-		case orderstate.Drop:
-			c.counts.fenced.Add(1)
-			return again
-		}
+	switch s.source.Accept(orderstate.Reply{
+		Epoch: orderstate.Epoch(h.GetSourceEpoch()), OrderNum: orderstate.OrderNum(h.GetOrderNum()), Number: h.GetRequiredSet(), Stable: k.isStable(),
+	}) {
+	case orderstate.Accept:
+		return accept
+	case orderstate.Drop:
+		c.counts.fenced.Add(1)
+		return again
 	}
 	if s.over != nil { // nothing more will be learnt on this session
 		k.reply = reply{err: endOf(s)}

@@ -22,9 +22,7 @@ type session struct {
 	before *session      // which has ended, while it has calls in flight
 
 	source *orderstate.Source
-	// started: the replicas have said where the acknowledged epoch starts, and earlier ones. Before, a reply of it could be accepted although one before it is lost (I5).
-	started bool
-	frames  frames
+	frames frames
 	// announced is the last orderNum of the announcements received in the acknowledged epoch.
 	announced orderstate.OrderNum
 	// waiting are the calls that hold a reply (R1, R1b).
@@ -88,7 +86,7 @@ func (c *Client) newEpoch(s *session, epoch orderstate.Epoch, p election.Member)
 		return
 	}
 	c.primary = p
-	s.announced, s.started = 0, false
+	s.announced = 0
 	if !before.IsZero() && before != p {
 		c.counts.failovers.Add(1)
 		c.cfg.log.Info("another primary", "primary", p.String(), "epoch", uint64(epoch), "was", before.String())
@@ -115,7 +113,6 @@ func (c *Client) start(s *session, e *pb.EpochStart, earlier []orderstate.Start)
 	var lost *orderstate.LostError
 	switch {
 	case err == nil:
-		s.started = true
 		c.learned(s)
 		return nil
 	case errors.As(err, &fenced):
