@@ -40,7 +40,7 @@ const (
 
 // cluster is a scripted group: replicas that speak the protocol's server side and execute nothing. By itself it is honest: its primary orders calls, in one epoch.
 type cluster struct {
-	t    *testing.T
+	t    testing.TB
 	conn *grpc.ClientConn
 	mon  transport.Monitor
 
@@ -57,7 +57,9 @@ type cluster struct {
 	sessions map[string]uint64 // by nonce
 	ordered  map[uint64]uint64 // seqNum to orderNum
 	calls    []*request
-	gate     chan struct{} // closed when the epoch's is open
+	// forgetful: neither calls nor streams are recorded, and everything is stable at once.
+	forgetful bool
+	gate      chan struct{} // closed when the epoch's is open
 
 	// answer replaces the honest answer to a call; it returns nil to have that.
 	answer func(*request) *answer
@@ -108,7 +110,7 @@ type stream struct {
 	got []*pb.AttachRequest
 }
 
-func newCluster(t *testing.T, names ...string) *cluster {
+func newCluster(t testing.TB, names ...string) *cluster {
 	c := &cluster{
 		t: t, replicas: map[string]*replica{}, primary: names[0], epoch: 10, first: 1, number: 1, level: pb.Level_LEVEL_REFLECTED,
 		sessions: map[string]uint64{}, ordered: map[uint64]uint64{}, gate: make(chan struct{}),
@@ -415,6 +417,9 @@ func (r *replica) Attach(srv pb.Connection_AttachServer) error {
 				kill(err)
 				return
 			}
+			if c.forgetful {
+				continue
+			}
 			s.mu.Lock()
 			s.got = append(s.got, msg)
 			s.mu.Unlock()
@@ -467,7 +472,9 @@ func (r *replica) call(_ any, ctx context.Context, dec func(any) error, _ grpc.U
 		q.header, q.raw = h, values[0]
 	}
 	r.c.mu.Lock()
-	r.c.calls = append(r.c.calls, q)
+	if !r.c.forgetful {
+		r.c.calls = append(r.c.calls, q)
+	}
 	script := r.c.answer
 	r.c.mu.Unlock()
 	var a *answer
@@ -521,7 +528,11 @@ func (r *replica) honest(q *request) *answer {
 	if !ok {
 		c.order++
 		k = c.order
-		c.ordered[q.header.SeqNum] = k
+		if c.forgetful {
+			c.stable = k - min(k-1, 32)
+		} else {
+			c.ordered[q.header.SeqNum] = k
+		}
 	}
 	return &answer{header: c.header(q, k)}
 }
