@@ -237,7 +237,7 @@ func (in *incarnation) idler() {
 	}
 }
 
-// register publishes this incarnation. A predecessor of the same name whose lease hasn't run out is displaced, if nobody answers at its address.
+// register publishes this incarnation. A predecessor of the same name whose lease hasn't run out is displaced, if nobody answers at its address, or another incarnation does.
 func (in *incarnation) register(view election.State) error {
 	me := election.Replica{Member: in.self, Addr: in.r.addr, PeerAddr: in.r.peerAddr}
 	var displaces election.Member
@@ -257,8 +257,15 @@ func (in *incarnation) register(view election.State) error {
 			return nil
 		case !errors.As(err, &taken):
 			return err
-		case in.alive(taken.Holder):
+		}
+		switch alive, known := in.alive(taken.Holder); {
+		case alive:
 			return err
+		case !known: // it answers, or its lease runs out
+			if err := in.later(0, nil); err != nil {
+				return err
+			}
+			continue
 		}
 		in.log.Info("taking the name of a predecessor that doesn't answer", "predecessor", taken.Holder.Member.String())
 		displaces = taken.Holder.Member

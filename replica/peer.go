@@ -73,20 +73,19 @@ func (p *peers) close() {
 	p.conns = nil
 }
 
-// alive asks whoever answers at a registered replica's address whether it is that incarnation.
-func (in *incarnation) alive(r election.Replica) bool {
+// alive asks whoever answers at a registered replica's address whether it is that incarnation. It isn't known while somebody may listen there who is slow.
+func (in *incarnation) alive(r election.Replica) (alive, known bool) {
 	peer, err := in.peers.client(r.PeerAddr)
 	if err != nil {
-		return false
+		return false, true
 	}
 	ctx, cancel := context.WithTimeout(in.ctx, silence)
 	defer cancel()
 	resp, err := peer.Hears(ctx, &pb.HearsRequest{})
 	if err == nil {
-		return resp.GetIncarnation() == r.Incarnation
+		return resp.GetIncarnation() == r.Incarnation, true
 	}
-	// Nobody listens there; else somebody may, who is slow: its lease will tell.
-	return status.Code(err) != codes.Unavailable
+	return false, status.Code(err) == codes.Unavailable // nobody listens there
 }
 
 // peerServer serves Peer on the replicas' own listener.
