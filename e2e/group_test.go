@@ -87,14 +87,7 @@ func TestPrimaryStopped(t *testing.T) {
 		c.StartReplicas("a", "b", "c")
 		x, y := c.StartClient("x"), c.StartClient("y")
 
-		// y reaches each replica over a link of its own.
-		links, routes := map[string]*etcdproc.Link{}, map[string]string{}
-		for _, name := range []string{"a", "b", "c"} {
-			addr := c.Replica(name).Addr()
-			links[name] = etcdproc.NewLink(t, addr)
-			routes[addr] = links[name].Addr()
-		}
-		y.Route(routes)
+		links := linksTo(t, c, y, "a", "b", "c")
 		for _, client := range []*cluster.Client{x, y} {
 			client.Load(cluster.Steady)
 			client.Await(20)
@@ -105,6 +98,7 @@ func TestPrimaryStopped(t *testing.T) {
 		epoch := old.Epoch()
 		// Replies to y are on their way when the primary stops, and stay so until others have taken over.
 		links[old.Name].StallReplies()
+		y.AwaitHeld(old, cluster.Steady.Callers)
 		c.Last(50 * time.Millisecond)
 		stopped := old.Stop()
 		for name, link := range links {
@@ -411,9 +405,9 @@ func TestBigState(t *testing.T) {
 // Calls in flight on a connection that is reset complete, once.
 func TestConnectionReset(t *testing.T) {
 	atEachLevel(t, func(t *testing.T, l understudy.Level) {
-		c, link, x := behindLink(t, l)
+		c, links, x := behindLinks(t, l)
 		for range 5 {
-			link.Reset()
+			links[c.Primary().Name].Reset()
 			x.Await(50)
 		}
 		c.Finish().NoneFailed()
@@ -424,15 +418,16 @@ func TestConnectionReset(t *testing.T) {
 // another primary takes over: that, the client hears from the others.
 func TestConnectionHalfOpen(t *testing.T) {
 	atEachLevel(t, func(t *testing.T, l understudy.Level) {
-		c, link, x := behindLink(t, l)
+		c, links, x := behindLinks(t, l)
+		p := c.Primary()
 		from := c.Now()
-		link.Strand()
+		links[p.Name].Strand()
 		c.Last(time.Second)
-		link.Reset()
+		links[p.Name].Reset()
 		x.Await(50)
 
-		p := c.Primary()
-		link.Strand()
+		p = c.Primary()
+		links[p.Name].Strand()
 		c.Last(100 * time.Millisecond)
 		at := p.Kill()
 		x.Await(50)
@@ -444,18 +439,29 @@ func TestConnectionHalfOpen(t *testing.T) {
 	})
 }
 
-// behindLink starts replicas a and b, and a client x with a link between it and the primary, that calls without pause.
-func behindLink(t *testing.T, l understudy.Level) (c *cluster.Cluster, link *etcdproc.Link, x *cluster.Client) {
+// behindLinks starts replicas a and b, and a client x that reaches each over a link, and calls nearly without a pause.
+func behindLinks(t *testing.T, l understudy.Level) (c *cluster.Cluster, links map[string]*etcdproc.Link, x *cluster.Client) {
 	t.Helper()
 	c = cluster.New(t, l)
 	c.StartReplicas("a", "b")
-	p := c.Primary()
-	link = etcdproc.NewLink(t, p.Addr())
 	x = c.StartClient("x")
-	x.Route(map[string]string{p.Addr(): link.Addr()})
+	links = linksTo(t, c, x, "a", "b")
 	load := cluster.Steady
 	load.Pause = time.Millisecond
 	x.Load(load)
 	x.Await(50)
-	return c, link, x
+	return c, links, x
+}
+
+// linksTo puts a link between a client and each replica. A replica that is started again is reached without.
+func linksTo(t *testing.T, c *cluster.Cluster, x *cluster.Client, names ...string) map[string]*etcdproc.Link {
+	t.Helper()
+	links, routes := map[string]*etcdproc.Link{}, map[string]string{}
+	for _, name := range names {
+		addr := c.Replica(name).Addr()
+		links[name] = etcdproc.NewLink(t, addr)
+		routes[addr] = links[name].Addr()
+	}
+	x.Route(routes)
+	return links
 }

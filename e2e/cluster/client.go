@@ -5,6 +5,8 @@ package cluster
 import (
 	"time"
 
+	"google.golang.org/grpc/codes"
+
 	"github.com/understudy-rpc/understudy/e2e/journal"
 	"github.com/understudy-rpc/understudy/transport"
 )
@@ -59,16 +61,41 @@ func (x *Client) Load(l journal.Load) {
 	x.ask(journal.Command{Do: journal.DoLoad, Load: &l})
 }
 
+// accepted is how many calls were accepted until now, as far as the test knows.
+func (x *Client) accepted() (n int) {
+	for _, call := range x.Calls() {
+		if call.Code == codes.OK {
+			n++
+		}
+	}
+	return n
+}
+
 // Await waits until so many further calls were accepted.
 func (x *Client) Await(further int) {
 	x.c.t.Helper()
-	before := uint64(0)
-	for _, call := range x.Calls() {
-		if call.Code == 0 {
-			before++
+	x.ask(journal.Command{Do: journal.DoAccepted, Count: uint64(x.accepted() + further)})
+}
+
+// AwaitHeld waits until r has executed so many calls whose replies the client hasn't accepted.
+func (x *Client) AwaitHeld(r *Replica, calls int) {
+	x.c.t.Helper()
+	for tick := time.Tick(20 * time.Millisecond); ; {
+		executed := 0
+		for _, e := range r.dump().Entries {
+			if e.Client == x.Name {
+				executed++
+			}
+		}
+		if executed-x.accepted() >= calls {
+			return
+		}
+		select {
+		case <-tick:
+		case <-x.c.ctx.Done():
+			x.c.vain(x.Name + "'s replies are held up")
 		}
 	}
-	x.ask(journal.Command{Do: journal.DoAccepted, Count: before + uint64(further)})
 }
 
 // AwaitFailed waits until so many further calls have failed.
@@ -76,7 +103,7 @@ func (x *Client) AwaitFailed(further int) {
 	x.c.t.Helper()
 	failed := func() (n int) {
 		for _, call := range x.calls {
-			if call.Code != 0 {
+			if call.Code != codes.OK {
 				n++
 			}
 		}

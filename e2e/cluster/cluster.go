@@ -222,7 +222,16 @@ func (c *Cluster) describe() string {
 	defer c.mu.Unlock()
 	var b strings.Builder
 	for _, r := range c.replicas {
-		fmt.Fprintf(&b, "%s: running %v, stopped %v, %+v\n", r.Name, r.process != nil, r.stopped, r.status)
+		how := "killed"
+		switch {
+		case r.stopped:
+			how = "stopped"
+		case r.process != nil && ended(r.process):
+			how = fmt.Sprintf("ended by itself (%v)", r.process.err)
+		case r.process != nil:
+			how = "running"
+		}
+		fmt.Fprintf(&b, "%s: %s, %+v\n", r.Name, how, r.status)
 	}
 	for _, f := range c.faults {
 		fmt.Fprintf(&b, "%v: %s\n", f.at, f.what)
