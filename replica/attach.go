@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -88,12 +89,31 @@ func (c *connection) Attach(stream grpc.BidiStreamingServer[pb.AttachRequest, pb
 	select {
 	case err = <-sent:
 	case err = <-received:
+		if errors.Is(err, io.EOF) { // a source that closes its end says goodbye
+			in.goodbye(ctx, a)
+			cancel(nil)
+			<-sent
+			return nil
+		}
 	}
 	cancel(err)
 	if cause := context.Cause(ctx); err == nil || ctx.Err() != nil && cause != nil {
 		err = cause
 	}
 	return statusOf(err)
+}
+
+// goodbye ends the session of a source that has closed its connection in an orderly way, so that no takeover waits for it. Anyone but the primary only loses the stream.
+func (in *incarnation) goodbye(ctx context.Context, a *attachment) {
+	_, _ = in.ownTurn(ctx, func(at int64) (orderstate.OrderInfo, bool) { // refused if this replica doesn't lead: then the session expires by its time-out
+		o, v, _ := in.primary.Expire(a.session, at)
+		if v == orderstate.Fresh {
+			in.replies.expire(a.session)
+			delete(in.bySession, a.session)
+			in.turned(o)
+		}
+		return o, true
+	})
 }
 
 func statusOf(err error) error {

@@ -229,6 +229,7 @@ func (c *Client) fail(err error) {
 
 // close ends the Client with its ClientConn: calls in flight fail as gRPC's do, and no goroutine is left.
 func (c *Client) close() {
+	c.goodbye()
 	c.cancel(nil)
 	c.work.Wait()
 	c.mu.Lock()
@@ -239,6 +240,30 @@ func (c *Client) close() {
 		if err := store.Close(); err != nil {
 			c.cfg.log.Warn("closing the store's client", "err", err)
 		}
+	}
+}
+
+// goodbye tells the primary that the session is over, so that no takeover waits for it: an orderly close of the stream, which the primary answers with its own. It takes a round trip,
+// and no longer than farewell. A session with calls in flight isn't over: its end is left to the primary's time-out.
+func (c *Client) goodbye() {
+	c.mu.Lock()
+	var gone chan struct{}
+	if c.session.unlessDone() == nil {
+		for _, l := range c.links {
+			if l.up && l.session == c.session && l.isPrimary() {
+				gone = l.leave()
+			}
+		}
+	}
+	c.mu.Unlock()
+	if gone == nil {
+		return
+	}
+	timer := time.NewTimer(farewell)
+	defer timer.Stop()
+	select {
+	case <-gone:
+	case <-timer.C:
 	}
 }
 

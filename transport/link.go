@@ -20,6 +20,8 @@ const (
 	batch  = 32
 	// maxStreamMessage bounds one message of a stream, received or sent: chunks and their runs.
 	maxStreamMessage = 4 << 20
+	// farewell bounds how long closing waits for the primary to have ended the session.
+	farewell = 100 * time.Millisecond
 )
 
 // link is the stream to one replica, made anew whenever it ends. What isn't said to be constant is guarded by Client.mu.
@@ -43,6 +45,8 @@ type link struct {
 	reflected uint64 // as Source.Multicast counts
 	flushTo   uint64 // frames up to here are sent even to the primary (R12)
 	held      uint64 // the replica has acknowledged frames up to here
+
+	gone chan struct{} // not nil: say goodbye; closed when the stream has ended
 
 	queued   int  // frames added since the sender last looked
 	urgent   bool // no lingering
@@ -95,6 +99,11 @@ func (l *link) attach() (welcomed bool, err error) {
 		c.mu.Lock()
 		wasUp := l.up
 		l.restart, l.session, l.up, l.problem = nil, nil, false, err
+		if l.gone != nil {
+			close(l.gone)
+			l.gone = nil
+			l.stop()
+		}
 		if status.Code(err) == codes.NotFound && hello.Session != 0 {
 			c.disowned(l, s)
 		}
@@ -166,6 +175,10 @@ func (l *link) send(ctx context.Context, stream grpc.BidiStreamingClient[pb.Atta
 				}
 			}
 		}
+		if l.leaves() {
+			_ = stream.CloseSend() // never fails, says its documentation; the receiver sees the end
+			return
+		}
 	}
 }
 
@@ -173,6 +186,20 @@ func (l *link) mayLinger() bool {
 	l.client.mu.Lock()
 	defer l.client.mu.Unlock()
 	return !l.urgent && l.queued < batch
+}
+
+// leave lets the sender say goodbye, and returns a channel that is closed when the stream has ended. mu is held.
+func (l *link) leave() chan struct{} {
+	l.gone = make(chan struct{})
+	l.urgent = true
+	l.notify()
+	return l.gone
+}
+
+func (l *link) leaves() bool {
+	l.client.mu.Lock()
+	defer l.client.mu.Unlock()
+	return l.gone != nil
 }
 
 // notify wakes the sender. mu is held.
