@@ -32,7 +32,11 @@ func (in *incarnation) stand(epoch orderstate.Epoch, suspected time.Time) (*elec
 	}
 	known, acknowledged := in.leader, in.epoch()
 	in.mu.Unlock()
+	e := elected{former: known, suspected: suspected}
 	switch {
+	case view.Primary == in.self:
+		// It stood before, didn't learn the outcome, and the transaction took place later.
+		return in.outcome(epoch, e)
 	case !view.IsInSync(in.self):
 		return nil, errEvicted
 	case acknowledged > epoch:
@@ -46,17 +50,10 @@ func (in *incarnation) stand(epoch orderstate.Epoch, suspected time.Time) (*elec
 	if in.heardByPeers(ctx, view, view.Epoch) {
 		return nil, in.later(epoch, nil)
 	}
-	saw := in.r.clock()
-	won, err := in.r.store.Elect(ctx, in.reg, view.Epoch)
-	if election.IsUnknown(err) {
-		after, readErr := in.r.store.Read(in.ctx)
-		if readErr == nil && after.Primary == in.self && after.Epoch > view.Epoch {
-			won, err, view = after.Epoch, nil, after
-		}
-	}
+	_, err = in.r.store.Elect(ctx, in.reg, view.Epoch)
 	switch {
-	case err == nil:
-		return &elected{epoch: orderstate.Epoch(won), view: view, former: known, saw: saw, suspected: suspected, at: time.Now()}, nil
+	case err == nil || election.IsUnknown(err):
+		return in.outcome(epoch, e)
 	case errors.Is(err, election.ErrNotInSync):
 		return nil, errEvicted
 	case in.ctx.Err() != nil:
@@ -66,10 +63,30 @@ func (in *incarnation) stand(epoch orderstate.Epoch, suspected time.Time) (*elec
 	}
 }
 
+// outcome reads how an election ended. From here on only this replica changes in-sync: the view before may lack a joiner that the former primary wrote at the last moment. And only now does it see its own election, since when
+// the former one's authority runs out (R12.2).
+func (in *incarnation) outcome(epoch orderstate.Epoch, e elected) (*elected, error) {
+	for {
+		ctx, cancel := context.WithTimeout(in.ctx, authority)
+		view, err := in.r.store.Read(ctx)
+		cancel()
+		if err == nil {
+			if view.Primary != in.self {
+				return nil, in.later(epoch, nil)
+			}
+			e.epoch, e.view, e.saw, e.at = orderstate.Epoch(view.Epoch), view, in.r.clock(), time.Now()
+			return &e, nil
+		}
+		if err := in.later(epoch, err); err != nil {
+			return nil, err
+		}
+	}
+}
+
 // elected says how this replica came to lead.
 type elected struct {
 	epoch     orderstate.Epoch
-	view      election.State // before the election, or after it
+	view      election.State // after it
 	former    election.Member
 	saw       time.Duration // when, by the clock, this replica saw its own election
 	suspected time.Time
