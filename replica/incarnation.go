@@ -275,16 +275,21 @@ func (in *incarnation) register(view election.State) error {
 // found makes the group, with this replica as its first primary.
 func (in *incarnation) found() error {
 	secret, id := newSecret(), newNumber()
-	epoch, err := in.r.store.Create(in.ctx, election.Group{ID: id, Level: in.r.config.level.String(), Version: in.r.config.version}, in.reg)
-	if election.IsUnknown(err) {
+	group := election.Group{ID: id, Level: in.r.config.level.String(), Version: in.r.config.version}
+	epoch, err := in.r.store.Create(in.ctx, group, in.reg)
+	for unknown := false; election.IsUnknown(err) || unknown && errors.Is(err, election.ErrExists); {
+		unknown = true
 		view, readErr := in.r.store.Read(in.ctx)
-		if readErr != nil {
+		switch {
+		case readErr != nil:
 			return readErr
-		}
-		if view.Group.ID != id {
+		case view.Group.ID == id:
+			epoch, err = view.Epoch, nil
+		case view.Group.IsZero(): // it may take place later, so that this replica must know
+			epoch, err = in.r.store.Create(in.ctx, group, in.reg)
+		default:
 			return election.ErrExists
 		}
-		epoch, err = view.Epoch, nil
 	}
 	if err != nil {
 		return err
