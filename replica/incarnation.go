@@ -61,15 +61,17 @@ type incarnation struct {
 	absent    map[orderstate.Session]time.Duration // leading: since when a session has no stream
 
 	// Following.
-	heard  time.Duration           // when the primary was last heard
-	cut    context.CancelCauseFunc // of the stream to it; nil without one
-	ackDue chan struct{}           // capacity 1
-	acked  orderstate.OrderNum     // told to the primary
-	inSync bool
+	heard   time.Duration           // when the primary was last heard, or its stream begun
+	hearing bool                    // it was heard on the present stream
+	cut     context.CancelCauseFunc // of the stream to it; nil without one
+	ackDue  chan struct{}           // capacity 1
+	acked   orderstate.OrderNum     // told to the primary
+	inSync  bool
 
 	// Leading.
 	followers map[orderstate.Replica]*follower
 	members   map[orderstate.Replica]election.Member // in-sync, but for this replica
+	adding    map[orderstate.Replica]bool            // members that are being written to in-sync
 	lost      map[orderstate.Replica]time.Duration   // when a member's stream ended
 	push      chan struct{}                          // capacity 1: a null message is due
 }
@@ -96,6 +98,7 @@ func newIncarnation(ctx context.Context, r *Replica) *incarnation {
 		replies:  newReplyLog(),
 		attached: map[*attachment]struct{}{}, bySession: map[orderstate.Session]*attachment{}, absent: map[orderstate.Session]time.Duration{},
 		followers: map[orderstate.Replica]*follower{}, members: map[orderstate.Replica]election.Member{}, lost: map[orderstate.Replica]time.Duration{},
+		adding:   map[orderstate.Replica]bool{},
 		arriving: map[orderstate.MessageID]chan struct{}{},
 	}
 	in.id = replicaID(in.self)

@@ -256,26 +256,36 @@ func (in *incarnation) grow(f *follower, m election.Member) {
 		in.mu.Unlock()
 		return // who removed it has released it
 	}
+	// From here on it may be in-sync, whatever becomes of its stream: so it stays in the required set until its removal from etcd is certain.
+	in.members[f.id] = m
+	in.adding[f.id] = true
 	in.mu.Unlock()
 	ctx, cancel := context.WithTimeout(in.ctx, authority)
 	defer cancel()
 	err = in.r.store.AddInSync(ctx, uint64(in.primary.Epoch()), m)
 	in.mu.Lock()
 	defer in.mu.Unlock()
+	delete(in.adding, f.id)
 	switch {
 	case err == nil && in.followers[f.id] == f:
 		f.joining = false
-		in.members[f.id] = m
 		f.out.InSync = true
 		f.add(0)
 		in.log.Info("in-sync", "joiner", m.String())
 		in.forget()
 		in.broadcast()
 	case err == nil || election.IsUnknown(err):
-		// Unknown counts as not done, and may be: it is a member until its removal is certain.
-		in.members[f.id] = m
+		// Unknown counts as not done, and may be.
 		f.cut(errors.New("replica: the joiner left, or etcd is away"))
 	default:
+		delete(in.members, f.id)
+		if other := in.followers[f.id]; other != f { // else its stream's end releases it
+			if other != nil {
+				delete(in.followers, f.id)
+				other.cut(errEvicted)
+			}
+			in.release(f.id)
+		}
 		if errors.Is(err, election.ErrDeposed) {
 			in.end(errDeposed)
 		}
@@ -292,8 +302,9 @@ func (in *incarnation) left(f *follower) {
 		return
 	}
 	delete(in.followers, f.id)
-	in.lost[f.id] = in.r.clock()
-	if _, member := in.members[f.id]; !member && f.counted {
+	if _, member := in.members[f.id]; member {
+		in.lost[f.id] = in.r.clock()
+	} else if f.counted {
 		in.release(f.id) // R13: a joiner that fails leaves the required set
 	}
 	in.forget()
@@ -338,6 +349,7 @@ func (in *incarnation) gone(began time.Duration) []election.Member {
 	for id, m := range in.members {
 		f, lost := in.followers[id], in.lost[id]
 		switch {
+		case in.adding[id]: // its removal must come after
 		case f != nil && now-f.heard > silence,
 			f == nil && lost != 0 && now-lost > reconnect,
 			f == nil && lost == 0 && now-began > silence:
