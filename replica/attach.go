@@ -153,7 +153,8 @@ func (in *incarnation) attach(ctx context.Context, a *attachment) error {
 				}
 				in.replies.open(o.Session, a.nonce)
 				in.turned(o)
-				for _, f := range in.followers { // R11: nobody else has this message
+				in.absent[o.Session] = in.r.clock() // until its source is welcomed, which may be gone
+				for _, f := range in.followers {    // R11: nobody else has this message
 					in.catchUp(f)
 					in.sendMessage(f, o.Message())
 				}
@@ -192,6 +193,9 @@ func (in *incarnation) welcome(ctx context.Context, a *attachment) error {
 	in.progressWaiters--
 	if err != nil {
 		return err
+	}
+	if !in.history().Known(a.session) {
+		return status.Errorf(codes.NotFound, "understudy: session %d expired before its source was welcomed", a.session)
 	}
 	if old := in.bySession[a.session]; old != nil && old != a {
 		old.cut(status.Error(codes.Aborted, "understudy: the session was attached by another stream"))

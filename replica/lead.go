@@ -403,6 +403,9 @@ func (in *incarnation) expireSessions() {
 			delete(in.absent, s)
 			in.goes(func() {
 				_, _ = in.ownTurn(in.ctx, func(at int64) (orderstate.OrderInfo, bool) {
+					if in.bySession[s] != nil { // it came back while this waited for its turn
+						return orderstate.OrderInfo{}, false
+					}
 					o, v, push := in.primary.Expire(s, at)
 					if v == orderstate.Fresh {
 						in.replies.expire(s)
