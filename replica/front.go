@@ -180,7 +180,9 @@ func (in *incarnation) room(ctx context.Context) error {
 	}
 	waiting, cancel := context.WithTimeoutCause(ctx, reconcileTimeout, errLogFull())
 	defer cancel()
+	in.progressWaiters++
 	err := in.await(waiting, free)
+	in.progressWaiters--
 	switch {
 	case err == nil && in.role == leading:
 		return nil
