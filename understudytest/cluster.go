@@ -54,6 +54,7 @@ type Cluster struct {
 	server   []grpc.ServerOption
 	replica  []replica.Option
 	log      *slog.Logger
+	between  func(host string, e election.Election) election.Election
 	nodes    []*node
 	elapsed  clock.Clock
 }
@@ -82,6 +83,11 @@ func ReplicaOptions(opts ...replica.Option) Option { return func(c *Cluster) { c
 // Logger sees what replicas and clients log; the default discards.
 func Logger(l *slog.Logger) Option { return func(c *Cluster) { c.log = l } }
 
+// Between puts something between each replica and the election, to delay or fail what it asks of it.
+func Between(wrap func(host string, e election.Election) election.Election) Option {
+	return func(c *Cluster) { c.between = wrap }
+}
+
 // New starts n replicas and waits until all are in-sync. Everything is stopped when the test ends.
 func New(t testing.TB, n int, register Register, opts ...Option) *Cluster {
 	t.Helper()
@@ -92,11 +98,6 @@ func New(t testing.TB, n int, register Register, opts ...Option) *Cluster {
 	for _, o := range opts {
 		o(c)
 	}
-	for i := range n {
-		c.nodes = append(c.nodes, &node{host: fmt.Sprintf("replica%d", i), dead: true})
-		c.Start(i)
-		c.AwaitInSync(i + 1) // one after the other: the first makes the group
-	}
 	t.Cleanup(func() {
 		for i, n := range c.nodes {
 			if !n.dead {
@@ -104,6 +105,10 @@ func New(t testing.TB, n int, register Register, opts ...Option) *Cluster {
 			}
 		}
 	})
+	for i := range n {
+		c.Start(c.Grow())
+		c.AwaitInSync(i + 1) // one after the other: the first makes the group
+	}
 	return c
 }
 
@@ -125,8 +130,12 @@ func (c *Cluster) Start(i int) {
 		c.t.Fatal(err)
 	}
 	late := &lateState{}
+	store := election.Election(n.link)
+	if c.between != nil {
+		store = c.between(n.host, store)
+	}
 	n.r, err = replica.Join(context.Background(), "etcd:///"+group, replica.State(late), append([]replica.Option{
-		replica.Name(n.host), replica.Level(c.level), replica.Store(n.link), replica.Peers(peers, nil, nil), replica.InsecurePeers(),
+		replica.Name(n.host), replica.Level(c.level), replica.Store(store), replica.Peers(peers, nil, nil), replica.InsecurePeers(),
 		replica.PeerDialer(c.net.Dialer(n.host)), replica.Clock(c.elapsed), replica.Logger(c.log),
 	}, c.replica...)...)
 	if err != nil {
@@ -142,6 +151,13 @@ func (c *Cluster) Start(i int) {
 // lateState is the state of a service that is made after Join.
 type lateState struct{ replica.Snapshotter }
 
+// Grow adds a replica to the cluster, and returns its number. It isn't started.
+func (c *Cluster) Grow() int {
+	i := len(c.nodes)
+	c.nodes = append(c.nodes, &node{host: fmt.Sprintf("replica%d", i), dead: true})
+	return i
+}
+
 // Kill ends a replica as SIGKILL does: what it has sent arrives, nothing else of it ever does, and its lease runs out by itself.
 func (c *Cluster) Kill(i int) {
 	c.t.Helper()
@@ -152,22 +168,24 @@ func (c *Cluster) Kill(i int) {
 	c.stop(i, true)
 }
 
+// Crash is the part of Kill that happens at once, and may be called from a trigger of the network's. Bury does the rest, later, from the test's goroutine.
+func (c *Cluster) Crash(i int) {
+	n := c.nodes[i]
+	n.link.Cut()
+	c.net.Kill(n.host)
+}
+
 // KillWhen arms a trigger: the replica dies when the k-th write on a link from it, or to it, happens, before it or after. The rest of Kill must be done by Bury, later, from the test's goroutine.
 func (c *Cluster) KillWhen(i int, link simnet.Link, k int, before bool) {
-	n := c.nodes[i]
 	c.net.OnWrite(func(l simnet.Link, count int) simnet.Fate {
 		if l != link || count != k {
 			return simnet.Deliver
 		}
 		if !before {
-			go func() {
-				n.link.Cut()
-				c.net.Kill(n.host)
-			}()
+			go c.Crash(i)
 			return simnet.Deliver
 		}
-		n.link.Cut()
-		c.net.Kill(n.host)
+		c.Crash(i)
 		return simnet.Discard
 	})
 }
@@ -196,6 +214,9 @@ func (c *Cluster) Network() *simnet.Network { return c.net }
 
 // Store is the election's, to be taken away.
 func (c *Cluster) Store() *memory.Store { return c.store }
+
+// Link is a replica's way to the election, to be cut, or to have a transaction held up.
+func (c *Cluster) Link(i int) *memory.Client { return c.nodes[i].link }
 
 // Replica returns a replica.
 func (c *Cluster) Replica(i int) *replica.Replica { return c.nodes[i].r }
