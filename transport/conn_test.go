@@ -3,10 +3,7 @@ package transport_test
 import (
 	"context"
 	"errors"
-	"go/parser"
-	"go/token"
 	"io"
-	"os"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -367,72 +364,4 @@ func TestReconnect(t *testing.T) {
 		time.Sleep(2300 * time.Millisecond) // connection and stream, each 1.2 s at most
 		c.stream("b")
 	})
-}
-
-// TestExperimental lists what of gRPC's experimental API is used, and why, so that a new use is a decision. Packages resolver and balancer are kept to one file by internal/archtest.
-func TestExperimental(t *testing.T) {
-	t.Parallel()
-	uses := map[string]string{
-		"google.golang.org/grpc/resolver":       "balancer.go",
-		"google.golang.org/grpc/balancer":       "balancer.go",
-		"google.golang.org/grpc/attributes":     "balancer.go",
-		"google.golang.org/grpc/encoding":       "codec.go",
-		"google.golang.org/grpc/encoding/proto": "codec.go",
-		"google.golang.org/grpc/mem":            "codec.go",
-		"google.golang.org/grpc/connectivity":   "balancer.go client.go replicas.go",
-	}
-	why := map[string]string{ // functions and types that are marked as experimental
-		"grpc.WithResolvers":             "the replicated: scheme of one ClientConn, with no global registry",
-		"grpc.WithIdleTimeout":           "an idle channel forgets its resolver, and our streams",
-		"grpc.WithNoProxy":               "the proxy's resolver drops attributes and doesn't say when the policy has its addresses",
-		"grpc.ForceCodecV2":              "the request's bytes are made once",
-		"grpc.ForceCodecV2CallOption":    "a codec of the caller's own is refused",
-		"grpc.ForceCodecCallOption":      "a codec of the caller's own is refused",
-		"grpc.CustomCodecCallOption":     "a codec of the caller's own is refused",
-		"grpc.ContentSubtypeCallOption":  "a codec of the caller's own is refused",
-		"conn.Connect":                   "nobody else starts the resolver before the first RPC, which waits for what the resolver finds",
-		"balancer.Register":              "a policy can't be given to one ClientConn",
-		"resolver.AuthorityOverrider":    "the group's name, not the store's address, is the authority",
-		"serviceconfig, by its JSON":     "the only way to choose a policy",
-		"balancer.NewSubConnOptions":     "states of connections",
-		"balancer.ErrNoSubConnAvailable": "a pick that waits",
-	}
-	if len(why) != 14 {
-		t.Errorf("%d uses", len(why))
-	}
-	entries, err := os.ReadDir(".")
-	if err != nil {
-		t.Fatal(err)
-	}
-	found := map[string][]string{}
-	for _, e := range entries {
-		if !strings.HasSuffix(e.Name(), ".go") || strings.HasSuffix(e.Name(), "_test.go") {
-			continue
-		}
-		f, err := parser.ParseFile(token.NewFileSet(), e.Name(), nil, parser.ImportsOnly)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, spec := range f.Imports {
-			path := strings.Trim(spec.Path.Value, `"`)
-			if _, ok := uses[path]; ok || strings.HasPrefix(path, "google.golang.org/grpc/") && !stable[path] {
-				found[path] = append(found[path], e.Name())
-			}
-		}
-	}
-	for path, files := range found {
-		if want := uses[path]; strings.Join(files, " ") != want {
-			t.Errorf("%s is imported by %v; want %q", path, files, want)
-		}
-	}
-	for path := range uses {
-		if found[path] == nil {
-			t.Errorf("%s isn't imported any more", path)
-		}
-	}
-}
-
-// stable packages of gRPC's.
-var stable = map[string]bool{
-	"google.golang.org/grpc/backoff": true, "google.golang.org/grpc/codes": true, "google.golang.org/grpc/metadata": true, "google.golang.org/grpc/status": true,
 }
