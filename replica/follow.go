@@ -138,7 +138,7 @@ func (in *incarnation) followOnce() error {
 	}
 	ctx, cancel := context.WithCancelCause(in.ctx)
 	in.cut = cancel
-	in.heard = in.r.clock()
+	in.heard, in.hearing = in.r.clock(), false // a peer that asks isn't told that the primary is heard until it is
 	in.mu.Unlock()
 	defer func() {
 		cancel(nil)
@@ -232,7 +232,7 @@ func (in *incarnation) read(ctx context.Context, stream grpc.BidiStreamingClient
 		select {
 		case resp := <-responses:
 			in.mu.Lock()
-			in.heard = in.r.clock()
+			in.heard, in.hearing = in.r.clock(), true
 			in.mu.Unlock()
 			switch {
 			case resp.GetWelcome() != nil && restored == nil:
@@ -316,7 +316,7 @@ func (in *incarnation) followed(resp *pb.FollowResponse) error {
 	runs := in.open(announced)
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	in.heard = in.r.clock()
+	in.heard, in.hearing = in.r.clock(), true
 	last := in.backup.Last()
 	if s := resp.GetEpochStart(); s != nil && orderstate.Epoch(s.GetEpoch()) == in.backup.Epoch() {
 		if err := in.backup.Start(orderstate.Epoch(s.GetEpoch()), orderstate.OrderNum(s.GetFirstOrderNum()), wire.StartsFromProto(s.GetEarlier())); err != nil {
