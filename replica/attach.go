@@ -24,7 +24,7 @@ type attachment struct {
 	cut     context.CancelCauseFunc
 
 	bound        bool              // the session is known here, and the source was welcomed
-	acknowledged orderstate.Epoch  // by the source (R9)
+	acknowledged orderstate.Epoch  // by the source, on this stream: it has sent what it had to (R12.1)
 	stable       bool              // it has sent frames at Stable
 	frames       orderstate.SeqNum // received
 	framesTold   orderstate.SeqNum
@@ -71,7 +71,7 @@ func (c *connection) Attach(stream grpc.BidiStreamingServer[pb.AttachRequest, pb
 	}
 	a := &attachment{
 		in: in, nonce: orderstate.Nonce(hello.GetNonce()), session: orderstate.Session(hello.GetSession()),
-		acknowledged: orderstate.Epoch(hello.GetAcknowledgedEpoch()), wake: make(chan struct{}, 1), cut: cancel,
+		wake: make(chan struct{}, 1), cut: cancel,
 	}
 	stop := context.AfterFunc(in.ctx, func() { cancel(context.Cause(in.ctx)) })
 	defer stop()
