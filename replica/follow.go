@@ -238,7 +238,8 @@ func (in *incarnation) read(ctx context.Context, stream grpc.BidiStreamingClient
 			case resp.GetWelcome() != nil && restored == nil:
 				restored = make(chan error, 1)
 				start := resp.GetEpochStart()
-				go func() { restored <- in.restore(ctx, resp.GetWelcome(), start) }()
+				// The next incarnation doesn't begin before this ends: both restore one state.
+				in.goes(func() { restored <- in.restore(ctx, resp.GetWelcome(), start) })
 				kept = append(kept, resp)
 			case in.hasState():
 				if err := in.followed(resp); err != nil {

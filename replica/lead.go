@@ -5,6 +5,8 @@ import (
 	"errors"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/understudy-rpc/understudy/election"
 	"github.com/understudy-rpc/understudy/internal/wire"
 	"github.com/understudy-rpc/understudy/orderstate"
@@ -64,6 +66,7 @@ func (in *incarnation) lead(began time.Duration, report Failover) error {
 		return err
 	}
 	in.gate = true
+	in.start = proto.CloneOf(in.start) // the followers have the other one, and are sending it
 	in.start.Stable = uint64(in.primary.Stable())
 	for a := range in.attached {
 		a.lead(in)
