@@ -365,3 +365,45 @@ func TestReconnect(t *testing.T) {
 		c.stream("b")
 	})
 }
+
+// TestGoodbye: closing tells the primary that the session is over, unless calls are in flight; it doesn't wait long for the answer.
+func TestGoodbye(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name             string
+		deaf, calls, bye bool
+		took             time.Duration
+	}{
+		{name: "idle", bye: true},
+		{name: "unanswered", bye: true, deaf: true, took: 100 * time.Millisecond},
+		{name: "with a call in flight", calls: true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			within(t, func(t *testing.T, ctx context.Context) {
+				c := newCluster(t, "a", "b")
+				c.deaf = tt.deaf
+				conn := c.dial()
+				must(t, "hello from a", <-sayLater(ctx, conn, "hello"))
+				if tt.calls {
+					c.set(func() { c.answer = silentA })
+					sayLater(ctx, conn, "hello")
+				}
+				a, b := c.stream("a"), c.stream("b")
+				began := time.Now()
+				_ = conn.Close()
+				if took := time.Since(began); took != tt.took {
+					t.Errorf("took %v", took)
+				}
+				synctest.Wait()
+				for _, s := range []*stream{a, b} {
+					s.mu.Lock()
+					if want := tt.bye && s == a; s.goodbye != want {
+						t.Errorf("%s: goodbye %v", s.replica.member.Name, s.goodbye)
+					}
+					s.mu.Unlock()
+				}
+			})
+		})
+	}
+}

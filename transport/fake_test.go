@@ -59,7 +59,9 @@ type cluster struct {
 	calls    []*request
 	// forgetful: neither calls nor streams are recorded, and everything is stable at once.
 	forgetful bool
-	gate      chan struct{} // closed when the epoch's is open
+	// deaf: nobody answers a goodbye.
+	deaf bool
+	gate chan struct{} // closed when the epoch's is open
 
 	// answer replaces the honest answer to a call; it returns nil to have that.
 	answer func(*request) *answer
@@ -106,8 +108,9 @@ type stream struct {
 	kill    context.CancelCauseFunc
 	out     chan *pb.AttachResponse
 
-	mu  sync.Mutex
-	got []*pb.AttachRequest
+	mu      sync.Mutex
+	got     []*pb.AttachRequest
+	goodbye bool // the client has ended the stream in an orderly way
 }
 
 func newCluster(t testing.TB, names ...string) *cluster {
@@ -414,7 +417,12 @@ func (r *replica) Attach(srv pb.Connection_AttachServer) error {
 		for {
 			msg, err := srv.Recv()
 			if err != nil {
-				kill(err)
+				s.mu.Lock()
+				s.goodbye = err == io.EOF
+				s.mu.Unlock()
+				if !s.goodbye || !c.deaf {
+					kill(err)
+				}
 				return
 			}
 			if c.forgetful {
