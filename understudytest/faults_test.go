@@ -140,17 +140,6 @@ func (l *load) finish() {
 	l.wg.Wait()
 }
 
-// failed counts the calls that failed, by code.
-func (l *load) failed() map[codes.Code]int {
-	failed := map[codes.Code]int{}
-	for _, m := range l.calls {
-		if m.err != nil {
-			failed[status.Code(m.err)]++
-		}
-	}
-	return failed
-}
-
 // check holds the replicas that live against what the callers were told; the calls have ended, and the replicas have executed all. may are the codes with which calls may have failed.
 func (l *load) check(alive []int, may ...codes.Code) {
 	t := &brief{TB: l.t}
