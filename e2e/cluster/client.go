@@ -30,18 +30,12 @@ type Client struct {
 // StartClient starts a client, which makes no calls yet.
 func (c *Cluster) StartClient(name string) *Client {
 	c.t.Helper()
-	log := c.log(name)
-	defer log.Close()
 	x := &Client{Name: name, c: c}
-	var err error
-	x.process, err = startProcess(c.starter, name, c.binary, []string{"client", "-etcd", c.Etcd.Addr(), "-name", name}, log, func(e journal.Event) {
+	x.process = c.launch(name, []string{"client", "-etcd", c.Etcd.Addr(), "-name", name}, func(e journal.Event) {
 		if e.Call != nil {
 			c.broadcast(func() { x.calls = append(x.calls, *e.Call) })
 		}
 	})
-	if err != nil {
-		c.t.Fatal(err)
-	}
 	c.clients = append(c.clients, x)
 	return x
 }
@@ -118,7 +112,7 @@ func (x *Client) AwaitFailed(further int) {
 // Rest makes callers make no more calls, and waits until the last one has ended.
 func (x *Client) Rest() {
 	x.c.t.Helper()
-	x.begun = x.ask(journal.Command{Do: journal.DoRest}).Begun
+	x.begun = x.ask(journal.Command{Do: journal.DoRest}).Calls
 	x.c.await(x.Name+"'s ledger", func() bool { return len(x.calls) == int(x.begun) })
 	x.rested = true
 }

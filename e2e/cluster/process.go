@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -29,8 +30,9 @@ type process struct {
 	pending map[int]chan<- journal.Event
 	lastID  int
 
-	done chan struct{} // closed when the process has ended; then err says how
-	err  error
+	begun chan struct{} // closed when the process has said its first word
+	done  chan struct{} // closed when it has ended; then err says how
+	err   error
 }
 
 // starter starts processes from one thread, which lives until they have ended, as Linux demands of who starts a process
@@ -57,7 +59,7 @@ func (s *starter) start(cmd *exec.Cmd) error {
 // startProcess starts a process that logs to log. unasked is called, from one goroutine, with each event that isn't an
 // answer.
 func startProcess(s *starter, name, binary string, args []string, log *os.File, unasked func(journal.Event)) (*process, error) {
-	p := &process{name: name, cmd: exec.Command(binary, args...), pending: map[int]chan<- journal.Event{}, done: make(chan struct{})}
+	p := &process{name: name, cmd: exec.Command(binary, args...), pending: map[int]chan<- journal.Event{}, begun: make(chan struct{}), done: make(chan struct{})}
 	p.cmd.Stderr = log
 	dieWithTest(p.cmd)
 	var err error
@@ -75,6 +77,41 @@ func startProcess(s *starter, name, binary string, args []string, log *os.File, 
 	return p, nil
 }
 
+// beginLimit is how long a process may take to its first word. Busy machines were seen that let a new process wait for a
+// minute without a single tick of a processor: then another one is started.
+const beginLimit = 15 * time.Second
+
+// launch starts a process, and waits for its first word, which comes before it does anything.
+func (c *Cluster) launch(name string, args []string, unasked func(journal.Event)) *process {
+	c.t.Helper()
+	log, err := os.OpenFile(c.logPath(name), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer log.Close()
+	for {
+		p, err := startProcess(c.starter, name, c.binary, args, log, unasked)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		select {
+		case <-p.begun:
+			return p
+		case <-p.done:
+			return p
+		case <-time.After(beginLimit):
+			c.t.Logf("%s is started again: it hasn't begun, and is %s", name, p.state())
+			p.kill()
+		case <-c.ctx.Done():
+			p.kill()
+			c.vain(name + " begins")
+		}
+	}
+}
+
+// logPath is where processes of this name log to.
+func (c *Cluster) logPath(name string) string { return filepath.Join(c.logs, name+".log") }
+
 // read delivers the events of the process until it ends, and then says so.
 func (p *process) read(stdout io.Reader, unasked func(journal.Event)) {
 	events := json.NewDecoder(stdout)
@@ -83,7 +120,11 @@ func (p *process) read(stdout io.Reader, unasked func(journal.Event)) {
 		if err := events.Decode(&e); err != nil { // it ended, or was killed in the middle of a line
 			break
 		}
-		if e.ID == 0 {
+		switch {
+		case e.Begun:
+			close(p.begun)
+			continue
+		case e.ID == 0:
 			unasked(e)
 			continue
 		}

@@ -5,7 +5,6 @@ package cluster
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -51,16 +50,6 @@ func (c *Cluster) Replica(name string) *Replica {
 	return nil
 }
 
-// log opens the log of a name's processes.
-func (c *Cluster) log(name string) *os.File {
-	c.t.Helper()
-	f, err := os.OpenFile(filepath.Join(c.logs, name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	return f
-}
-
 // Start starts a process of this name, as a supervisor would after the last one has ended.
 func (r *Replica) Start() {
 	r.c.t.Helper()
@@ -86,22 +75,20 @@ func ended(p *process) bool {
 
 func (r *Replica) start() *process {
 	r.c.t.Helper()
-	log := r.c.log(r.Name)
-	defer log.Close()
-	args := append([]string{"replica", "-etcd", r.c.Etcd.Addr(), "-name", r.Name}, r.args...)
 	r.c.mu.Lock()
 	r.addr, r.status = "", replica.Status{}
 	r.c.mu.Unlock()
-	p, err := startProcess(r.c.starter, r.Name, r.c.binary, args, log, r.said)
-	if err != nil {
-		r.c.t.Fatal(err)
-	}
+	r.c.did("%s is started", r.Name)
+	p := r.c.launch(r.Name, r.arguments(), r.said)
 	go func() {
 		<-p.done
 		r.c.broadcast(func() {})
 	}()
-	r.c.did("%s is started", r.Name)
 	return p
+}
+
+func (r *Replica) arguments() []string {
+	return append([]string{"replica", "-etcd", r.c.Etcd.Addr(), "-name", r.Name}, r.args...)
 }
 
 func (r *Replica) said(e journal.Event) {
@@ -122,20 +109,14 @@ func (r *Replica) said(e journal.Event) {
 func (r *Replica) Rival() (log string, err error) {
 	r.c.t.Helper()
 	name := r.Name + "-rival"
-	file := r.c.log(name)
-	defer file.Close()
-	args := append([]string{"replica", "-etcd", r.c.Etcd.Addr(), "-name", r.Name}, r.args...)
-	p, err := startProcess(r.c.starter, name, r.c.binary, args, file, func(journal.Event) {})
-	if err != nil {
-		r.c.t.Fatal(err)
-	}
+	p := r.c.launch(name, r.arguments(), func(journal.Event) {})
 	defer p.kill()
 	select {
 	case <-p.done:
 	case <-r.c.ctx.Done():
 		r.c.vain("the rival's end")
 	}
-	text, readErr := os.ReadFile(file.Name())
+	text, readErr := os.ReadFile(r.c.logPath(name))
 	if readErr != nil {
 		r.c.t.Fatal(readErr)
 	}
@@ -144,7 +125,7 @@ func (r *Replica) Rival() (log string, err error) {
 
 // Log returns what the replica's processes have logged until now.
 func (r *Replica) Log() string {
-	text, err := os.ReadFile(filepath.Join(r.c.logs, r.Name+".log"))
+	text, err := os.ReadFile(r.c.logPath(r.Name))
 	if err != nil {
 		return err.Error()
 	}

@@ -53,12 +53,13 @@ type Load struct {
 type Event struct {
 	ID       int               `json:"id,omitempty"`
 	Error    string            `json:"error,omitempty"`
+	Begun    bool              `json:"begun,omitempty"`    // the process's first word
 	Addr     string            `json:"addr,omitempty"`     // a replica listens
 	Status   *replica.Status   `json:"status,omitempty"`   // a replica's, when it changes
 	Failover *replica.Failover `json:"failover,omitempty"` // a replica has taken over
 	Dump     *Dump             `json:"dump,omitempty"`
-	Call     *Call             `json:"call,omitempty"` // a client's call has ended
-	Begun    uint64            `json:"begun,omitempty"`
+	Call     *Call             `json:"call,omitempty"`  // a client's call has ended
+	Calls    uint64            `json:"calls,omitempty"` // that a client has begun
 	Stats    *transport.Stats  `json:"stats,omitempty"`
 }
 

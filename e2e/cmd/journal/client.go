@@ -79,7 +79,7 @@ func (c *client) answer(ctx context.Context, cmd journal.Command) journal.Event 
 		c.callers.Wait()
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		return journal.Event{Begun: c.begun}
+		return journal.Event{Calls: c.begun}
 	case journal.DoRoute:
 		c.mu.Lock()
 		defer c.mu.Unlock()

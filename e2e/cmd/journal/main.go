@@ -35,6 +35,7 @@ func run() error {
 	name := flags.String("name", "", "of the replica or client")
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	link := journal.NewLink(os.Stdout)
+	link.Tell(journal.Event{Begun: true})
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	switch os.Args[1] {
