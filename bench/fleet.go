@@ -219,6 +219,10 @@ type window struct {
 // errDisturbed says that something has happened in a window besides calls: a replica was evicted, say.
 var errDisturbed = errors.New("the group has changed")
 
+func disturbed(before, after view) bool {
+	return before.events() != after.events() || before.leader() != after.leader()
+}
+
 // window measures one.
 func (f *fleet) window(ctx context.Context, callers int, warmUp, d time.Duration) (window, error) {
 	_, v, err := f.burst(ctx, callers, warmUp)
@@ -257,7 +261,7 @@ func (f *fleet) window(ctx context.Context, callers int, warmUp, d time.Duration
 			w.ToBackups = w.ToBackups.plus(t)
 		}
 	}
-	if v.events() != after.events() || v.leader() != leader {
+	if disturbed(v, after) {
 		return w, errDisturbed
 	}
 	return w, nil
@@ -327,12 +331,15 @@ func (f *fleet) profile(ctx context.Context, folder string, callers int, warmUp,
 			return err
 		}
 	}
-	r, _, err := f.burst(ctx, callers, d)
+	r, after, err := f.burst(ctx, callers, d)
 	if err != nil {
 		return err
 	}
 	if err := f.each(ctx, command{Do: doProfiled}, func(int, event) {}); err != nil {
 		return err
+	}
+	if disturbed(v, after) {
+		return errDisturbed
 	}
 	return writeProfiled(folder, profiled{System: f.system.name, Callers: callers, Calls: r.Calls, Parts: parts})
 }

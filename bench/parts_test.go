@@ -112,3 +112,30 @@ func TestShares(t *testing.T) {
 		}
 	}
 }
+
+func TestView(t *testing.T) {
+	t.Parallel()
+	led := func(epoch uint64, members int) serverReport {
+		return serverReport{Standing: standing{Leads: true, Epoch: epoch, Members: members}}
+	}
+	follows := serverReport{Standing: standing{Epoch: 7}}
+	v := view{follows, led(7, 3), follows}
+	if err := v.whole(); err != nil || v.leader() != 1 {
+		t.Errorf("leader %d, %v", v.leader(), err)
+	}
+	for _, other := range []view{{follows, follows, follows}, {follows, led(7, 2), follows}, {follows, led(7, 3), led(8, 2)}} {
+		if other.whole() == nil {
+			t.Errorf("%+v is whole", other)
+		}
+	}
+	if disturbed(v, v) {
+		t.Error("a quiet group is disturbed")
+	}
+	logged := follows
+	logged.Standing.Events++
+	for _, after := range []view{{follows, follows, led(7, 3)}, {follows, led(8, 3), follows}, {follows, led(7, 3), logged}} {
+		if !disturbed(v, after) {
+			t.Errorf("%+v isn't disturbed", after)
+		}
+	}
+}

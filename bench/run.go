@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// maxRepeats is how many windows of one system at one number of callers may be measured again because the group has
-// changed in them.
+// maxRepeats is how many windows, or profiles, of one system at one number of callers may be repeated because the group
+// has changed in them.
 const maxRepeats = 3
 
 // bench measures, into report.
@@ -64,11 +64,11 @@ func (b *bench) system(ctx context.Context, name string, first bool) error {
 			continue
 		}
 		if first {
-			if err := b.plain.profile(ctx, b.cfg.Profile, callers, b.cfg.WarmUp, b.cfg.ProfileFor); err != nil {
+			if err := b.profile(ctx, b.plain, callers); err != nil {
 				return err
 			}
 		}
-		if err := f.profile(ctx, b.cfg.Profile, callers, b.cfg.WarmUp, b.cfg.ProfileFor); err != nil {
+		if err := b.profile(ctx, f, callers); err != nil {
 			return err
 		}
 	}
@@ -106,6 +106,16 @@ func (b *bench) rounds(ctx context.Context, f *fleet, callers int) error {
 	}
 	fmt.Fprintf(b.progress, "%s, %d callers: %.0f calls/s; plain gRPC %.0f\n", f.system.name, callers, callRate.of(last.Window), callRate.of(last.After))
 	return nil
+}
+
+// profile takes profiles until nothing disturbs them.
+func (b *bench) profile(ctx context.Context, f *fleet, callers int) (err error) {
+	for range 1 + maxRepeats {
+		if err = f.profile(ctx, b.cfg.Profile, callers, b.cfg.WarmUp, b.cfg.ProfileFor); !errors.Is(err, errDisturbed) {
+			return err
+		}
+	}
+	return fmt.Errorf("%s, %d callers: %w in each profile: the machine is too busy", f.system.name, callers, err)
 }
 
 // A round is a window between two of plain gRPC.
