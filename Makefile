@@ -9,9 +9,10 @@ MODULES = $(shell find . -name go.mod -not -path './tools/*' -not -path '*/testd
 BUF         = go tool -modfile=tools/buf/go.mod buf
 STATICCHECK = go tool -modfile=$(CURDIR)/tools/lint/go.mod staticcheck
 
-TESTFLAGS ?= -timeout 5m
-FUZZTIME  ?= 5s
-BENCHTIME ?= 1s
+TESTFLAGS  ?= -timeout 5m
+FUZZTIME   ?= 5s
+BENCHTIME  ?= 1s
+BENCHFLAGS ?=
 
 .PHONY: help check test lint breaking generate check-generated bench fuzz-short
 
@@ -50,9 +51,9 @@ generate: ## generate the code of proto/
 check-generated: ## fail unless the committed code of proto/ is what generate makes
 	@tools/check-generated.sh $(BUF)
 
-bench: ## Go benchmarks of the root module, then the comparison in bench/
-	@go test -run xxx -bench . -benchtime $(BENCHTIME) ./...
-	@if [ -d bench ]; then go -C bench run .; fi
+bench: ## Go benchmarks of the root module, then calls against plain gRPC (bench/), BENCHFLAGS="-callers 64 …"
+	@go test -run '^$$' -bench . -benchtime $(BENCHTIME) ./...
+	@go -C bench run . $(BENCHFLAGS)
 
 fuzz-short: ## run each fuzz target for FUZZTIME (5s)
 	@for m in $(MODULES); do \
