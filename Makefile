@@ -9,9 +9,9 @@ MODULES = $(shell find . -name go.mod -not -path './tools/*' -not -path '*/testd
 BUF         = go tool -modfile=tools/buf/go.mod buf
 STATICCHECK = go tool -modfile=$(CURDIR)/tools/lint/go.mod staticcheck
 
-TESTFLAGS  ?= -timeout 5m
+TESTFLAGS  ?= -timeout 15m
 FUZZTIME   ?= 5s
-BENCHTIME  ?= 1s
+BENCHTIME  ?= 200ms
 BENCHFLAGS ?=
 
 .PHONY: help check test lint breaking generate check-generated bench fuzz-short

@@ -78,7 +78,7 @@ func parseBench(args []string, errOut io.Writer) (cfg config, err error) {
 		f.StringVar(&systems, "systems", systems, "what is compared with plain gRPC: `names`, one after the other")
 		f.StringVar(&callers, "callers", callers, "how many callers, each with one call at a time: `numbers`, one after the other")
 		f.IntVar(&cfg.Rounds, "rounds", 5, "how many windows of each system at each number of callers, each between two of plain gRPC")
-		f.DurationVar(&cfg.Window, "window", time.Second, "how long the callers call in one window")
+		f.DurationVar(&cfg.Window, "window", 800*time.Millisecond, "how long the callers call in one window")
 		f.DurationVar(&cfg.WarmUp, "warm-up", 100*time.Millisecond, "how long they call before it, unmeasured")
 		f.IntVar(&cfg.Replicas, "replicas", 3, "how many replicas, each a process of its own")
 		f.IntVar(&cfg.Request, "request", 100, "`bytes` of a request's message")
