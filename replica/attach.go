@@ -26,7 +26,8 @@ type attachment struct {
 	bound        bool              // the session is known here, and the source was welcomed
 	acknowledged orderstate.Epoch  // by the source, on this stream: it has sent what it had to (R12.1)
 	stable       bool              // it has sent frames at Stable
-	frames       orderstate.SeqNum // received
+	frames       orderstate.SeqNum // held up to here, of those that were sent
+	dropped      bool              // one was dropped: nothing above it may be acknowledged on this stream
 	framesTold   orderstate.SeqNum
 	lastOrder    orderstate.OrderNum // of a reply to it
 	stableTold   orderstate.OrderNum
@@ -55,12 +56,15 @@ func (c *connection) Attach(stream grpc.BidiStreamingServer[pb.AttachRequest, pb
 		}
 	}
 	first, err := stream.Recv()
-	if err != nil {
+	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
 	hello := first.GetHello()
 	if len(hello.GetNonce()) != len(orderstate.Nonce{}) {
 		return status.Error(codes.InvalidArgument, "understudy: a stream begins with a hello that has a nonce of 16 bytes")
+	}
+	if len(first.GetFrames())+len(first.GetDestOrderInfo()) > 0 || first.GetAcknowledgedEpoch() != 0 || first.GetWaitingFor() != nil {
+		return status.Error(codes.InvalidArgument, "understudy: a stream's first message has its hello and nothing else")
 	}
 	in, err := c.r.awaitState(ctx)
 	if err != nil {
@@ -79,7 +83,13 @@ func (c *connection) Attach(stream grpc.BidiStreamingServer[pb.AttachRequest, pb
 	sent := make(chan error, 1)
 	go func() { sent <- a.send(ctx, stream) }()
 	received := make(chan error, 1)
-	go func() { received <- a.receive(stream) }() // ends with the stream's context, when this returns
+	go func() { // ends with the stream's context, when this returns
+		err := a.receive(stream)
+		if !errors.Is(err, io.EOF) {
+			cancel(err) // also while the stream waits for its session
+		}
+		received <- err
+	}()
 	defer in.detach(a)
 	if err := in.attach(ctx, a); err != nil {
 		cancel(err)
@@ -271,6 +281,9 @@ func (a *attachment) receive(stream grpc.BidiStreamingServer[pb.AttachRequest, p
 // take processes one message of the source: frames to the log, announcements to FIG. 10.
 func (a *attachment) take(req *pb.AttachRequest, assembler *wire.Assembler) error {
 	in := a.in
+	if req.GetHello() != nil {
+		return errors.New("a second hello")
+	}
 	var messages []orderstate.Message
 	var stable bool
 	for _, chunk := range req.GetFrames() {
@@ -307,8 +320,10 @@ func (a *attachment) take(req *pb.AttachRequest, assembler *wire.Assembler) erro
 		if m.Session != a.session {
 			return fmt.Errorf("a frame of session %d on the stream of session %d", m.Session, a.session)
 		}
-		in.logFrame(m)
-		a.frames = max(a.frames, m.SeqNum)
+		a.dropped = !in.logFrame(m) || a.dropped
+		if !a.dropped {
+			a.frames = max(a.frames, m.SeqNum)
+		}
 	}
 	if a.frames-a.framesTold >= lazyAck || stable {
 		signal(a.wake)
@@ -328,18 +343,20 @@ func (a *attachment) take(req *pb.AttachRequest, assembler *wire.Assembler) erro
 	return nil
 }
 
-// logFrame logs a message for its order to come. The primary has its messages from the RPCs. Beyond the log's bound frames are dropped: what is ordered of them is fetched. Called with mu held.
-func (in *incarnation) logFrame(m orderstate.Message) {
+// logFrame logs a message for its order to come. The primary has its messages from the RPCs. Beyond the log's bound frames are dropped: what is ordered of them is fetched. It says false of one
+// that was dropped. Called with mu held.
+func (in *incarnation) logFrame(m orderstate.Message) bool {
 	if in.backup == nil || in.primary != nil {
-		return
+		return true
 	}
 	if in.backup.Held() >= maxLog || in.backup.Bytes()+m.Size > maxLogBytes {
 		in.r.stats.dropped.Add(1)
-		return
+		return false
 	}
 	last := in.backup.Last()
 	in.backup.Message(m)
 	in.advanced(last)
+	return true
 }
 
 // open checks the seals of announcements; a forged one is refused and counted (section 11).

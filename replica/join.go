@@ -100,6 +100,15 @@ func snapshotState(s Snapshotter) (write func(io.Writer) error, err error) {
 	return s.Snapshot()
 }
 
+func writeState(write func(io.Writer) error, w io.Writer) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("it panicked: %v", p)
+		}
+	}()
+	return write(w)
+}
+
 // sendSnapshot is the donor's side: a snapshot at a turn's boundary, no earlier than the turn that the primary keeps the log from.
 func (in *incarnation) sendSnapshot(req *pb.SnapshotRequest, stream grpc.ServerStreamingServer[pb.SnapshotResponse]) error {
 	ctx := stream.Context()
@@ -132,8 +141,12 @@ func (in *incarnation) sendSnapshot(req *pb.SnapshotRequest, stream grpc.ServerS
 		}
 	}
 	w := &chunkWriter{stream: stream}
-	if err := write(w); err != nil {
-		return err
+	err = writeState(write, w)
+	switch {
+	case w.err != nil:
+		return w.err
+	case err != nil:
+		return status.Errorf(codes.Internal, "understudy: writing the snapshot: %v", err)
 	}
 	return w.flush()
 }
@@ -252,28 +265,30 @@ func mdFromProto(es []*pb.MetadataEntry) metadata.MD {
 	return md
 }
 
-// chunkWriter sends the state's bytes in chunks.
+// chunkWriter sends the state's bytes in chunks. After an error it writes nothing more, and keeps the error: who writes the state may ignore it, who restores it must not.
 type chunkWriter struct {
 	stream grpc.ServerStreamingServer[pb.SnapshotResponse]
 	buf    []byte
 	total  int
+	err    error
 }
 
 // Write implements io.Writer.
 func (w *chunkWriter) Write(b []byte) (int, error) {
-	if w.total += len(b); w.total > maxSnapshot {
-		return 0, errTooLarge
+	if w.total += len(b); w.total > maxSnapshot && w.err == nil {
+		w.err = errTooLarge
 	}
 	n := len(b)
-	for len(b) > 0 {
+	for len(b) > 0 && w.err == nil {
 		k := min(wire.ChunkSize-len(w.buf), len(b))
 		w.buf = append(w.buf, b[:k]...)
 		b = b[k:]
 		if len(w.buf) == wire.ChunkSize {
-			if err := w.flush(); err != nil {
-				return 0, err
-			}
+			w.err = w.flush()
 		}
+	}
+	if w.err != nil {
+		return 0, w.err
 	}
 	return n, nil
 }

@@ -130,7 +130,7 @@ type Failover struct {
 
 // Status is what a replica says of itself.
 type Status struct {
-	Role     string // "joining", "following", "taking over" or "leading"
+	Role     string // "joining", "following", "taking over" or "leading"; "ended" between two incarnations, and after Serve
 	Name     string
 	Primary  string // as this replica knows it
 	Epoch    uint64 // acknowledged

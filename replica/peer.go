@@ -327,6 +327,8 @@ func (in *incarnation) admitFollower(ctx context.Context, hello *pb.FollowHello,
 		return nil, status.Error(codes.Aborted, errEvicted.Error())
 	case hello.GetJoining() && hello.GetLevel() != pb.Level(in.r.config.level+1):
 		return nil, status.Errorf(codes.FailedPrecondition, "understudy: the group's level is %v", in.r.config.level)
+	case hello.GetJoining() && hello.GetVersion() != in.r.config.version:
+		return nil, status.Errorf(codes.FailedPrecondition, "understudy: the group's version is %q", in.r.config.version)
 	}
 	if old := in.followers[id]; old != nil {
 		old.cut(errors.New("replica: another stream of the same follower"))

@@ -129,9 +129,13 @@ func parseTarget(target string) (endpoints []string, group string, err error) {
 	if !ok || election.ValidName(group) != nil {
 		return nil, "", fmt.Errorf("replica: target %q names no group: it is etcd://host:port[,host:port]/group", target)
 	}
-	for h := range strings.SplitSeq(hosts, ",") {
-		if h != "" {
-			endpoints = append(endpoints, h)
+	if hosts == "" {
+		return nil, group, nil
+	}
+	endpoints = strings.Split(hosts, ",")
+	for _, e := range endpoints {
+		if _, port, err := net.SplitHostPort(e); err != nil || port == "" {
+			return nil, "", fmt.Errorf("replica: target %q: %q isn't host:port", target, e)
 		}
 	}
 	return endpoints, group, nil
