@@ -50,9 +50,9 @@ func TestSilentPrimaryWithoutStore(t *testing.T) {
 // A source that has learnt of the epoch from a peer, before its stream to the new primary begins, has answered when it has sent what it has: not before, and not only when it is given up.
 func TestSourceKnewEpochBefore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var report replica.Failover
+		reports := make(chan replica.Failover, 1)
 		c := understudytest.New(t, 4, registerLedger, understudytest.Level(understudy.Reflected), understudytest.Logger(verbose),
-			understudytest.ReplicaOptions(replica.OnFailover(func(f replica.Failover) { report = f })))
+			understudytest.ReplicaOptions(replica.OnFailover(func(f replica.Failover) { reports <- f })))
 		l := startLoad(t, c, 1, time.Millisecond)
 		time.Sleep(50 * time.Millisecond)
 		c.Network().Cut(simnet.Link{From: "replica1", To: "replica3"}) // whoever is elected waits for one who can't answer
@@ -76,11 +76,7 @@ func TestSourceKnewEpochBefore(t *testing.T) {
 		c.Network().Mend(simnet.Link{From: "client0", To: peer}) // its stream begins anew
 		time.Sleep(50 * time.Millisecond)
 		mend(c, "client0", winner)
-		for c.Replica(second).Status().Role != "leading" {
-			time.Sleep(time.Millisecond)
-		}
-		time.Sleep(10 * time.Millisecond)
-		if report.SessionsGivenUp != 0 {
+		if report := <-reports; report.SessionsGivenUp != 0 {
 			t.Errorf("the source was given up: %+v", report)
 		}
 		l.finish()

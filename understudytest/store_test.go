@@ -164,9 +164,9 @@ func TestSlowElection(t *testing.T) {
 		forever := make(chan struct{})
 		var mu sync.Mutex
 		away := false
-		var report replica.Failover
+		reports := make(chan replica.Failover, 1)
 		c := understudytest.New(t, 2, registerLedger, understudytest.Level(level), understudytest.Logger(verbose),
-			understudytest.ReplicaOptions(replica.OnFailover(func(f replica.Failover) { report = f })), slow(func(host string, s *slowStore) {
+			understudytest.ReplicaOptions(replica.OnFailover(func(f replica.Failover) { reports <- f })), slow(func(host string, s *slowStore) {
 				switch host {
 				case "replica0":
 					s.who = func(ctx context.Context) (election.Member, uint64, error) {
@@ -200,14 +200,11 @@ func TestSlowElection(t *testing.T) {
 		l := startLoad(t, c, 1, 5*time.Millisecond)
 		time.Sleep(20 * time.Millisecond)
 		partition(c, "replica0", "replica1")
-		for c.Replica(1).Status().Role != "leading" {
-			time.Sleep(time.Millisecond)
-		}
+		opened := (<-reports).Opened.Sub(zero)
 		time.Sleep(500 * time.Millisecond)
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		last := l.calls[len(l.calls)-1]
-		opened := report.Opened.Sub(zero)
 		if last.err != nil || last.end > opened {
 			t.Errorf("%q was accepted at %v, and the gate opened at %v", last.name, last.end, opened)
 		}
