@@ -11,10 +11,12 @@ STATICCHECK = go tool -modfile=$(CURDIR)/tools/lint/go.mod staticcheck
 
 TESTFLAGS  ?= -timeout 15m
 FUZZTIME   ?= 5s
+SEEDS      ?= 2
+EVERY      ?= 13
 BENCHTIME  ?= 200ms
 BENCHFLAGS ?=
 
-.PHONY: help check test lint breaking generate check-generated bench fuzz-short
+.PHONY: help check test faults lint breaking generate check-generated bench fuzz-short
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,8 +30,11 @@ test: ## go vet and go test -race in every module
 	@for m in $(MODULES); do \
 		echo "test: $$m"; \
 		go -C $$m vet ./...; \
-		go -C $$m test -race $(TESTFLAGS) ./...; \
+		UNDERSTUDY_SEEDS=$(SEEDS) UNDERSTUDY_EVERY=$(EVERY) go -C $$m test -race $(TESTFLAGS) ./...; \
 	done
+
+faults: ## kill and cut at every message, in fake time; make test takes a sample (SEEDS, EVERY)
+	go test -timeout 60m -v ./understudytest
 
 lint: ## gofmt, go vet and staticcheck in every module; buf lint, buf breaking
 	@unformatted=$$(gofmt -l .); \
