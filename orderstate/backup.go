@@ -31,12 +31,18 @@ type Backup struct {
 	executed OrderNum
 	// diverged is where this replica has, or was told, what isn't in the order; 0 if it hasn't.
 	diverged OrderNum
+	// detached holds the sessions that can't be heard here, until the next epoch starts (R11); detachings numbers what was asked.
+	detached   map[Session]detachment
+	detachings uint64
 }
 
 // NewBackup returns a backup whose application state holds what h says was executed (its cut), and which follows epoch; start is where that epoch starts, 0 if not known yet. What
 // the state holds isn't taken for stable. A DivergedError says that the state is from before that epoch, and has what isn't in it.
 func NewBackup(h *History, epoch Epoch, start OrderNum) (*Backup, error) {
-	b := &Backup{History: h, acknowledged: epoch, pendingDestOrder: map[OrderNum]Ordered{}, early: map[Session][]SeqNum{}, validIn: h.epochs.newest(), executed: h.cut}
+	b := &Backup{
+		History: h, acknowledged: epoch, pendingDestOrder: map[OrderNum]Ordered{}, early: map[Session][]SeqNum{}, validIn: h.epochs.newest(), executed: h.cut,
+		detached: map[Session]detachment{},
+	}
 	if start != 0 {
 		table, err := h.epochs.with(Start{epoch, start})
 		if err != nil {
@@ -175,6 +181,9 @@ func (b *Backup) release() error {
 		}
 		delete(b.pendingDestOrder, nextOrderNum)
 		b.append(o)
+		if o.Kind == Expire {
+			delete(b.detached, o.Session)
+		}
 		b.settle(Session(nextOrderNum))
 	}
 }
@@ -320,6 +329,7 @@ func (b *Backup) Start(e Epoch, first OrderNum, earlier []Start) error {
 	}
 	b.prune()
 	b.started, b.validIn = true, e
+	clear(b.detached)
 	return b.advance()
 }
 
@@ -366,5 +376,6 @@ func (b *Backup) Clone() *Backup {
 	for n, early := range b.early {
 		c.early[n] = slices.Clone(early)
 	}
+	c.detached = maps.Clone(b.detached)
 	return &c
 }

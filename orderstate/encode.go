@@ -37,7 +37,10 @@ func (p *Primary) AppendTo(b []byte) []byte {
 		return appendBools(appendUint(b, a.upTo), a.any, a.joined)
 	})
 	b = appendMap(b, p.reflected, appendUint, appendUint)
-	return appendMap(b, p.declared, appendUint, appendUint)
+	b = appendMap(b, p.declared, appendUint, appendUint)
+	return appendMap(b, p.detached, appendUint, func(b []byte, members map[Replica]uint64) []byte {
+		return appendMap(b, members, appendString, appendUint)
+	})
 }
 
 // AppendTo appends the canonical encoding of the state.
@@ -48,6 +51,10 @@ func (b *Backup) appendTo(buf []byte) []byte {
 	buf = appendUints(buf, uint64(b.acknowledged), uint64(b.stable), uint64(b.validIn), uint64(b.executed), uint64(b.diverged))
 	buf = appendBools(buf, b.started)
 	buf = appendMap(buf, b.pendingDestOrder, appendUint, appendOrdered)
+	buf = appendUint(buf, b.detachings)
+	buf = appendMap(buf, b.detached, appendUint, func(buf []byte, d detachment) []byte {
+		return appendBool(appendUints(buf, d.number, uint64(d.upTo)), d.confirmed)
+	})
 	return appendMap(buf, b.early, appendUint, func(buf []byte, early []SeqNum) []byte {
 		buf = appendUint(buf, len(early))
 		for _, q := range slices.Sorted(slices.Values(early)) {

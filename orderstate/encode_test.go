@@ -143,6 +143,7 @@ func TestEncodePrimary(t *testing.T) {
 	order(t, p, message(1, 1, 0))
 	p.Receive(1, []Envelope{{1, 1, 1, 1}})
 	p.Judge(MessageID{1, 1}, 1)
+	p.Detach("S2", 1, 7)
 	differ(t, p, nil, append(ofHistory(func(p *Primary) *History { return p.History }), []change[*Primary]{
 		{"epoch", func(p *Primary) { p.epoch++ }},
 		{"first", func(p *Primary) { p.first++ }},
@@ -156,6 +157,9 @@ func TestEncodePrimary(t *testing.T) {
 		{"max", func(p *Primary) { p.max++ }},
 		{"reflected", func(p *Primary) { p.reflected[1]++ }},
 		{"declared", func(p *Primary) { p.declared[1]++ }},
+		{"detached", func(p *Primary) { p.detached[1]["S2"]++ }},
+		{"detached", func(p *Primary) { p.detached[1]["S3"]++ }},
+		{"detached", func(p *Primary) { delete(p.detached, 1) }},
 	}...))
 }
 
@@ -170,6 +174,7 @@ func ofBackup(t *testing.T) *Backup {
 	must(t, b.Receive(p.Push(2)))
 	b.Message(message(4, 1, 0))
 	b.Next()
+	b.Detach(1)
 	return b
 }
 
@@ -186,6 +191,11 @@ func backupChanges[T encoded](of func(T) *Backup) []change[T] {
 		{"executed", func(b *Backup) { b.executed++ }},
 		{"validIn", func(b *Backup) { b.validIn++ }},
 		{"diverged", func(b *Backup) { b.diverged++ }},
+		{"detachings", func(b *Backup) { b.detachings++ }},
+		{"detached", func(b *Backup) { b.detached[1] = detachment{number: 2} }},
+		{"detached", func(b *Backup) { b.detached[1] = detachment{number: 1, confirmed: true} }},
+		{"detached", func(b *Backup) { b.detached[1] = detachment{number: 1, upTo: 1} }},
+		{"detached", func(b *Backup) { delete(b.detached, 1) }},
 	} {
 		changes = append(changes, change[T]{c.field, func(r T) { c.do(of(r)) }})
 	}
@@ -248,6 +258,7 @@ func TestEncodingKnowsEveryField(t *testing.T) {
 		reflect.TypeFor[OrderInfo]():  {"OrderNum", "SeqNum", "Session", "Kind", "First", "Time", "Digest"},
 		reflect.TypeFor[Ordered]():    {"OrderInfo", "Epoch"},
 		reflect.TypeFor[pendingRun](): {"Announcement", "arrival", "newest: a bound, for speed"},
+		reflect.TypeFor[detachment](): {"number", "confirmed", "upTo"},
 		reflect.TypeFor[Envelope]():   {"Epoch", "EpochFirst", "First", "Count"},
 		reflect.TypeFor[Epochs]():     {"starts"},
 		reflect.TypeFor[Start]():      {"Epoch", "First"},

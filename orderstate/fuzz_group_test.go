@@ -76,6 +76,10 @@ func (w *world) enabled(left budget) []string {
 			}
 		} else {
 			add("ack %s", name)
+			if r.takeover == nil {
+				add("detach %s C1", name)
+				add("attach %s C1", name)
+			}
 			if len(r.backup.Lacks(1)) > 0 {
 				add("fetch %s", name)
 			}

@@ -27,6 +27,8 @@ type Primary struct {
 	reflected map[Session]OrderNum
 	// declared is the low-water mark of a session as a request that wasn't ordered has declared it.
 	declared map[Session]SeqNum
+	// detached holds, by session, the members that can't hear it, with the number of what they asked (R11).
+	detached map[Session]map[Replica]uint64
 }
 
 // acknowledgement is up to where a member holds order and messages; any says that it knows where the epoch starts (R12.1), joined that it wasn't a peer then.
@@ -65,6 +67,7 @@ func NewPrimary(h *History, epoch Epoch, stable OrderNum, members []Replica, pen
 	p := &Primary{
 		History: h, epoch: epoch, first: first, stable: min(stable, h.Last()), max: pendingSourceOrderMax,
 		members: map[Replica]acknowledgement{}, number: 1, reflected: map[Session]OrderNum{}, declared: map[Session]SeqNum{},
+		detached: map[Session]map[Replica]uint64{},
 	}
 	p.pushed = max(p.stable, h.cut)
 	for _, m := range members {
@@ -105,7 +108,7 @@ func (p *Primary) judge(id MessageID, answeredUpTo SeqNum) Verdict {
 	return Fresh
 }
 
-// Order gives a message the next orderNum: FIG. 7. push asks for a null message (R4). now is in microseconds since 1970. A message that isn't Fresh isn't ordered, but the mark that it declares is noted.
+// Order gives a message the next orderNum: FIG. 7. push asks for a null message (R4), as it always does for a session that is detached: its replies wait for that. now is in microseconds since 1970. A message that isn't Fresh isn't ordered, but the mark that it declares is noted.
 func (p *Primary) Order(m Message, now int64) (o OrderInfo, v Verdict, push bool) {
 	if v = p.judge(m.MessageID, m.AnsweredUpTo); v != Fresh {
 		return OrderInfo{}, p.Judge(m.MessageID, m.AnsweredUpTo), false
@@ -135,6 +138,7 @@ func (p *Primary) Expire(n Session, now int64) (o OrderInfo, v Verdict, push boo
 	o, push = p.order7(OrderInfo{Session: n, Kind: Expire}, now)
 	delete(p.reflected, n)
 	delete(p.declared, n)
+	delete(p.detached, n)
 	return o, Fresh, push
 }
 
@@ -147,7 +151,7 @@ func (p *Primary) order7(o OrderInfo, now int64) (OrderInfo, bool) {
 	if len(p.members) == 0 {
 		p.stable = o.OrderNum
 	}
-	return o, o.OrderNum-p.carried() > OrderNum(max(p.max, 0))
+	return o, o.OrderNum-p.carried() > OrderNum(max(p.max, 0)) || len(p.detached[o.Session]) > 0
 }
 
 // carried is up to where a null message has carried the order, or none needs to.
@@ -208,7 +212,7 @@ func (p *Primary) Receive(n Session, destOrderInfo []Envelope) {
 func (p *Primary) Reflected(n Session) OrderNum { return p.reflected[n] }
 
 // Acknowledge records that a member holds order and messages up to k in an epoch; acknowledgements count only in their epoch (R1b), and cumulatively. It says whether Stable or Held
-// has changed. It is an error to acknowledge what isn't ordered: that member has diverged.
+// has changed, or, if a session is detached at that member, what MayLeave says. It is an error to acknowledge what isn't ordered: that member has diverged.
 func (p *Primary) Acknowledge(r Replica, epoch Epoch, k OrderNum) (moved bool, err error) {
 	before, member := p.members[r]
 	if !member || epoch != p.epoch {
@@ -222,9 +226,9 @@ func (p *Primary) Acknowledge(r Replica, epoch Epoch, k OrderNum) (moved bool, e
 	}
 	p.members[r] = acknowledgement{k, true, before.joined}
 	if before.any && before.upTo > p.stable {
-		return false, nil // that waits for another
+		return p.deaf(r), nil // that waits for another
 	}
-	return p.settle() || !before.any && p.Held(), nil
+	return p.settle() || !before.any && p.Held() || p.deaf(r), nil
 }
 
 // settle is R3: the stable point is what every member has acknowledged.
@@ -249,15 +253,18 @@ func (p *Primary) Require(r Replica) {
 	}
 }
 
-// Release takes a replica out of the required set: after etcd has it out of in-sync (R13, shrink), or a joiner that failed. It says whether Stable or Held has changed.
+// Release takes a replica out of the required set: after etcd has it out of in-sync (R13, shrink), or a joiner that failed. It says whether Stable or Held has changed, or what MayLeave says.
 func (p *Primary) Release(r Replica) bool {
 	if _, ok := p.members[r]; !ok {
 		return false
 	}
-	held := p.Held()
+	held, deaf := p.Held(), p.deaf(r)
 	delete(p.members, r)
+	for n := range p.detached {
+		p.attach(r, n)
+	}
 	p.number++
-	return p.settle() || held != p.Held()
+	return p.settle() || held != p.Held() || deaf
 }
 
 // Required returns the required set and its number, which grows with every change in the epoch.
@@ -292,5 +299,9 @@ func (p *Primary) Clone() *Primary {
 	c := *p
 	c.History = p.History.clone()
 	c.members, c.reflected, c.declared = maps.Clone(p.members), maps.Clone(p.reflected), maps.Clone(p.declared)
+	c.detached = make(map[Session]map[Replica]uint64, len(p.detached))
+	for n, members := range p.detached {
+		c.detached[n] = maps.Clone(members)
+	}
 	return &c
 }

@@ -3,6 +3,7 @@ package orderstate
 import (
 	"fmt"
 	"maps"
+	"slices"
 )
 
 // Takeover is a backup that was elected, from its election until the epoch's first orderNum is fixed: R12, steps 1 to 3. What comes after (the gate) is
@@ -10,7 +11,8 @@ import (
 //
 // Invariants:
 //
-//	T1  N isn't fixed before every in-sync peer has answered or was evicted, and, below Stable, every session has answered or was given up
+//	T1  N isn't fixed before every in-sync peer has answered or was evicted, and, below Stable, every session has answered, was given up, or is
+//	    detached here, and nothing that is lacked is its (R11, R12.2)
 //	T2  every entry up to N is held with its message, and none of them is void
 //	T3  the primary that comes of it is one of the epoch in which this replica was elected (I7)
 type Takeover struct {
@@ -18,13 +20,13 @@ type Takeover struct {
 	epoch    Epoch
 	peers    map[Replica]bool // in-sync, and neither answered nor evicted yet
 	inSync   map[Replica]bool // answered
-	sessions map[Session]bool // not answered yet, nor given up
+	sessions map[Session]bool // not answered yet, nor given up; false for one that is detached here, and waited for only while a message of its is lacked
 	fixed    bool
 }
 
 // Elected begins a takeover in epoch e, which the caller was elected in. It waits for the in-sync peers and, below Stable, for every session that it knows; at Stable
 // (waitForSessions false) every order that a caller saw is held by every in-sync replica, so peers are enough. A session that it doesn't know needn't be waited for: no reply that depends on it
-// has left (R11). The takeover owns the backup from now on. A FencedError, or a DivergedError, changes nothing.
+// has left (R11). One that is detached here is waited for only while an announcement names a message of its that is lacked (R12.2): all that its replies depend on is here. The takeover owns the backup from now on. A FencedError, or a DivergedError, changes nothing.
 func (b *Backup) Elected(e Epoch, peers []Replica, waitForSessions bool) (*Takeover, error) {
 	if e <= b.acknowledged {
 		return nil, &FencedError{Epoch: e, Acknowledged: b.acknowledged}
@@ -39,7 +41,7 @@ func (b *Backup) Elected(e Epoch, peers []Replica, waitForSessions bool) (*Takeo
 	}
 	if waitForSessions {
 		for _, n := range b.Sessions() {
-			t.sessions[n] = true
+			t.sessions[n] = !b.Detached(n)
 		}
 	}
 	return t, nil
@@ -124,7 +126,17 @@ func (t *Takeover) merge(order []Run) error {
 
 // Waiting returns whom the takeover waits for, sorted.
 func (t *Takeover) Waiting() (peers []Replica, sessions []Session) {
-	return sorted(maps.Keys(t.peers)), sorted(maps.Keys(t.sessions))
+	lacked := map[Session]bool{}
+	for _, id := range t.Lacks(len(t.pendingDestOrder)) {
+		lacked[id.Session] = true
+	}
+	for n, attached := range t.sessions {
+		if attached || lacked[n] {
+			sessions = append(sessions, n)
+		}
+	}
+	slices.Sort(sessions)
+	return sorted(maps.Keys(t.peers)), sessions
 }
 
 // Missing returns messages that are ordered and not held, to be fetched from peers (¶47), up to limit: Lacks, of the merged order.
@@ -134,13 +146,14 @@ func (t *Takeover) Missing(limit int) []MessageID { return t.Lacks(limit) }
 // is its pendingSourceOrder, as first ordered, and members are the peers that answered. Only then may what is up to N be executed: Backup.Next still hands it out. The two share their History: of the
 // takeover, only Next and Taken are of use afterwards. A FencedError says that a newer epoch was acknowledged meanwhile, a DivergedError that what is held here can't be the order's.
 func (t *Takeover) Fix(pendingSourceOrderMax int) (*Primary, error) {
+	peers, sessions := t.Waiting()
 	switch {
 	case t.acknowledged != t.epoch:
 		return nil, &FencedError{Epoch: t.epoch, Acknowledged: t.acknowledged}
 	case t.fixed:
 		return nil, fmt.Errorf("orderstate: epoch %d is fixed already", t.epoch)
-	case len(t.peers) > 0 || len(t.sessions) > 0:
-		return nil, fmt.Errorf("orderstate: N can't be fixed: %d peers and %d sessions haven't answered", len(t.peers), len(t.sessions))
+	case len(peers) > 0 || len(sessions) > 0:
+		return nil, fmt.Errorf("orderstate: N can't be fixed: %d peers and %d sessions haven't answered", len(peers), len(sessions))
 	}
 	if err := t.adopt(t.epochs); err != nil {
 		return nil, err
@@ -153,6 +166,7 @@ func (t *Takeover) Fix(pendingSourceOrderMax int) (*Primary, error) {
 		return nil, err
 	}
 	clear(t.pendingDestOrder)
+	clear(t.detached)
 	for n := range t.early {
 		t.settle(n)
 	}

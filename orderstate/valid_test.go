@@ -148,6 +148,13 @@ func (p *Primary) valid() error {
 	for n := range p.declared {
 		add(p.Known(n), "P2", "session %d isn't open", n)
 	}
+	for n, members := range p.detached {
+		add(p.Known(n) && len(members) > 0, "R11", "session %d is detached at %v", n, members)
+		for r := range members {
+			_, member := p.members[r]
+			add(member, "R11", "session %d is detached at %s", n, r)
+		}
+	}
 	return errors.Join(errs...)
 }
 
@@ -171,6 +178,9 @@ func (b *Backup) valid() error {
 		add(b.diverged != 0 || !b.epochs.Void(o.Epoch, o.OrderNum), "B5", "%v of %d is void, and held", o, o.Epoch)
 	}
 	add(b.stable <= b.Last(), "B4", "stable is %d of %d", b.stable, b.Last())
+	for n, d := range b.detached {
+		add(b.Known(n) && d.number <= b.detachings && (d.confirmed || d.upTo == 0), "R11", "session %d is detached: %+v", n, d)
+	}
 	add(b.cut <= b.executed && b.executed <= b.Last(), "B4", "cut at %d, executed up to %d, of %d", b.cut, b.executed, b.Last())
 	return errors.Join(errs...)
 }
@@ -181,7 +191,8 @@ func (t *Takeover) valid() error {
 	add := func(ok bool, invariant, format string, args ...any) {
 		errs = append(errs, check(ok, invariant, format, args...))
 	}
-	add(!t.fixed || len(t.peers) == 0 && len(t.sessions) == 0, "T1", "fixed, and waits for %v and %v", t.peers, t.sessions)
+	peers, sessions := t.Waiting()
+	add(!t.fixed || len(peers)+len(sessions) == 0, "T1", "fixed, and waits for %v and %v", peers, sessions)
 	add(t.fixed || t.acknowledged != t.epoch || !t.started, "T1", "epoch %d has started, and isn't fixed", t.epoch)
 	add(t.acknowledged >= t.epoch, "T3", "elected in %d, acknowledged %d", t.epoch, t.acknowledged)
 	for p := range t.peers {

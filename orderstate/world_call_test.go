@@ -160,6 +160,10 @@ func (w *world) reply(name, label, _ string) error {
 		return fmt.Errorf("%w: %s owes no reply to %s", errWorld, name, label)
 	}
 	o := r.owed[i]
+	if !r.primary.MayLeave(o.id.Session, o.orderNum) {
+		w.say("%s keeps the reply to %s: %v can't hear %s", name, label, r.primary.DetachedAt(o.id.Session), o.to.name)
+		return nil
+	}
 	r.owed = slices.Delete(r.owed, i, i+1)
 	p := r.primary
 	run := p.Multicast(o.held, o.orderNum)

@@ -158,7 +158,7 @@ func (w *world) do(command string) (said string, err error) {
 	on, ok := map[string]func(a, b, c string) error{
 		"call": w.call, "deliver": w.deliver, "repeat": w.repeat, "lose": w.lose, "reply": w.reply, "null": w.null, "push": w.push, "nested": w.nested, "reflect": w.reflect,
 		"ack": w.ack, "fetch": w.fetch, "cut": w.cut, "crash": w.crash, "elect": w.elect, "tell": w.tell, "fix": w.fix, "gate": w.gate, "evict": w.evict, "giveup": w.giveUp, "reconnect": w.reconnect,
-		"join": w.join, "admit": w.admit, "expire": w.expire, "show": w.show,
+		"detach": w.detach, "attach": w.attach, "join": w.join, "admit": w.admit, "expire": w.expire, "show": w.show,
 	}[words[0]]
 	if !ok {
 		return "", fmt.Errorf("%w: %s?", errWorld, command)
