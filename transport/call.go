@@ -153,7 +153,7 @@ func (k *call) isStable() bool {
 // run makes attempts until one decides. moved says that nothing was executed, nor will be, and that the call is to be made on another session.
 func (k *call) run(attempt func(context.Context) (metadata.MD, error)) (moved bool, err error) {
 	c := k.client
-	pause := pauses{base: 5 * time.Millisecond, max: 100 * time.Millisecond}
+	pause := pauses{base: 5 * time.Millisecond, max: 100 * time.Millisecond, spread: spread(k.session.nonce, "", k.seqNum)}
 	for first := true; ; {
 		ctx, header, to := k.next()
 		v := again
