@@ -1,5 +1,5 @@
-// Package simnet is a network in one process, for tests in fake time: between hosts that are names, with a latency of its own for each direction of each pair, and faults: a host that dies, a direction that
-// is cut, and a trigger on the k-th write of a link.
+// Package simnet is a network in one process, for tests in fake time: between hosts that are names, with a latency of its own for each direction of each pair, and faults: a host that dies or stands still, a direction that
+// is cut or slow, connections that are lost, and a trigger on the k-th write of a link.
 //
 // Everything it makes (goroutines, timers, channels) belongs to the goroutine's synctest bubble that made it, and is gone when both ends of a connection are closed.
 package simnet
@@ -25,6 +25,8 @@ type Network struct {
 	listeners map[string]*listener
 	dead      map[string]bool
 	cut       map[Link]bool
+	paused    map[string]bool
+	slow      map[Link]time.Duration
 	writes    map[Link]int
 	conns     map[*conn]struct{}
 	onWrite   func(Link, int) Fate
@@ -42,7 +44,10 @@ const (
 
 // New returns a network without faults.
 func New() *Network {
-	return &Network{listeners: map[string]*listener{}, dead: map[string]bool{}, cut: map[Link]bool{}, writes: map[Link]int{}, conns: map[*conn]struct{}{}}
+	return &Network{
+		listeners: map[string]*listener{}, dead: map[string]bool{}, cut: map[Link]bool{}, paused: map[string]bool{}, slow: map[Link]time.Duration{},
+		writes: map[Link]int{}, conns: map[*conn]struct{}{},
+	}
 }
 
 // OnWrite is called before each write on a link with the link's number of writes so far, this one counted, while no lock is held that faults need; it may kill hosts. nil takes it away.
@@ -115,6 +120,49 @@ func (n *Network) Mend(l Link) {
 	}
 }
 
+// Pause makes a host stand still, as others see it: what it writes, and what they write to it, arrives after Resume, and nothing is lost. Its goroutines and timers run on (they are the bubble's), so what it decides meanwhile is
+// decided too early; what it had decided before, and sends too late, is as of a process that was stopped between the two.
+func (n *Network) Pause(host string) { n.hold(host, true) }
+
+// Resume ends a pause: what was held arrives after the latency.
+func (n *Network) Resume(host string) { n.hold(host, false) }
+
+func (n *Network) hold(host string, held bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.paused[host] = held
+	for c := range n.conns {
+		if c.local == host || c.remote == host {
+			c.in.hold(n.paused[c.local] || n.paused[c.remote], n.delay(Link{c.remote, c.local}))
+		}
+	}
+}
+
+// Slow adds to a link's latency from now on; 0 is as before. Nothing overtakes what was written earlier on the same connection.
+func (n *Network) Slow(l Link, extra time.Duration) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.slow[l] = extra
+}
+
+// Reset loses the connections between two hosts, and what is on its way on them.
+func (n *Network) Reset(a, b string) {
+	n.mu.Lock()
+	var lost []*conn
+	for c := range n.conns {
+		if c.local == a && c.remote == b || c.local == b && c.remote == a {
+			lost = append(lost, c)
+		}
+	}
+	n.mu.Unlock()
+	for _, c := range lost {
+		_ = c.Close()
+	}
+}
+
+// delay is how long what is written now on a link takes. Called with mu held.
+func (n *Network) delay(l Link) time.Duration { return Latency(l) + n.slow[l] }
+
 // Listen listens on a host; the address is host:port for the next free port.
 func (n *Network) Listen(host string) (net.Listener, error) {
 	n.mu.Lock()
@@ -136,7 +184,10 @@ func (n *Network) Dialer(host string) func(context.Context, string) (net.Conn, e
 		if err != nil {
 			return nil, err
 		}
-		if err := sleep(ctx, Latency(Link{host, to})); err != nil {
+		n.mu.Lock()
+		there, back := n.delay(Link{host, to}), n.delay(Link{to, host})
+		n.mu.Unlock()
+		if err := sleep(ctx, there); err != nil {
 			return nil, err
 		}
 		n.mu.Lock()
@@ -151,7 +202,7 @@ func (n *Network) Dialer(host string) func(context.Context, string) (net.Conn, e
 			<-ctx.Done()
 			return nil, ctx.Err()
 		}
-		if err := sleep(ctx, Latency(Link{to, host})); err != nil {
+		if err := sleep(ctx, back); err != nil {
 			return nil, err
 		}
 		if l == nil {
@@ -223,12 +274,14 @@ func (l *listener) Addr() net.Addr { return l.addr }
 
 // pair makes the two ends of a connection.
 func (n *Network) pair(from, to string, addr address) (near, far *conn) {
-	there, back := newPipe(Latency(Link{from, to})), newPipe(Latency(Link{to, from}))
+	there, back := newPipe(), newPipe()
 	near = &conn{n: n, local: from, remote: to, laddr: address(from + ":0"), raddr: addr, in: back, out: there}
 	far = &conn{n: n, local: to, remote: from, laddr: addr, raddr: address(from + ":0"), in: there, out: back}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.conns[near], n.conns[far] = struct{}{}, struct{}{}
+	there.held = n.paused[from] || n.paused[to]
+	back.held = there.held
 	return near, far
 }
 
@@ -253,9 +306,9 @@ func (c *conn) Write(b []byte) (int, error) {
 		fate = trigger(l, k)
 	}
 	n.mu.Lock()
-	lost := n.dead[c.local] || n.cut[l] || fate == Discard
+	lost, delay := n.dead[c.local] || n.cut[l] || fate == Discard, n.delay(l)
 	n.mu.Unlock()
-	return c.out.write(b, lost)
+	return c.out.write(b, lost, delay)
 }
 
 func (c *conn) Read(b []byte) (int, error) { return c.in.read(b) }
@@ -265,8 +318,9 @@ func (c *conn) Close() error {
 	c.once.Do(func() {
 		c.n.mu.Lock()
 		delete(c.n.conns, c)
+		delay := c.n.delay(Link{c.local, c.remote})
 		c.n.mu.Unlock()
-		c.out.finish()
+		c.out.finish(delay)
 		c.in.abandon()
 	})
 	return nil
@@ -289,12 +343,13 @@ func (c *conn) SetWriteDeadline(time.Time) error { return nil } // writes don't 
 
 // pipe is one direction: bytes with the time at which they arrive.
 type pipe struct {
-	latency time.Duration
 	mu      sync.Mutex
 	changed chan struct{}
 	queue   []segment
 	eof     time.Time // when the end arrives; zero while open
+	last    time.Time // when the last segment arrives
 	gone    bool      // the reader has left
+	held    bool      // one of the hosts is paused
 	limit   time.Time
 }
 
@@ -303,16 +358,14 @@ type segment struct {
 	b  []byte
 }
 
-func newPipe(latency time.Duration) *pipe {
-	return &pipe{latency: latency, changed: make(chan struct{})}
-}
+func newPipe() *pipe { return &pipe{changed: make(chan struct{})} }
 
 func (p *pipe) signal() {
 	close(p.changed)
 	p.changed = make(chan struct{})
 }
 
-func (p *pipe) write(b []byte, lost bool) (int, error) {
+func (p *pipe) write(b []byte, lost bool, delay time.Duration) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
@@ -322,18 +375,50 @@ func (p *pipe) write(b []byte, lost bool) (int, error) {
 		// As TCP does: the writer learns of it by reading. (If the write failed before, gRPC would try the same connection again and again, and in fake time no later moment would ever come.)
 		return len(b), nil
 	}
-	p.queue = append(p.queue, segment{time.Now().Add(p.latency), append([]byte(nil), b...)})
+	p.queue = append(p.queue, segment{p.arrival(delay), append([]byte(nil), b...)})
 	p.signal()
 	return len(b), nil
 }
 
-func (p *pipe) finish() {
+// arrival is when what is written now arrives: after what was written before. Called with mu held.
+func (p *pipe) arrival(delay time.Duration) time.Time {
+	if at := time.Now().Add(delay); at.After(p.last) {
+		p.last = at
+	}
+	return p.last
+}
+
+func (p *pipe) finish(delay time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.eof.IsZero() {
-		p.eof = time.Now().Add(p.latency)
+		p.eof = p.arrival(delay)
 		p.signal()
 	}
+}
+
+// hold keeps everything from arriving, or lets it arrive.
+func (p *pipe) hold(held bool, delay time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.held && !held {
+		earliest := time.Now().Add(delay)
+		for i := range p.queue {
+			p.queue[i].at = later(p.queue[i].at, earliest)
+		}
+		if p.last = later(p.last, earliest); !p.eof.IsZero() {
+			p.eof = later(p.eof, earliest)
+		}
+	}
+	p.held = held
+	p.signal()
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 func (p *pipe) abandon() {
@@ -360,6 +445,7 @@ func (p *pipe) read(b []byte) (int, error) {
 		switch {
 		case p.gone:
 			return 0, net.ErrClosed
+		case p.held:
 		case len(p.queue) > 0 && !p.queue[0].at.After(now):
 			n := copy(b, p.queue[0].b)
 			if p.queue[0].b = p.queue[0].b[n:]; len(p.queue[0].b) == 0 {
