@@ -56,7 +56,8 @@ type Cluster struct {
 	log      *slog.Logger
 	between  func(host string, e election.Election) election.Election
 	nodes    []*node
-	elapsed  clock.Clock
+	clock    func(host string) func() time.Duration
+	monitors map[string]*transport.Monitor
 }
 
 type node struct {
@@ -83,6 +84,11 @@ func ReplicaOptions(opts ...replica.Option) Option { return func(c *Cluster) { c
 // Logger sees what replicas and clients log; the default discards.
 func Logger(l *slog.Logger) Option { return func(c *Cluster) { c.log = l } }
 
+// Clocks gives each host, replica or client, its own clock of elapsed time; the default is that they all have one.
+func Clocks(of func(host string) func() time.Duration) Option {
+	return func(c *Cluster) { c.clock = of }
+}
+
 // Between puts something between each replica and the election, to delay or fail what it asks of it.
 func Between(wrap func(host string, e election.Election) election.Election) Option {
 	return func(c *Cluster) { c.between = wrap }
@@ -91,9 +97,10 @@ func Between(wrap func(host string, e election.Election) election.Election) Opti
 // New starts n replicas and waits until all are in-sync. Everything is stopped when the test ends.
 func New(t testing.TB, n int, register Register, opts ...Option) *Cluster {
 	t.Helper()
+	elapsed := clock.Monotonic()
 	c := &Cluster{
 		t: t, net: simnet.New(), store: memory.NewStore(memory.Latency(100 * time.Microsecond)), register: register,
-		log: slog.New(slog.DiscardHandler), elapsed: clock.Monotonic(),
+		log: slog.New(slog.DiscardHandler), clock: func(string) func() time.Duration { return elapsed }, monitors: map[string]*transport.Monitor{},
 	}
 	for _, o := range opts {
 		o(c)
@@ -136,7 +143,7 @@ func (c *Cluster) Start(i int) {
 	}
 	n.r, err = replica.Join(context.Background(), "etcd:///"+group, replica.State(late), append([]replica.Option{
 		replica.Name(n.host), replica.Level(c.level), replica.Store(store), replica.Peers(peers, nil, nil), replica.InsecurePeers(),
-		replica.PeerDialer(c.net.Dialer(n.host)), replica.Clock(c.elapsed), replica.Logger(c.log),
+		replica.PeerDialer(c.net.Dialer(n.host)), replica.Clock(c.clock(n.host)), replica.Logger(c.log),
 	}, c.replica...)...)
 	if err != nil {
 		c.t.Fatal(err)
@@ -218,6 +225,12 @@ func (c *Cluster) Store() *memory.Store { return c.store }
 // Link is a replica's way to the election, to be cut, or to have a transaction held up.
 func (c *Cluster) Link(i int) *memory.Client { return c.nodes[i].link }
 
+// View is what the election's store holds at this moment.
+func (c *Cluster) View() election.State { return c.store.State(group) }
+
+// Monitor reads what the client on a host counts: the one that was dialled last.
+func (c *Cluster) Monitor(host string) *transport.Monitor { return c.monitors[host] }
+
 // Replica returns a replica.
 func (c *Cluster) Replica(i int) *replica.Replica { return c.nodes[i].r }
 
@@ -227,9 +240,10 @@ func (c *Cluster) State(i int) replica.Snapshotter { return c.nodes[i].state }
 // Dial connects a client, which lives on a host of that name. The connection is closed when the test ends.
 func (c *Cluster) Dial(host string, opts ...grpc.DialOption) *grpc.ClientConn {
 	c.t.Helper()
+	c.monitors[host] = new(transport.Monitor)
 	ours := interceptor.DialOptions(
 		transport.WithElection(func(transport.Target) (election.Election, io.Closer, error) { return c.store.Client(group), nil, nil }),
-		transport.WithClock(c.elapsed), transport.WithLogger(c.log.With("client", host)),
+		transport.WithClock(c.clock(host)), transport.WithLogger(c.log.With("client", host)), transport.WithMonitor(c.monitors[host]),
 	)
 	ours = append(ours,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),

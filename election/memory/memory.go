@@ -90,6 +90,13 @@ func (s *Store) Revision() int64 {
 	return s.rev
 }
 
+// State returns what the store holds for a group at this instant, without the latency, and whether it is up or down.
+func (s *Store) State(group string) election.State {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state(s.group(group))
+}
+
 // A Backup is what a store held at some instant, leases excepted.
 type Backup struct {
 	rev    int64
