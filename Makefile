@@ -16,7 +16,7 @@ EVERY      ?= 13
 BENCHTIME  ?= 200ms
 BENCHFLAGS ?=
 
-.PHONY: help check test faults lint breaking generate check-generated bench fuzz-short
+.PHONY: help check test faults simulate lint breaking generate check-generated bench fuzz-short
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,13 @@ test: ## go vet and go test -race in every module
 
 faults: ## kill and cut at every message, in fake time; make test takes a sample (SEEDS, EVERY)
 	go test -timeout 60m -v ./understudytest
+
+simulate: SEEDS = 200
+simulate: ## whole groups under the faults of SEEDS=n seeds (200), in virtual time; SEED=k plays one again, with its trace
+	@folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
+	go -C simulation test -c -o "$$folder/simulation.test" .; \
+	"$$folder/simulation.test" -test.timeout 0 \
+		$(if $(SEED),-test.run '^TestSeed$$' -seed $(SEED),-test.run '^TestSimulate$$' -seeds $(SEEDS)) $(SIMULATEFLAGS)
 
 lint: ## gofmt, go vet and staticcheck in every module; buf lint, buf breaking
 	@unformatted=$$(gofmt -l .); \

@@ -1,0 +1,235 @@
+package simulation
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+	"google.golang.org/grpc/codes"
+
+	"github.com/understudy-rpc/understudy"
+)
+
+// prompt is what a call may take while one backup is in trouble (R6), an idle interval included.
+const prompt = 100 * time.Millisecond
+
+// verdict collects violations; each begins with the rule or the invariant that it violates.
+type verdict struct {
+	rec   *Record
+	found []string
+	order []Entry // what the replicas agree on
+	place map[string]int
+}
+
+// Check holds a run against what is promised, and returns the violations. patience bounds porcupine.
+func Check(rec *Record, patience time.Duration) []string {
+	v := &verdict{rec: rec, found: slices.Clone(rec.Problems), place: map[string]int{}}
+	if n := rec.Coverage.Counts()[tooLarge]; n > 0 {
+		v.find("R5: %d headers were too large", n)
+	}
+	if len(rec.Replicas) == 0 {
+		v.find("the group didn't come back")
+		return v.found
+	}
+	v.agreement()
+	v.ledger()
+	kept := v.calls()
+	v.realTime()
+	v.epochs()
+	v.recovery()
+	v.promptness()
+	v.linearizable(kept, patience)
+	return v.found
+}
+
+const most = 20 // findings that are worth printing
+
+func (v *verdict) find(format string, args ...any) {
+	if len(v.found) < most {
+		v.found = append(v.found, fmt.Sprintf(format, args...))
+	}
+}
+
+// agreement is I1: all replicas have executed the same turns, with the same time, randomness and result, and have the same state.
+func (v *verdict) agreement() {
+	v.order = v.rec.Replicas[0].Ledger
+	for i, s := range v.rec.Replicas[1:] {
+		for k := range max(len(s.Ledger), len(v.order)) {
+			if k >= len(s.Ledger) || k >= len(v.order) || s.Ledger[k] != v.order[k] {
+				v.find("I1: replica 0 has %d turns, replica %d has %d; they differ from the %d. on: %v, %v", len(v.order), i+1, len(s.Ledger), k+1, tail(v.order, k), tail(s.Ledger, k))
+				break
+			}
+		}
+		if s.Cells != v.rec.Replicas[0].Cells {
+			v.find("I1: replica 0 has the cells %v, replica %d %v", v.rec.Replicas[0].Cells, i+1, s.Cells)
+		}
+	}
+}
+
+func tail(es []Entry, from int) []Entry { return es[min(from, len(es)):min(from+1, len(es))] }
+
+// ledger holds what was executed against itself, and against what was asked for.
+func (v *verdict) ledger() {
+	asked := map[string]Request{}
+	for _, c := range v.rec.Calls {
+		asked[c.Request.ID] = c.Request
+	}
+	cells, last, draws := v.rec.Plan.opening(), Entry{}, map[int64]bool{}
+	for k, e := range v.order {
+		var result Result
+		cells, result = cells.Apply(e.Request)
+		switch r, known := asked[e.Request.ID]; {
+		case v.place[e.Request.ID] != 0:
+			v.find("I4: %s was executed twice, %d. and %d.", e.Request.ID, v.place[e.Request.ID], k+1)
+		case !known || r != e.Request:
+			v.find("nobody has asked for %+v", e)
+		case e.OrderNum <= last.OrderNum:
+			v.find("I2: %+v was executed after %+v", e, last)
+		case e.Now < last.Now:
+			v.find("R7: Now goes back from %+v to %+v", last, e)
+		case draws[e.Rand]:
+			v.find("R7: %+v has the randomness of an earlier turn", e)
+		case result != e.Result:
+			v.find("I2: %+v should have had the result %+v", e, result)
+		}
+		v.place[e.Request.ID], draws[e.Rand], last = k+1, true, e
+	}
+}
+
+// calls holds what each caller saw against what was executed. It returns the calls that porcupine is to know of: a reply that was undone, as its client was told, is none.
+func (v *verdict) calls() (kept []Call) {
+	rec := v.rec
+	told := map[string]time.Duration{} // when a client was told DataLoss for the last time
+	for _, c := range rec.Calls {
+		if c.Code == codes.DataLoss {
+			told[c.Host] = max(told[c.Host], c.Ended)
+		}
+	}
+	for _, c := range rec.Calls {
+		at := v.place[c.Request.ID]
+		switch c.Outcome {
+		case Accepted:
+			if at != 0 {
+				if e := v.order[at-1]; *c.Reply == (Reply{at, e.OrderNum, e.Result, e.Now, e.Rand}) {
+					break
+				}
+			}
+			switch {
+			case c.Stable:
+				v.find("I5: at Stable, %v isn't in the order (%d: %v)", c, at, tail(v.order, at-1+len(v.order)*b(at == 0)))
+			case told[c.Host] >= c.Ended:
+				rec.Coverage.add("an undone reply was told (I5)", 1)
+			case !rec.Dead[c.Host]: // a dead client can't be told
+				v.find("I5: %v isn't in the order (%d), and its client wasn't told", c, at)
+			}
+			continue
+		case Refused:
+			rec.Coverage.add("a call was refused", 1)
+			if at != 0 {
+				v.find("%v was executed, %d.", c, at)
+			}
+		case Unknown:
+			rec.Coverage.add("a call's outcome was unknown", 1)
+			if at != 0 {
+				rec.Coverage.add("a call of unknown outcome was executed", 1)
+			}
+			if c.Code == codes.DataLoss && !v.excused() {
+				v.find("I5: nothing but replicas failed, and a client was told DataLoss: %v", c)
+			}
+		case Foreign:
+			v.find("%v", c)
+		}
+		kept = append(kept, c)
+	}
+	return kept
+}
+
+func b(cond bool) int {
+	if cond {
+		return 1
+	}
+	return 0
+}
+
+// excused says whether two faults at once can have cost what a caller had seen: below Stable, if clients, or their links, failed too.
+func (v *verdict) excused() bool {
+	return v.rec.Plan.Level != understudy.Stable && slices.ContainsFunc(v.rec.Plan.Faults, Fault.clients)
+}
+
+// realTime: what was accepted before another call began was executed before it.
+func (v *verdict) realTime() {
+	var done []Call
+	for _, c := range v.rec.Calls {
+		if c.Outcome == Accepted && v.place[c.Request.ID] != 0 {
+			done = append(done, c)
+		}
+	}
+	byEnd := slices.Clone(done)
+	slices.SortFunc(done, func(a, b Call) int { return cmp.Compare(a.Began, b.Began) })
+	slices.SortFunc(byEnd, func(a, b Call) int { return cmp.Compare(a.Ended, b.Ended) })
+	var latest Call
+	for _, c := range done {
+		for byEnd[0].Ended < c.Began {
+			if e := byEnd[0]; v.place[e.Request.ID] > v.place[latest.Request.ID] {
+				latest = e
+			}
+			byEnd = byEnd[1:]
+		}
+		if v.place[c.Request.ID] < v.place[latest.Request.ID] {
+			v.find("R10: %v was executed before %v, which had ended", c, latest)
+		}
+	}
+}
+
+// epochs is I7, as far as takeovers were reported.
+func (v *verdict) epochs() {
+	seen := map[uint64]string{}
+	for _, f := range v.rec.Failovers {
+		if other, twice := seen[f.Epoch]; twice {
+			v.find("I7: %s and %s both lead in epoch %d", other, f.To, f.Epoch)
+		}
+		seen[f.Epoch] = f.To
+	}
+}
+
+// recovery: when all faults have ended, every call ends well; all calls do in a liveness run. A session whose loss nobody could be told before may be told now.
+func (v *verdict) recovery() {
+	p := v.rec.Plan
+	for _, c := range v.rec.Calls {
+		must := c.Last || p.Live && c.Ended > p.Heal && !v.rec.Dead[c.Host]
+		if must && c.Outcome != Accepted && c.Code != codes.DataLoss && c.Code != codes.Canceled {
+			v.find("liveness: all faults ended at %v: %v", p.Heal, c)
+		}
+		if took := c.Ended - max(c.Began, p.Heal); took > recovery {
+			v.find("liveness: all faults ended at %v: %v took %v", p.Heal, c, took)
+		}
+	}
+}
+
+// promptness is R6: below Stable no call is slow because one backup is.
+func (v *verdict) promptness() {
+	p := v.rec.Plan
+	if p.Style != Backup || p.Level == understudy.Stable {
+		return
+	}
+	for _, c := range v.rec.Calls {
+		if took := c.Ended - c.Began; took > prompt && !c.Stable && !c.Opens {
+			v.find("R6: one backup is in trouble, and a call took %v: %v", took, c)
+		}
+	}
+}
+
+// linearizable asks porcupine.
+func (v *verdict) linearizable(calls []Call, patience time.Duration) {
+	switch Linearizable(v.rec.Plan, calls, patience) {
+	case porcupine.Ok:
+		v.rec.Coverage.add("porcupine decided", 1)
+	case porcupine.Illegal:
+		v.rec.Coverage.add("porcupine decided", 1)
+		v.find("linearizability: the callers' history has no order")
+	default:
+		v.rec.Coverage.add("porcupine gave up", 1)
+	}
+}

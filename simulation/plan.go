@@ -1,0 +1,245 @@
+package simulation
+
+import (
+	"cmp"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/understudy-rpc/understudy"
+)
+
+// Plan is all that one seed decides; nothing is drawn while it runs but what each worker calls next, from a generator of its own.
+type Plan struct {
+	Seed     uint64
+	Live     bool // liveness: faults end early, calls have no short deadlines, and every one must end well
+	Level    understudy.Level
+	Replicas int
+	Clients  int
+	Workers  int // per client
+	Workload string
+	Style    Style
+	Load     time.Duration // how long the workers call
+	Heal     time.Duration // when the last fault has ended
+	Pause    time.Duration // of a worker between two calls, about
+	Raise    int           // percent of calls that ask for Stable
+	Hurry    int           // percent of calls with a short deadline
+	Large    int           // percent of calls of some 100 KiB
+	Linger   time.Duration // quiet before the last calls: sessions without a stream expire
+	Drift    map[string]float64
+	Faults   []Fault
+}
+
+// Style bounds what the faults touch, so that stricter promises can be checked.
+type Style string
+
+// The styles.
+const (
+	Anything Style = "anything"
+	Replicas Style = "replicas" // no client, and no client's link: below Stable nobody may be told DataLoss
+	Backup   Style = "backup"   // one backup, and its link to the primary: below Stable no call may be slow (R6)
+)
+
+// Fault is one fault. Hosts are roles: "primary", "backup0" (of the replicas that aren't primary, by name), "client0". Who has the role when the fault begins has it until it ends.
+type Fault struct {
+	At, For time.Duration
+	Kind    string
+	Hosts   []string // what it hits; of a link both ends, in its direction
+	K       int      // "crash at": the message
+	Before  bool     // it is lost
+	Extra   time.Duration
+	Way     string // "partition", "cut": "both", "out", "in"
+	Store   bool   // "partition": these hosts lose the store, too
+}
+
+func (f Fault) String() string {
+	s := fmt.Sprintf("%v +%v %s %s", f.At, f.For, f.Kind, strings.Join(f.Hosts, " "))
+	switch f.Kind {
+	case "crash at":
+		s += fmt.Sprintf(" k=%d before=%v", f.K, f.Before)
+	case "slow":
+		s += fmt.Sprintf(" by %v", f.Extra)
+	case "partition", "cut":
+		s += fmt.Sprintf(" %s store=%v", f.Way, f.Store)
+	}
+	return s
+}
+
+// clients says whether the fault can part a client from what it has sent, or dies with.
+func (f Fault) clients() bool {
+	return slices.ContainsFunc(f.Hosts, func(h string) bool { return strings.HasPrefix(h, "client") })
+}
+
+func (p Plan) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "seed %d: live=%v %v replicas=%d clients=%d workers=%d %s style=%s load=%v heal=%v pause=%v raise=%d%% hurry=%d%% large=%d%% linger=%v\n",
+		p.Seed, p.Live, p.Level, p.Replicas, p.Clients, p.Workers, p.Workload, p.Style, p.Load, p.Heal, p.Pause, p.Raise, p.Hurry, p.Large, p.Linger)
+	for _, h := range p.hosts() {
+		if d := p.Drift[h]; d != 0 {
+			fmt.Fprintf(&b, "  %s's clock is off by %+.1f %%\n", h, 100*d)
+		}
+	}
+	for _, f := range p.Faults {
+		fmt.Fprintf(&b, "  %v\n", f)
+	}
+	return b.String()
+}
+
+func (p Plan) hosts() []string {
+	var hosts []string
+	for i := range p.Replicas {
+		hosts = append(hosts, fmt.Sprintf("replica%d", i))
+	}
+	for i := range p.Clients {
+		hosts = append(hosts, fmt.Sprintf("client%d", i))
+	}
+	return hosts
+}
+
+func (p Plan) opening() Cells {
+	if p.Workload == "bank" {
+		return Cells{opening, opening, opening, opening}
+	}
+	return Cells{}
+}
+
+// maxDrift is within what A + margin tolerates of the slowest against the fastest: 1.04/0.96 < 1.1 (R10, R12.2).
+const maxDrift = 0.04
+
+// dice draws from a seed.
+type dice struct{ *rand.Rand }
+
+func newDice(seed, stream uint64) dice { return dice{rand.New(rand.NewPCG(seed, stream))} }
+
+func (d dice) between(from, to time.Duration) time.Duration {
+	return from + time.Duration(d.Int64N(int64(to-from)))
+}
+
+func (d dice) percent(p int) bool { return d.IntN(100) < p }
+
+func oneOf[T any](d dice, from ...T) T { return from[d.IntN(len(from))] }
+
+// Draw makes the seed's plan.
+func Draw(seed uint64, live bool) Plan {
+	d := newDice(seed, 1)
+	p := Plan{
+		Seed: seed, Live: live,
+		Level:    oneOf(d, understudy.Reflected, understudy.Direct, understudy.Stable),
+		Replicas: oneOf(d, 3, 3, 3, 3, 3, 3, 2, 4, 4, 5),
+		Clients:  2 + d.IntN(3),
+		Workers:  oneOf(d, 1, 1, 2, 3),
+		Workload: oneOf(d, "counter", "register", "bank"),
+		Style:    oneOf(d, Anything, Anything, Anything, Anything, Replicas, Replicas, Backup),
+		Load:     d.between(2*time.Second, 4*time.Second),
+		Drift:    map[string]float64{},
+	}
+	p.Pause = p.Load * time.Duration(p.Clients*p.Workers) / time.Duration(100+d.IntN(300))
+	p.Heal = p.Load
+	if live {
+		p.Heal = p.Load * 2 / 3
+	}
+	if p.Level != understudy.Stable {
+		p.Raise = oneOf(d, 0, 0, 30)
+	}
+	if !live && p.Style != Backup {
+		p.Hurry = oneOf(d, 0, 10, 30)
+	}
+	p.Large = oneOf(d, 0, 0, 0, 0, 2)
+	if d.percent(3) {
+		p.Linger = 35 * time.Second
+	}
+	if d.percent(50) {
+		for _, h := range p.hosts() {
+			p.Drift[h] = (2*d.Float64() - 1) * maxDrift
+		}
+	}
+	n := 1 + d.IntN(5)
+	if !live {
+		n += d.IntN(6)
+	}
+	for range n {
+		p.Faults = append(p.Faults, p.fault(d))
+	}
+	slices.SortFunc(p.Faults, func(a, b Fault) int { return cmp.Compare(a.At, b.At) })
+	return p
+}
+
+// fault draws one fault.
+func (p Plan) fault(d dice) Fault {
+	f := Fault{At: d.between(100*time.Millisecond, p.Heal), For: oneOf(d, d.between(time.Millisecond, 50*time.Millisecond), d.between(50*time.Millisecond, 1500*time.Millisecond))}
+	backup := fmt.Sprintf("backup%d", d.IntN(p.Replicas-1))
+	replica := oneOf(d, "primary", backup)
+	if p.Style == Backup {
+		p.backupFault(d, &f)
+		return f
+	}
+	anyone := func() string { return replica }
+	if p.Style == Anything {
+		anyone = func() string { return oneOf(d, replica, p.client(d)) }
+	}
+	f.Kind = oneOf(d, "crash", "crash", "crash", "crash at", "crash at", "pause", "pause", "partition", "partition", "cut", "cut", "slow", "reset", "reset", "store down", "store cut", "store hold", "client")
+	switch f.Kind {
+	case "crash":
+		f.Hosts, f.For = []string{oneOf(d, "primary", "primary", backup)}, max(f.For, 20*time.Millisecond)
+	case "crash at":
+		f.Hosts, f.For = p.link(d, "primary"), max(f.For, 20*time.Millisecond)
+		f.K, f.Before = 1+d.IntN(40), d.percent(50)
+	case "pause":
+		f.Hosts = []string{anyone()}
+	case "partition":
+		f.Way, f.Store = oneOf(d, "both", "both", "out", "in"), d.percent(50)
+		f.Hosts = []string{replica}
+		if p.Style == Anything { // a side of its own
+			for i := range p.Clients {
+				if d.percent(40) {
+					f.Hosts = append(f.Hosts, fmt.Sprintf("client%d", i))
+				}
+			}
+		}
+	case "cut", "reset", "slow":
+		f.Hosts, f.Way = p.link(d, anyone()), oneOf(d, "both", "out")
+		f.Extra = oneOf(d, d.between(100*time.Microsecond, 5*time.Millisecond), d.between(5*time.Millisecond, 300*time.Millisecond))
+	case "store cut", "store hold":
+		f.Hosts = []string{replica}
+	case "client":
+		if p.Style == Replicas {
+			f.Kind, f.Hosts = "crash", []string{"primary"}
+			break
+		}
+		f.Kind, f.Hosts = oneOf(d, "client crash", "client crash", "client close"), []string{p.client(d)}
+	}
+	return f
+}
+
+func (p Plan) client(d dice) string { return fmt.Sprintf("client%d", d.IntN(p.Clients)) }
+
+// link draws the other end of a link, and the direction.
+func (p Plan) link(d dice, end string) []string {
+	other := fmt.Sprintf("backup%d", d.IntN(p.Replicas-1))
+	switch {
+	case p.Style == Anything && !strings.HasPrefix(end, "client") && d.percent(50):
+		other = p.client(d)
+	case strings.HasPrefix(end, "client"):
+		other = oneOf(d, "primary", other)
+	case other == end:
+		other = "primary"
+	}
+	if d.percent(50) {
+		return []string{other, end}
+	}
+	return []string{end, other}
+}
+
+// backupFault draws a fault of one backup and of its link to the primary.
+func (p Plan) backupFault(d dice, f *Fault) {
+	f.Kind, f.Hosts, f.Way = oneOf(d, "crash", "cut", "slow", "reset"), []string{"backup0", "primary"}, oneOf(d, "both", "out")
+	f.Extra = d.between(time.Millisecond, 300*time.Millisecond)
+	switch {
+	case f.Kind == "crash":
+		f.Hosts, f.For = f.Hosts[:1], max(f.For, 20*time.Millisecond)
+	case d.percent(50):
+		slices.Reverse(f.Hosts)
+	}
+}

@@ -1,0 +1,236 @@
+package simulation
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"sync"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/understudy-rpc/understudy"
+	"github.com/understudy-rpc/understudy/internal/turn"
+	"github.com/understudy-rpc/understudy/replica"
+)
+
+// Cells is the state of each workload: counters, registers, or the accounts of a bank.
+type Cells [4]int64
+
+// opening is what each account of the bank begins with.
+const opening = 100
+
+// Request is one call. ID is the call's own, so that the ledger shows each execution.
+type Request struct {
+	ID   string
+	Op   string
+	Cell int
+	A, B int64  `json:",omitempty"`
+	Pad  string `json:",omitempty"` // makes it large
+}
+
+// Result is what a caller learns of the cells. OK is false where cas or transfer changed nothing.
+type Result struct {
+	OK    bool  `json:",omitempty"`
+	Value int64 `json:",omitempty"`
+	Cells Cells
+}
+
+// Apply is the service: the replicas execute it, and porcupine's model is made of it.
+func (c Cells) Apply(r Request) (Cells, Result) {
+	switch r.Op {
+	case "add":
+		c[r.Cell] += r.A
+		return c, Result{OK: true, Value: c[r.Cell]}
+	case "write":
+		c[r.Cell] = r.A
+		return c, Result{OK: true}
+	case "read":
+		return c, Result{OK: true, Value: c[r.Cell]}
+	case "cas":
+		if c[r.Cell] != r.A {
+			return c, Result{Value: c[r.Cell]}
+		}
+		c[r.Cell] = r.B
+		return c, Result{OK: true, Value: r.B}
+	case "transfer": // B from Cell to A
+		if c[r.Cell] < r.B {
+			return c, Result{}
+		}
+		c[r.Cell] -= r.B
+		c[r.A] += r.B
+		return c, Result{OK: true}
+	case "audit":
+		return c, Result{OK: true, Cells: c}
+	default:
+		panic("simulation: unknown op " + r.Op)
+	}
+}
+
+// Entry is one turn, as a replica executed it.
+type Entry struct {
+	OrderNum uint64
+	Request  Request
+	Result   Result
+	Now      int64 // understudy.Now, in microseconds
+	Rand     int64 // a draw of understudy.Rand
+}
+
+// Reply is what the caller has of an Entry: in the message, or in the details of an error; the trailer repeats OrderNum, and the header Rand.
+type Reply struct {
+	Place    int // in the ledger, from 1
+	OrderNum uint64
+	Result   Result
+	Now      int64
+	Rand     int64
+}
+
+// Service is one replica's state: the cells, and all that it has executed.
+type Service struct {
+	mu     sync.Mutex // the checks read it, too
+	Cells  Cells
+	Ledger []Entry
+}
+
+// Register is an understudytest.Register; bank says that the cells are accounts.
+func Register(bank bool) func(grpc.ServiceRegistrar) replica.Snapshotter {
+	return func(r grpc.ServiceRegistrar) replica.Snapshotter {
+		s := &Service{}
+		if bank {
+			s.Cells = Cells{opening, opening, opening, opening}
+		}
+		r.RegisterService(&serviceDesc, s)
+		return s
+	}
+}
+
+// do is the handler.
+func (s *Service) do(ctx context.Context, in string) (string, error) {
+	e := Entry{Now: understudy.Now(ctx).UnixMicro(), Rand: understudy.Rand(ctx).Int64()}
+	if t := turn.FromContext(ctx); t != nil {
+		e.OrderNum = uint64(t.OrderNum())
+	}
+	if err := json.Unmarshal([]byte(in), &e.Request); err != nil {
+		return "", status.Error(codes.InvalidArgument, err.Error())
+	}
+	e.Request.Pad = ""
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.Cells, e.Result = s.Cells.Apply(e.Request)
+	s.Ledger = append(s.Ledger, e)
+	out, err := json.Marshal(Reply{len(s.Ledger), e.OrderNum, e.Result, e.Now, e.Rand})
+	if err != nil {
+		return "", err
+	}
+	if err := grpc.SetHeader(ctx, metadata.Pairs("rand", strconv.FormatInt(e.Rand, 10))); err != nil {
+		return "", err
+	}
+	if err := grpc.SetTrailer(ctx, metadata.Pairs("order", strconv.FormatUint(e.OrderNum, 10))); err != nil {
+		return "", err
+	}
+	if e.Request.Op == "transfer" && !e.Result.OK {
+		st, err := status.New(codes.FailedPrecondition, "too little is on the account").WithDetails(wrapperspb.String(string(out)))
+		if err != nil {
+			return "", err
+		}
+		return "", st.Err()
+	}
+	return string(out), nil
+}
+
+// image is a Service as it is transferred.
+type image struct {
+	Cells  Cells
+	Ledger []Entry
+}
+
+// Snapshot implements replica.Snapshotter.
+func (s *Service) Snapshot() (func(io.Writer) error, error) {
+	i := s.image()
+	return func(w io.Writer) error { return json.NewEncoder(w).Encode(i) }, nil
+}
+
+// Restore implements replica.Snapshotter.
+func (s *Service) Restore(r io.Reader) error {
+	var i image
+	if err := json.NewDecoder(r).Decode(&i); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.Cells, s.Ledger = i.Cells, i.Ledger
+	return nil
+}
+
+func (s *Service) image() image {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return image{s.Cells, slices.Clone(s.Ledger)}
+}
+
+type server interface {
+	do(ctx context.Context, in string) (string, error)
+}
+
+const method = "/simulation.Service/Do"
+
+var serviceDesc = grpc.ServiceDesc{
+	ServiceName: "simulation.Service", HandlerType: (*server)(nil),
+	Methods: []grpc.MethodDesc{{MethodName: "Do", Handler: func(srv any, ctx context.Context, dec func(any) error, i grpc.UnaryServerInterceptor) (any, error) {
+		in := new(wrapperspb.StringValue)
+		if err := dec(in); err != nil {
+			return nil, err
+		}
+		h := func(ctx context.Context, req any) (any, error) {
+			out, err := srv.(server).do(ctx, req.(*wrapperspb.StringValue).GetValue())
+			if err != nil {
+				return nil, err
+			}
+			return wrapperspb.String(out), nil
+		}
+		if i == nil {
+			return h(ctx, in)
+		}
+		return i(ctx, in, &grpc.UnaryServerInfo{Server: srv, FullMethod: method}, h)
+	}}},
+}
+
+// Invoke makes one call, and returns the service's reply, if there is one: an error of the service's own is a reply, too.
+func Invoke(ctx context.Context, conn grpc.ClientConnInterface, r Request, opts ...grpc.CallOption) (*Reply, error) {
+	in, err := json.Marshal(r)
+	if err != nil {
+		return nil, err
+	}
+	var header, trailer metadata.MD
+	out := new(wrapperspb.StringValue)
+	err = conn.Invoke(ctx, method, wrapperspb.String(string(in)), out, append(opts, grpc.Header(&header), grpc.Trailer(&trailer))...)
+	text := out.GetValue()
+	if err != nil {
+		text = "" // a reply that came, and wasn't accepted
+		for _, d := range status.Convert(err).Details() {
+			if s, ok := d.(*wrapperspb.StringValue); ok && status.Code(err) == codes.FailedPrecondition {
+				text = s.GetValue()
+			}
+		}
+		if text == "" {
+			return nil, err
+		}
+	}
+	reply := &Reply{}
+	if err := json.Unmarshal([]byte(text), reply); err != nil {
+		return nil, fmt.Errorf("a reply that isn't the service's: %w", err)
+	}
+	if got := header.Get("rand"); !slices.Equal(got, []string{strconv.FormatInt(reply.Rand, 10)}) {
+		return nil, fmt.Errorf("the header has rand %q, the reply %d", got, reply.Rand)
+	}
+	if got := trailer.Get("order"); !slices.Equal(got, []string{strconv.FormatUint(reply.OrderNum, 10)}) {
+		return nil, fmt.Errorf("the trailer has order %q, the reply %d", got, reply.OrderNum)
+	}
+	return reply, nil
+}
