@@ -35,8 +35,8 @@ func TestDetachedOnlyWhenConfirmedAndHeld(t *testing.T) {
 	if feed(t, b, p, 0); !b.Detached(1) {
 		t.Error("confirmed and held, and not detached")
 	}
-	must(t, b.valid())
-	must(t, p.valid())
+	must(t, b.Valid())
+	must(t, p.Valid())
 }
 
 func TestRepliesWaitForTheDeaf(t *testing.T) {
@@ -65,7 +65,7 @@ func TestRepliesWaitForTheDeaf(t *testing.T) {
 	if changed := p.Release("S2"); !changed || !p.MayLeave(1, k+1) || len(p.DetachedAt(1)) > 0 {
 		t.Error("a reply waits for who isn't a member any more")
 	}
-	must(t, p.valid())
+	must(t, p.Valid())
 }
 
 // What was asked before a session was attached again may arrive after it, and the other way round.
@@ -116,7 +116,7 @@ func TestTakeoverWaitsForDetachedOnlyIfNamed(t *testing.T) {
 	if np.First() != 4 || taken.Detached(1) {
 		t.Errorf("the epoch starts at %d; detached: %v", np.First(), taken.Detached(1))
 	}
-	must(t, taken.valid())
+	must(t, taken.Valid())
 }
 
 func TestEpochStartsWithNoneDetached(t *testing.T) {
@@ -140,8 +140,8 @@ func TestExpiredIsntDetached(t *testing.T) {
 	p.Detach("S2", 1, number)
 	p.Expire(1, 1)
 	feed(t, b, p, 0)
-	must(t, p.valid())
-	must(t, b.valid())
+	must(t, p.Valid())
+	must(t, b.Valid())
 	if _, ok := p.Detach("S2", 1, number); ok || len(p.DetachedAt(1)) > 0 {
 		t.Error("a session that isn't open is detached")
 	}

@@ -11,7 +11,7 @@ import (
 // encoded is any role.
 type encoded interface {
 	AppendTo([]byte) []byte
-	valid() error
+	Valid() error
 }
 
 func clone(role encoded) encoded {

@@ -78,12 +78,3 @@ func TestLearn(t *testing.T) {
 		t.Error(got)
 	}
 }
-
-func (t *Epochs) valid() error {
-	for i, s := range t.starts {
-		if s.Epoch == 0 || s.First == 0 || i > 0 && t.starts[i-1].Epoch >= s.Epoch {
-			return fmt.Errorf("epochs: %v", t.starts)
-		}
-	}
-	return nil
-}

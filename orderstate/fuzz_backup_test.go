@@ -102,7 +102,7 @@ type backupRole interface {
 	Receive(Run) error
 	Start(Epoch, OrderNum, []Start) error
 	AppendTo([]byte) []byte
-	valid() error
+	Valid() error
 }
 
 // Whatever comes, a backup doesn't panic, keeps its invariants, and holds no more than it was given; and no more does who takes over from it.
@@ -212,7 +212,7 @@ func assail(t *testing.T, data []byte) {
 					taken.SessionAnswered(n)
 				}
 				if p, err := taken.Fix(32); err == nil {
-					if err := p.valid(); err != nil {
+					if err := p.Valid(); err != nil {
 						t.Fatal(err)
 					}
 					return
@@ -222,7 +222,7 @@ func assail(t *testing.T, data []byte) {
 		if !wasStarted && !b.Started() && b.Last() != before {
 			t.Fatalf("B3: grows from %d to %d before the epoch starts", before, b.Last())
 		}
-		if err := role().valid(); err != nil {
+		if err := role().Valid(); err != nil {
 			t.Fatal(err)
 		}
 		early := 0

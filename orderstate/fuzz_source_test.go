@@ -245,7 +245,7 @@ func compareSources(t *testing.T, data []byte) {
 // same compares what a source says with what the oracle does.
 func same(t *testing.T, s *Source, o *oracle, log []string) {
 	t.Helper()
-	if err := s.valid(); err != nil {
+	if err := s.Valid(); err != nil {
 		t.Fatalf("%v\n%v", log, err)
 	}
 	if o.told {

@@ -96,11 +96,3 @@ func runs(known []Ordered, epochs *Epochs) []Run {
 	}
 	return rs
 }
-
-// check returns an error that begins with the number of the invariant, if ok is false.
-func check(ok bool, invariant, format string, args ...any) error {
-	if ok {
-		return nil
-	}
-	return fmt.Errorf("%s: %s", invariant, fmt.Sprintf(format, args...))
-}

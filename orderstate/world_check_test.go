@@ -41,7 +41,7 @@ func (w *world) check() error {
 				bad("%s: a clone has changed with what it was cloned from", name)
 			}
 			r.state, r.clone = state, clone(role)
-			errs = append(errs, wrap(name, role.valid()))
+			errs = append(errs, wrap(name, role.Valid()))
 		}
 		if !w.inSync[name] {
 			continue
@@ -80,7 +80,7 @@ func (w *world) check() error {
 		if s.dead {
 			continue
 		}
-		errs = append(errs, wrap(name, s.state.valid()))
+		errs = append(errs, wrap(name, s.state.Valid()))
 		if s.told != nil && !w.excused {
 			bad("I5: %s is told %v, and there was one fault at a time", name, s.told)
 		}

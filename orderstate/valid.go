@@ -123,8 +123,8 @@ func (h *History) replayed(k OrderNum) error {
 	return check(equal, "H6", "from a snapshot at %d on, the sessions become\n%v, not\n%v", k, c.SessionStates(c.Last()), h.SessionStates(h.Last()))
 }
 
-// valid checks P1-P3.
-func (p *Primary) valid() error {
+// Valid checks P1-P3, and H1-H6. Like the other roles' it is for tests and explorers: it takes time that grows with the square of what is held.
+func (p *Primary) Valid() error {
 	errs := []error{p.History.valid(nil)}
 	add := func(ok bool, invariant, format string, args ...any) {
 		errs = append(errs, check(ok, invariant, format, args...))
@@ -158,8 +158,8 @@ func (p *Primary) valid() error {
 	return errors.Join(errs...)
 }
 
-// valid checks B1-B5, of a takeover's backup too.
-func (b *Backup) valid() error {
+// Valid checks B1-B5, of a takeover's backup too.
+func (b *Backup) Valid() error {
 	errs := []error{b.History.valid(b.early)}
 	add := func(ok bool, invariant, format string, args ...any) {
 		errs = append(errs, check(ok, invariant, format, args...))
@@ -185,9 +185,9 @@ func (b *Backup) valid() error {
 	return errors.Join(errs...)
 }
 
-// valid checks T1-T3. T1 is about N, which is fixed once the takeover has started.
-func (t *Takeover) valid() error {
-	errs := []error{t.Backup.valid()}
+// Valid checks T1-T3. T1 is about N, which is fixed once the takeover has started.
+func (t *Takeover) Valid() error {
+	errs := []error{t.Backup.Valid()}
 	add := func(ok bool, invariant, format string, args ...any) {
 		errs = append(errs, check(ok, invariant, format, args...))
 	}
@@ -199,4 +199,21 @@ func (t *Takeover) valid() error {
 		add(!t.inSync[p], "T1", "%s has answered, and hasn't", p)
 	}
 	return errors.Join(errs...)
+}
+
+func (t *Epochs) valid() error {
+	for i, s := range t.starts {
+		if s.Epoch == 0 || s.First == 0 || i > 0 && t.starts[i-1].Epoch >= s.Epoch {
+			return fmt.Errorf("epochs: %v", t.starts)
+		}
+	}
+	return nil
+}
+
+// check returns an error that begins with the number of the invariant, if ok is false.
+func check(ok bool, invariant, format string, args ...any) error {
+	if ok {
+		return nil
+	}
+	return fmt.Errorf("%s: %s", invariant, fmt.Sprintf(format, args...))
 }

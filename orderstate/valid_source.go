@@ -2,8 +2,8 @@ package orderstate
 
 import "errors"
 
-// valid checks S1-S4. What a source accepted is Accept's to say: S1 is checked by its callers.
-func (s *Source) valid() error {
+// Valid checks S1-S4. What a source accepted is Accept's to say: S1 is checked by its callers.
+func (s *Source) Valid() error {
 	errs := []error{s.epochs.valid()}
 	add := func(ok bool, invariant, format string, args ...any) {
 		errs = append(errs, check(ok, invariant, format, args...))
