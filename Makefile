@@ -15,8 +15,10 @@ SEEDS      ?= 2
 EVERY      ?= 13
 BENCHTIME  ?= 200ms
 BENCHFLAGS ?=
+MEM        ?= 4096
+SCOPES     ?=
 
-.PHONY: help check test faults simulate lint breaking generate check-generated bench fuzz-short
+.PHONY: help check test faults simulate explore lint breaking generate check-generated bench fuzz-short
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +44,9 @@ simulate: ## whole groups under the faults of SEEDS=n seeds (200), in virtual ti
 	go -C simulation test -c -o "$$folder/simulation.test" .; \
 	"$$folder/simulation.test" -test.timeout 0 \
 		$(if $(SEED),-test.run '^TestSeed$$' -seed $(SEED),-test.run '^TestSimulate$$' -seeds $(SEEDS)) $(SIMULATEFLAGS)
+
+explore: ## visit every state of small groups, within MEM (4096) MiB; SCOPES="detached …" for some; make test takes a share
+	go run ./internal/explore/cmd/explore -mem $(MEM) $(SCOPES)
 
 lint: ## gofmt, go vet and staticcheck in every module; buf lint, buf breaking
 	@unformatted=$$(gofmt -l .); \

@@ -53,6 +53,8 @@ var layers = []layer{
 		"thin: from header to runtime; protocol state and elections are behind transport and replica"},
 	{"understudytest", []string{".", "proto", "orderstate", "internal", "election", "transport", "replica", "interceptor"},
 		"a whole cluster in one process"},
+	{"internal/explore", []string{"orderstate"},
+		"drives the protocol's state as a runtime would, and nothing else"},
 	{"internal/turn", []string{"orderstate"},
 		"what a turn's context holds, an orderNum among it: handlers and replicas meet here"},
 	{"internal", nil,

@@ -1,0 +1,301 @@
+package explore
+
+import (
+	"github.com/understudy-rpc/understudy/orderstate"
+)
+
+// end takes a process out: what has reached the network may still arrive.
+func (w *world) end(n int8, f fate) {
+	if n >= maxReplicas {
+		s := w.s(n - maxReplicas)
+		*s = source{fate: f, told: s.told}
+	} else {
+		r := w.r(n)
+		*r = replica{fate: f}
+		for j, s := range w.sources { // RPCs to it fail
+			for i, c := range s0(s).calls {
+				if c.flight != nil && c.to == n {
+					w.s(int8(j)).calls[i].flight = nil
+				}
+			}
+		}
+	}
+	for from := range int8(maxNodes) {
+		if at := between(from, n); len(w.links[at].packets) > 0 {
+			w.setLink(at, nil)
+		}
+	}
+}
+
+// s0 is a source, or none.
+func s0(s *source) *source {
+	if s == nil {
+		return &source{}
+	}
+	return s
+}
+
+// crash is of a replica, or of a source.
+func (w *world) crash(n int8) {
+	if g := w.g(); n >= maxReplicas {
+		g.left.Deaths--
+	} else {
+		g.left.Crashes--
+	}
+	w.end(n, gone)
+}
+
+// gonePush: the primary sees that a source is gone, and pushes its messages and orders (R4).
+func (w *world) gonePush(i, j int8) {
+	r := w.r(i)
+	r.ended |= 1 << j
+	w.pushAll(i, j)
+}
+
+func (w *world) pushAll(i, j int8) {
+	var list []message
+	for _, m := range w.held(i) {
+		if m.Session == sessionOf(j) {
+			list = append(list, m)
+		}
+	}
+	p := w.replicas[i].primary
+	w.multicast(i, p.Push(p.Stable()), list)
+}
+
+// cut drops what is on its way between two, and opens the stream again.
+func (w *world) cut(a, b int8) {
+	w.g().left.Cuts--
+	w.clear(a, b)
+	w.connect(a, b)
+}
+
+// connect is what a new stream carries, and what the two ends do about the old one's end. a is the lower node.
+func (w *world) connect(a, b int8) {
+	if !w.alive(a) || !w.alive(b) {
+		return
+	}
+	if b >= maxReplicas {
+		w.connectSource(a, b-maxReplicas)
+		return
+	}
+	for _, ends := range [...][2]int8{{a, b}, {b, a}} {
+		i, to := ends[0], ends[1]
+		switch r := w.replicas[i]; {
+		case r.primary != nil && w.member(i, to):
+			w.tellStart(i, to)
+		case r.takeover != nil && w.inSync(to):
+			w.send(i, to, &packet{kind: newEpoch, epoch: r.takeover.Epoch()})
+		case r.primary == nil && r.takeover == nil && r.leader == to:
+			w.acknowledgeTo(i, to)
+			for j := range int8(w.scope.Sources) {
+				if number, ok := w.asks(i, j); ok {
+					w.send(i, to, &packet{kind: deaf, session: sessionOf(j), number: number})
+				}
+			}
+		}
+	}
+}
+
+// asks says whether a backup has asked for a session to be detached.
+func (w *world) asks(i, j int8) (uint64, bool) {
+	if !w.cutOff(node(j), i) {
+		return 0, false
+	}
+	return w.r(i).backup.Detach(sessionOf(j))
+}
+
+func (w *world) member(i, of int8) bool {
+	_, member := w.replicas[i].primary.Acknowledged(replicaName(of))
+	return member
+}
+
+func (w *world) connectSource(i, j int8) {
+	if w.cutOff(i, node(j)) {
+		return
+	}
+	s := w.s(j)
+	list, now := s.state.Multicast(0)
+	s.marks[i] = now
+	r := w.replicas[i]
+	if r.primary == nil {
+		w.send(node(j), i, &packet{kind: hello, list: s.messages(), sealed: list})
+		w.acknowledgeTo(i, node(j))
+		if r.takeover != nil {
+			w.send(i, node(j), &packet{kind: newEpoch, epoch: r.takeover.Epoch()})
+		}
+		return
+	}
+	if r.open {
+		w.tellSource(i, j)
+	}
+	if s.leader != i || !s.ready {
+		return
+	}
+	w.pushAll(i, j) // R4: a session's stream has closed
+	for n := range s.calls {
+		s.calls[n].flight = nil
+	}
+	w.reissue(j)
+}
+
+// evict: the primary, or who takes over, takes a replica out of in-sync: etcd first, then the required set, then its streams are cut (R13).
+func (w *world) evict(i, out int8) {
+	if w.alive(out) {
+		w.g().left.Evictions--
+	}
+	w.g().inSync &^= 1 << out
+	if w.alive(out) {
+		w.end(out, gone)
+	}
+	w.release(i, out)
+}
+
+func (w *world) release(i, out int8) {
+	r := w.r(i)
+	switch {
+	case r.primary != nil:
+		r.primary.Release(replicaName(out))
+		w.tellRequired(i)
+		w.moved(i)
+	case r.takeover != nil:
+		r.takeover.Evicted(replicaName(out))
+		w.fix(i)
+	}
+}
+
+// tellRequired pushes the required set on the sessions' streams (R1b).
+func (w *world) tellRequired(i int8) {
+	p := w.replicas[i].primary
+	number, members := p.Required()
+	for j := range int8(w.scope.Sources) {
+		w.send(i, node(j), &packet{kind: requires, epoch: p.Epoch(), number: number, members: members})
+	}
+}
+
+// counted says whether a replica is counted by another, or kept in-sync.
+func (w *world) counted(i, n int8) bool {
+	return w.inSync(n) || w.replicas[i].primary != nil && w.member(i, n)
+}
+
+// mayJoin says whether a replica may begin to join, with the snapshot of a donor (R13).
+func (w *world) mayJoin(n, donor int8) bool {
+	i := w.record.primary
+	p, d := w.replicas[i], w.replicas[donor]
+	if w.replicas[n].fate != absent || p.fate != up || p.primary == nil || !p.open || d.fate != up || !w.inSync(donor) {
+		return false
+	}
+	return d.primary != nil || d.takeover == nil && d.backup.Started() && d.backup.Epoch() == w.record.epoch
+}
+
+// join is R13, grow: it is counted in first, then has a snapshot, and the log after it.
+func (w *world) join(n, donor int8) {
+	i := w.record.primary
+	p := w.r(i).primary
+	p.Require(replicaName(n))
+	w.tellRequired(i)
+
+	d := w.replicas[donor]
+	h, k := d.history(), orderNum(len(d.executed))
+	state, err := orderstate.NewHistory(k, h.TimeAt(k), h.Epochs().Starts(), h.SessionStates(k))
+	must(err)
+	b, err := orderstate.NewBackup(state, p.Epoch(), p.First())
+	must(err)
+	w.take(ownReplica + int(n))
+	w.replicas[n] = &replica{backup: b, executed: append([]turn(nil), d.executed...), joining: k, leader: i}
+	after := run{Envelope: orderstate.Envelope{Epoch: p.Epoch(), EpochFirst: p.First(), First: k + 1}}
+	for _, o := range h.Above(k) {
+		after.Entries = append(after.Entries, o.OrderInfo)
+	}
+	after.Count = len(after.Entries)
+	w.taken(n, []run{after}, w.held(donor))
+	w.send(i, n, &packet{kind: push, epoch: p.Epoch(), stable: p.Stable(), runs: []run{p.Push(k)}, list: w.held(i)})
+	for j := range int8(w.scope.Sources) {
+		if w.alive(node(j)) {
+			w.connectSource(n, j)
+		}
+	}
+}
+
+// mayAdmit says whether a joiner may be written to in-sync.
+func (w *world) mayAdmit(n int8) bool {
+	i := w.record.primary
+	r, j := w.replicas[i], w.replicas[n]
+	if r.fate != up || r.primary == nil || j.fate != up || j.joining == 0 || w.inSync(n) {
+		return false
+	}
+	k, ok := r.primary.Acknowledged(replicaName(n))
+	return ok && k >= r.primary.Last() && r.primary.Stable() >= j.joining
+}
+
+func (w *world) admit(n int8) {
+	w.g().inSync |= 1 << n
+	w.r(n).joining = 0
+}
+
+// sever: a source and a backup can't hear each other any more.
+func (w *world) sever(i, j int8) {
+	g := w.g()
+	g.left.Breaks--
+	g.broken |= deafness(j, i)
+	w.clear(i, node(j))
+	w.detach(i, j)
+}
+
+// detach: the backup tells its primary (R11).
+func (w *world) detach(i, j int8) {
+	r := w.r(i)
+	if r.backup == nil || r.takeover != nil {
+		return
+	}
+	if number, ok := r.backup.Detach(sessionOf(j)); ok {
+		w.send(i, r.leader, &packet{kind: deaf, session: sessionOf(j), number: number})
+	}
+}
+
+// confirm: the primary notes it; the confirmation follows what the replies that it has sent depend on.
+func (w *world) confirm(i, to int8, p *packet) {
+	r := w.r(i)
+	if r.primary == nil {
+		return
+	}
+	upTo, ok := r.primary.Detach(replicaName(to), p.session, p.number)
+	if !ok {
+		return
+	}
+	e := r.primary.Epoch()
+	w.send(i, to, &packet{kind: push, epoch: e, stable: r.primary.Stable(), runs: []run{r.primary.Push(r.primary.Stable())}, list: w.held(i)})
+	w.send(i, to, &packet{kind: confirmed, epoch: e, session: p.session, number: p.number, k: upTo})
+}
+
+// mend: they hear each other again.
+func (w *world) mend(i, j int8) {
+	w.g().broken &^= deafness(j, i)
+	w.connect(i, node(j))
+}
+
+// attach: the backup has heard all that the source holds; it tells the primary.
+func (w *world) attach(i, j int8) {
+	r := w.r(i)
+	if r.backup == nil || r.takeover != nil {
+		return
+	}
+	if number, ok := r.backup.Attach(sessionOf(j)); ok {
+		w.send(i, r.leader, &packet{kind: hears, session: sessionOf(j), number: number})
+	}
+}
+
+// truncate cuts the history wherever it may be.
+func (w *world) truncate() {
+	for i := range int8(w.scope.Replicas) {
+		if w.owned&(1<<(ownReplica+int(i))) == 0 || w.replicas[i].fate != up {
+			continue
+		}
+		r := w.replicas[i]
+		if k := orderNum(len(r.executed)); r.primary != nil {
+			r.primary.Executed(k)
+		} else {
+			r.backup.Executed(k)
+		}
+	}
+}

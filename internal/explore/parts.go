@@ -1,0 +1,188 @@
+package explore
+
+import (
+	"slices"
+
+	"github.com/understudy-rpc/understudy/orderstate"
+)
+
+// fate is where a process is in its life.
+type fate uint8
+
+const (
+	up     fate = iota
+	absent      // yet to join
+	gone        // crashed, evicted, or told that its session is lost
+)
+
+// record is etcd's, and what the outside knows: how often each fault may still happen, who is cut off.
+type record struct {
+	id      uint32
+	epoch   epoch
+	primary int8
+	inSync  uint8 // a bit per replica
+	left    Faults
+	broken  uint8 // a bit per source and replica: they can't hear each other
+	skipped uint8 // sources that a takeover has given up while they lived: what they alone knew may be lost
+}
+
+func (g *record) appendTo(b []byte) []byte {
+	f := g.left
+	b = append(b, byte(g.epoch), byte(g.primary), g.inSync, g.broken, g.skipped)
+	for _, n := range [...]int{f.Crashes, f.Deaths, f.Losses, f.Cuts, f.Breaks, f.Depositions, f.Evictions, f.Skips} {
+		b = append(b, byte(n))
+	}
+	return b
+}
+
+// turn is what agreement is about (I1).
+type turn struct {
+	session session
+	seqNum  seqNum
+	kind    orderstate.Kind
+	time    int64
+	first   epoch
+}
+
+// owed is a reply that mustn't leave yet (R11).
+type owed struct {
+	source   int8
+	seqNum   seqNum
+	orderNum orderNum
+	held     orderNum
+}
+
+// replica is a process of the group, in one role.
+type replica struct {
+	id       uint32
+	fate     fate
+	backup   *orderstate.Backup
+	takeover *orderstate.Takeover
+	primary  *orderstate.Primary
+	executed []turn // from orderNum 1
+	owed     []owed
+	open     bool  // the gate (R12.4)
+	leader   int8  // who leads the epoch that it follows
+	acked    acked // what it has said last
+	joining  orderNum
+	ended    uint8 // sources whose end it has seen, and has pushed for (R4)
+}
+
+type acked struct {
+	epoch epoch
+	k     orderNum
+}
+
+func (r *replica) appendTo(b []byte) []byte {
+	if b = append(b, byte(r.fate)); r.fate != up {
+		return b
+	}
+	switch {
+	case r.primary != nil:
+		b = r.primary.AppendTo(b)
+	case r.takeover != nil:
+		b = r.takeover.AppendTo(b)
+	default:
+		b = r.backup.AppendTo(b)
+	}
+	b = appendInts(b, uint64(len(r.executed)), uint64(len(r.owed)), uint64(r.leader), uint64(r.acked.epoch), uint64(r.acked.k), uint64(r.joining), uint64(r.ended))
+	for _, t := range r.executed {
+		b = appendInts(b, uint64(t.session), uint64(t.seqNum), uint64(t.kind), uint64(t.time), uint64(t.first))
+	}
+	for _, o := range r.owed {
+		b = appendInts(b, uint64(o.source), uint64(o.seqNum), uint64(o.orderNum), uint64(o.held))
+	}
+	return appendBools(b, r.open)
+}
+
+func (r *replica) clone() *replica {
+	c := *r
+	switch {
+	case r.primary != nil:
+		c.primary = r.primary.Clone()
+	case r.takeover != nil:
+		c.takeover = r.takeover.Clone()
+		c.backup = c.takeover.Backup
+	case r.backup != nil:
+		c.backup = r.backup.Clone()
+	}
+	c.executed, c.owed = slices.Clone(r.executed), slices.Clone(r.owed)
+	return &c
+}
+
+func (r *replica) history() *orderstate.History {
+	if r.primary != nil {
+		return r.primary.History
+	}
+	return r.backup.History
+}
+
+// call is one of a source's calls.
+type call struct {
+	message message
+	done    bool
+	// where it was accepted.
+	epoch    epoch
+	orderNum orderNum
+	// the RPC: on its way to a replica, or back, or arrived and waiting (R1).
+	to      int8
+	flight  *packet
+	waiting orderstate.Reply
+}
+
+// source is an unreplicated client.
+type source struct {
+	id     uint32
+	fate   fate
+	told   bool // that a reply which it has accepted is lost
+	state  *orderstate.Source
+	leader int8
+	ready  bool  // it knows where its epoch starts
+	at     epoch // it accepts nothing of an older one: that primary's authority has run out (R10)
+	marks  [maxReplicas]uint64
+	calls  []call
+}
+
+func (s *source) appendTo(b []byte) []byte {
+	if b = append(b, byte(s.fate)); s.fate != up {
+		return appendBools(b, s.told)
+	}
+	b = s.state.AppendTo(b)
+	b = appendInts(b, uint64(s.leader), uint64(s.at), uint64(len(s.calls)))
+	b = appendInts(b, s.marks[:]...)
+	b = appendBools(b, s.ready)
+	for _, c := range s.calls {
+		b = appendInts(b, uint64(c.message.Digest), uint64(c.epoch), uint64(c.orderNum), uint64(c.to), uint64(c.waiting.Epoch), uint64(c.waiting.OrderNum), c.waiting.Number)
+		b = appendBools(b, c.done, c.flight != nil)
+		if c.flight != nil {
+			b = appendInts(b, c.flight.id)
+		}
+	}
+	return b
+}
+
+func (s *source) clone() *source {
+	c := *s
+	c.state = s.state.Clone()
+	c.calls = slices.Clone(s.calls)
+	return &c
+}
+
+// answered is the source's low-water mark.
+func (s *source) answered() seqNum {
+	for i, c := range s.calls {
+		if !c.done {
+			return seqNum(i)
+		}
+	}
+	return seqNum(len(s.calls))
+}
+
+// messages is what a source still holds: all that it has sent.
+func (s *source) messages() []message {
+	list := make([]message, len(s.calls))
+	for i, c := range s.calls {
+		list[i] = c.message
+	}
+	return list
+}
