@@ -199,6 +199,9 @@ func (v *verdict) recovery() {
 	p := v.rec.Plan
 	for _, c := range v.rec.Calls {
 		must := c.Last || p.Live && c.Ended > p.Heal && !v.rec.Dead[c.Host]
+		if p.MinInSync > 1 && c.Outcome == Refused && !c.Last {
+			continue // too few are in-sync yet
+		}
 		if must && c.Outcome != Accepted && c.Code != codes.DataLoss && c.Code != codes.Canceled {
 			v.find("liveness: all faults ended at %v: %v", p.Heal, c)
 		}

@@ -139,7 +139,6 @@ func (c *client) work(worker int, stop <-chan struct{}) {
 		if d.percent(p.Hurry) {
 			deadline = d.between(time.Millisecond, 800*time.Millisecond)
 		}
-		pause := d.between(p.Pause/2, p.Pause*3/2)
 		conn, host, called := c.current(stop)
 		if conn == nil {
 			return
@@ -152,7 +151,7 @@ func (c *client) work(worker int, stop <-chan struct{}) {
 			c.mu.Unlock()
 		}
 		select {
-		case <-time.After(pause):
+		case <-time.After(p.rest(d, c.r.elapsed(), c.i, k)):
 		case <-stop:
 			return
 		}

@@ -18,9 +18,10 @@ type nemesis struct {
 	undo []func() // of what has begun
 	made int
 
-	mu      sync.Mutex // guards what follows
-	crashed []bool     // replicas
-	holding bool       // a transaction
+	mu      sync.Mutex               // guards what follows
+	crashed []bool                   // replicas
+	gone    map[election.Member]bool // incarnations that have crashed, which the store may list for a while
+	holding bool                     // a transaction
 	trap    *trap
 }
 
@@ -172,14 +173,31 @@ func (n *nemesis) mayDie(i int) bool {
 	return slices.ContainsFunc(view.InSync, func(m election.Member) bool {
 		k := number(m.Name)
 		r, ok := view.Replica(m.Name)
-		return k != i && !n.crashed[k] && ok && r.Member == m
+		return k != i && !n.crashed[k] && !n.gone[m] && ok && r.Member == m
 	})
+}
+
+// dies notes a crash. Called with mu held.
+func (n *nemesis) dies(i int) {
+	n.crashed[i] = true
+	view := n.r.cluster.View()
+	name := fmt.Sprintf("replica%d", i)
+	for _, m := range view.InSync {
+		if m.Name == name {
+			n.gone[m] = true
+		}
+	}
+	if r, ok := view.Replica(name); ok {
+		n.gone[r.Member] = true
+	}
 }
 
 func (n *nemesis) crash(i int) func() {
 	n.mu.Lock()
 	may := n.mayDie(i)
-	n.crashed[i] = n.crashed[i] || may
+	if may {
+		n.dies(i)
+	}
 	n.mu.Unlock()
 	if !may {
 		n.r.trace("       not made: it is dead, or no in-sync replica would be left")
@@ -257,7 +275,7 @@ func (n *nemesis) onWrite(l simnet.Link, _ int) simnet.Fate {
 	if !n.mayDie(t.victim) {
 		return simnet.Deliver
 	}
-	n.crashed[t.victim] = true
+	n.dies(t.victim)
 	n.r.trace("sprung  %s dies at a message %v, before it: %v", fmt.Sprintf("replica%d", t.victim), l, t.before)
 	close(t.sprung)
 	if t.before {

@@ -13,23 +13,25 @@ import (
 
 // Plan is all that one seed decides; nothing is drawn while it runs but what each worker calls next, from a generator of its own.
 type Plan struct {
-	Seed     uint64
-	Live     bool // liveness: faults end early, calls have no short deadlines, and every one must end well
-	Level    understudy.Level
-	Replicas int
-	Clients  int
-	Workers  int // per client
-	Workload string
-	Style    Style
-	Load     time.Duration // how long the workers call
-	Heal     time.Duration // when the last fault has ended
-	Pause    time.Duration // of a worker between two calls, about
-	Raise    int           // percent of calls that ask for Stable
-	Hurry    int           // percent of calls with a short deadline
-	Large    int           // percent of calls of some 100 KiB
-	Linger   time.Duration // quiet before the last calls: sessions without a stream expire
-	Drift    map[string]float64
-	Faults   []Fault
+	Seed      uint64
+	Live      bool // liveness: faults end early, calls have no short deadlines, and every one must end well
+	Level     understudy.Level
+	Replicas  int
+	Clients   int
+	Workers   int // per client
+	Workload  string
+	Style     Style
+	Load      time.Duration // how long the workers call
+	Heal      time.Duration // when the last fault has ended
+	Pause     time.Duration // of a worker between two calls, about; while a fault begins or ends, none
+	Quiet     int           // this client calls rarely; -1 for none
+	MinInSync int
+	Raise     int           // percent of calls that ask for Stable
+	Hurry     int           // percent of calls with a short deadline
+	Large     int           // percent of calls of some 100 KiB
+	Linger    time.Duration // quiet before the last calls: sessions without a stream expire
+	Drift     map[string]float64
+	Faults    []Fault
 }
 
 // Style bounds what the faults touch, so that stricter promises can be checked.
@@ -74,8 +76,8 @@ func (f Fault) clients() bool {
 
 func (p Plan) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "seed %d: live=%v %v replicas=%d clients=%d workers=%d %s style=%s load=%v heal=%v pause=%v raise=%d%% hurry=%d%% large=%d%% linger=%v\n",
-		p.Seed, p.Live, p.Level, p.Replicas, p.Clients, p.Workers, p.Workload, p.Style, p.Load, p.Heal, p.Pause, p.Raise, p.Hurry, p.Large, p.Linger)
+	fmt.Fprintf(&b, "seed %d: live=%v %v replicas=%d clients=%d workers=%d %s style=%s load=%v heal=%v pause=%v quiet=%d min=%d raise=%d%% hurry=%d%% large=%d%% linger=%v\n",
+		p.Seed, p.Live, p.Level, p.Replicas, p.Clients, p.Workers, p.Workload, p.Style, p.Load, p.Heal, p.Pause, p.Quiet, p.MinInSync, p.Raise, p.Hurry, p.Large, p.Linger)
 	for _, h := range p.hosts() {
 		if d := p.Drift[h]; d != 0 {
 			fmt.Fprintf(&b, "  %s's clock is off by %+.1f %%\n", h, 100*d)
@@ -132,10 +134,17 @@ func Draw(seed uint64, live bool) Plan {
 		Workers:  oneOf(d, 1, 1, 2, 3),
 		Workload: oneOf(d, "counter", "register", "bank"),
 		Style:    oneOf(d, Anything, Anything, Anything, Anything, Replicas, Replicas, Backup),
-		Load:     d.between(2*time.Second, 4*time.Second),
-		Drift:    map[string]float64{},
+		Load:     oneOf(d, d.between(500*time.Millisecond, 2*time.Second), d.between(2*time.Second, 4*time.Second), d.between(4*time.Second, 7*time.Second)),
+		Quiet:    -1, MinInSync: 1,
+		Drift: map[string]float64{},
 	}
-	p.Pause = p.Load * time.Duration(p.Clients*p.Workers) / time.Duration(100+d.IntN(300))
+	p.Pause = p.Load * time.Duration(p.Clients*p.Workers) / time.Duration(50+d.IntN(150))
+	if d.percent(30) {
+		p.Quiet = d.IntN(p.Clients)
+	}
+	if p.Replicas > 2 && d.percent(10) {
+		p.MinInSync = 2
+	}
 	p.Heal = p.Load
 	if live {
 		p.Heal = p.Load * 2 / 3
@@ -160,15 +169,49 @@ func Draw(seed uint64, live bool) Plan {
 		n += d.IntN(6)
 	}
 	for range n {
-		p.Faults = append(p.Faults, p.fault(d))
+		f := p.fault(d)
+		if k := len(p.Faults); k > 0 && d.percent(40) { // at about the time of another one
+			other := p.Faults[d.IntN(k)]
+			f.At = max(0, min(p.Heal-1, oneOf(d, other.At, other.At, other.At+other.For)+d.between(-2*time.Millisecond, 20*time.Millisecond)))
+		}
+		p.Faults = append(p.Faults, f)
+		if f.Kind == "crash" && p.Style == Anything && d.percent(15) { // a client dies with the replica
+			p.Faults = append(p.Faults, Fault{At: f.At + d.between(0, time.Millisecond), For: f.For, Kind: "client crash", Hosts: []string{p.client(d)}})
+		}
 	}
 	slices.SortFunc(p.Faults, func(a, b Fault) int { return cmp.Compare(a.At, b.At) })
 	return p
 }
 
+// rest is how long a worker rests: a call may only be in flight when a fault begins or ends if there are many then.
+func (p Plan) rest(d dice, now time.Duration, client, calls int) time.Duration {
+	const around, few = 3 * time.Millisecond, 60
+	rest := d.between(p.Pause/2, p.Pause*3/2)
+	if client == p.Quiet {
+		return 10 * rest
+	}
+	if calls > few*len(p.Faults) {
+		return rest
+	}
+	for _, f := range p.Faults {
+		for _, at := range []time.Duration{f.At, f.At + f.For} {
+			switch {
+			case now > at-around && now < at+2*around:
+				return d.between(20*time.Microsecond, 500*time.Microsecond)
+			case now < at && now+rest > at-around:
+				rest = at - around - now + d.between(0+1, time.Millisecond)
+			}
+		}
+	}
+	return rest
+}
+
 // fault draws one fault.
 func (p Plan) fault(d dice) Fault {
-	f := Fault{At: d.between(100*time.Millisecond, p.Heal), For: oneOf(d, d.between(time.Millisecond, 50*time.Millisecond), d.between(50*time.Millisecond, 1500*time.Millisecond))}
+	f := Fault{
+		At:  d.between(50*time.Millisecond, p.Heal),
+		For: oneOf(d, d.between(time.Millisecond, 50*time.Millisecond), d.between(50*time.Millisecond, 1500*time.Millisecond), d.between(1500*time.Millisecond, 5*time.Second)),
+	}
 	backup := fmt.Sprintf("backup%d", d.IntN(p.Replicas-1))
 	replica := oneOf(d, "primary", backup)
 	if p.Style == Backup {
@@ -178,6 +221,14 @@ func (p Plan) fault(d dice) Fault {
 	anyone := func() string { return replica }
 	if p.Style == Anything {
 		anyone = func() string { return oneOf(d, replica, p.client(d)) }
+	}
+	if p.Style == Anything && d.percent(12) { // the primary and a client or two, against the rest
+		f.Kind, f.Way, f.Store, f.For = "partition", "both", d.percent(50), d.between(500*time.Millisecond, 5*time.Second)
+		f.Hosts = []string{"primary", p.client(d)}
+		if other := p.client(d); other != f.Hosts[1] && d.percent(30) {
+			f.Hosts = append(f.Hosts, other)
+		}
+		return f
 	}
 	f.Kind = oneOf(d, "crash", "crash", "crash", "crash at", "crash at", "pause", "pause", "partition", "partition", "cut", "cut", "slow", "reset", "reset", "store down", "store cut", "store hold", "client")
 	switch f.Kind {

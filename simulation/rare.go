@@ -58,7 +58,7 @@ var Rare = []string{
 	"a call of unknown outcome was executed",
 	"a call was refused",
 	"a header was more than half full (R5)",
-	"a session expired",
+	"a session ended in the order",
 	"porcupine decided",
 }
 
@@ -94,7 +94,7 @@ func (l logged) Enabled(_ context.Context, level slog.Level) bool { return level
 
 func (l logged) Handle(ctx context.Context, r slog.Record) error {
 	switch r.Message {
-	case "took over", "evicted", "in-sync":
+	case "took over", "evicted", "in-sync", "a session is open":
 		l.c.add(r.Message, 1)
 	case "an in-sync peer doesn't answer":
 		l.c.add("a takeover evicted a peer", 1)

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 
+	"github.com/understudy-rpc/understudy/election"
 	"github.com/understudy-rpc/understudy/internal/clock"
 	"github.com/understudy-rpc/understudy/replica"
 	"github.com/understudy-rpc/understudy/understudytest"
@@ -103,6 +104,9 @@ func Play(t testing.TB, p Plan, log io.Writer) (rec Record) {
 	}
 	healed := r.elapsed()
 	workers.Wait()
+	if p.MinInSync > 1 {
+		r.cluster.AwaitInSync(p.Replicas)
+	}
 	r.last(healed)
 	r.cluster.AwaitInSync(p.Replicas)
 	r.cluster.AwaitExecuted()
@@ -119,14 +123,14 @@ func (r *run) start(t testing.TB, log io.Writer) {
 	r.began = time.Now()
 	r.cluster = understudytest.New(t, p.Replicas, Register(p.Workload == "bank"),
 		understudytest.Level(p.Level), understudytest.Logger(slog.New(r.coverage.handler(handler))), understudytest.Clocks(r.clock),
-		understudytest.ReplicaOptions(replica.OnFailover(r.failover)))
+		understudytest.ReplicaOptions(replica.OnFailover(r.failover), replica.MinInSync(p.MinInSync)))
 	for i := range p.Clients {
 		c := &client{r: r, i: i}
 		r.clients = append(r.clients, c)
 		c.dial()
 	}
 	r.began = time.Now() // the plan's zero
-	r.nemesis = &nemesis{r: r, crashed: make([]bool, p.Replicas)}
+	r.nemesis = &nemesis{r: r, crashed: make([]bool, p.Replicas), gone: map[election.Member]bool{}}
 	r.cluster.Network().OnWrite(r.nemesis.onWrite)
 }
 
@@ -210,6 +214,7 @@ func (r *run) record(judge *problems) Record {
 			rec.Replicas = append(rec.Replicas, r.cluster.State(i).(*Service).image())
 			r.coverage.replica(r.cluster.Replica(i).Status())
 		}
+		r.coverage.add("a session ended in the order", int(r.cluster.Replica(0).Status().Executed)-len(rec.Replicas[0].Ledger)-r.coverage.Counts()["a session is open"])
 		for _, c := range r.clients {
 			r.coverage.client(r.cluster.Monitor(c.host()).Stats())
 		}
