@@ -121,7 +121,7 @@ func (v *verdict) calls() (kept []Call) {
 				v.find("I5: at Stable, %v isn't in the order (%d: %v)", c, at, tail(v.order, at-1+len(v.order)*b(at == 0)))
 			case told[c.Host] >= c.Ended:
 				rec.Coverage.add("an undone reply was told (I5)", 1)
-			case !rec.Dead[c.Host]: // a dead client can't be told
+			case !rec.Gone[c.Host]: // who has gone can't be told
 				v.find("I5: %v isn't in the order (%d), and its client wasn't told", c, at)
 			}
 			continue
@@ -198,7 +198,7 @@ func (v *verdict) epochs() {
 func (v *verdict) recovery() {
 	p := v.rec.Plan
 	for _, c := range v.rec.Calls {
-		must := c.Last || p.Live && c.Ended > p.Heal && !v.rec.Dead[c.Host]
+		must := c.Last || p.Live && c.Ended > p.Heal && !v.rec.Gone[c.Host]
 		if p.MinInSync > 1 && c.Outcome == Refused && !c.Last {
 			continue // too few are in-sync yet
 		}

@@ -101,8 +101,8 @@ func (c *client) leave(orderly bool) func() {
 	conn, host := c.conn, c.name()
 	if !orderly {
 		c.r.cluster.Network().Kill(host)
-		c.r.dead(host)
 	}
+	c.r.gone(host)
 	c.r.coverage.client(c.r.cluster.Monitor(host).Stats())
 	c.r.group.Go(func() { _ = conn.Close() })
 	c.conn, c.back = nil, make(chan struct{})

@@ -25,7 +25,7 @@ import (
 type Record struct {
 	Plan      Plan
 	Calls     []Call
-	Dead      map[string]bool // clients that crashed
+	Gone      map[string]bool // clients that have crashed, or left
 	Replicas  []image
 	Failovers []replica.Failover
 	Faults    int
@@ -56,7 +56,7 @@ type run struct {
 
 	mu        sync.Mutex // guards what follows
 	calls     []Call
-	killed    map[string]bool
+	left      map[string]bool
 	failovers []replica.Failover
 	moments   []Moment
 }
@@ -69,7 +69,7 @@ const (
 // Play runs a plan. It must be called in a bubble; log may be nil.
 func Play(t testing.TB, p Plan, log io.Writer) (rec Record) {
 	ctx, cancel := context.WithCancel(context.Background())
-	r := &run{plan: p, ctx: ctx, killed: map[string]bool{}, coverage: newCoverage()}
+	r := &run{plan: p, ctx: ctx, left: map[string]bool{}, coverage: newCoverage()}
 	judge := &problems{TB: t}
 	defer func() {
 		cancel()
@@ -179,10 +179,10 @@ func (r *run) failover(f replica.Failover) {
 
 func (r *run) elapsed() time.Duration { return time.Since(r.began) }
 
-func (r *run) dead(host string) {
+func (r *run) gone(host string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.killed[host] = true
+	r.left[host] = true
 }
 
 // hosts are those that there are now.
@@ -225,7 +225,7 @@ func (r *run) record(judge *problems) Record {
 		r.moments = append(r.moments, Moment{c.Ended, "call   " + c.String()})
 	}
 	slices.SortFunc(r.moments, func(a, b Moment) int { return cmp.Or(cmp.Compare(a.At, b.At), cmp.Compare(a.What, b.What)) })
-	rec.Calls, rec.Dead, rec.Failovers, rec.Trace = r.calls, r.killed, r.failovers, r.moments
+	rec.Calls, rec.Gone, rec.Failovers, rec.Trace = r.calls, r.left, r.failovers, r.moments
 	rec.Virtual, rec.Coverage = r.elapsed(), r.coverage
 	return rec
 }
