@@ -17,8 +17,9 @@ BENCHTIME  ?= 200ms
 BENCHFLAGS ?=
 MEM        ?= 4096
 SCOPES     ?=
+RULE       ?=
 
-.PHONY: help check test faults simulate explore lint breaking generate check-generated bench fuzz-short
+.PHONY: help check test faults simulate explore mutants lint breaking generate check-generated bench fuzz-short
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +48,9 @@ simulate: ## whole groups under the faults of SEEDS=n seeds (200), in virtual ti
 
 explore: ## visit every state of small groups, within MEM (4096) MiB; SCOPES="detached …" for some; make test takes a share
 	go run ./internal/explore/cmd/explore -mem $(MEM) $(SCOPES)
+
+mutants: ## take each rule away, and explore until that shows; RULE="R12.3" for some
+	go run -tags mutants ./internal/explore/cmd/mutants -mem $(MEM) $(RULE)
 
 lint: ## gofmt, go vet and staticcheck in every module; buf lint, buf breaking
 	@unformatted=$$(gofmt -l .); \

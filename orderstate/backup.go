@@ -109,7 +109,7 @@ func (b *Backup) logEarly(m Message) bool {
 // An announcement of another epoch than the acknowledged one is refused (R9), silently: an older one's primary is deposed, a newer one isn't acknowledged yet. One of the acknowledged epoch that
 // comes before Start waits for it. A malformed one is an error, and changes nothing. A DivergedError says that what is held here, or may come next, isn't what the group ordered.
 func (b *Backup) Receive(r Run) error {
-	if r.Epoch != b.acknowledged || r.Count == 0 {
+	if r.Epoch != b.acknowledged && !without("R9: a backup accepts nothing from below its epoch") || r.Count == 0 {
 		return nil
 	}
 	if err := r.check(); err != nil {
@@ -140,7 +140,7 @@ func (b *Backup) insert(r Run) error {
 		if o.OrderNum <= b.Last() {
 			continue
 		}
-		if old, ok := b.pendingDestOrder[o.OrderNum]; ok && old.Epoch >= r.Epoch {
+		if old, ok := b.pendingDestOrder[o.OrderNum]; ok && (old.Epoch >= r.Epoch || without("R12.3: the highest epoch wins")) {
 			continue
 		}
 		b.pendingDestOrder[o.OrderNum] = Ordered{o, r.Epoch}
@@ -150,7 +150,7 @@ func (b *Backup) insert(r Run) error {
 
 // advance is FIG. 10's inner loop; nextOrderNum is the replica's state (as printed, reset at each call, it would stall). Nothing advances before the epoch has started (R12.1).
 func (b *Backup) advance() error {
-	if !b.started {
+	if !b.started && !without("R12.1: nothing is executed between the answer and the start") {
 		return nil
 	}
 	return b.release()
@@ -260,7 +260,7 @@ func (b *Backup) Gap() bool {
 // Next takes the next entry of messageOrder, ready to be executed, with its message; an expiry has none.
 func (b *Backup) Next() (Ordered, Message, bool) {
 	o, ok := b.At(b.executed + 1)
-	if !ok || !b.started || b.diverged != 0 { // R12.1: nothing is executed between the answer and the epoch's start
+	if !ok || !b.started && !without("R12.1: nothing is executed between the answer and the start") || b.diverged != 0 { // R12.1: nothing is executed between the answer and the epoch's start
 		return Ordered{}, Message{}, false
 	}
 	b.executed++
@@ -285,6 +285,12 @@ func (b *Backup) LearnStable(epoch Epoch, stable OrderNum) {
 
 // Acknowledgement is what this backup may tell: it holds order and messages up to here, in this epoch. It says so only when it knows where the epoch starts (R1b, R12.1).
 func (b *Backup) Acknowledgement() (Epoch, OrderNum, bool) {
+	if without("R3: held with the message") {
+		return b.acknowledged, b.Last() + OrderNum(len(b.pendingDestOrder)), b.started
+	}
+	if without("R12.1: nothing is acknowledged between the answer and the start") {
+		return b.acknowledged, b.Last(), true
+	}
 	return b.acknowledged, b.Last(), b.started && b.diverged == 0
 }
 
@@ -329,7 +335,9 @@ func (b *Backup) Start(e Epoch, first OrderNum, earlier []Start) error {
 	}
 	b.prune()
 	b.started, b.validIn = true, e
-	clear(b.detached)
+	if !without("R11: an epoch starts with none detached") {
+		clear(b.detached)
+	}
 	return b.advance()
 }
 
@@ -349,7 +357,7 @@ func (b *Backup) learn(starts ...Start) error {
 func (b *Backup) adopt(table Epochs) error {
 	b.epochs = table
 	for k, o := range b.pendingDestOrder {
-		if table.Void(o.Epoch, k) {
+		if table.Void(o.Epoch, k) && !without("R9: what is void is dropped") {
 			delete(b.pendingDestOrder, k)
 		}
 	}

@@ -58,10 +58,15 @@ func (s *Source) NewEpoch(e Epoch) bool {
 	if e <= s.epoch {
 		return false
 	}
-	s.epoch, s.started, s.first, s.held = e, false, 0, 0
+	s.epoch, s.started, s.first = e, false, 0
+	if !without("R2: held is 0 in a new epoch") {
+		s.held = 0
+	}
 	s.told = len(s.accepted) == 0
 	s.number, s.required = 0, nil
-	clear(s.acked)
+	if !without("R1b: acknowledgements count in their epoch") {
+		clear(s.acked)
+	}
 	return true
 }
 
@@ -71,7 +76,7 @@ func (s *Source) Start(e Epoch, first, stable OrderNum, earlier []Start) error {
 	if e != s.epoch {
 		return &FencedError{Epoch: e, Acknowledged: s.epoch}
 	}
-	starts := slices.DeleteFunc(slices.Clone(earlier), func(st Start) bool { return st.Epoch > e })
+	starts := slices.DeleteFunc(slices.Clone(earlier), func(st Start) bool { return st.Epoch > e || without("I5: lost by any later epoch") })
 	if err := s.learn(first, append(starts, Start{e, first})...); err != nil {
 		return err
 	}
@@ -93,7 +98,10 @@ func (s *Source) learn(first OrderNum, starts ...Start) error {
 	s.epochs = table
 	s.pendingRemoteOrder.filter(s.done)
 	if !s.started {
-		s.started, s.first, s.held = true, first, s.stable
+		s.started, s.first = true, first
+		if !without("R2: held is 0 in a new epoch") {
+			s.held = s.stable
+		}
 	}
 	return nil
 }
@@ -293,13 +301,13 @@ func (d Decision) String() string { return [...]string{"wait", "accept", "drop"}
 // Accept is R1 and R1b: what becomes of a reply now. One that waits is asked about again after any call that changes the source; one that depends on no order (OrderNum 0) never waits.
 func (s *Source) Accept(r Reply) Decision {
 	switch {
-	case r.Epoch != s.epoch, r.Epoch == 0:
+	case r.Epoch != s.epoch && !without("R9: a source accepts no reply from below its epoch"), r.Epoch == 0:
 		return Drop
 	case r.OrderNum == 0:
 		return Accept
-	case s.held < r.OrderNum || !s.told:
+	case s.held < r.OrderNum && !without("R1") || !s.told:
 		return Wait
-	case r.Stable && s.stable < r.OrderNum && !s.acknowledged(r):
+	case r.Stable && s.stable < r.OrderNum && !s.acknowledged(r) && !without("R1b"):
 		return Wait
 	}
 	if r.OrderNum > s.stable {
@@ -323,7 +331,7 @@ func (s *Source) acknowledged(r Reply) bool {
 
 // Acknowledge records that a replica holds order and messages up to k, in an epoch; it counts in its epoch only (R1b).
 func (s *Source) Acknowledge(m Replica, e Epoch, k OrderNum) {
-	if e == s.epoch && k > s.acked[m] {
+	if (e == s.epoch || without("R1b: acknowledgements count in their epoch")) && k > s.acked[m] {
 		s.acked[m] = k
 	}
 }

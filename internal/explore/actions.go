@@ -31,6 +31,9 @@ const (
 	admit
 	sever
 	mend
+	look
+	shown
+	pass
 )
 
 func (a action) String() string {
@@ -70,6 +73,12 @@ func (a action) String() string {
 		return fmt.Sprintf("S%d is written to in-sync", a.x+1)
 	case sever:
 		return fmt.Sprintf("S%d can't hear C%d", a.x+1, a.y+1)
+	case look:
+		return fmt.Sprintf("C%d reads", a.x+1)
+	case shown:
+		return fmt.Sprintf("RPC of C%d's read", a.x+1)
+	case pass:
+		return "A passes"
 	default:
 		return fmt.Sprintf("S%d hears C%d again", a.x+1, a.y+1)
 	}
@@ -116,15 +125,21 @@ func (w *world) enabledSources(as []action) []action {
 			if c.flight == nil {
 				continue
 			}
-			if r := w.replicas[c.to]; c.flight.kind == reply || r.primary != nil && r.open {
+			if c.flight.kind == reply || w.serves(c.to) {
 				as = append(as, action{do: arrive, x: j, y: int8(i)})
 			}
 			if left.Losses > 0 {
 				as = append(as, action{do: lose, x: j, y: int8(i), disturbs: true})
 			}
 		}
-		if len(s.calls) < w.scope.Calls && waiting < w.scope.Outstanding && s.ready {
+		if len(s.calls) < w.scope.Calls[j] && waiting < w.scope.Outstanding && s.ready {
 			as = append(as, action{do: issue, x: j, disturbs: true})
+		}
+		if s.reads < w.scope.Reads && !s.read.asked && s.ready {
+			as = append(as, action{do: look, x: j, disturbs: true})
+		}
+		if f := s.read.flight; f != nil && (f.kind == reply || w.shows(s.read.to, j)) {
+			as = append(as, action{do: shown, x: j})
 		}
 		if w.lacks(j) {
 			as = append(as, action{do: ask, x: j})
@@ -152,6 +167,9 @@ func (w *world) enabledReplicas(as []action) []action {
 		}
 	}
 	primaryLives := w.alive(w.record.primary)
+	if w.scope.Reads > 0 && w.record.passed < w.record.epoch && w.record.epoch > 1 {
+		as = append(as, action{do: pass})
+	}
 	for i := range int8(w.scope.Replicas) {
 		r := w.replicas[i]
 		if r.fate == absent {
@@ -175,7 +193,7 @@ func (w *world) enabledReplicas(as []action) []action {
 			as = append(as, action{do: admit, x: i})
 		}
 		if r.primary != nil {
-			if _, ok := r.primary.Unpushed(); ok {
+			if _, ok := r.primary.Unpushed(); ok && !without("R4") {
 				as = append(as, action{do: idle, x: i})
 			}
 		} else if r.takeover == nil && len(r.backup.Lacks(1)) > 0 {
@@ -201,9 +219,15 @@ func (w *world) enabledReplicas(as []action) []action {
 }
 
 // apply does one action, and checks what holds after it. The receiver isn't changed.
-func (w *world) apply(a action) *world {
+func (w *world) apply(a action) (to *world) {
 	c := *w
+	to = &c
 	c.owned, c.broken = 0, nil
+	defer func() {
+		if p := recover(); p != nil {
+			c.fail("panic: %v", p)
+		}
+	}()
 	c.step(a)
 	for i := range int8(c.scope.Replicas) {
 		if c.owned&(1<<(ownReplica+int(i))) != 0 {
@@ -213,7 +237,7 @@ func (w *world) apply(a action) *world {
 	if c.scope.Truncate {
 		c.truncate()
 	}
-	return &c
+	return to
 }
 
 func (w *world) step(a action) {
@@ -259,6 +283,16 @@ func (w *world) step(a action) {
 		w.sever(a.x, a.y)
 	case mend:
 		w.mend(a.x, a.y)
+	case look:
+		w.issueRead(a.x)
+	case shown:
+		if w.sources[a.x].read.flight.kind == reply {
+			w.readReplied(a.x)
+		} else {
+			w.serveRead(a.x)
+		}
+	case pass:
+		w.authorityEnds()
 	}
 }
 
@@ -314,6 +348,9 @@ func (w *world) toSource(j, from int8, p *packet) {
 		w.settle(j)
 	case newEpoch:
 		w.sessionAnswers(j, from, p.epoch)
+	case push:
+		w.learn(j, p)
+		w.settle(j)
 	case starts:
 		w.resumes(j, from, p)
 	case requires:
@@ -322,20 +359,20 @@ func (w *world) toSource(j, from int8, p *packet) {
 	}
 }
 
-// fetch: a backup gets what it lacks from whoever lives and has it (¶47).
+// fetch: a backup gets what it lacks from whoever lives and has it (¶47); who takes over from its peers, since sources answer.
 func (w *world) fetch(i int8) {
 	r := w.r(i)
 	var list []message
 	for _, id := range r.backup.Lacks(len(w.ids())) {
 		for n := range int8(w.scope.Replicas) {
-			if n == i || !w.alive(n) {
+			if n == i || !w.alive(n) || r.takeover != nil && !w.inSync(n) {
 				continue
 			}
 			if m, ok := w.replicas[n].history().Has(id); ok {
 				list = append(list, m)
 			}
 		}
-		if j := sourceOf(id.Session); w.alive(node(j)) && !w.cutOff(node(j), i) && id.SeqNum > 0 {
+		if j := sourceOf(id.Session); r.takeover == nil && w.alive(node(j)) && !w.cutOff(node(j), i) && id.SeqNum > 0 {
 			list = append(list, w.sources[j].calls[id.SeqNum-1].message)
 		}
 	}

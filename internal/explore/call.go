@@ -20,6 +20,7 @@ func (w *world) issue(j int8) {
 		}
 	}
 	w.request(j, len(s.calls)-1)
+	deleteSent(s.state)
 }
 
 // reflect is FIG. 8 at the source: what the next message to a replica reflects.
@@ -46,6 +47,9 @@ func (w *world) reissue(j int8) {
 		if !c.done {
 			w.request(j, i)
 		}
+	}
+	if w.sources[j].read.asked {
+		w.requestRead(j)
 	}
 }
 
@@ -111,17 +115,32 @@ func (w *world) pay(i int8) {
 		}
 		s := w.s(o.source)
 		c := &s.calls[o.seqNum-1]
-		if c.flight != nil || c.done || c.to != i || c.waiting.Epoch != 0 || s.state.Epoch() != p.Epoch() {
+		if c.flight != nil || c.done || c.to != i || c.waiting.Epoch != 0 {
 			return true
 		}
 		number, members := p.Required()
-		run := p.Multicast(o.held, o.orderNum)
+		if without("R2: what was sent isn't held") {
+			o.held = max(o.held, r.sent[o.source])
+			r.sent[o.source] = max(o.held, o.orderNum)
+		}
+		run := w.trim(i, o, p.Multicast(o.held, o.orderNum))
 		c.flight = w.intern(&packet{
 			kind: reply, epoch: p.Epoch(), k: o.orderNum, stable: p.Stable(), number: number, members: members, sealed: []orderstate.Announcement{seal(run)},
 		})
 		w.say("S%d replies to %s with %s", i+1, called(orderstate.MessageID{Session: sessionOf(o.source), SeqNum: o.seqNum}), inWords(run))
 		return true
 	})
+}
+
+// trim leaves a reply what fits its header, and puts the rest on the session's stream (R5).
+func (w *world) trim(i int8, o owed, r run) run {
+	p, n := w.replicas[i].primary, w.scope.Header
+	if n == 0 || r.Count <= n {
+		return r
+	}
+	rest := p.Multicast(r.First-1, r.Last()-orderNum(n))
+	w.send(i, node(o.source), &packet{kind: push, epoch: p.Epoch(), sealed: []orderstate.Announcement{seal(rest)}})
+	return p.Multicast(rest.Last(), r.Last())
 }
 
 // replied: the reply arrives at the source: FIG. 9.
@@ -132,7 +151,10 @@ func (w *world) replied(j int8, i int) {
 	c.flight = nil
 	w.learn(j, p)
 	s.state.Require(p.epoch, p.number, p.members)
-	if p.epoch < s.at {
+	if w.scope.Header == 0 && p.epoch == s.state.Epoch() && s.state.HeldUpTo() < p.k {
+		w.fail("R2: the reply to %s depends on %d, and C%d holds the order up to %d only", called(c.message.MessageID), p.k, j+1, s.state.HeldUpTo())
+	}
+	if p.epoch < w.record.passed && !without("R10") {
 		w.say("C%d drops the reply to %s: its primary has no authority", j+1, called(c.message.MessageID))
 		return
 	}
@@ -165,18 +187,25 @@ func (w *world) settle(j int8) {
 		case orderstate.Accept:
 			w.externalised(j, c.waiting)
 			c.done, c.epoch, c.orderNum = true, c.waiting.Epoch, c.waiting.OrderNum
-			c.waiting = orderstate.Reply{}
+			if c.waiting = (orderstate.Reply{}); w.scope.Reads > 0 {
+				w.g().accepted = max(w.record.accepted, c.orderNum)
+			}
 		case orderstate.Drop:
 			c.waiting = orderstate.Reply{}
 		}
 	}
+	w.settleRead(j)
 }
 
 // ask: a source that waits under R1 asks for the announcements that it lacks.
 func (w *world) ask(j int8) {
 	s := w.s(j)
-	p := w.replicas[s.leader].primary
-	w.learn(j, &packet{epoch: p.Epoch(), stable: p.Stable(), sealed: []orderstate.Announcement{seal(p.Multicast(s.state.HeldUpTo(), p.Last()))}})
+	r := w.replicas[s.leader]
+	p, held := r.primary, s.state.HeldUpTo()
+	if without("R2: what was sent isn't held") {
+		held = max(held, r.sent[j])
+	}
+	w.learn(j, &packet{epoch: p.Epoch(), stable: p.Stable(), sealed: []orderstate.Announcement{seal(p.Multicast(held, p.Last()))}})
 	w.settle(j)
 }
 
@@ -185,7 +214,7 @@ func (w *world) lacks(j int8) bool {
 	s := w.sources[j]
 	r := w.replicas[s.leader]
 	return s.ready && r.fate == up && r.primary != nil && r.primary.Epoch() == s.state.Epoch() && !w.cutOff(s.leader, node(j)) &&
-		slices.ContainsFunc(s.calls, func(c call) bool { return c.waiting.Epoch != 0 && s.state.HeldUpTo() < c.waiting.OrderNum })
+		(s.read.waiting.OrderNum > s.state.HeldUpTo() || slices.ContainsFunc(s.calls, func(c call) bool { return c.waiting.Epoch != 0 && s.state.HeldUpTo() < c.waiting.OrderNum }))
 }
 
 // null is a null message to the backups (FIG. 7, R4).
@@ -217,18 +246,32 @@ func (w *world) taken(i int8, rs []run, list []message) {
 		}
 	}
 	for _, order := range rs {
-		var err error
-		if r.takeover != nil {
-			err = r.takeover.Receive(order)
-		} else {
-			err = r.backup.Receive(order)
-		}
-		w.diverged(i, err)
+		w.receive(i, order)
 	}
 	for _, m := range list {
 		r.backup.Message(m)
 	}
 	w.execute(r)
+}
+
+// receive is FIG. 10, with I6.
+func (w *world) receive(i int8, order run) {
+	r := w.r(i)
+	var before []byte
+	old := order.Epoch < r.backup.Epoch()
+	if old {
+		before = r.appendTo(nil)
+	}
+	var err error
+	if r.takeover != nil {
+		err = r.takeover.Receive(order)
+	} else {
+		err = r.backup.Receive(order)
+	}
+	w.diverged(i, err)
+	if old && string(before) != string(r.appendTo(nil)) {
+		w.fail("I6: S%d is in epoch %d, and takes %s", i+1, r.backup.Epoch(), inWords(order))
+	}
 }
 
 // diverged: an in-sync replica can't have.

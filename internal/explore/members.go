@@ -144,7 +144,12 @@ func (w *world) evict(i, out int8) {
 	if w.alive(out) {
 		w.g().left.Evictions--
 	}
-	w.g().inSync &^= 1 << out
+	if !without("R13: etcd first, when a replica is evicted") {
+		w.g().inSync &^= 1 << out
+	} else if w.alive(out) && w.replicas[i].primary != nil {
+		w.release(i, out)
+		return
+	}
 	if w.alive(out) {
 		w.end(out, gone)
 	}
@@ -156,7 +161,9 @@ func (w *world) release(i, out int8) {
 	switch {
 	case r.primary != nil:
 		r.primary.Release(replicaName(out))
-		w.tellRequired(i)
+		if !without("R1b: a change of the required set is pushed") {
+			w.tellRequired(i)
+		}
 		w.moved(i)
 	case r.takeover != nil:
 		r.takeover.Evicted(replicaName(out))
@@ -192,8 +199,10 @@ func (w *world) mayJoin(n, donor int8) bool {
 func (w *world) join(n, donor int8) {
 	i := w.record.primary
 	p := w.r(i).primary
-	p.Require(replicaName(n))
-	w.tellRequired(i)
+	if !without("R13: a joiner is counted before it is in-sync") {
+		p.Require(replicaName(n))
+		w.tellRequired(i)
+	}
 
 	d := w.replicas[donor]
 	h, k := d.history(), orderNum(len(d.executed))
@@ -224,7 +233,16 @@ func (w *world) mayAdmit(n int8) bool {
 	if r.fate != up || r.primary == nil || j.fate != up || j.joining == 0 || w.inSync(n) {
 		return false
 	}
+	if without("R13: a joiner is counted before it is in-sync") {
+		return j.backup.Last() >= r.primary.Last() && r.primary.Stable() >= j.joining
+	}
 	k, ok := r.primary.Acknowledged(replicaName(n))
+	if without("R13: a joiner holds all that is ordered before it is in-sync") {
+		return ok
+	}
+	if without("R13: its snapshot is stable before a joiner is in-sync") {
+		return ok && k >= r.primary.Last()
+	}
 	return ok && k >= r.primary.Last() && r.primary.Stable() >= j.joining
 }
 
@@ -264,7 +282,9 @@ func (w *world) confirm(i, to int8, p *packet) {
 		return
 	}
 	e := r.primary.Epoch()
-	w.send(i, to, &packet{kind: push, epoch: e, stable: r.primary.Stable(), runs: []run{r.primary.Push(r.primary.Stable())}, list: w.held(i)})
+	if !without("R11: the confirmation follows what replies depend on") {
+		w.send(i, to, &packet{kind: push, epoch: e, stable: r.primary.Stable(), runs: []run{r.primary.Push(r.primary.Stable())}, list: w.held(i)})
+	}
 	w.send(i, to, &packet{kind: confirmed, epoch: e, session: p.session, number: p.number, k: upTo})
 }
 

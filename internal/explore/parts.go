@@ -17,18 +17,20 @@ const (
 
 // record is etcd's, and what the outside knows: how often each fault may still happen, who is cut off.
 type record struct {
-	id      uint32
-	epoch   epoch
-	primary int8
-	inSync  uint8 // a bit per replica
-	left    Faults
-	broken  uint8 // a bit per source and replica: they can't hear each other
-	skipped uint8 // sources that a takeover has given up while they lived: what they alone knew may be lost
+	id       uint32
+	epoch    epoch
+	primary  int8
+	inSync   uint8 // a bit per replica
+	left     Faults
+	broken   uint8    // a bit per source and replica: they can't hear each other
+	passed   epoch    // what is from below has no authority any more (R10)
+	accepted orderNum // the highest of what sources have accepted, in scopes with reads
+	skipped  uint8    // sources that a takeover has given up while they lived: what they alone knew may be lost
 }
 
 func (g *record) appendTo(b []byte) []byte {
 	f := g.left
-	b = append(b, byte(g.epoch), byte(g.primary), g.inSync, g.broken, g.skipped)
+	b = append(b, byte(g.epoch), byte(g.primary), g.inSync, g.broken, g.skipped, byte(g.passed), byte(g.accepted))
 	for _, n := range [...]int{f.Crashes, f.Deaths, f.Losses, f.Cuts, f.Breaks, f.Depositions, f.Evictions, f.Skips} {
 		b = append(b, byte(n))
 	}
@@ -65,7 +67,9 @@ type replica struct {
 	leader   int8  // who leads the epoch that it follows
 	acked    acked // what it has said last
 	joining  orderNum
-	ended    uint8 // sources whose end it has seen, and has pushed for (R4)
+	sent     [maxSources]orderNum // to a source, in mutants only
+	heard    uint8                // sources that have answered it, at Stable
+	ended    uint8                // sources whose end it has seen, and has pushed for (R4)
 }
 
 type acked struct {
@@ -85,14 +89,14 @@ func (r *replica) appendTo(b []byte) []byte {
 	default:
 		b = r.backup.AppendTo(b)
 	}
-	b = appendInts(b, uint64(len(r.executed)), uint64(len(r.owed)), uint64(r.leader), uint64(r.acked.epoch), uint64(r.acked.k), uint64(r.joining), uint64(r.ended))
+	b = appendInts(b, uint64(len(r.executed)), uint64(len(r.owed)), uint64(r.leader), uint64(r.acked.epoch), uint64(r.acked.k), uint64(r.joining), uint64(r.ended), uint64(r.heard))
 	for _, t := range r.executed {
 		b = appendInts(b, uint64(t.session), uint64(t.seqNum), uint64(t.kind), uint64(t.time), uint64(t.first))
 	}
 	for _, o := range r.owed {
 		b = appendInts(b, uint64(o.source), uint64(o.seqNum), uint64(o.orderNum), uint64(o.held))
 	}
-	return appendBools(b, r.open)
+	return appendBools(appendInts(b, r.sent[:]...), r.open)
 }
 
 func (r *replica) clone() *replica {
@@ -137,10 +141,12 @@ type source struct {
 	told   bool // that a reply which it has accepted is lost
 	state  *orderstate.Source
 	leader int8
-	ready  bool  // it knows where its epoch starts
-	at     epoch // it accepts nothing of an older one: that primary's authority has run out (R10)
-	marks  [maxReplicas]uint64
-	calls  []call
+	ready  bool // it knows where its epoch starts
+
+	marks [maxReplicas]uint64
+	calls []call
+	read  read
+	reads int // issued
 }
 
 func (s *source) appendTo(b []byte) []byte {
@@ -148,7 +154,8 @@ func (s *source) appendTo(b []byte) []byte {
 		return appendBools(b, s.told)
 	}
 	b = s.state.AppendTo(b)
-	b = appendInts(b, uint64(s.leader), uint64(s.at), uint64(len(s.calls)))
+	b = appendInts(b, uint64(s.leader), uint64(s.reads), uint64(len(s.calls)))
+	b = s.read.appendTo(b)
 	b = appendInts(b, s.marks[:]...)
 	b = appendBools(b, s.ready)
 	for _, c := range s.calls {

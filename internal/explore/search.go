@@ -2,6 +2,7 @@ package explore
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -10,6 +11,8 @@ import (
 type Limits struct {
 	// States is how many may be visited; 0 is no bound.
 	States int
+	// Walks is how many random walks go on from the beginning, each until nothing but faults is left, where not all could be visited.
+	Walks int
 }
 
 // Within returns limits for so much memory, in MiB, and at most so many states (0: no bound). A state takes 24 to 56 bytes among those visited, and 128 while it waits to be visited itself, which
@@ -19,14 +22,15 @@ func Within(mem, states int) Limits {
 	if states > 0 {
 		most = min(most, states)
 	}
-	return Limits{most}
+	return Limits{States: most}
 }
 
 // Result is what a search has found.
 type Result struct {
 	Scope  string
 	States int
-	Depth  int // of the deepest state
+	Depth  int // up to where all were visited
+	Walks  int // beyond that, at random
 	// Complete: every state within the scope was visited.
 	Complete bool
 	// Broken is the first rule that was found broken, and Trace a shortest way to it.
@@ -40,8 +44,10 @@ func (r Result) String() string {
 	extent := "bounded"
 	if r.Complete {
 		extent = "complete"
+	} else if r.Walks > 0 {
+		extent = fmt.Sprintf("bounded, %d walks", r.Walks)
 	}
-	line := fmt.Sprintf("%-10s %9d states  depth %2d  %7s  %-8s", r.Scope, r.States, r.Depth, r.Time.Round(100*time.Millisecond), extent)
+	line := fmt.Sprintf("%-11s %8d states  depth %2d  %7s  %-21s", r.Scope, r.States, r.Depth, r.Time.Round(100*time.Millisecond), extent)
 	if r.Broken != nil {
 		line += fmt.Sprintf("\n%v, after\n%s", r.Broken, r.Trace)
 	}
@@ -71,13 +77,19 @@ func Search(scope Scope, limits Limits) Result {
 	begun := time.Now()
 	s := &search{universe: newUniverse(&scope), seen: newTable()}
 	result := s.run(limits)
-	result.Scope, result.States, result.Time = scope.Name, len(s.steps), time.Since(begun)
+	if !result.Complete && result.Broken == nil {
+		s.walks(&result, limits.Walks)
+	}
+	result.Scope, result.States, result.Time = scope.Name, s.seen.count, time.Since(begun)
 	return result
 }
 
 func (s *search) run(limits Limits) (r Result) {
-	root := s.founded()
-	first := root.vector()
+	first, err := s.begin(nil)
+	if err != nil {
+		r.Broken = err
+		return r
+	}
 	s.seen.add(first)
 	s.steps = append(s.steps, step{})
 	level, next := []queued{{first, 0}}, []queued(nil)
@@ -120,84 +132,39 @@ func (s *search) run(limits Limits) (r Result) {
 	return r
 }
 
+// begin does what has happened already.
+func (s *search) begin(said *strings.Builder) (vector, error) {
+	w := s.founded()
+	v := w.vector()
+	for i, words := range s.scope.Begin {
+		as := w.enabled(nil)
+		n := slices.IndexFunc(as, func(a action) bool { return a.String() == words })
+		if n < 0 {
+			return v, fmt.Errorf("%q can't happen: only %v can", words, as)
+		}
+		if w.said = said; said != nil {
+			fmt.Fprintf(said, "%3d %s\n", i+1, words)
+		}
+		w = w.apply(as[n])
+		v = w.vector()
+	}
+	return v, nil
+}
+
 // trace tells how a state was reached, and what came then.
 func (s *search) trace(index uint32, then ...action) string {
 	var path []uint16
 	for ; index != 0; index = s.steps[index].parent {
 		path = append(path, s.steps[index].action)
 	}
-	var out strings.Builder
-	w := s.founded()
-	w.vector()
-	n := 0
-	do := func(a action) {
-		n++
-		fmt.Fprintf(&out, "%3d %v\n", n, a)
-		w.said = &out
+	first, _ := s.begin(nil)
+	w := s.at(first)
+	as := make([]action, 0, len(path)+len(then))
+	for i := len(path) - 1; i >= 0; i-- {
+		a := w.enabled(nil)[path[i]]
+		as = append(as, a)
 		w = w.apply(a)
 		w.vector()
 	}
-	for i := len(path) - 1; i >= 0; i-- {
-		do(w.enabled(nil)[path[i]])
-	}
-	for _, a := range then {
-		do(a)
-	}
-	return out.String()
-}
-
-// table is the set of states visited, by 128 bits of a hash of each: of 10^7 states two are taken for one with a probability of 10^-25.
-type table struct {
-	slots [][2]uint64
-	count int
-}
-
-func newTable() *table { return &table{slots: make([][2]uint64, 1<<12)} }
-
-// add says whether a state is new.
-func (t *table) add(v vector) bool {
-	if 4*t.count > 3*len(t.slots) {
-		old := t.slots
-		t.slots = make([][2]uint64, 2*len(old))
-		for _, h := range old {
-			if h != [2]uint64{} {
-				*t.slot(h) = h
-			}
-		}
-	}
-	h := hash(v)
-	slot := t.slot(h)
-	if *slot == h {
-		return false
-	}
-	*slot = h
-	t.count++
-	return true
-}
-
-func (t *table) slot(h [2]uint64) *[2]uint64 {
-	for i := h[0]; ; i++ {
-		slot := &t.slots[i&uint64(len(t.slots)-1)]
-		if *slot == h || *slot == [2]uint64{} {
-			return slot
-		}
-	}
-}
-
-// hash is two independent multiply-and-fold hashes of a state's parts, the same in every run.
-func hash(v vector) [2]uint64 {
-	a, b := uint64(0x9e3779b97f4a7c15), uint64(0xc2b2ae3d27d4eb4f)
-	for _, x := range v {
-		a = mix(a^uint64(x), 0xff51afd7ed558ccd)
-		b = mix(b+uint64(x), 0xc4ceb9fe1a85ec53)
-	}
-	return [2]uint64{mix(a, 0x94d049bb133111eb) | 1, b} // never zero: that is an empty slot
-}
-
-func mix(x, by uint64) uint64 {
-	x ^= x >> 32
-	x *= by
-	x ^= x >> 29
-	x *= by
-	return x ^ x>>32
+	return s.retrace(append(as, then...))
 }

@@ -19,7 +19,9 @@ func (w *world) elect(i int8) {
 	if w.alive(g.primary) {
 		g.left.Depositions--
 	}
-	g.inSync &^= 1 << g.primary
+	if !without("R8: the former primary leaves in-sync") {
+		g.inSync &^= 1 << g.primary
+	}
 	g.epoch, g.primary = g.epoch+1, i
 	for n := range int8(w.scope.Replicas) { // a transfer begun in an older epoch starts again (R13)
 		if w.alive(n) && w.replicas[n].joining > 0 && !w.inSync(n) {
@@ -56,7 +58,7 @@ func (w *world) peers(i int8) []name {
 func (w *world) ids() []orderstate.MessageID {
 	var ids []orderstate.MessageID
 	for j := range int8(w.scope.Sources) {
-		for q := range w.scope.Calls + 1 {
+		for q := range w.scope.Calls[j] + 1 {
 			ids = append(ids, orderstate.MessageID{Session: sessionOf(j), SeqNum: seqNum(q)})
 		}
 	}
@@ -134,15 +136,19 @@ func (w *world) moveOn(s *source, e epoch) {
 	if !s.state.NewEpoch(e) {
 		return
 	}
-	s.at, s.ready = max(s.at, e), false
+	s.ready = false
 	for i := range s.calls {
-		s.calls[i].waiting, s.calls[i].flight = orderstate.Reply{}, nil
+		s.calls[i].waiting = orderstate.Reply{}
 	}
+	s.read.waiting = orderstate.Reply{}
 }
 
 // sessionAnswered: the takeover merges it.
 func (w *world) sessionAnswered(i int8, j int8, p *packet) {
 	r := w.r(i)
+	if w.scope.Reads > 0 && w.scope.Level == Stable {
+		r.heard |= 1 << j
+	}
 	if r.takeover == nil || r.takeover.Epoch() != p.epoch {
 		return
 	}
@@ -167,12 +173,10 @@ func (w *world) waitsFor(i, j int8) bool {
 // giveUp: the takeover waits no longer for a source: A has passed, so that this accepts nothing of an older epoch (R10).
 func (w *world) giveUp(i, j int8) {
 	r := w.r(i)
-	if w.alive(node(j)) {
-		g := w.g()
+	g := w.g()
+	if g.passed = max(g.passed, r.takeover.Epoch()); w.alive(node(j)) {
 		g.left.Skips--
 		g.skipped |= 1 << j
-		s := w.s(j)
-		s.at = max(s.at, r.takeover.Epoch())
 	}
 	r.takeover.SessionAnswered(sessionOf(j))
 	w.fix(i)
@@ -183,6 +187,9 @@ func (w *world) fix(i int8) {
 	r := w.r(i)
 	if r.takeover == nil {
 		return
+	}
+	if peers, _ := r.takeover.Waiting(); len(peers) == 0 {
+		w.fetch(i) // ¶47: what the peers may have got since they answered (R12.1)
 	}
 	if peers, sessions := r.takeover.Waiting(); len(peers)+len(sessions) > 0 {
 		w.say("S%d waits for %v %v", i+1, peers, sessions)
@@ -202,6 +209,7 @@ func (w *world) fix(i int8) {
 	r.primary, r.backup, r.takeover = p, nil, nil
 	if w.record.primary == i { // else it was deposed meanwhile, and its epoch never opens
 		w.keptAll(i)
+		w.forgetLost(p.First() - 1)
 	}
 	_, members := p.Required()
 	for _, m := range members {
