@@ -7,6 +7,8 @@
 //	r := explore.Search(explore.Scopes[0], explore.Limits{States: 1e6})
 //	fmt.Println(r)
 //
-// What is idealised: a lost stream is opened again at once, and carries what a new one does; a message is fetched, and an announcement asked for, in one step; acknowledgements follow each other
-// at once, and the last on a link stands for those before it. All else may be late for ever.
+// What is idealised: a lost stream is opened again at once, and carries what a new one does; a message is fetched, and an announcement asked for, in one step. All else may be late for ever.
+//
+// Two reductions lose no state that matters. An acknowledgement stands for the one before it on its link: to deliver that one first is a step of the receiver alone, so it might as well have come before the step in which the
+// backup sent the second. And N is fixed in the step that ends the last wait: to fix it later is to have had what ended the wait later.
 package explore
