@@ -50,6 +50,9 @@ func (b *Backup) Attach(n Session) (number uint64, ok bool) {
 	return d.number, ok
 }
 
+// AttachAll forgets what was asked, before a new stream to the primary begins: a takeover waits for every session again.
+func (b *Backup) AttachAll() { clear(b.detached) }
+
 // Detached says whether a takeover of this backup needn't wait for a session: the primary has confirmed, and all that was sent before it did is held.
 func (b *Backup) Detached(n Session) bool {
 	d := b.detached[n]
@@ -85,6 +88,17 @@ func (p *Primary) attach(r Replica, n Session) {
 	}
 }
 
+// AttachAll forgets what a member has asked, which has forgotten it, too, before its new stream began. It says whether what MayLeave says has changed.
+func (p *Primary) AttachAll(r Replica) (changed bool) {
+	for n, members := range p.detached {
+		if _, ok := members[r]; ok {
+			p.attach(r, n)
+			changed = true
+		}
+	}
+	return changed
+}
+
 // deaf says whether a session is detached at a member.
 func (p *Primary) deaf(r Replica) bool {
 	for _, members := range p.detached {
@@ -96,7 +110,12 @@ func (p *Primary) deaf(r Replica) bool {
 }
 
 // DetachedAt returns the members that can't hear a session, sorted: the primary sends them its messages, and its replies wait for them.
-func (p *Primary) DetachedAt(n Session) []Replica { return sorted(maps.Keys(p.detached[n])) }
+func (p *Primary) DetachedAt(n Session) []Replica {
+	if len(p.detached) == 0 {
+		return nil
+	}
+	return sorted(maps.Keys(p.detached[n]))
+}
 
 // MayLeave says whether a reply to a session, which depends on the order up to k, may be sent: every member that can't hear the session holds that (R11). A reply that may not is asked about
 // again after Acknowledge, Release and Attach.

@@ -258,11 +258,9 @@ func (p *Primary) Release(r Replica) bool {
 	if _, ok := p.members[r]; !ok {
 		return false
 	}
-	held, deaf := p.Held(), p.deaf(r)
+	held := p.Held()
 	delete(p.members, r)
-	for n := range p.detached {
-		p.attach(r, n)
-	}
+	deaf := p.AttachAll(r)
 	p.number++
 	return p.settle() || held != p.Held() || deaf
 }

@@ -139,6 +139,7 @@ func (in *incarnation) followOnce() error {
 	ctx, cancel := context.WithCancelCause(in.ctx)
 	in.cut = cancel
 	in.heard, in.hearing = in.r.clock(), false // a peer that asks isn't told that the primary is heard until it is
+	in.forgetUnheard()
 	in.mu.Unlock()
 	defer func() {
 		cancel(nil)
@@ -288,7 +289,12 @@ func (in *incarnation) startAcks(ctx context.Context, stream grpc.BidiStreamingC
 		defer t.Stop()
 		for {
 			in.mu.Lock()
+			if in.role != following {
+				in.mu.Unlock()
+				return
+			}
 			req := &pb.FollowRequest{Restored: true}
+			in.tellUnheard(req)
 			if e, k, ok := in.backup.Acknowledgement(); ok {
 				req.Acknowledgement = &pb.Acknowledgement{Epoch: uint64(e), OrderNum: uint64(k)}
 				in.acked = k
@@ -300,6 +306,11 @@ func (in *incarnation) startAcks(ctx context.Context, stream grpc.BidiStreamingC
 			select {
 			case <-in.ackDue:
 			case <-t.C:
+				in.mu.Lock()
+				if in.role == following {
+					in.findUnheard(false)
+				}
+				in.mu.Unlock()
 			case <-ctx.Done():
 				return
 			}
@@ -324,6 +335,7 @@ func (in *incarnation) followed(resp *pb.FollowResponse) error {
 			return err
 		}
 		in.start = s
+		in.findUnheard(true)
 		signal(in.ackDue)
 		signal(in.work)
 		in.broadcast()
@@ -339,7 +351,9 @@ func (in *incarnation) followed(resp *pb.FollowResponse) error {
 	in.advanced(last)
 	in.backup.LearnStable(in.backup.Epoch(), orderstate.OrderNum(resp.GetStable()))
 	in.forget()
+	in.confirmed(resp.GetDetached())
 	if len(runs) > 0 {
+		in.pushed = max(in.pushed, runs[len(runs)-1].Last())
 		signal(in.ackDue) // at once after a null message
 	}
 	if resp.GetInSync() && !in.inSync {
@@ -375,7 +389,7 @@ func (in *incarnation) advanced(last orderstate.OrderNum) {
 	grown := in.backup.Above(last)
 	if len(grown) > 0 {
 		signal(in.work)
-		if in.backup.Last() >= in.acked+lazyAck || in.r.config.level != understudy.Reflected {
+		if in.acked < in.pushed || in.backup.Last() >= in.acked+lazyAck || in.r.config.level != understudy.Reflected {
 			signal(in.ackDue)
 		}
 	}
@@ -413,6 +427,7 @@ func (in *incarnation) fetcher(ctx context.Context) {
 		}
 		in.mu.Lock()
 		ids := in.backup.Lacks(fetchBatch)
+		in.missed(ids)
 		r, ok := in.view.Replica(in.leader.Name)
 		in.mu.Unlock()
 		if len(ids) == 0 || !ok {

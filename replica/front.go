@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/understudy-rpc/understudy"
 	"github.com/understudy-rpc/understudy/internal/wire"
 	"github.com/understudy-rpc/understudy/orderstate"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
@@ -210,6 +211,7 @@ func (in *incarnation) order(m orderstate.Message, stable bool) (orderstate.Orde
 		return orderstate.OrderInfo{}, 0, errNotPrimary
 	}
 	o, v, push := in.primary.Order(m, now())
+	in.sendToDeaf(m.MessageID)
 	if push || stable {
 		signal(in.push)
 	}
@@ -239,10 +241,18 @@ func (in *incarnation) logged(ctx context.Context, id orderstate.MessageID) (*re
 
 // transmit makes the reply's header: FIG. 8's first loop, with R2, R5 and R10. It waits while the primary's authority has run out (etcd is away), and refuses when the primary was deposed: then nothing leaves.
 func (in *incarnation) transmit(ctx context.Context, h *pb.Header, received time.Duration, orderNum orderstate.OrderNum, a Answer) Answer {
+	id := orderstate.Session(h.GetSession())
 	in.mu.Lock()
-	authorised := func() bool { return in.role != leading || in.r.clock() < in.authority }
-	if !authorised() {
-		if err := in.await(ctx, authorised); err != nil {
+	p := in.primary
+	stable := h.GetLevel() == pb.Level_LEVEL_STABLE || in.r.config.level == understudy.Stable
+	ready := func() bool {
+		return in.role != leading || in.r.clock() < in.authority && in.mayLeave(id, orderNum, stable)
+	}
+	if !ready() {
+		in.progressWaiters++
+		err := in.await(ctx, ready)
+		in.progressWaiters--
+		if err != nil {
 			in.mu.Unlock()
 			return refused(in, in.gaveUp(ctx, err))
 		}
@@ -251,13 +261,12 @@ func (in *incarnation) transmit(ctx context.Context, h *pb.Header, received time
 		in.mu.Unlock()
 		return refused(in, errNotPrimary)
 	}
-	p := in.primary
 	w := &pb.Header{
 		SourceEpoch: uint64(p.Epoch()), OrderNum: uint64(orderNum), FirstOrderNum: uint64(p.First()), Stable: uint64(p.Stable()), RequiredSet: p.Number(),
 		AuthorityUs: uint64((in.authority - received) / time.Microsecond),
 	}
 	run := p.Multicast(orderstate.OrderNum(h.GetHeldUpTo()), orderNum)
-	session := in.bySession[orderstate.Session(h.GetSession())]
+	session := in.bySession[id]
 	if session != nil {
 		session.lastOrder, session.stableTold = max(session.lastOrder, orderNum), p.Stable()
 	}

@@ -66,7 +66,11 @@ type incarnation struct {
 	cut     context.CancelCauseFunc // of the stream to it; nil without one
 	ackDue  chan struct{}           // capacity 1
 	acked   orderstate.OrderNum     // told to the primary
+	pushed  orderstate.OrderNum     // null messages have come up to here: acknowledged as soon as it is held
 	inSync  bool
+	// R11: sessions to be told to the primary, those that had no stream at the last look, and those that are heard again.
+	unheard, silent map[orderstate.Session]bool
+	heardAgain      []*pb.Detaching
 
 	// Leading.
 	followers map[orderstate.Replica]*follower
@@ -99,7 +103,7 @@ func newIncarnation(ctx context.Context, r *Replica) *incarnation {
 		attached: map[*attachment]struct{}{}, bySession: map[orderstate.Session]*attachment{}, absent: map[orderstate.Session]time.Duration{},
 		followers: map[orderstate.Replica]*follower{}, members: map[orderstate.Replica]election.Member{}, lost: map[orderstate.Replica]time.Duration{},
 		adding:   map[orderstate.Replica]bool{},
-		arriving: map[orderstate.MessageID]chan struct{}{},
+		arriving: map[orderstate.MessageID]chan struct{}{}, unheard: map[orderstate.Session]bool{},
 	}
 	in.id = replicaID(in.self)
 	in.log = r.log.With("replica", in.self.String())
@@ -334,6 +338,11 @@ func (in *incarnation) turned(o orderstate.OrderInfo) {
 	in.executed, in.lastTime = o.OrderNum, max(in.lastTime, o.Time)
 	in.r.stats.turns.Add(1)
 	in.forget()
+	in.progressed()
+}
+
+// progressed wakes those who wait for the stable point, for a turn, or for what a member acknowledges. Called with mu held.
+func (in *incarnation) progressed() {
 	if in.progressWaiters > 0 {
 		in.broadcast()
 	}

@@ -21,12 +21,13 @@ type follower struct {
 	wake   chan struct{} // capacity 1
 	heard  time.Duration
 
-	joining   bool                // not in-sync yet
-	restored  bool                // it has its snapshot
-	counted   bool                // in the required set
-	keptAbove orderstate.OrderNum // while joining: the log is kept from here on
-	sent      orderstate.OrderNum // the stream has carried the order up to here
-	out       pb.FollowResponse   // what is to be sent next
+	joining   bool                        // not in-sync yet
+	restored  bool                        // it has its snapshot
+	counted   bool                        // in the required set
+	keptAbove orderstate.OrderNum         // while joining: the log is kept from here on
+	sent      orderstate.OrderNum         // the stream has carried the order up to here
+	deafTo    map[orderstate.Session]bool // sessions that are detached here (R11)
+	out       pb.FollowResponse           // what is to be sent next
 	size      int
 }
 
@@ -206,6 +207,7 @@ func (in *incarnation) acknowledged(f *follower, req *pb.FollowRequest) error {
 		return errEvicted
 	}
 	f.restored = f.restored || req.GetRestored()
+	in.unheardAt(f, req)
 	a := req.GetAcknowledgement()
 	if a == nil || orderstate.Epoch(a.GetEpoch()) != in.primary.Epoch() {
 		return nil
@@ -228,8 +230,8 @@ func (in *incarnation) acknowledged(f *follower, req *pb.FollowRequest) error {
 	}
 	if moved {
 		in.stableMoved()
-	} else if f.joining && in.progressWaiters > 0 {
-		in.broadcast() // grow waits for this joiner, whatever was stable before it came
+	} else if f.joining {
+		in.progressed() // grow waits for this joiner, whatever was stable before it came
 	}
 	return nil
 }
@@ -391,34 +393,6 @@ func (in *incarnation) shrink(e orderstate.Epoch, m election.Member) error {
 		in.end(errDeposed)
 	}
 	return err
-}
-
-// expireSessions orders the end of sessions that have had no stream for too long (R11).
-func (in *incarnation) expireSessions() {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	if !in.gate {
-		return
-	}
-	now := in.r.clock()
-	for s, since := range in.absent {
-		if now-since > sessionTimeout {
-			delete(in.absent, s)
-			in.goes(func() {
-				_, _ = in.ownTurn(in.ctx, func(at int64) (orderstate.OrderInfo, bool) {
-					if in.bySession[s] != nil { // it came back while this waited for its turn
-						return orderstate.OrderInfo{}, false
-					}
-					o, v, push := in.primary.Expire(s, at)
-					if v == orderstate.Fresh {
-						in.replies.expire(s)
-						in.turned(o)
-					}
-					return o, push
-				})
-			})
-		}
-	}
 }
 
 // tellRequired pushes the required set on the sessions' streams (R1b). Called with mu held.

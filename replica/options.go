@@ -137,6 +137,7 @@ type Status struct {
 	InSync   []string
 	Executed uint64 // every turn up to here is in the state
 	Stable   uint64 // every in-sync replica holds order and messages up to here, as far as this replica knows
+	Detached int    // at the primary: how many backups can't hear one session, summed over the sessions; replies to these wait for these backups
 	// Counters since the process started.
 	Turns, Duplicates, Refused, Forged, Dropped uint64
 }

@@ -335,7 +335,10 @@ func (in *incarnation) admitFollower(ctx context.Context, hello *pb.FollowHello,
 	}
 	f := &follower{
 		member: m, id: id, cut: cut, wake: make(chan struct{}, 1), heard: in.r.clock(), joining: !member,
-		sent: in.primary.Stable(),
+		sent: in.primary.Stable(), deafTo: map[orderstate.Session]bool{},
+	}
+	if in.primary.AttachAll(id) { // it has forgotten them, too
+		in.progressed()
 	}
 	w := &pb.FollowWelcome{Group: in.group, Secret: in.secret}
 	if f.joining {
@@ -378,7 +381,7 @@ func (in *incarnation) sendTo(ctx context.Context, f *follower, stream grpc.Bidi
 		}
 		in.mu.Lock()
 		out := &pb.FollowResponse{
-			Welcome: f.out.Welcome, EpochStart: f.out.EpochStart, SourceOrderInfo: f.out.SourceOrderInfo, Messages: f.out.Messages, InSync: f.out.InSync,
+			Welcome: f.out.Welcome, EpochStart: f.out.EpochStart, SourceOrderInfo: f.out.SourceOrderInfo, Messages: f.out.Messages, InSync: f.out.InSync, Detached: f.out.Detached,
 			Stable: uint64(in.primary.Stable()),
 		}
 		f.out.Reset()

@@ -329,6 +329,9 @@ func (r *Replica) Status() Status {
 	switch {
 	case in.primary != nil:
 		s.Stable = uint64(in.primary.Stable())
+		for _, n := range in.primary.Sessions() {
+			s.Detached += len(in.primary.DetachedAt(n))
+		}
 	case in.backup != nil:
 		s.Stable = uint64(in.backup.Stable())
 	}

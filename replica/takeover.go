@@ -172,13 +172,14 @@ func (in *incarnation) reconcile(e elected, report *Failover) (*orderstate.Prima
 	for fetched := false; ; {
 		peers, sessions := t.state.Waiting()
 		wait := in.giveUp(e, sessions)
-		if len(peers) == 0 && wait == 0 {
-			missing := t.state.Missing(fetchBatch)
-			if len(missing) == 0 || fetched {
-				break
+		if len(peers) == 0 && !fetched { // also while sessions are waited for: one that is detached only as long as a message of its is lacked
+			if missing := t.state.Missing(fetchBatch); len(missing) > 0 {
+				fetched = in.fetchFromPeers(missing)
+				continue
 			}
-			fetched = in.fetchFromPeers(missing)
-			continue
+		}
+		if len(peers) == 0 && wait == 0 {
+			break
 		}
 		fetched = false
 		ctx, cancel := context.WithTimeout(in.ctx, max(wait, time.Millisecond))

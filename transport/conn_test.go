@@ -407,3 +407,28 @@ func TestGoodbye(t *testing.T) {
 		})
 	}
 }
+
+// TestUnheard: a stream on which nothing that was sent is acknowledged begins anew, with all of it; one on which all is acknowledged stays, however long nothing is sent.
+func TestUnheard(t *testing.T) {
+	t.Parallel()
+	within(t, func(t *testing.T, ctx context.Context) {
+		c := newCluster(t, "a", "b")
+		c.silent = true
+		conn := c.dial()
+		must(t, "hello from a", <-sayLater(ctx, conn, "hello"))
+		first := c.stream("b")
+		time.Sleep(2 * time.Second)
+		again := c.stream("b")
+		if again == first {
+			t.Error("the stream that isn't heard is still there")
+		}
+		if sent := again.frames(); len(sent) != 1 || sent[0].SeqNum != 1 {
+			t.Errorf("the next stream had %v", sent)
+		}
+		again.send(&pb.AttachResponse{FramesUpTo: 1})
+		time.Sleep(5 * time.Second)
+		if c.stream("b") != again {
+			t.Error("a stream that is heard, and has nothing to say, was ended")
+		}
+	})
+}

@@ -59,6 +59,8 @@ type cluster struct {
 	calls    []*request
 	// forgetful: neither calls nor streams are recorded, and everything is stable at once.
 	forgetful bool
+	// silent: no frame is acknowledged.
+	silent bool
 	// deaf: nobody answers a goodbye.
 	deaf bool
 	gate chan struct{} // closed when the epoch's is open
@@ -431,6 +433,9 @@ func (r *replica) Attach(srv pb.Connection_AttachServer) error {
 			s.mu.Lock()
 			s.got = append(s.got, msg)
 			s.mu.Unlock()
+			if n := len(msg.Frames); !c.silent && n > 0 && msg.Frames[n-1].More == 0 {
+				s.send(&pb.AttachResponse{FramesUpTo: msg.Frames[n-1].SeqNum})
+			}
 		}
 	}()
 	for {

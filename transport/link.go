@@ -22,6 +22,8 @@ const (
 	maxStreamMessage = 4 << 20
 	// farewell bounds how long closing waits for the primary to have ended the session.
 	farewell = 100 * time.Millisecond
+	// unheard is how long a replica may take to acknowledge a frame; then the stream begins anew, so that the replica learns that it can't be heard (R11). It acknowledges within 50 ms.
+	unheard = time.Second
 )
 
 // link is the stream to one replica, made anew whenever it ends. What isn't said to be constant is guarded by Client.mu.
@@ -45,6 +47,9 @@ type link struct {
 	reflected uint64 // as Source.Multicast counts
 	flushTo   uint64 // frames up to here are sent even to the primary (R12)
 	held      uint64 // the replica has acknowledged frames up to here
+
+	sent     uint64      // the seqNum of the last frame that was taken for sending
+	patience *time.Timer // runs while one that was sent isn't acknowledged
 
 	gone chan struct{} // not nil: say goodbye; closed when the stream has ended
 
@@ -98,6 +103,7 @@ func (l *link) attach() (welcomed bool, err error) {
 		<-sending
 		c.mu.Lock()
 		wasUp := l.up
+		l.calm()
 		l.restart, l.session, l.up, l.problem = nil, nil, false, err
 		if l.gone != nil {
 			close(l.gone)
@@ -174,11 +180,44 @@ func (l *link) send(ctx context.Context, stream grpc.BidiStreamingClient[pb.Atta
 					return
 				}
 			}
+			l.expect()
 		}
 		if l.leaves() {
 			_ = stream.CloseSend() // never fails, says its documentation; the receiver sees the end
 			return
 		}
+	}
+}
+
+// expect waits for the acknowledgement of the frames that were sent. A network that drops what is sent says nothing, and ends nothing.
+func (l *link) expect() {
+	l.client.mu.Lock()
+	defer l.client.mu.Unlock()
+	l.expects()
+}
+
+// expects is called with mu held.
+func (l *link) expects() {
+	if l.patience == nil && l.sent > l.held && l.restart != nil {
+		l.patience = time.AfterFunc(unheard, l.restart)
+	}
+}
+
+// acknowledged notes that the replica holds the frames up to one. mu is held.
+func (l *link) acknowledged(upTo uint64) {
+	if upTo <= l.held {
+		return
+	}
+	l.held = upTo
+	l.calm()
+	l.expects()
+}
+
+// calm is called with mu held.
+func (l *link) calm() {
+	if l.patience != nil {
+		l.patience.Stop()
+		l.patience = nil
 	}
 }
 
@@ -302,6 +341,7 @@ func (l *link) takeFrames(s *session) (msgs []*pb.AttachRequest, all bool) {
 			return msgs, false
 		}
 		l.cursor++
+		l.sent = r.frame.SeqNum
 		if len(r.frame.Message) > wire.ChunkSize {
 			for _, chunk := range wire.Chunks(r.frame) {
 				msgs = append(msgs, &pb.AttachRequest{Frames: []*pb.Frame{chunk}})

@@ -69,7 +69,7 @@ func (c *Client) receive(l *link, s *session, msg *pb.AttachResponse) error {
 	if msg.FramesUpTo >= s.frames.next() {
 		return malformed("seqNum %d is acknowledged, which was never sent", msg.FramesUpTo)
 	}
-	l.held = max(l.held, msg.FramesUpTo)
+	l.acknowledged(msg.FramesUpTo)
 	c.learned(s)
 	return nil
 }
@@ -109,7 +109,7 @@ func (c *Client) welcome(l *link, s *session, w *pb.Welcome) error {
 		c.adopt(s, w.Session)
 	}
 	l.up, l.problem, l.unknown = true, nil, false
-	l.question, l.queued, l.held = nil, 0, 0
+	l.question, l.queued, l.held, l.sent = nil, 0, 0, 0
 	l.reflect(true)
 	c.again()
 	return nil

@@ -190,10 +190,10 @@ func TestAnswer(t *testing.T) {
 		})
 		for range 2 {
 			must(t, "hello from a", <-sayLater(ctx, conn, "hello"))
-			time.Sleep(time.Second)
+			time.Sleep(100 * time.Millisecond)
 		}
 		held := sayLater(ctx, conn, "held")
-		time.Sleep(time.Second)
+		time.Sleep(100 * time.Millisecond)
 		c.tell(&pb.AttachResponse{SourceOrderInfo: []*pb.Run{c.run(4, 4)}})
 		must(t, "held from a", <-held)
 		if n := len(c.stream("a").frames()); n != 0 {
@@ -212,7 +212,7 @@ func TestAnswer(t *testing.T) {
 		must(t, large+" from b", <-first)
 		must(t, large+" from b", <-second)
 		must(t, "later from b", <-sayLater(ctx, conn, "later"))
-		time.Sleep(time.Second)
+		time.Sleep(100 * time.Millisecond)
 		if n := len(c.stream("b").frames()); n != 5 {
 			t.Errorf("%d frames for the new primary; want those before its epoch", n)
 		}

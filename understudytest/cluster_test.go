@@ -125,36 +125,3 @@ func TestCallsAndFailover(t *testing.T) {
 		})
 	}
 }
-
-// A client that has closed its connection doesn't hold up a later takeover; one that vanished does, for A and its margin.
-func TestGoodbye(t *testing.T) {
-	for _, orderly := range []bool{true, false} {
-		t.Run(fmt.Sprintf("orderly %v", orderly), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				took := make(chan time.Duration, 1)
-				c := understudytest.New(t, 3, registerCounter, understudytest.Logger(verbose),
-					understudytest.ReplicaOptions(replica.OnFailover(func(f replica.Failover) { took <- f.Opened.Sub(f.Elected) })))
-				stays, goes := c.Dial("stays"), c.Dial("goes")
-				for _, conn := range []*grpc.ClientConn{stays, goes} {
-					if _, err := add(t.Context(), conn, "x"); err != nil {
-						t.Fatal(err)
-					}
-				}
-				if orderly {
-					_ = goes.Close()
-				} else {
-					c.Network().Kill("goes")
-				}
-				c.AwaitExecuted()
-				c.Kill(c.Primary())
-				if n, err := add(t.Context(), stays, "x"); n != 3 || err != nil {
-					t.Fatalf("after the kill: %d, %v", n, err)
-				}
-				held := <-took
-				if quick := held < 100*time.Millisecond; quick != orderly {
-					t.Errorf("the takeover took %v", held)
-				}
-			})
-		})
-	}
-}

@@ -72,8 +72,12 @@ func slow(change func(host string, s *slowStore)) understudytest.Option {
 }
 
 func partition(c *understudytest.Cluster, a, b string) {
-	c.Network().Cut(simnet.Link{From: a, To: b})
-	c.Network().Cut(simnet.Link{From: b, To: a})
+	cut(c, a, b)
+	cut(c, b, a)
+}
+
+func cut(c *understudytest.Cluster, from, to string) {
+	c.Network().Cut(simnet.Link{From: from, To: to})
 }
 
 func mend(c *understudytest.Cluster, a, b string) {

@@ -28,7 +28,10 @@ type FollowRequest struct {
 	// The follower holds order and messages up to here (R3); counts in its epoch only.
 	Acknowledgement *Acknowledgement `protobuf:"bytes,2,opt,name=acknowledgement,proto3" json:"acknowledgement,omitempty"`
 	// A joiner has restored its snapshot; what it holds since is in its acknowledgements.
-	Restored      bool `protobuf:"varint,3,opt,name=restored,proto3" json:"restored,omitempty"`
+	Restored bool `protobuf:"varint,3,opt,name=restored,proto3" json:"restored,omitempty"`
+	// R11: sessions that the follower hears again, and sessions that it can't hear. A new stream begins with none detached.
+	Attach        []*Detaching `protobuf:"bytes,4,rep,name=attach,proto3" json:"attach,omitempty"`
+	Detach        []*Detaching `protobuf:"bytes,5,rep,name=detach,proto3" json:"detach,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -84,6 +87,73 @@ func (x *FollowRequest) GetRestored() bool {
 	return false
 }
 
+func (x *FollowRequest) GetAttach() []*Detaching {
+	if x != nil {
+		return x.Attach
+	}
+	return nil
+}
+
+func (x *FollowRequest) GetDetach() []*Detaching {
+	if x != nil {
+		return x.Detach
+	}
+	return nil
+}
+
+type Detaching struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Session uint64                 `protobuf:"varint,1,opt,name=session,proto3" json:"session,omitempty"`
+	// The follower numbers what it asks.
+	Number        uint64 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Detaching) Reset() {
+	*x = Detaching{}
+	mi := &file_understudy_v1_peer_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Detaching) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Detaching) ProtoMessage() {}
+
+func (x *Detaching) ProtoReflect() protoreflect.Message {
+	mi := &file_understudy_v1_peer_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Detaching.ProtoReflect.Descriptor instead.
+func (*Detaching) Descriptor() ([]byte, []int) {
+	return file_understudy_v1_peer_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Detaching) GetSession() uint64 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
+}
+
+func (x *Detaching) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
 type FollowHello struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	Group       uint64                 `protobuf:"fixed64,1,opt,name=group,proto3" json:"group,omitempty"`
@@ -100,7 +170,7 @@ type FollowHello struct {
 
 func (x *FollowHello) Reset() {
 	*x = FollowHello{}
-	mi := &file_understudy_v1_peer_proto_msgTypes[1]
+	mi := &file_understudy_v1_peer_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -112,7 +182,7 @@ func (x *FollowHello) String() string {
 func (*FollowHello) ProtoMessage() {}
 
 func (x *FollowHello) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_peer_proto_msgTypes[1]
+	mi := &file_understudy_v1_peer_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -125,7 +195,7 @@ func (x *FollowHello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowHello.ProtoReflect.Descriptor instead.
 func (*FollowHello) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_peer_proto_rawDescGZIP(), []int{1}
+	return file_understudy_v1_peer_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *FollowHello) GetGroup() uint64 {
@@ -190,14 +260,16 @@ type FollowResponse struct {
 	Messages    []*LoggedMessage `protobuf:"bytes,5,rep,name=messages,proto3" json:"messages,omitempty"`
 	RequiredSet *RequiredSet     `protobuf:"bytes,6,opt,name=required_set,json=requiredSet,proto3" json:"required_set,omitempty"`
 	// R13: the follower was written to in-sync.
-	InSync        bool `protobuf:"varint,7,opt,name=in_sync,json=inSync,proto3" json:"in_sync,omitempty"` // A heartbeat carries nothing.
+	InSync bool `protobuf:"varint,7,opt,name=in_sync,json=inSync,proto3" json:"in_sync,omitempty"`
+	// R11: confirmations; all that they depend on is in this message, or in one before it.
+	Detached      []*Detached `protobuf:"bytes,8,rep,name=detached,proto3" json:"detached,omitempty"` // A heartbeat carries nothing.
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *FollowResponse) Reset() {
 	*x = FollowResponse{}
-	mi := &file_understudy_v1_peer_proto_msgTypes[2]
+	mi := &file_understudy_v1_peer_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -209,7 +281,7 @@ func (x *FollowResponse) String() string {
 func (*FollowResponse) ProtoMessage() {}
 
 func (x *FollowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_peer_proto_msgTypes[2]
+	mi := &file_understudy_v1_peer_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -222,7 +294,7 @@ func (x *FollowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowResponse.ProtoReflect.Descriptor instead.
 func (*FollowResponse) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_peer_proto_rawDescGZIP(), []int{2}
+	return file_understudy_v1_peer_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *FollowResponse) GetWelcome() *FollowWelcome {
@@ -274,6 +346,82 @@ func (x *FollowResponse) GetInSync() bool {
 	return false
 }
 
+func (x *FollowResponse) GetDetached() []*Detached {
+	if x != nil {
+		return x.Detached
+	}
+	return nil
+}
+
+type Detached struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Epoch   uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Session uint64                 `protobuf:"varint,2,opt,name=session,proto3" json:"session,omitempty"`
+	Number  uint64                 `protobuf:"varint,3,opt,name=number,proto3" json:"number,omitempty"`
+	// What was sent to the session depends on nothing above.
+	UpTo          uint64 `protobuf:"varint,4,opt,name=up_to,json=upTo,proto3" json:"up_to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Detached) Reset() {
+	*x = Detached{}
+	mi := &file_understudy_v1_peer_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Detached) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Detached) ProtoMessage() {}
+
+func (x *Detached) ProtoReflect() protoreflect.Message {
+	mi := &file_understudy_v1_peer_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Detached.ProtoReflect.Descriptor instead.
+func (*Detached) Descriptor() ([]byte, []int) {
+	return file_understudy_v1_peer_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Detached) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *Detached) GetSession() uint64 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
+}
+
+func (x *Detached) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *Detached) GetUpTo() uint64 {
+	if x != nil {
+		return x.UpTo
+	}
+	return 0
+}
+
 type FollowWelcome struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Group uint64                 `protobuf:"fixed64,1,opt,name=group,proto3" json:"group,omitempty"`
@@ -290,7 +438,7 @@ type FollowWelcome struct {
 
 func (x *FollowWelcome) Reset() {
 	*x = FollowWelcome{}
-	mi := &file_understudy_v1_peer_proto_msgTypes[3]
+	mi := &file_understudy_v1_peer_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -302,7 +450,7 @@ func (x *FollowWelcome) String() string {
 func (*FollowWelcome) ProtoMessage() {}
 
 func (x *FollowWelcome) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_peer_proto_msgTypes[3]
+	mi := &file_understudy_v1_peer_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -315,7 +463,7 @@ func (x *FollowWelcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowWelcome.ProtoReflect.Descriptor instead.
 func (*FollowWelcome) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_peer_proto_rawDescGZIP(), []int{3}
+	return file_understudy_v1_peer_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *FollowWelcome) GetGroup() uint64 {
@@ -367,7 +515,7 @@ type LoggedMessage struct {
 
 func (x *LoggedMessage) Reset() {
 	*x = LoggedMessage{}
-	mi := &file_understudy_v1_peer_proto_msgTypes[4]
+	mi := &file_understudy_v1_peer_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -379,7 +527,7 @@ func (x *LoggedMessage) String() string {
 func (*LoggedMessage) ProtoMessage() {}
 
 func (x *LoggedMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_peer_proto_msgTypes[4]
+	mi := &file_understudy_v1_peer_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -392,7 +540,7 @@ func (x *LoggedMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoggedMessage.ProtoReflect.Descriptor instead.
 func (*LoggedMessage) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_peer_proto_rawDescGZIP(), []int{4}
+	return file_understudy_v1_peer_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *LoggedMessage) GetSession() uint64 {
@@ -442,7 +590,7 @@ type AnswerRequest struct {
 
 func (x *AnswerRequest) Reset() {
 	*x = AnswerRequest{}
-	mi := &file_understudy_v1_peer_proto_msgTypes[5]
+	mi := &file_understudy_v1_peer_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -454,7 +602,7 @@ func (x *AnswerRequest) String() string {
 func (*AnswerRequest) ProtoMessage() {}
 
 func (x *AnswerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_peer_proto_msgTypes[5]
+	mi := &file_understudy_v1_peer_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -467,7 +615,7 @@ func (x *AnswerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnswerRequest.ProtoReflect.Descriptor instead.
 func (*AnswerRequest) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_peer_proto_rawDescGZIP(), []int{5}
+	return file_understudy_v1_peer_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *AnswerRequest) GetGroup() uint64 {
@@ -507,7 +655,7 @@ type AnswerResponse struct {
 
 func (x *AnswerResponse) Reset() {
 	*x = AnswerResponse{}
-	mi := &file_understudy_v1_peer_proto_msgTypes[6]
+	mi := &file_understudy_v1_peer_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -519,7 +667,7 @@ func (x *AnswerResponse) String() string {
 func (*AnswerResponse) ProtoMessage() {}
 
 func (x *AnswerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_peer_proto_msgTypes[6]
+	mi := &file_understudy_v1_peer_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -532,7 +680,7 @@ func (x *AnswerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnswerResponse.ProtoReflect.Descriptor instead.
 func (*AnswerResponse) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_peer_proto_rawDescGZIP(), []int{6}
+	return file_understudy_v1_peer_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *AnswerResponse) GetStarts() []*Start {
@@ -580,7 +728,7 @@ type FetchRequest struct {
 
 func (x *FetchRequest) Reset() {
 	*x = FetchRequest{}
-	mi := &file_understudy_v1_peer_proto_msgTypes[7]
+	mi := &file_understudy_v1_peer_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -592,7 +740,7 @@ func (x *FetchRequest) String() string {
 func (*FetchRequest) ProtoMessage() {}
 
 func (x *FetchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_peer_proto_msgTypes[7]
+	mi := &file_understudy_v1_peer_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -605,7 +753,7 @@ func (x *FetchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchRequest.ProtoReflect.Descriptor instead.
 func (*FetchRequest) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_peer_proto_rawDescGZIP(), []int{7}
+	return file_understudy_v1_peer_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *FetchRequest) GetGroup() uint64 {
@@ -632,7 +780,7 @@ type MessageID struct {
 
 func (x *MessageID) Reset() {
 	*x = MessageID{}
-	mi := &file_understudy_v1_peer_proto_msgTypes[8]
+	mi := &file_understudy_v1_peer_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -644,7 +792,7 @@ func (x *MessageID) String() string {
 func (*MessageID) ProtoMessage() {}
 
 func (x *MessageID) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_peer_proto_msgTypes[8]
+	mi := &file_understudy_v1_peer_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -657,7 +805,7 @@ func (x *MessageID) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MessageID.ProtoReflect.Descriptor instead.
 func (*MessageID) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_peer_proto_rawDescGZIP(), []int{8}
+	return file_understudy_v1_peer_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *MessageID) GetSession() uint64 {
@@ -683,7 +831,7 @@ type FetchResponse struct {
 
 func (x *FetchResponse) Reset() {
 	*x = FetchResponse{}
-	mi := &file_understudy_v1_peer_proto_msgTypes[9]
+	mi := &file_understudy_v1_peer_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -695,7 +843,7 @@ func (x *FetchResponse) String() string {
 func (*FetchResponse) ProtoMessage() {}
 
 func (x *FetchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_peer_proto_msgTypes[9]
+	mi := &file_understudy_v1_peer_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -708,7 +856,7 @@ func (x *FetchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchResponse.ProtoReflect.Descriptor instead.
 func (*FetchResponse) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_peer_proto_rawDescGZIP(), []int{9}
+	return file_understudy_v1_peer_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *FetchResponse) GetMessages() []*LoggedMessage {
@@ -728,7 +876,7 @@ type HearsRequest struct {
 
 func (x *HearsRequest) Reset() {
 	*x = HearsRequest{}
-	mi := &file_understudy_v1_peer_proto_msgTypes[10]
+	mi := &file_understudy_v1_peer_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -740,7 +888,7 @@ func (x *HearsRequest) String() string {
 func (*HearsRequest) ProtoMessage() {}
 
 func (x *HearsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_peer_proto_msgTypes[10]
+	mi := &file_understudy_v1_peer_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -753,7 +901,7 @@ func (x *HearsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HearsRequest.ProtoReflect.Descriptor instead.
 func (*HearsRequest) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_peer_proto_rawDescGZIP(), []int{10}
+	return file_understudy_v1_peer_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *HearsRequest) GetGroup() uint64 {
@@ -783,7 +931,7 @@ type HearsResponse struct {
 
 func (x *HearsResponse) Reset() {
 	*x = HearsResponse{}
-	mi := &file_understudy_v1_peer_proto_msgTypes[11]
+	mi := &file_understudy_v1_peer_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -795,7 +943,7 @@ func (x *HearsResponse) String() string {
 func (*HearsResponse) ProtoMessage() {}
 
 func (x *HearsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_peer_proto_msgTypes[11]
+	mi := &file_understudy_v1_peer_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -808,7 +956,7 @@ func (x *HearsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HearsResponse.ProtoReflect.Descriptor instead.
 func (*HearsResponse) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_peer_proto_rawDescGZIP(), []int{11}
+	return file_understudy_v1_peer_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *HearsResponse) GetHears() bool {
@@ -847,7 +995,7 @@ type SnapshotRequest struct {
 
 func (x *SnapshotRequest) Reset() {
 	*x = SnapshotRequest{}
-	mi := &file_understudy_v1_peer_proto_msgTypes[12]
+	mi := &file_understudy_v1_peer_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -859,7 +1007,7 @@ func (x *SnapshotRequest) String() string {
 func (*SnapshotRequest) ProtoMessage() {}
 
 func (x *SnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_peer_proto_msgTypes[12]
+	mi := &file_understudy_v1_peer_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -872,7 +1020,7 @@ func (x *SnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotRequest.ProtoReflect.Descriptor instead.
 func (*SnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_peer_proto_rawDescGZIP(), []int{12}
+	return file_understudy_v1_peer_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *SnapshotRequest) GetGroup() uint64 {
@@ -921,7 +1069,7 @@ type SnapshotResponse struct {
 
 func (x *SnapshotResponse) Reset() {
 	*x = SnapshotResponse{}
-	mi := &file_understudy_v1_peer_proto_msgTypes[13]
+	mi := &file_understudy_v1_peer_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -933,7 +1081,7 @@ func (x *SnapshotResponse) String() string {
 func (*SnapshotResponse) ProtoMessage() {}
 
 func (x *SnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_peer_proto_msgTypes[13]
+	mi := &file_understudy_v1_peer_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -946,7 +1094,7 @@ func (x *SnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotResponse.ProtoReflect.Descriptor instead.
 func (*SnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_peer_proto_rawDescGZIP(), []int{13}
+	return file_understudy_v1_peer_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *SnapshotResponse) GetHistory() *History {
@@ -979,7 +1127,7 @@ type History struct {
 
 func (x *History) Reset() {
 	*x = History{}
-	mi := &file_understudy_v1_peer_proto_msgTypes[14]
+	mi := &file_understudy_v1_peer_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -991,7 +1139,7 @@ func (x *History) String() string {
 func (*History) ProtoMessage() {}
 
 func (x *History) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_peer_proto_msgTypes[14]
+	mi := &file_understudy_v1_peer_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1004,7 +1152,7 @@ func (x *History) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use History.ProtoReflect.Descriptor instead.
 func (*History) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_peer_proto_rawDescGZIP(), []int{14}
+	return file_understudy_v1_peer_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *History) GetExecuted() uint64 {
@@ -1054,7 +1202,7 @@ type SessionState struct {
 
 func (x *SessionState) Reset() {
 	*x = SessionState{}
-	mi := &file_understudy_v1_peer_proto_msgTypes[15]
+	mi := &file_understudy_v1_peer_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1066,7 +1214,7 @@ func (x *SessionState) String() string {
 func (*SessionState) ProtoMessage() {}
 
 func (x *SessionState) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_peer_proto_msgTypes[15]
+	mi := &file_understudy_v1_peer_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1079,7 +1227,7 @@ func (x *SessionState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionState.ProtoReflect.Descriptor instead.
 func (*SessionState) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_peer_proto_rawDescGZIP(), []int{15}
+	return file_understudy_v1_peer_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SessionState) GetSession() uint64 {
@@ -1121,7 +1269,7 @@ type LoggedReply struct {
 
 func (x *LoggedReply) Reset() {
 	*x = LoggedReply{}
-	mi := &file_understudy_v1_peer_proto_msgTypes[16]
+	mi := &file_understudy_v1_peer_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1133,7 +1281,7 @@ func (x *LoggedReply) String() string {
 func (*LoggedReply) ProtoMessage() {}
 
 func (x *LoggedReply) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_peer_proto_msgTypes[16]
+	mi := &file_understudy_v1_peer_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1146,7 +1294,7 @@ func (x *LoggedReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoggedReply.ProtoReflect.Descriptor instead.
 func (*LoggedReply) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_peer_proto_rawDescGZIP(), []int{16}
+	return file_understudy_v1_peer_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *LoggedReply) GetSession() uint64 {
@@ -1208,7 +1356,7 @@ type MetadataEntry struct {
 
 func (x *MetadataEntry) Reset() {
 	*x = MetadataEntry{}
-	mi := &file_understudy_v1_peer_proto_msgTypes[17]
+	mi := &file_understudy_v1_peer_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1220,7 +1368,7 @@ func (x *MetadataEntry) String() string {
 func (*MetadataEntry) ProtoMessage() {}
 
 func (x *MetadataEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_peer_proto_msgTypes[17]
+	mi := &file_understudy_v1_peer_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1233,7 +1381,7 @@ func (x *MetadataEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetadataEntry.ProtoReflect.Descriptor instead.
 func (*MetadataEntry) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_peer_proto_rawDescGZIP(), []int{17}
+	return file_understudy_v1_peer_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *MetadataEntry) GetKey() string {
@@ -1254,11 +1402,16 @@ var File_understudy_v1_peer_proto protoreflect.FileDescriptor
 
 const file_understudy_v1_peer_proto_rawDesc = "" +
 	"\n" +
-	"\x18understudy/v1/peer.proto\x12\runderstudy.v1\x1a\x1eunderstudy/v1/connection.proto\x1a\x1aunderstudy/v1/header.proto\"\xa7\x01\n" +
+	"\x18understudy/v1/peer.proto\x12\runderstudy.v1\x1a\x1eunderstudy/v1/connection.proto\x1a\x1aunderstudy/v1/header.proto\"\x8b\x02\n" +
 	"\rFollowRequest\x120\n" +
 	"\x05hello\x18\x01 \x01(\v2\x1a.understudy.v1.FollowHelloR\x05hello\x12H\n" +
 	"\x0facknowledgement\x18\x02 \x01(\v2\x1e.understudy.v1.AcknowledgementR\x0facknowledgement\x12\x1a\n" +
-	"\brestored\x18\x03 \x01(\bR\brestored\"\xd5\x01\n" +
+	"\brestored\x18\x03 \x01(\bR\brestored\x120\n" +
+	"\x06attach\x18\x04 \x03(\v2\x18.understudy.v1.DetachingR\x06attach\x120\n" +
+	"\x06detach\x18\x05 \x03(\v2\x18.understudy.v1.DetachingR\x06detach\"=\n" +
+	"\tDetaching\x12\x18\n" +
+	"\asession\x18\x01 \x01(\x04R\asession\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\x04R\x06number\"\xd5\x01\n" +
 	"\vFollowHello\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\x06R\x05group\x12\x18\n" +
 	"\areplica\x18\x02 \x01(\tR\areplica\x12 \n" +
@@ -1266,7 +1419,7 @@ const file_understudy_v1_peer_proto_rawDesc = "" +
 	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\x12\x18\n" +
 	"\ajoining\x18\x05 \x01(\bR\ajoining\x12\x18\n" +
 	"\aversion\x18\x06 \x01(\tR\aversion\x12*\n" +
-	"\x05level\x18\a \x01(\x0e2\x14.understudy.v1.LevelR\x05level\"\xee\x02\n" +
+	"\x05level\x18\a \x01(\x0e2\x14.understudy.v1.LevelR\x05level\"\xa3\x03\n" +
 	"\x0eFollowResponse\x126\n" +
 	"\awelcome\x18\x01 \x01(\v2\x1c.understudy.v1.FollowWelcomeR\awelcome\x12:\n" +
 	"\vepoch_start\x18\x02 \x01(\v2\x19.understudy.v1.EpochStartR\n" +
@@ -1275,7 +1428,13 @@ const file_understudy_v1_peer_proto_rawDesc = "" +
 	"\x06stable\x18\x04 \x01(\x04R\x06stable\x128\n" +
 	"\bmessages\x18\x05 \x03(\v2\x1c.understudy.v1.LoggedMessageR\bmessages\x12=\n" +
 	"\frequired_set\x18\x06 \x01(\v2\x1a.understudy.v1.RequiredSetR\vrequiredSet\x12\x17\n" +
-	"\ain_sync\x18\a \x01(\bR\x06inSync\"\x91\x01\n" +
+	"\ain_sync\x18\a \x01(\bR\x06inSync\x123\n" +
+	"\bdetached\x18\b \x03(\v2\x17.understudy.v1.DetachedR\bdetached\"g\n" +
+	"\bDetached\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x18\n" +
+	"\asession\x18\x02 \x01(\x04R\asession\x12\x16\n" +
+	"\x06number\x18\x03 \x01(\x04R\x06number\x12\x13\n" +
+	"\x05up_to\x18\x04 \x01(\x04R\x04upTo\"\x91\x01\n" +
 	"\rFollowWelcome\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\x06R\x05group\x12\x16\n" +
 	"\x06secret\x18\x02 \x01(\fR\x06secret\x12\x14\n" +
@@ -1366,69 +1525,74 @@ func file_understudy_v1_peer_proto_rawDescGZIP() []byte {
 	return file_understudy_v1_peer_proto_rawDescData
 }
 
-var file_understudy_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_understudy_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_understudy_v1_peer_proto_goTypes = []any{
 	(*FollowRequest)(nil),    // 0: understudy.v1.FollowRequest
-	(*FollowHello)(nil),      // 1: understudy.v1.FollowHello
-	(*FollowResponse)(nil),   // 2: understudy.v1.FollowResponse
-	(*FollowWelcome)(nil),    // 3: understudy.v1.FollowWelcome
-	(*LoggedMessage)(nil),    // 4: understudy.v1.LoggedMessage
-	(*AnswerRequest)(nil),    // 5: understudy.v1.AnswerRequest
-	(*AnswerResponse)(nil),   // 6: understudy.v1.AnswerResponse
-	(*FetchRequest)(nil),     // 7: understudy.v1.FetchRequest
-	(*MessageID)(nil),        // 8: understudy.v1.MessageID
-	(*FetchResponse)(nil),    // 9: understudy.v1.FetchResponse
-	(*HearsRequest)(nil),     // 10: understudy.v1.HearsRequest
-	(*HearsResponse)(nil),    // 11: understudy.v1.HearsResponse
-	(*SnapshotRequest)(nil),  // 12: understudy.v1.SnapshotRequest
-	(*SnapshotResponse)(nil), // 13: understudy.v1.SnapshotResponse
-	(*History)(nil),          // 14: understudy.v1.History
-	(*SessionState)(nil),     // 15: understudy.v1.SessionState
-	(*LoggedReply)(nil),      // 16: understudy.v1.LoggedReply
-	(*MetadataEntry)(nil),    // 17: understudy.v1.MetadataEntry
-	(*Acknowledgement)(nil),  // 18: understudy.v1.Acknowledgement
-	(Level)(0),               // 19: understudy.v1.Level
-	(*EpochStart)(nil),       // 20: understudy.v1.EpochStart
-	(*Run)(nil),              // 21: understudy.v1.Run
-	(*RequiredSet)(nil),      // 22: understudy.v1.RequiredSet
-	(*NewEpoch)(nil),         // 23: understudy.v1.NewEpoch
-	(*Start)(nil),            // 24: understudy.v1.Start
+	(*Detaching)(nil),        // 1: understudy.v1.Detaching
+	(*FollowHello)(nil),      // 2: understudy.v1.FollowHello
+	(*FollowResponse)(nil),   // 3: understudy.v1.FollowResponse
+	(*Detached)(nil),         // 4: understudy.v1.Detached
+	(*FollowWelcome)(nil),    // 5: understudy.v1.FollowWelcome
+	(*LoggedMessage)(nil),    // 6: understudy.v1.LoggedMessage
+	(*AnswerRequest)(nil),    // 7: understudy.v1.AnswerRequest
+	(*AnswerResponse)(nil),   // 8: understudy.v1.AnswerResponse
+	(*FetchRequest)(nil),     // 9: understudy.v1.FetchRequest
+	(*MessageID)(nil),        // 10: understudy.v1.MessageID
+	(*FetchResponse)(nil),    // 11: understudy.v1.FetchResponse
+	(*HearsRequest)(nil),     // 12: understudy.v1.HearsRequest
+	(*HearsResponse)(nil),    // 13: understudy.v1.HearsResponse
+	(*SnapshotRequest)(nil),  // 14: understudy.v1.SnapshotRequest
+	(*SnapshotResponse)(nil), // 15: understudy.v1.SnapshotResponse
+	(*History)(nil),          // 16: understudy.v1.History
+	(*SessionState)(nil),     // 17: understudy.v1.SessionState
+	(*LoggedReply)(nil),      // 18: understudy.v1.LoggedReply
+	(*MetadataEntry)(nil),    // 19: understudy.v1.MetadataEntry
+	(*Acknowledgement)(nil),  // 20: understudy.v1.Acknowledgement
+	(Level)(0),               // 21: understudy.v1.Level
+	(*EpochStart)(nil),       // 22: understudy.v1.EpochStart
+	(*Run)(nil),              // 23: understudy.v1.Run
+	(*RequiredSet)(nil),      // 24: understudy.v1.RequiredSet
+	(*NewEpoch)(nil),         // 25: understudy.v1.NewEpoch
+	(*Start)(nil),            // 26: understudy.v1.Start
 }
 var file_understudy_v1_peer_proto_depIdxs = []int32{
-	1,  // 0: understudy.v1.FollowRequest.hello:type_name -> understudy.v1.FollowHello
-	18, // 1: understudy.v1.FollowRequest.acknowledgement:type_name -> understudy.v1.Acknowledgement
-	19, // 2: understudy.v1.FollowHello.level:type_name -> understudy.v1.Level
-	3,  // 3: understudy.v1.FollowResponse.welcome:type_name -> understudy.v1.FollowWelcome
-	20, // 4: understudy.v1.FollowResponse.epoch_start:type_name -> understudy.v1.EpochStart
-	21, // 5: understudy.v1.FollowResponse.source_order_info:type_name -> understudy.v1.Run
-	4,  // 6: understudy.v1.FollowResponse.messages:type_name -> understudy.v1.LoggedMessage
-	22, // 7: understudy.v1.FollowResponse.required_set:type_name -> understudy.v1.RequiredSet
-	23, // 8: understudy.v1.AnswerRequest.new_epoch:type_name -> understudy.v1.NewEpoch
-	24, // 9: understudy.v1.AnswerResponse.starts:type_name -> understudy.v1.Start
-	21, // 10: understudy.v1.AnswerResponse.order:type_name -> understudy.v1.Run
-	8,  // 11: understudy.v1.FetchRequest.messages:type_name -> understudy.v1.MessageID
-	4,  // 12: understudy.v1.FetchResponse.messages:type_name -> understudy.v1.LoggedMessage
-	14, // 13: understudy.v1.SnapshotResponse.history:type_name -> understudy.v1.History
-	24, // 14: understudy.v1.History.starts:type_name -> understudy.v1.Start
-	15, // 15: understudy.v1.History.sessions:type_name -> understudy.v1.SessionState
-	16, // 16: understudy.v1.History.replies:type_name -> understudy.v1.LoggedReply
-	17, // 17: understudy.v1.LoggedReply.header:type_name -> understudy.v1.MetadataEntry
-	17, // 18: understudy.v1.LoggedReply.trailer:type_name -> understudy.v1.MetadataEntry
-	0,  // 19: understudy.v1.Peer.Follow:input_type -> understudy.v1.FollowRequest
-	5,  // 20: understudy.v1.Peer.Answer:input_type -> understudy.v1.AnswerRequest
-	7,  // 21: understudy.v1.Peer.Fetch:input_type -> understudy.v1.FetchRequest
-	10, // 22: understudy.v1.Peer.Hears:input_type -> understudy.v1.HearsRequest
-	12, // 23: understudy.v1.Peer.Snapshot:input_type -> understudy.v1.SnapshotRequest
-	2,  // 24: understudy.v1.Peer.Follow:output_type -> understudy.v1.FollowResponse
-	6,  // 25: understudy.v1.Peer.Answer:output_type -> understudy.v1.AnswerResponse
-	9,  // 26: understudy.v1.Peer.Fetch:output_type -> understudy.v1.FetchResponse
-	11, // 27: understudy.v1.Peer.Hears:output_type -> understudy.v1.HearsResponse
-	13, // 28: understudy.v1.Peer.Snapshot:output_type -> understudy.v1.SnapshotResponse
-	24, // [24:29] is the sub-list for method output_type
-	19, // [19:24] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	2,  // 0: understudy.v1.FollowRequest.hello:type_name -> understudy.v1.FollowHello
+	20, // 1: understudy.v1.FollowRequest.acknowledgement:type_name -> understudy.v1.Acknowledgement
+	1,  // 2: understudy.v1.FollowRequest.attach:type_name -> understudy.v1.Detaching
+	1,  // 3: understudy.v1.FollowRequest.detach:type_name -> understudy.v1.Detaching
+	21, // 4: understudy.v1.FollowHello.level:type_name -> understudy.v1.Level
+	5,  // 5: understudy.v1.FollowResponse.welcome:type_name -> understudy.v1.FollowWelcome
+	22, // 6: understudy.v1.FollowResponse.epoch_start:type_name -> understudy.v1.EpochStart
+	23, // 7: understudy.v1.FollowResponse.source_order_info:type_name -> understudy.v1.Run
+	6,  // 8: understudy.v1.FollowResponse.messages:type_name -> understudy.v1.LoggedMessage
+	24, // 9: understudy.v1.FollowResponse.required_set:type_name -> understudy.v1.RequiredSet
+	4,  // 10: understudy.v1.FollowResponse.detached:type_name -> understudy.v1.Detached
+	25, // 11: understudy.v1.AnswerRequest.new_epoch:type_name -> understudy.v1.NewEpoch
+	26, // 12: understudy.v1.AnswerResponse.starts:type_name -> understudy.v1.Start
+	23, // 13: understudy.v1.AnswerResponse.order:type_name -> understudy.v1.Run
+	10, // 14: understudy.v1.FetchRequest.messages:type_name -> understudy.v1.MessageID
+	6,  // 15: understudy.v1.FetchResponse.messages:type_name -> understudy.v1.LoggedMessage
+	16, // 16: understudy.v1.SnapshotResponse.history:type_name -> understudy.v1.History
+	26, // 17: understudy.v1.History.starts:type_name -> understudy.v1.Start
+	17, // 18: understudy.v1.History.sessions:type_name -> understudy.v1.SessionState
+	18, // 19: understudy.v1.History.replies:type_name -> understudy.v1.LoggedReply
+	19, // 20: understudy.v1.LoggedReply.header:type_name -> understudy.v1.MetadataEntry
+	19, // 21: understudy.v1.LoggedReply.trailer:type_name -> understudy.v1.MetadataEntry
+	0,  // 22: understudy.v1.Peer.Follow:input_type -> understudy.v1.FollowRequest
+	7,  // 23: understudy.v1.Peer.Answer:input_type -> understudy.v1.AnswerRequest
+	9,  // 24: understudy.v1.Peer.Fetch:input_type -> understudy.v1.FetchRequest
+	12, // 25: understudy.v1.Peer.Hears:input_type -> understudy.v1.HearsRequest
+	14, // 26: understudy.v1.Peer.Snapshot:input_type -> understudy.v1.SnapshotRequest
+	3,  // 27: understudy.v1.Peer.Follow:output_type -> understudy.v1.FollowResponse
+	8,  // 28: understudy.v1.Peer.Answer:output_type -> understudy.v1.AnswerResponse
+	11, // 29: understudy.v1.Peer.Fetch:output_type -> understudy.v1.FetchResponse
+	13, // 30: understudy.v1.Peer.Hears:output_type -> understudy.v1.HearsResponse
+	15, // 31: understudy.v1.Peer.Snapshot:output_type -> understudy.v1.SnapshotResponse
+	27, // [27:32] is the sub-list for method output_type
+	22, // [22:27] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_understudy_v1_peer_proto_init() }
@@ -1444,7 +1608,7 @@ func file_understudy_v1_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_understudy_v1_peer_proto_rawDesc), len(file_understudy_v1_peer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   18,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1,0 +1,173 @@
+package replica
+
+import (
+	"context"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/understudy-rpc/understudy/orderstate"
+	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
+)
+
+// This file has the life of a session at a replica (R11): it is opened, its source is welcomed, parts, says goodbye, or is expired. What its streams carry is in attach.go.
+
+// attach binds a stream to its session: it opens one (R11), or finds the one that the source names, and then welcomes the source. A session that nobody opened is refused.
+func (in *incarnation) attach(ctx context.Context, a *attachment) error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.attached[a] = struct{}{}
+	for {
+		s, known := in.history().Opened(a.nonce)
+		switch {
+		case known && a.session != 0 && a.session != s:
+			return status.Errorf(codes.PermissionDenied, "understudy: session %d belongs to another source", a.session)
+		case known:
+			a.session = s
+			return in.welcome(ctx, a)
+		case a.session != 0 && in.history().Last() >= orderstate.OrderNum(a.session):
+			return status.Errorf(codes.NotFound, "understudy: session %d is unknown: it was never opened, or it expired", a.session)
+		case a.session == 0 && in.role == leading && in.gate:
+			in.mu.Unlock()
+			_, err := in.ownTurn(ctx, func(at int64) (orderstate.OrderInfo, bool) {
+				o, v, _ := in.primary.Open(a.nonce, in.seal.DigestOpening(a.nonce), nil, at)
+				if v != orderstate.Fresh {
+					return o, false
+				}
+				in.replies.open(o.Session, a.nonce)
+				in.turned(o)
+				in.absent[o.Session] = in.r.clock() // until its source is welcomed, which may be gone
+				for _, f := range in.followers {    // R11: nobody else has this message
+					in.catchUp(f)
+					in.sendMessage(f, o.Message())
+				}
+				return o, false
+			})
+			in.mu.Lock()
+			if err != nil && in.role == leading {
+				return err
+			}
+			continue
+		}
+		in.progressWaiters++
+		err := in.changes(ctx)
+		in.progressWaiters--
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// changes waits for one change. Called with mu held.
+func (in *incarnation) changes(ctx context.Context) error {
+	first := true
+	return in.await(ctx, func() bool {
+		defer func() { first = false }()
+		return !first
+	})
+}
+
+// welcome tells the source that its session is known here. The primary does so only when every in-sync backup knows it (R11).
+func (in *incarnation) welcome(ctx context.Context, a *attachment) error {
+	in.progressWaiters++
+	err := in.await(ctx, func() bool {
+		return in.role == following || in.role == takingOver || in.role == leading && in.gate && in.primary.Stable() >= orderstate.OrderNum(a.session)
+	})
+	in.progressWaiters--
+	if err != nil {
+		return err
+	}
+	if !in.history().Known(a.session) {
+		return status.Errorf(codes.NotFound, "understudy: session %d expired before its source was welcomed", a.session)
+	}
+	if old := in.bySession[a.session]; old != nil && old != a {
+		old.cut(status.Error(codes.Aborted, "understudy: the session was attached by another stream"))
+	}
+	in.bySession[a.session] = a
+	delete(in.absent, a.session)
+	a.bound = true
+	a.out.Welcome = &pb.Welcome{
+		Session: uint64(a.session), Group: in.group, Replica: in.self.Name, Incarnation: in.self.Incarnation, Level: pb.Level(in.r.config.level + 1),
+		Primary: &pb.NewEpoch{Epoch: uint64(in.epoch()), Primary: in.leader.Name, Incarnation: in.leader.Incarnation},
+	}
+	switch in.role {
+	case leading:
+		a.out.Welcome.EpochStart, a.out.Welcome.RequiredSet = in.start, in.required()
+	case following:
+		a.out.Welcome.EpochStart = in.start
+		a.acknowledge()
+	}
+	signal(a.wake)
+	return nil
+}
+
+func (in *incarnation) detach(a *attachment) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	delete(in.attached, a)
+	if !a.bound || in.bySession[a.session] != a {
+		return
+	}
+	delete(in.bySession, a.session)
+	switch in.role {
+	case leading:
+		in.absent[a.session] = in.r.clock()
+		in.pushSession(a.session) // R4
+	case following:
+		in.cantHear(a.session)
+	}
+	in.broadcast() // a takeover waits less long for a session without a stream
+}
+
+// pushSession sends the backups a session's messages and orders that they may lack: its source can't any more (R4). Called with mu held.
+func (in *incarnation) pushSession(s orderstate.Session) {
+	for _, f := range in.followers {
+		in.catchUp(f)
+		for _, o := range in.primary.PendingSourceOrder() {
+			if o.Session == s && !f.joining {
+				in.sendMessage(f, o.Message())
+			}
+		}
+	}
+}
+
+// goodbye ends the session of a source that has closed its connection in an orderly way, so that no takeover waits for it. Anyone but the primary only loses the stream.
+func (in *incarnation) goodbye(ctx context.Context, a *attachment) {
+	_, _ = in.ownTurn(ctx, func(at int64) (orderstate.OrderInfo, bool) { // refused if this replica doesn't lead: then the session expires by its time-out
+		o, v, _ := in.primary.Expire(a.session, at)
+		if v == orderstate.Fresh {
+			in.replies.expire(a.session)
+			delete(in.bySession, a.session)
+			in.turned(o)
+		}
+		return o, true
+	})
+}
+
+// expireSessions orders the end of sessions that have had no stream for too long (R11).
+func (in *incarnation) expireSessions() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if !in.gate {
+		return
+	}
+	now := in.r.clock()
+	for s, since := range in.absent {
+		if now-since > sessionTimeout {
+			delete(in.absent, s)
+			in.goes(func() {
+				_, _ = in.ownTurn(in.ctx, func(at int64) (orderstate.OrderInfo, bool) {
+					if in.bySession[s] != nil { // it came back while this waited for its turn
+						return orderstate.OrderInfo{}, false
+					}
+					o, v, push := in.primary.Expire(s, at)
+					if v == orderstate.Fresh {
+						in.replies.expire(s)
+						in.turned(o)
+					}
+					return o, push
+				})
+			})
+		}
+	}
+}
