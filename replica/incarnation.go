@@ -76,6 +76,7 @@ type incarnation struct {
 	followers map[orderstate.Replica]*follower
 	members   map[orderstate.Replica]election.Member // in-sync, but for this replica
 	adding    map[orderstate.Replica]bool            // members that are being written to in-sync
+	doubted   map[orderstate.Replica]bool            // members whose eviction may take place yet; noted while taking over, too
 	lost      map[orderstate.Replica]time.Duration   // when a member's stream ended
 	push      chan struct{}                          // capacity 1: a null message is due
 }
@@ -103,6 +104,7 @@ func newIncarnation(ctx context.Context, r *Replica) *incarnation {
 		attached: map[*attachment]struct{}{}, bySession: map[orderstate.Session]*attachment{}, absent: map[orderstate.Session]time.Duration{},
 		followers: map[orderstate.Replica]*follower{}, members: map[orderstate.Replica]election.Member{}, lost: map[orderstate.Replica]time.Duration{},
 		adding:   map[orderstate.Replica]bool{},
+		doubted:  map[orderstate.Replica]bool{},
 		arriving: map[orderstate.MessageID]chan struct{}{}, unheard: map[orderstate.Session]bool{},
 	}
 	in.id = replicaID(in.self)

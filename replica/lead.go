@@ -341,6 +341,9 @@ func (in *incarnation) keepMembers(began time.Duration) {
 				in.log.Warn("can't evict", "member", m.String(), "error", err)
 			}
 		}
+		for _, m := range in.backAgain() {
+			in.keep(m)
+		}
 		in.expireSessions()
 	}
 }
@@ -375,6 +378,7 @@ func (in *incarnation) evict(m election.Member) error {
 	in.log.Info("evicted", "member", m.String())
 	delete(in.members, id)
 	delete(in.lost, id)
+	delete(in.doubted, id)
 	if f := in.followers[id]; f != nil {
 		delete(in.followers, id)
 		f.cut(errEvicted)
@@ -389,8 +393,13 @@ func (in *incarnation) shrink(e orderstate.Epoch, m election.Member) error {
 	ctx, cancel := context.WithTimeout(in.ctx, authority)
 	defer cancel()
 	err := in.r.store.RemoveInSync(ctx, uint64(e), m)
-	if errors.Is(err, election.ErrDeposed) {
+	switch {
+	case errors.Is(err, election.ErrDeposed):
 		in.end(errDeposed)
+	case election.IsUnknown(err):
+		in.mu.Lock()
+		in.doubted[replicaID(m)] = true
+		in.mu.Unlock()
 	}
 	return err
 }
