@@ -1,6 +1,7 @@
 package simulation
 
 import (
+	"encoding/json"
 	"flag"
 	"fmt"
 	"io"
@@ -20,6 +21,7 @@ var (
 	seeds    = flag.Int("seeds", 0, "TestSimulate: how many")
 	first    = flag.Uint64("first", 1, "TestSimulate: the first one")
 	seed     = flag.Uint64("seed", 0, "TestSeed: which one")
+	save     = flag.String("save", "", "TestSeed: a file for its plan, which stays when Draw changes")
 	verbose  = flag.Bool("log", false, "TestSeed: what replicas and clients log, too")
 	patience = flag.Duration("patience", 20*time.Second, "how long porcupine may take for one seed")
 )
@@ -137,6 +139,15 @@ func TestSeed(t *testing.T) {
 		log = os.Stdout
 	}
 	p := Draw(*seed, live(*seed))
+	if *save != "" {
+		b, err := json.MarshalIndent(p, "", "\t")
+		if err == nil {
+			err = os.WriteFile(*save, append(b, '\n'), 0o666)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
 	fmt.Print(p)
 	rec, found := play(t, p, log)
 	for _, m := range rec.Trace {

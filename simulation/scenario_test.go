@@ -1,0 +1,77 @@
+package simulation
+
+import (
+	"bytes"
+	"encoding/json"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/understudy-rpc/understudy/understudytest"
+)
+
+// TestRegressions plays the plans that have found something: README.md has the table.
+func TestRegressions(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.json")
+	if err != nil || len(files) == 0 {
+		t.Fatal("no plans", err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".json"), func(t *testing.T) {
+			b, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var p Plan
+			d := json.NewDecoder(bytes.NewReader(b))
+			d.DisallowUnknownFields()
+			if err := d.Decode(&p); err != nil {
+				t.Fatal(err)
+			}
+			_, found := play(t, p, nil)
+			for _, f := range found {
+				t.Error(f)
+			}
+		})
+	}
+}
+
+// TestGroupDown: when all in-sync replicas die at once, no replica that comes back may lead, since none has what callers have seen: the group is down, and says so, and calls end with their own deadlines.
+func TestGroupDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		c := understudytest.New(t, 3, Register(false), understudytest.Logger(slog.New(slog.NewTextHandler(&log, nil))))
+		r := &run{plan: Plan{}, cluster: c, ctx: t.Context(), began: time.Now()}
+		conn := c.Dial("client0")
+		if m := r.call(conn, Call{Request: Request{ID: "before", Op: "add", A: 1}}, time.Second); m.Err != nil {
+			t.Fatal(m.Err)
+		}
+		for i := range 3 {
+			c.Crash(i)
+		}
+		for i := range 3 {
+			c.Kill(i)
+			c.Start(i)
+		}
+		time.Sleep(10 * time.Second)
+		m := r.call(conn, Call{Request: Request{ID: "after", Op: "add", A: 1}}, 5*time.Second)
+		if status.Code(m.Err) != codes.DeadlineExceeded || m.Ended-m.Began != 5*time.Second {
+			t.Errorf("a call of a group that is down: %v", m)
+		}
+		for i := range 3 {
+			if s := c.Replica(i).Status(); s.Role != "joining" || s.Executed != 0 {
+				t.Errorf("replica %d: %+v", i, s)
+			}
+		}
+		if said := "no in-sync replica"; !strings.Contains(log.String(), said) {
+			t.Errorf("nobody has said that %s is alive", said)
+		}
+	})
+}
