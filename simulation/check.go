@@ -116,6 +116,7 @@ func (v *verdict) calls() (kept []Call) {
 					break
 				}
 			}
+			v.inTime(c)
 			switch {
 			case c.Stable:
 				v.find("I5: at Stable, %v isn't in the order (%d: %v)", c, at, tail(v.order, at-1+len(v.order)*b(at == 0)))
@@ -144,6 +145,21 @@ func (v *verdict) calls() (kept []Call) {
 		kept = append(kept, c)
 	}
 	return kept
+}
+
+// inTime is R10 with R12.2: no reply of a primary is accepted once its successor's gate is open, unless that has what was replied. The first takeover since the turn that begins at or before it has voided it.
+func (v *verdict) inTime(c Call) {
+	turn := time.UnixMicro(c.Reply.Now).Sub(v.rec.Began)
+	for _, f := range v.rec.Failovers { // in the order of their reports, which is that of their gates
+		opened := f.Opened.Sub(v.rec.Began)
+		if opened < turn || f.FirstOrderNum > c.Reply.OrderNum {
+			continue
+		}
+		if c.Ended > opened {
+			v.find("R10: %v was accepted when epoch %d, which doesn't have it, had begun at %v", c, f.Epoch, opened)
+		}
+		return
+	}
 }
 
 func b(cond bool) int {

@@ -175,6 +175,9 @@ func Draw(seed uint64, live bool) Plan {
 			f.At = max(0, min(p.Heal-1, oneOf(d, other.At, other.At, other.At+other.For)+d.between(-2*time.Millisecond, 20*time.Millisecond)))
 		}
 		p.Faults = append(p.Faults, f)
+		if f.Kind == "partition" && f.Way == "both" && d.percent(40) { // who is parted from the rest stands still, with replies on their way, and goes on when there is another primary (R10)
+			p.Faults = append(p.Faults, Fault{At: f.At + d.between(time.Millisecond, 450*time.Millisecond), For: d.between(time.Second, 5*time.Second), Kind: "pause", Hosts: []string{"primary"}})
+		}
 		if f.Kind == "crash" && p.Style == Anything && d.percent(15) { // a client dies with the replica
 			p.Faults = append(p.Faults, Fault{At: f.At + d.between(0, time.Millisecond), For: f.For, Kind: "client crash", Hosts: []string{p.client(d)}})
 		}

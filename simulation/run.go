@@ -24,6 +24,7 @@ import (
 // Record is what a run has brought, to be judged outside of the bubble.
 type Record struct {
 	Plan      Plan
+	Began     time.Time // the zero of all times in it
 	Calls     []Call
 	Gone      map[string]bool // clients that have crashed, or left
 	Replicas  []image
@@ -205,7 +206,7 @@ func (r *run) trace(format string, args ...any) {
 
 // record takes down what there is.
 func (r *run) record(judge *problems) Record {
-	rec := Record{Plan: r.plan, Problems: judge.all()}
+	rec := Record{Plan: r.plan, Began: r.began, Problems: judge.all()}
 	if r.nemesis != nil {
 		rec.Faults = r.nemesis.made
 	}
