@@ -30,6 +30,7 @@ func (b *Backup) Detach(n Session) (number uint64, ok bool) {
 	if !ok {
 		b.detachings++
 		d.number = b.detachings
+		d.confirmed = without("R11: detached when confirmed")
 		b.detached[n] = d
 	}
 	return d.number, true
@@ -37,7 +38,7 @@ func (b *Backup) Detach(n Session) (number uint64, ok bool) {
 
 // Confirmed takes the primary's confirmation of what Detach asked as number, in an epoch. One of another epoch, or of what isn't asked any more, is passed over.
 func (b *Backup) Confirmed(epoch Epoch, n Session, number uint64, upTo OrderNum) {
-	if d, ok := b.detached[n]; ok && epoch == b.acknowledged && b.started && d.number == number && !d.confirmed {
+	if d, ok := b.detached[n]; ok && epoch == b.acknowledged && b.started && (d.number == number || without("R11: a confirmation has a number")) && !d.confirmed {
 		b.detached[n] = detachment{number, true, upTo}
 	}
 }
@@ -56,7 +57,7 @@ func (b *Backup) AttachAll() { clear(b.detached) }
 // Detached says whether a takeover of this backup needn't wait for a session: the primary has confirmed, and all that was sent before it did is held.
 func (b *Backup) Detached(n Session) bool {
 	d := b.detached[n]
-	return d.confirmed && d.upTo <= b.Last()
+	return d.confirmed && (d.upTo <= b.Last() || without("R11: the confirmation follows what replies depend on"))
 }
 
 // Detach: a member says that it can't hear a session, and numbers that. From now on replies to the session wait for that member. The caller sends it all that is ordered up to upTo, and the messages, then on the same
@@ -75,7 +76,7 @@ func (p *Primary) Detach(r Replica, n Session, number uint64) (upTo OrderNum, ok
 // Attach: a member hears a session again; what it has asked with a higher number stays. It says whether what MayLeave says has changed.
 func (p *Primary) Attach(r Replica, n Session, number uint64) bool {
 	asked, ok := p.detached[n][r]
-	if !ok || asked > number {
+	if !ok || asked > number && !without("R11: attaching has a number") {
 		return false
 	}
 	p.attach(r, n)
@@ -121,7 +122,7 @@ func (p *Primary) DetachedAt(n Session) []Replica {
 // again after Acknowledge, Release and Attach.
 func (p *Primary) MayLeave(n Session, k OrderNum) bool {
 	for r := range p.detached[n] {
-		if p.members[r].upTo < k {
+		if p.members[r].upTo < k && !without("R11: replies wait for the deaf") {
 			return false
 		}
 	}

@@ -69,6 +69,9 @@ func NewPrimary(h *History, epoch Epoch, stable OrderNum, members []Replica, pen
 		members: map[Replica]acknowledgement{}, number: 1, reflected: map[Session]OrderNum{}, declared: map[Session]SeqNum{},
 		detached: map[Session]map[Replica]uint64{},
 	}
+	if without("R12.3: (stable, N] is pending") {
+		p.stable = h.Last()
+	}
 	p.pushed = max(p.stable, h.cut)
 	for _, m := range members {
 		p.members[m] = acknowledgement{}
@@ -151,7 +154,7 @@ func (p *Primary) order7(o OrderInfo, now int64) (OrderInfo, bool) {
 	if len(p.members) == 0 {
 		p.stable = o.OrderNum
 	}
-	return o, o.OrderNum-p.carried() > OrderNum(max(p.max, 0)) || len(p.detached[o.Session]) > 0
+	return o, !without("R4") && o.OrderNum-p.carried() > OrderNum(max(p.max, 0)) || len(p.detached[o.Session]) > 0
 }
 
 // carried is up to where a null message has carried the order, or none needs to.
@@ -191,6 +194,9 @@ func (p *Primary) run(above, upTo OrderNum) Run {
 	r.Entries = make([]OrderInfo, len(ordered))
 	for i, o := range ordered {
 		r.Entries[i] = o.OrderInfo
+		if without("R7: Rand is seeded by the epoch of the first order") {
+			r.Entries[i].First = p.epoch
+		}
 	}
 	return r
 }
@@ -204,6 +210,9 @@ func (p *Primary) Receive(n Session, destOrderInfo []Envelope) {
 	for _, e := range destOrderInfo {
 		if e.Epoch == p.epoch && e.check() == nil && e.Last() <= p.Last() && e.Last() > p.reflected[n] {
 			p.reflected[n] = e.Last()
+			if without("R3: one source's reflection isn't enough") { // FIG. 9 as printed
+				p.stable = max(p.stable, e.Last())
+			}
 		}
 	}
 }
@@ -215,7 +224,7 @@ func (p *Primary) Reflected(n Session) OrderNum { return p.reflected[n] }
 // has changed, or, if a session is detached at that member, what MayLeave says. It is an error to acknowledge what isn't ordered: that member has diverged.
 func (p *Primary) Acknowledge(r Replica, epoch Epoch, k OrderNum) (moved bool, err error) {
 	before, member := p.members[r]
-	if !member || epoch != p.epoch {
+	if !member || epoch != p.epoch && !without("R3: acknowledgements count in their epoch") {
 		return false, nil
 	}
 	if k > p.Last() {
@@ -235,7 +244,9 @@ func (p *Primary) Acknowledge(r Replica, epoch Epoch, k OrderNum) (moved bool, e
 func (p *Primary) settle() bool {
 	stable := p.Last()
 	for _, a := range p.members {
-		stable = min(stable, a.upTo)
+		if !without("R3: every in-sync backup") {
+			stable = min(stable, a.upTo)
+		}
 	}
 	if stable <= p.stable {
 		return false
@@ -282,6 +293,9 @@ func (p *Primary) Acknowledged(r Replica) (OrderNum, bool) {
 // Held says whether every in-sync peer knows where the epoch starts, and holds everything up to there, so that the gate may open (R12.4). Who joins later doesn't count.
 func (p *Primary) Held() bool {
 	for _, a := range p.members {
+		if without("R12.4") {
+			return true
+		}
 		if !a.joined && (!a.any || a.upTo < p.first-1) {
 			return false
 		}
