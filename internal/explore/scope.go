@@ -127,7 +127,7 @@ var Scopes = []Scope{
 	{
 		Name: "deaths", Why: "R12.1: what a dead source has sent arrives late, and not everywhere",
 		Level: Reflected, Replicas: 3, Sources: 1, Calls: [2]int{2}, Outstanding: 2, Max: 8, Epochs: 2,
-		Faults: Faults{Crashes: 1, Deaths: 1},
+		Faults: Faults{Crashes: 1, Deaths: 1}, Bound: 1e6,
 	},
 	{
 		Name: "reads", Why: "R10: what was accepted is read, though the old primary lives on, and a session is skipped",
