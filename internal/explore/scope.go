@@ -200,6 +200,12 @@ var Scopes = []Scope{
 		Faults: Faults{Crashes: 2}, Bound: 1e6,
 	},
 	{
+		Name: "joinagain", Why: "R1b, R13: a transfer starts again in the next epoch, and who joins had acknowledged in the one before",
+		Level: Stable, Replicas: 3, Absent: 1, Sources: 1, Calls: [2]int{2}, Outstanding: 2, Epochs: 2,
+		Faults: Faults{Crashes: 1}, Bound: 1e6,
+		Begin: []string{"S3 joins with S1's snapshot", "C1 calls", "C1 calls", "RPC c1.1", "RPC c1.2"},
+	},
+	{
 		Name: "joinlow", Why: "R13: grow below Stable",
 		Level: Reflected, Replicas: 3, Absent: 1, Sources: 1, Calls: [2]int{2}, Outstanding: 2, Max: 8, Epochs: 3, Truncate: true,
 		Faults: Faults{Crashes: 2}, Bound: 1e6,
