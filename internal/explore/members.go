@@ -81,6 +81,11 @@ func (w *world) connect(a, b int8) {
 	}
 	for _, ends := range [...][2]int8{{a, b}, {b, a}} {
 		i, to := ends[0], ends[1]
+		if b, p := w.replicas[i], w.replicas[to]; b.primary == nil && b.leader == to && p.primary != nil { // what was asked on the old stream is forgotten, there first (R11)
+			w.r(i).backup.AttachAll()
+			w.r(to).primary.AttachAll(replicaName(i))
+			w.pay(to)
+		}
 		switch r := w.replicas[i]; {
 		case r.primary != nil && w.member(i, to):
 			w.tellStart(i, to)
