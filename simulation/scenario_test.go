@@ -75,3 +75,27 @@ func TestGroupDown(t *testing.T) {
 		}
 	})
 }
+
+// TestReplyComesTooLate: the primary is parted from the rest with a client, and stands still while a reply to it is on its way, until its successor's gate is open: R10 is all that keeps the client from accepting it. The seeds meet this rarely.
+func TestReplyComesTooLate(t *testing.T) {
+	const moments = 4
+	late := 0
+	for k := range moments {
+		p := Plan{
+			Seed: uint64(1 + k), Replicas: 3, Clients: 2, Workers: 2, Workload: "register", Style: Anything, Quiet: -1, MinInSync: 1,
+			Load: 6 * time.Second, Heal: 6 * time.Second, Pause: 20 * time.Millisecond,
+			Faults: []Fault{
+				{At: 500 * time.Millisecond, For: 5 * time.Second, Kind: "partition", Way: "both", Hosts: []string{"primary", "client0"}, Store: true},
+				{At: 700*time.Millisecond + time.Duration(k)*71*time.Microsecond, For: 4500 * time.Millisecond, Kind: "pause", Hosts: []string{"primary"}},
+			},
+		}
+		rec, found := play(t, p, nil)
+		late += rec.Coverage.Counts()["a reply was too late (R10)"]
+		for _, f := range found {
+			t.Error(f)
+		}
+	}
+	if late == 0 {
+		t.Error("no reply came too late")
+	}
+}
