@@ -149,10 +149,10 @@ func (v *verdict) calls() (kept []Call) {
 
 // inTime is R10 with R12.2: no reply of a primary is accepted once its successor's gate is open, unless that has what was replied. The first takeover since the turn that begins at or before it has voided it.
 func (v *verdict) inTime(c Call) {
-	turn := time.UnixMicro(c.Reply.Now).Sub(v.rec.Began)
-	for _, f := range v.rec.Failovers { // in the order of their reports, which is that of their gates
+	turn := time.UnixMicro(c.Reply.Now).Sub(v.rec.Began) + time.Microsecond // it was rounded down
+	for _, f := range v.rec.Failovers {                                     // in the order of their reports, which is that of their gates
 		opened := f.Opened.Sub(v.rec.Began)
-		if opened < turn || f.FirstOrderNum > c.Reply.OrderNum {
+		if opened <= turn || f.FirstOrderNum > c.Reply.OrderNum {
 			continue
 		}
 		if c.Ended > opened {
