@@ -120,12 +120,12 @@ func (in *incarnation) unheardAt(f *follower, req *pb.FollowRequest) {
 }
 
 // mayLeave says whether a reply may be sent (R11). At Stable, a member that can't hear the session can't acknowledge to its source either (R1b): so the reply waits until all members have acknowledged here, and says so by
-// its stable point. Called with mu held, while leading.
-func (in *incarnation) mayLeave(s orderstate.Session, k orderstate.OrderNum, stable bool) bool {
+// its stable point. So does what a read-only method has seen at Stable, which nobody acknowledges to its source. Called with mu held, while leading.
+func (in *incarnation) mayLeave(s orderstate.Session, k orderstate.OrderNum, stable, reads bool) bool {
 	if !in.primary.MayLeave(s, k) {
 		return false
 	}
-	return !stable || in.primary.Stable() >= k || len(in.primary.DetachedAt(s)) == 0
+	return !stable || in.primary.Stable() >= k || !reads && len(in.primary.DetachedAt(s)) == 0
 }
 
 // sendToDeaf sends a message that has just been ordered to the backups that can't hear its session; its order follows as a null message. Called with mu held.

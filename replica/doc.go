@@ -15,11 +15,13 @@
 //	turn                 FIG. 7, the handler       turn.go
 //	Handle               FIG. 8, the reply         front.go
 //
-// and at a backup:
+// (read-only methods: read.go), and at a backup:
 //
 //	Attach               frames to the log         attach.go
 //	                     FIG. 10                   follow.go
 //	execute              the handler               turn.go
+//
+// Sessions are opened, parted from and expired in session.go, and detached from a backup that can't hear them in detach.go.
 //
 // A replica's life is a sequence of incarnations (incarnation.go): each joins its group with a state transfer (join.go), follows the primary (follow.go), and may stand for election (stand.go), take over (takeover.go) and
 // lead (lead.go) until it is deposed. Replicas speak to each other on a listener of their own (peer.go).

@@ -53,6 +53,7 @@ func (e *refusedError) GRPCStatus() *status.Status {
 var (
 	errNotPrimary     = &refusedError{pb.Refusal_REFUSAL_NOT_PRIMARY, "understudy: this replica isn't the primary"}
 	errUnknownSession = &refusedError{pb.Refusal_REFUSAL_UNKNOWN_SESSION, "understudy: the session is unknown: it was never opened, or it expired"}
+	errOrderIt        = &refusedError{pb.Refusal_REFUSAL_ORDER_IT, "understudy: a backup can't hear the session: what is read for it must be ordered"}
 	errAnswered       = &refusedError{pb.Refusal_REFUSAL_ANSWERED, "understudy: the call is below its session's low-water mark: it was answered, or given up"}
 )
 

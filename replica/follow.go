@@ -139,7 +139,6 @@ func (in *incarnation) followOnce() error {
 	ctx, cancel := context.WithCancelCause(in.ctx)
 	in.cut = cancel
 	in.heard, in.hearing = in.r.clock(), false // a peer that asks isn't told that the primary is heard until it is
-	in.forgetUnheard()
 	in.mu.Unlock()
 	defer func() {
 		cancel(nil)
@@ -157,6 +156,10 @@ func (in *incarnation) followOnce() error {
 		return err
 	}
 	go in.listen(ctx, cancel)
+	// The primary forgets it, too, when it has the hello. A stream that can't be made changes nothing: the marks are for the takeover that follows.
+	in.mu.Lock()
+	in.forgetUnheard()
+	in.mu.Unlock()
 	err = stream.Send(&pb.FollowRequest{Hello: &pb.FollowHello{
 		Group: group, Replica: in.self.Name, Incarnation: in.self.Incarnation, Epoch: uint64(epoch), Joining: !joined,
 		Version: in.r.config.version, Level: pb.Level(in.r.config.level + 1),

@@ -49,6 +49,9 @@ func (r *Replica) Handle(ctx context.Context, h *pb.Header, next func(context.Co
 		return refused(nil, errNotPrimary)
 	}
 	id, answeredUpTo := wire.Request(h)
+	if id.SeqNum == 0 {
+		return in.serveRead(ctx, h, received, c, next)
+	}
 	v, err := in.admit(ctx, h, id, answeredUpTo)
 	if err != nil {
 		return refused(in, err)
@@ -71,11 +74,7 @@ func (r *Replica) Handle(ctx context.Context, h *pb.Header, next func(context.Co
 			a.Reply = value
 			return a
 		}
-		a := Answer{Reply: value, Err: err, Header: c.reply.header, Trailer: c.reply.trailer}
-		if err == nil && value == c.value {
-			a.Reply = newRaw(c.reply.payload)
-		}
-		return in.transmit(ctx, h, received, c.reply.orderNum, a)
+		return in.transmit(ctx, h, received, c.reply.orderNum, c.answer(value, err))
 	case orderstate.Duplicate:
 		r.stats.duplicates.Add(1)
 		said, err := in.logged(ctx, id)
@@ -108,21 +107,8 @@ func refused(in *incarnation, err error) Answer {
 func (in *incarnation) admit(ctx context.Context, h *pb.Header, id orderstate.MessageID, answeredUpTo orderstate.SeqNum) (orderstate.Verdict, error) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	open := func() bool { return in.role != takingOver && (in.role != leading || in.gate) }
-	if !open() {
-		if err := in.await(ctx, open); err != nil {
-			return 0, in.gaveUp(ctx, err)
-		}
-	}
-	if in.role != leading || orderstate.Epoch(h.GetDestEpoch()) != in.primary.Epoch() {
-		return 0, errNotPrimary
-	}
-	if n := len(h.GetDestOrderInfo()); n > 0 { // FIG. 9
-		reflected, err := wire.RunsFromProto(h.GetDestOrderInfo())
-		if err != nil {
-			return 0, errHeader(err)
-		}
-		in.primary.Receive(id.Session, wire.Envelopes(reflected))
+	if err := in.enter(ctx, h, id.Session); err != nil {
+		return 0, err
 	}
 	for {
 		v := in.primary.Judge(id, answeredUpTo)
@@ -159,6 +145,27 @@ func (in *incarnation) admit(ctx context.Context, h *pb.Header, id orderstate.Me
 	}
 	in.arriving[id] = nil
 	return orderstate.Fresh, nil
+}
+
+// enter waits until this replica may take requests, refuses what isn't for this primary, and does FIG. 9. Called with mu held.
+func (in *incarnation) enter(ctx context.Context, h *pb.Header, s orderstate.Session) error {
+	open := func() bool { return in.role != takingOver && (in.role != leading || in.gate) }
+	if !open() {
+		if err := in.await(ctx, open); err != nil {
+			return in.gaveUp(ctx, err)
+		}
+	}
+	if in.role != leading || orderstate.Epoch(h.GetDestEpoch()) != in.primary.Epoch() {
+		return errNotPrimary
+	}
+	if n := len(h.GetDestOrderInfo()); n > 0 { // FIG. 9
+		reflected, err := wire.RunsFromProto(h.GetDestOrderInfo())
+		if err != nil {
+			return errHeader(err)
+		}
+		in.primary.Receive(s, wire.Envelopes(reflected))
+	}
+	return nil
 }
 
 // arrived: a request that admit judged fresh has had its turn, or never will have it.
@@ -245,8 +252,9 @@ func (in *incarnation) transmit(ctx context.Context, h *pb.Header, received time
 	in.mu.Lock()
 	p := in.primary
 	stable := h.GetLevel() == pb.Level_LEVEL_STABLE || in.r.config.level == understudy.Stable
+	reads := h.GetSeqNum() == 0
 	ready := func() bool {
-		return in.role != leading || in.r.clock() < in.authority && in.mayLeave(id, orderNum, stable)
+		return in.role != leading || in.r.clock() < in.authority && in.mayLeave(id, orderNum, stable, reads)
 	}
 	if !ready() {
 		in.progressWaiters++
@@ -257,8 +265,12 @@ func (in *incarnation) transmit(ctx context.Context, h *pb.Header, received time
 			return refused(in, in.gaveUp(ctx, err))
 		}
 	}
-	if in.role != leading {
+	if in.role != leading || reads && len(p.DetachedAt(id)) > 0 {
+		deposed := in.role != leading
 		in.mu.Unlock()
+		if !deposed {
+			return refused(in, errOrderIt)
+		}
 		return refused(in, errNotPrimary)
 	}
 	w := &pb.Header{

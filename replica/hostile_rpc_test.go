@@ -46,12 +46,13 @@ func TestHostileHeaders(t *testing.T) {
 		}
 		malformed := []hostile{
 			{"garbage", []string{"\xff\xff\xff"}, codes.InvalidArgument, "the header is malformed", 0},
-			{"empty", []string{""}, codes.InvalidArgument, "needs a session and a seqNum", 0},
+			{"empty", []string{""}, codes.InvalidArgument, "needs a session", 0},
 			{"a length beyond its end", []string{good + "\x3a\xff\xff\xff\xff\x0f"}, codes.InvalidArgument, "malformed", 0},
 			{"oversized", []string{good + marshal(func(h *pb.Header) { h.SourceOrderInfo = []*pb.Run{{Sealed: make([]byte, 9<<10)}} })}, codes.InvalidArgument, "at most 8192 are read", 0},
 			{"twice", []string{good, good}, codes.InvalidArgument, "2 headers", 0},
 			{"no session", []string{marshal(func(h *pb.Header) { h.Session = 0 })}, codes.InvalidArgument, "needs a session", 0},
-			{"no seqNum", []string{marshal(func(h *pb.Header) { h.SeqNum = 0 })}, codes.InvalidArgument, "needs a session and a seqNum", 0},
+			{"no seqNum", []string{marshal(func(h *pb.Header) { h.SeqNum = 0 })}, codes.InvalidArgument, "seqNum 0 can't have 1 outstanding", 0},
+			{"as if read-only", []string{marshal(func(h *pb.Header) { h.SeqNum, h.Outstanding = 0, 0 })}, codes.InvalidArgument, "that isn't read-only", 0},
 			{"no mark", []string{marshal(func(h *pb.Header) { h.Outstanding = 0 })}, codes.InvalidArgument, "can't have 0 outstanding", 0},
 			{"a mark below 0", []string{marshal(func(h *pb.Header) { h.Outstanding = 2 })}, codes.InvalidArgument, "can't have 2 outstanding", 0},
 			{"a mark far below 0", []string{marshal(func(h *pb.Header) { h.Outstanding = math.MaxUint64 })}, codes.InvalidArgument, "outstanding", 0},
@@ -59,7 +60,7 @@ func TestHostileHeaders(t *testing.T) {
 			{"a level below 0", []string{marshal(func(h *pb.Header) { h.Level = -1 })}, codes.InvalidArgument, "unknown level -1", 0},
 		}
 		for n := range len(good) {
-			malformed = append(malformed, hostile{fmt.Sprint("truncated at ", n), []string{good[:n]}, codes.InvalidArgument, "wire: ", 0})
+			malformed = append(malformed, hostile{fmt.Sprint("truncated at ", n), []string{good[:n]}, codes.InvalidArgument, "understudy: ", 0})
 		}
 		const notPrimary, unknown = pb.Refusal_REFUSAL_NOT_PRIMARY, pb.Refusal_REFUSAL_UNKNOWN_SESSION
 		atPrimary := []hostile{

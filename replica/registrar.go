@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 
 	"github.com/understudy-rpc/understudy/internal/turn"
+	"github.com/understudy-rpc/understudy/internal/wire"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
@@ -23,10 +24,14 @@ type method struct {
 	service any
 	handle  grpc.MethodHandler // the generated one
 	inTurn  grpc.UnaryServerInterceptor
+	reads   bool // declared to have no side effects
 }
 
 // Registrar returns the registrar with which replicated services are registered; what it registers goes to s, with a turn around each handler. inTurn are interceptors that run inside every replica's turn,
 // the first outermost: they must keep the determinism contract. Interceptors of s itself run once, where a call arrives.
+//
+// A method with option idempotency_level = NO_SIDE_EFFECTS is read-only: the primary alone executes it, between turns, concurrently with others of that kind, and nothing of it is ordered or logged. What it
+// replies is linearizable. It must not change the state. That holds for clients that link the method's descriptor, too; to others it is a method like any.
 //
 // Register before Serve. A streaming method is Unimplemented for now.
 func (r *Replica) Registrar(s grpc.ServiceRegistrar, inTurn ...grpc.UnaryServerInterceptor) grpc.ServiceRegistrar {
@@ -48,6 +53,8 @@ func (g *registrar) RegisterService(desc *grpc.ServiceDesc, impl any) {
 			name:    "/" + desc.ServiceName + "/" + desc.Methods[i].MethodName,
 			service: impl, handle: desc.Methods[i].Handler, inTurn: g.inTurn,
 		}
+		m.reads = wire.ReadOnly(m.name)
+		g.r.reads = g.r.reads || m.reads
 		d.Methods[i].Handler = g.r.wrap(m)
 		g.r.methods[m.name] = m
 	}

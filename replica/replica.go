@@ -35,6 +35,7 @@ type Replica struct {
 	clock    clock.Clock
 	turns    sequencer
 	methods  map[string]*method
+	reads    bool // some method is read-only
 	streams  map[string]bool
 	services map[string]bool // replicated
 	unfit    error           // why the services can't be served

@@ -10,57 +10,102 @@ import (
 	"github.com/understudy-rpc/understudy/internal/clock"
 )
 
-// sequencer grants turns, one at a time, in the order of reception (¶42). The wait of whoever gives up costs the others nothing; without contention a turn costs one mutex.
+// sequencer grants turns, one at a time, in the order of reception (¶42), and between them to read-only methods, to any number at once. The wait of whoever gives up costs the others nothing; without contention a
+// turn costs one mutex.
 type sequencer struct {
 	clock clock.Clock
 
 	mu      sync.Mutex
-	busy    bool
-	waiting list.List // of chan struct{}; closed when granted
+	busy    bool      // a turn is taken
+	readers int       // that read now
+	waiting list.List // of *waiter
 
 	// For the watchdog.
 	method  atomic.Pointer[string]
 	started atomic.Int64
 }
 
+type waiter struct {
+	reads   bool
+	granted chan struct{} // closed then
+}
+
 // take waits for a turn; ctx may end the wait, with its cause.
 func (s *sequencer) take(ctx context.Context) error {
 	s.mu.Lock()
-	if !s.busy {
+	if !s.busy && s.readers == 0 {
 		s.busy = true
 		s.mu.Unlock()
 		return nil
 	}
-	granted := make(chan struct{})
-	place := s.waiting.PushBack(granted)
+	return s.wait(ctx, &waiter{granted: make(chan struct{})}, s.end)
+}
+
+// end ends a turn.
+func (s *sequencer) end() {
+	s.method.Store(nil)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.busy = false
+	s.grant()
+}
+
+// read waits until no turn is taken; who waits for one already comes first. ctx may end the wait, with its cause.
+func (s *sequencer) read(ctx context.Context) error {
+	s.mu.Lock()
+	if !s.busy && s.waiting.Len() == 0 {
+		s.readers++
+		s.mu.Unlock()
+		return nil
+	}
+	return s.wait(ctx, &waiter{reads: true, granted: make(chan struct{})}, s.endRead)
+}
+
+// endRead ends a read.
+func (s *sequencer) endRead() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.readers--
+	s.grant()
+}
+
+// wait waits in the queue. Called with mu held, which it gives up.
+func (s *sequencer) wait(ctx context.Context, w *waiter, end func()) error {
+	place := s.waiting.PushBack(w)
 	s.mu.Unlock()
 	select {
-	case <-granted:
+	case <-w.granted:
 		return nil
 	case <-ctx.Done():
 	}
 	s.mu.Lock()
 	select {
-	case <-granted: // at the same time: pass it on
+	case <-w.granted: // at the same time: pass it on
 		s.mu.Unlock()
-		s.end()
+		end()
 	default:
 		s.waiting.Remove(place)
+		s.grant() // those behind may have waited for this one only
 		s.mu.Unlock()
 	}
 	return ctx.Err()
 }
 
-// end gives the turn to the one who has waited longest.
-func (s *sequencer) end() {
-	s.method.Store(nil)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if next := s.waiting.Front(); next != nil {
-		close(s.waiting.Remove(next).(chan struct{}))
-		return
+// grant lets those in who have waited longest: one turn, or reads up to the next turn. Called with mu held.
+func (s *sequencer) grant() {
+	for !s.busy && s.waiting.Len() > 0 {
+		w := s.waiting.Front().Value.(*waiter)
+		switch {
+		case w.reads:
+			s.readers++
+		case s.readers > 0:
+			return
+		default:
+			s.busy = true
+		}
+		s.waiting.Remove(s.waiting.Front())
+		close(w.granted)
 	}
-	s.busy = false
 }
 
 // running notes what the turn executes, for the watchdog.

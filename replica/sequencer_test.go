@@ -3,6 +3,7 @@ package replica
 import (
 	"context"
 	"errors"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -112,4 +113,57 @@ func BenchmarkTurnUncontended(b *testing.B) {
 		_ = s.take(ctx)
 		s.end()
 	}
+}
+
+// Reads go together, never with a turn, and don't overtake a turn that waits; who gives up leaves nobody behind.
+func TestReadsBetweenTurns(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := &sequencer{clock: clock.Monotonic()}
+		var got []string
+		try := func(ctx context.Context, name string, enter func(context.Context) error) {
+			go func() {
+				if enter(ctx) == nil {
+					got = append(got, name)
+				}
+			}()
+			synctest.Wait()
+		}
+		expect := func(want ...string) {
+			t.Helper()
+			synctest.Wait()
+			if !slices.Equal(got, want) {
+				t.Fatalf("%v have entered, want %v", got, want)
+			}
+			got = nil
+		}
+		bg := t.Context()
+		try(bg, "read 1", s.read)
+		try(bg, "read 2", s.read)
+		expect("read 1", "read 2")
+		impatient, giveUp := context.WithCancel(bg)
+		try(impatient, "turn 1", s.take)
+		try(bg, "read 3", s.read)
+		expect() // turn 1 waits for the reads, and read 3 for turn 1
+		giveUp()
+		expect("read 3")
+		try(bg, "turn 2", s.take)
+		try(bg, "read 4", s.read)
+		try(bg, "read 5", s.read)
+		try(bg, "turn 3", s.take)
+		s.endRead()
+		s.endRead()
+		expect()
+		s.endRead()
+		expect("turn 2")
+		s.end()
+		synctest.Wait()
+		slices.Sort(got)
+		expect("read 4", "read 5")
+		s.endRead()
+		expect()
+		s.endRead()
+		expect("turn 3")
+		s.end()
+	})
 }

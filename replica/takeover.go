@@ -60,8 +60,10 @@ func (in *incarnation) ask(e elected) error {
 	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
+	// At Stable peers are enough for what was ordered. But as long as a session may accept what S1 has read for it, nothing new may be ordered.
+	waitForSessions := in.r.config.level != understudy.Stable || in.r.reads
 	var err error
-	if t.state, err = in.backup.Elected(e.epoch, peers, in.r.config.level != understudy.Stable); err != nil {
+	if t.state, err = in.backup.Elected(e.epoch, peers, waitForSessions); err != nil {
 		return err
 	}
 	in.role, in.leader, in.start, in.taking = takingOver, in.self, nil, t

@@ -28,6 +28,7 @@ type call struct {
 	in     *incarnation
 	msg    orderstate.Message
 	stable bool // Stable was asked for
+	reads  bool // read-only
 
 	// Set by the turn.
 	reply *reply
@@ -45,8 +46,11 @@ func callFrom(ctx context.Context) *call {
 // ordered, the turn finishes (R7).
 func (c *call) turn(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 	in := c.in
-	if in == nil {
+	switch {
+	case in == nil:
 		return nil, status.Error(codes.Internal, "understudy: the server was made without interceptor.ServerOptions")
+	case c.reads:
+		return c.read(ctx, req, info, handler)
 	}
 	if err := in.r.turns.take(ctx); err != nil {
 		return nil, status.FromContextError(err).Err()
@@ -78,6 +82,34 @@ func (c *call) turn(ctx context.Context, req any, info *grpc.UnaryServerInfo, ha
 	return c.result()
 }
 
+// read executes a read-only method between turns, of which it has seen all up to its orderNum.
+func (c *call) read(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	in := c.in
+	if err := in.r.turns.read(ctx); err != nil {
+		return nil, status.FromContextError(err).Err()
+	}
+	defer in.r.turns.endRead()
+	in.mu.Lock()
+	leads := in.role == leading && in.gate
+	seen := orderstate.OrderInfo{OrderNum: in.executed, Time: max(in.lastTime, now())}
+	in.mu.Unlock()
+	if !leads {
+		return nil, errNotPrimary
+	}
+	t := turn.NewRead(c.method.name, seen)
+	c.reply, c.value = in.call(t, seen.OrderNum, func(ctx context.Context) (any, error) { return c.method.inTurn(ctx, req, info, handler) })
+	return c.result()
+}
+
+// answer is what the chain has made of the turn's result. What nobody replaced isn't marshalled again.
+func (c *call) answer(value any, err error) Answer {
+	a := Answer{Reply: value, Err: err, Header: c.reply.header, Trailer: c.reply.trailer}
+	if err == nil && value == c.value {
+		a.Reply = newRaw(c.reply.payload)
+	}
+	return a
+}
+
 func (c *call) result() (any, error) {
 	if err := c.reply.err(); err != nil {
 		return nil, err
@@ -87,10 +119,14 @@ func (c *call) result() (any, error) {
 
 // execute runs a handler in its turn.
 func (in *incarnation) execute(m *method, o orderstate.OrderInfo, handler func(context.Context) (any, error)) (*reply, any) {
-	t := turn.New(m.name, o, in.secret)
 	in.r.turns.running(&m.name)
+	return in.call(turn.New(m.name, o, in.secret), o.OrderNum, handler)
+}
+
+// call calls a handler, and keeps all that it says.
+func (in *incarnation) call(t *turn.Turn, k orderstate.OrderNum, handler func(context.Context) (any, error)) (*reply, any) {
 	value, err := handler(t.Context())
-	r := &reply{orderNum: o.OrderNum}
+	r := &reply{orderNum: k}
 	r.header, r.trailer = t.Metadata()
 	if err == nil {
 		if reply, ok := value.(proto.Message); ok {

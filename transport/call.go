@@ -27,7 +27,7 @@ type call struct {
 	ctx     context.Context
 	method  string
 	level   pb.Level
-	seqNum  uint64
+	seqNum  uint64 // 0: read-only, without a frame
 	// outstanding is the low-water mark as a difference. Replicas bind it to the order, so that every copy of the message has the same.
 	outstanding uint64
 	retained    *retained
@@ -78,19 +78,26 @@ func (c *Client) invoke(ctx context.Context, method string, req, resp any, conn 
 		err := invoker(ctx, method, req, resp, conn, opts...)
 		return trailer, err
 	}
+	reads := wire.ReadOnly(method)
 	for {
-		k, err := c.begin(ctx, method, payload, level)
+		k, err := c.begin(ctx, method, payload, level, reads)
 		if err != nil {
 			return err
 		}
-		if moved, err := k.run(attempt); !moved {
+		switch v, err := k.run(attempt); v {
+		case move:
+		case order:
+			reads = false
+		default:
 			return err
 		}
 	}
 }
 
 // begin waits for an open session with room for the call, and enqueues its frame for every replica but the primary. In that order, seqNums leave on every stream.
-func (c *Client) begin(ctx context.Context, method string, payload []byte, level understudy.Level) (*call, error) {
+//
+// A read-only call has no seqNum, and nobody but the primary sees it.
+func (c *Client) begin(ctx context.Context, method string, payload []byte, level understudy.Level, reads bool) (*call, error) {
 	for {
 		s, err := c.awaitSession(ctx)
 		if err != nil {
@@ -101,7 +108,7 @@ func (c *Client) begin(ctx context.Context, method string, payload []byte, level
 		case s.over != nil:
 			c.mu.Unlock()
 			continue
-		case !s.frames.fits(len(payload)):
+		case !reads && !s.frames.fits(len(payload)):
 			err := c.awaitRoom(ctx, s)
 			if err != nil {
 				return nil, err
@@ -111,6 +118,11 @@ func (c *Client) begin(ctx context.Context, method string, payload []byte, level
 		k := &call{client: c, session: s, ctx: ctx, method: method, wake: make(chan struct{}, 1)}
 		if asked := levelToProto(level); asked > c.level {
 			k.level = asked
+		}
+		if reads {
+			s.reads[k] = struct{}{}
+			c.mu.Unlock()
+			return k, nil
 		}
 		k.retained = s.frames.add(&pb.Frame{Group: c.group, Session: s.number, Method: method, Message: payload, Level: k.level}, k)
 		k.seqNum, k.outstanding = k.retained.frame.SeqNum, k.retained.frame.Outstanding
@@ -145,13 +157,17 @@ func (c *Client) awaitRoom(ctx context.Context, s *session) error {
 	return nil
 }
 
+// reads says whether the call is read-only.
+func (k *call) reads() bool { return k.seqNum == 0 }
+
 // isStable says whether R1b applies. mu is held.
 func (k *call) isStable() bool {
 	return max(k.level, k.client.level) == pb.Level_LEVEL_STABLE
 }
 
-// run makes attempts until one decides. moved says that nothing was executed, nor will be, and that the call is to be made on another session.
-func (k *call) run(attempt func(context.Context) (metadata.MD, error)) (moved bool, err error) {
+// run makes attempts until one decides. move and order say that nothing was executed, nor will be, and that the call is to be made on another session, or as one that is ordered; any other
+// verdict that the call has ended.
+func (k *call) run(attempt func(context.Context) (metadata.MD, error)) (verdict, error) {
 	c := k.client
 	pause := pauses{base: 5 * time.Millisecond, max: 100 * time.Millisecond, spread: spread(k.session.nonce, "", k.seqNum)}
 	for first := true; ; {
@@ -174,24 +190,24 @@ func (k *call) run(attempt func(context.Context) (metadata.MD, error)) (moved bo
 		}
 		switch v {
 		case again:
-		case move:
+		case move, order:
 			k.end(refused)
-			return true, nil
+			return v, nil
 		case accept:
 			k.end(accepted)
-			return false, k.reply.err
+			return v, k.reply.err
 		case never:
 			k.end(refused)
-			return false, k.reply.err
+			return v, k.reply.err
 		case unknown:
 			k.end(abandoned)
-			return false, k.reply.err
+			return v, k.reply.err
 		case ended:
 			k.end(abandoned)
 			if c.ctx.Err() != nil {
-				return false, c.closing()
+				return v, c.closing()
 			}
-			return false, statusEnded(k.ctx, k.maybe, c.problem())
+			return v, statusEnded(k.ctx, k.maybe, c.problem())
 		}
 	}
 }
@@ -366,6 +382,10 @@ func (k *call) end(how ending) {
 	c, s := k.client, k.session
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if k.reads() {
+		delete(s.reads, k)
+		return
+	}
 	s.frames.end(k.retained, how, orderstate.OrderNum(k.reply.header.GetOrderNum()), s.source.Stable())
 	s.makeRoom()
 }

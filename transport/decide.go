@@ -24,6 +24,7 @@ const (
 	never                  // hand the error over: the call wasn't executed, and never will be
 	unknown                // hand the error over: nobody knows whether it was executed
 	move                   // make the call on another session
+	order                  // make the read-only call as one that is ordered
 	ended                  // the call's context has ended
 )
 
@@ -105,6 +106,8 @@ func (c *Client) judge(k *call, to *choice, bad error) verdict {
 		}
 		k.reply.err = statusUnknownSession(s.number)
 		return unknown
+	case h.Refusal == pb.Refusal_REFUSAL_ORDER_IT && k.reads():
+		return order
 	case h.Refusal != pb.Refusal_REFUSAL_UNSPECIFIED: // answered, which can't be
 		k.reply.err = statusAnswered(s.number, k.seqNum)
 		return unknown

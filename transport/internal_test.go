@@ -362,7 +362,7 @@ func TestRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, _ := welcomed(t)
 		defer c.cancel(nil)
-		first, err := c.begin(t.Context(), "/a/b", nil, understudy.Reflected)
+		first, err := c.begin(t.Context(), "/a/b", nil, understudy.Reflected, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -373,13 +373,13 @@ func TestRoom(t *testing.T) {
 		c.mu.Unlock()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		_, err = c.begin(ctx, "/a/b", nil, understudy.Reflected)
+		_, err = c.begin(ctx, "/a/b", nil, understudy.Reflected, false)
 		if status.Code(err) != codes.DeadlineExceeded || !strings.Contains(err.Error(), "nothing was sent (too much is outstanding") {
 			t.Errorf("%v", err)
 		}
 		time.AfterFunc(time.Second, func() { first.end(abandoned) })
 		began := time.Now()
-		k, err := c.begin(t.Context(), "/a/b", nil, understudy.Reflected)
+		k, err := c.begin(t.Context(), "/a/b", nil, understudy.Reflected, false)
 		if err != nil || k.outstanding != 1 || time.Since(began) != time.Second {
 			t.Errorf("%+v, %v, after %v", k, err, time.Since(began))
 		}

@@ -23,6 +23,7 @@ type session struct {
 
 	source *orderstate.Source
 	frames frames
+	reads  map[*call]struct{} // read-only calls in flight
 	// announced is the last orderNum of the announcements received in the acknowledged epoch.
 	announced orderstate.OrderNum
 	// waiting are the calls that hold a reply (R1, R1b).
@@ -35,7 +36,7 @@ type session struct {
 }
 
 func newSession() *session {
-	s := &session{begun: make(chan struct{}), ended: make(chan struct{}), room: make(chan struct{}), source: orderstate.NewSource(), frames: newFrames()}
+	s := &session{begun: make(chan struct{}), ended: make(chan struct{}), room: make(chan struct{}), source: orderstate.NewSource(), frames: newFrames(), reads: map[*call]struct{}{}}
 	_, _ = rand.Read(s.nonce[:]) // never fails, says its documentation
 	return s
 }
@@ -46,10 +47,20 @@ func (s *session) unlessDone() *session {
 		return nil
 	}
 	s.before = s.before.unlessDone()
-	for range s.frames.inFlight {
+	for range s.inFlight {
 		return s
 	}
 	return s.before
+}
+
+// inFlight are the calls that haven't ended.
+func (s *session) inFlight(yield func(*call) bool) {
+	for k := range s.reads {
+		if !yield(k) {
+			return
+		}
+	}
+	s.frames.inFlight(yield)
 }
 
 // replicaID is how acknowledgements and required sets name a replica.
@@ -92,7 +103,7 @@ func (c *Client) newEpoch(s *session, epoch orderstate.Epoch, p election.Member)
 		c.cfg.log.Info("another primary", "primary", p.String(), "epoch", uint64(epoch), "was", before.String())
 	}
 	for of := s; of != nil; of = of.before {
-		for k := range of.frames.inFlight {
+		for k := range of.inFlight {
 			k.fence(epoch)
 		}
 	}
@@ -209,7 +220,7 @@ func (c *Client) endSession(s *session, why error) {
 	}
 	close(s.ended)
 	lost := errors.As(why, new(*orderstate.LostError))
-	for k := range s.frames.inFlight {
+	for k := range s.inFlight {
 		if lost {
 			k.stop()
 		}

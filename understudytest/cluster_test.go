@@ -13,6 +13,10 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protodesc"
+	"google.golang.org/protobuf/reflect/protoregistry"
+	"google.golang.org/protobuf/types/descriptorpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/understudy-rpc/understudy"
@@ -28,6 +32,7 @@ type counter struct {
 
 type counterServer interface {
 	add(ctx context.Context, name string) (int64, error)
+	get(ctx context.Context) int64
 }
 
 func (c *counter) add(_ context.Context, name string) (int64, error) {
@@ -60,22 +65,64 @@ func (c *counter) String() string {
 	return fmt.Sprint(c.count)
 }
 
+// get returns how often all names together were counted.
+func (c *counter) get(context.Context) (sum int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, n := range c.count {
+		sum += n
+	}
+	return sum
+}
+
+// counterDesc has a method that counts, and one that is read-only, as its descriptor says.
 var counterDesc = grpc.ServiceDesc{
 	ServiceName: "test.Counter", HandlerType: (*counterServer)(nil),
-	Methods: []grpc.MethodDesc{{MethodName: "Add", Handler: func(srv any, ctx context.Context, dec func(any) error, i grpc.UnaryServerInterceptor) (any, error) {
+	Methods: []grpc.MethodDesc{
+		unary("Add", func(srv any, ctx context.Context, name string) (int64, error) {
+			return srv.(counterServer).add(ctx, name)
+		}),
+		unary("Get", func(srv any, ctx context.Context, _ string) (int64, error) { return srv.(counterServer).get(ctx), nil }),
+	},
+}
+
+func unary(name string, handle func(srv any, ctx context.Context, name string) (int64, error)) grpc.MethodDesc {
+	return grpc.MethodDesc{MethodName: name, Handler: func(srv any, ctx context.Context, dec func(any) error, i grpc.UnaryServerInterceptor) (any, error) {
 		in := new(wrapperspb.StringValue)
 		if err := dec(in); err != nil {
 			return nil, err
 		}
 		h := func(ctx context.Context, req any) (any, error) {
-			n, err := srv.(counterServer).add(ctx, req.(*wrapperspb.StringValue).GetValue())
+			n, err := handle(srv, ctx, req.(*wrapperspb.StringValue).GetValue())
 			return wrapperspb.Int64(n), err
 		}
 		if i == nil {
 			return h(ctx, in)
 		}
-		return i(ctx, in, &grpc.UnaryServerInfo{Server: srv, FullMethod: "/test.Counter/Add"}, h)
-	}}},
+		return i(ctx, in, &grpc.UnaryServerInfo{Server: srv, FullMethod: "/test.Counter/" + name}, h)
+	}}
+}
+
+// The descriptor that a generated file would register.
+func init() {
+	method := func(name string, level descriptorpb.MethodOptions_IdempotencyLevel) *descriptorpb.MethodDescriptorProto {
+		return &descriptorpb.MethodDescriptorProto{
+			Name: &name, InputType: proto.String(".google.protobuf.StringValue"), OutputType: proto.String(".google.protobuf.Int64Value"),
+			Options: &descriptorpb.MethodOptions{IdempotencyLevel: &level},
+		}
+	}
+	file, err := protodesc.NewFile(&descriptorpb.FileDescriptorProto{
+		Name: proto.String("test/counter.proto"), Package: proto.String("test"), Syntax: proto.String("proto3"), Dependency: []string{"google/protobuf/wrappers.proto"},
+		Service: []*descriptorpb.ServiceDescriptorProto{{Name: proto.String("Counter"), Method: []*descriptorpb.MethodDescriptorProto{
+			method("Add", descriptorpb.MethodOptions_IDEMPOTENCY_UNKNOWN), method("Get", descriptorpb.MethodOptions_NO_SIDE_EFFECTS),
+		}}},
+	}, protoregistry.GlobalFiles)
+	if err == nil {
+		err = protoregistry.GlobalFiles.RegisterFile(file)
+	}
+	if err != nil {
+		panic(err)
+	}
 }
 
 func registerCounter(s grpc.ServiceRegistrar) replica.Snapshotter {
@@ -85,10 +132,18 @@ func registerCounter(s grpc.ServiceRegistrar) replica.Snapshotter {
 }
 
 func add(ctx context.Context, conn grpc.ClientConnInterface, name string) (int64, error) {
+	return invoke(ctx, conn, "Add", name)
+}
+
+func get(ctx context.Context, conn grpc.ClientConnInterface) (int64, error) {
+	return invoke(ctx, conn, "Get", "")
+}
+
+func invoke(ctx context.Context, conn grpc.ClientConnInterface, method, name string) (int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	out := new(wrapperspb.Int64Value)
-	err := conn.Invoke(ctx, "/test.Counter/Add", wrapperspb.String(name), out)
+	err := conn.Invoke(ctx, "/test.Counter/"+method, wrapperspb.String(name), out)
 	return out.GetValue(), err
 }
 

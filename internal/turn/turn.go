@@ -5,6 +5,7 @@ package turn
 import (
 	"context"
 	"crypto/hmac"
+	crand "crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
 	"math/rand/v2"
@@ -31,6 +32,15 @@ type Turn struct {
 // New returns the turn in which a message of a method takes its place in the order. secret is the group's.
 func New(method string, order orderstate.OrderInfo, secret []byte) *Turn {
 	return &Turn{method: method, order: order, secret: secret}
+}
+
+// NewRead returns the turn of a read-only method, which has no place of its own in the order: seen is of the last one that it sees. Its Rand is seeded afresh.
+func NewRead(method string, seen orderstate.OrderInfo) *Turn {
+	t := New(method, seen, nil)
+	var seed [32]byte
+	_, _ = crand.Read(seed[:]) // never fails, says its documentation
+	t.rand = rand.New(rand.NewChaCha8(seed))
+	return t
 }
 
 type key struct{}

@@ -50,12 +50,12 @@ func ParseHeader(values []string) (*pb.Header, error) {
 	return h, nil
 }
 
-// CheckRequest checks what a request's header must have.
+// CheckRequest checks what a request's header must have. Without a seqNum it is of a read-only method.
 func CheckRequest(h *pb.Header) error {
 	switch {
-	case h.GetSession() == 0 || h.GetSeqNum() == 0:
-		return errors.New("wire: a request needs a session and a seqNum")
-	case h.GetOutstanding() == 0 || h.GetOutstanding() > h.GetSeqNum():
+	case h.GetSession() == 0:
+		return errors.New("wire: a request needs a session")
+	case (h.GetOutstanding() == 0) != (h.GetSeqNum() == 0) || h.GetOutstanding() > h.GetSeqNum():
 		return fmt.Errorf("wire: seqNum %d can't have %d outstanding", h.GetSeqNum(), h.GetOutstanding())
 	case h.GetLevel() < 0 || h.GetLevel() > pb.Level_LEVEL_STABLE:
 		return fmt.Errorf("wire: unknown level %d", h.GetLevel())

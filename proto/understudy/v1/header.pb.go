@@ -88,6 +88,8 @@ const (
 	Refusal_REFUSAL_UNKNOWN_SESSION Refusal = 2
 	// At or below the session's low-water mark.
 	Refusal_REFUSAL_ANSWERED Refusal = 3
+	// A read-only request of a session that some backup can't hear (R11): that backup might take over, and order, without the session's knowing. Issue it as an ordered request.
+	Refusal_REFUSAL_ORDER_IT Refusal = 4
 )
 
 // Enum value maps for Refusal.
@@ -97,12 +99,14 @@ var (
 		1: "REFUSAL_NOT_PRIMARY",
 		2: "REFUSAL_UNKNOWN_SESSION",
 		3: "REFUSAL_ANSWERED",
+		4: "REFUSAL_ORDER_IT",
 	}
 	Refusal_value = map[string]int32{
 		"REFUSAL_UNSPECIFIED":     0,
 		"REFUSAL_NOT_PRIMARY":     1,
 		"REFUSAL_UNKNOWN_SESSION": 2,
 		"REFUSAL_ANSWERED":        3,
+		"REFUSAL_ORDER_IT":        4,
 	}
 )
 
@@ -141,7 +145,7 @@ type Header struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The session of the source on the connection; the orderNum of its opening.
 	Session uint64 `protobuf:"varint,1,opt,name=session,proto3" json:"session,omitempty"`
-	// Per session, from 1.
+	// Per session, from 1; 0 in a request of a read-only method, which isn't ordered.
 	SeqNum uint64 `protobuf:"varint,2,opt,name=seq_num,json=seqNum,proto3" json:"seq_num,omitempty"`
 	// The epoch of the sending group (0: not replicated).
 	SourceEpoch uint64 `protobuf:"varint,3,opt,name=source_epoch,json=sourceEpoch,proto3" json:"source_epoch,omitempty"`
@@ -155,7 +159,7 @@ type Header struct {
 	DestOrderInfo []*Run `protobuf:"bytes,7,rep,name=dest_order_info,json=destOrderInfo,proto3" json:"dest_order_info,omitempty"`
 	// Announcements of the sending group (FIG. 8).
 	SourceOrderInfo []*Run `protobuf:"bytes,8,rep,name=source_order_info,json=sourceOrderInfo,proto3" json:"source_order_info,omitempty"`
-	// Reply: this message's own orderNum; 0 when it wasn't ordered (refused before its turn).
+	// Reply: this message's own orderNum, or that of the last turn that a read-only method saw; 0 when it had no turn (refused before).
 	OrderNum uint64 `protobuf:"varint,9,opt,name=order_num,json=orderNum,proto3" json:"order_num,omitempty"`
 	// Reply: the first orderNum of source_epoch.
 	FirstOrderNum uint64 `protobuf:"varint,10,opt,name=first_order_num,json=firstOrderNum,proto3" json:"first_order_num,omitempty"`
@@ -426,12 +430,13 @@ const file_understudy_v1_header_proto_rawDesc = "" +
 	"\x11LEVEL_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fLEVEL_REFLECTED\x10\x01\x12\x10\n" +
 	"\fLEVEL_DIRECT\x10\x02\x12\x10\n" +
-	"\fLEVEL_STABLE\x10\x03*n\n" +
+	"\fLEVEL_STABLE\x10\x03*\x84\x01\n" +
 	"\aRefusal\x12\x17\n" +
 	"\x13REFUSAL_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13REFUSAL_NOT_PRIMARY\x10\x01\x12\x1b\n" +
 	"\x17REFUSAL_UNKNOWN_SESSION\x10\x02\x12\x14\n" +
-	"\x10REFUSAL_ANSWERED\x10\x03BGZEgithub.com/understudy-rpc/understudy/proto/understudy/v1;understudyv1b\x06proto3"
+	"\x10REFUSAL_ANSWERED\x10\x03\x12\x14\n" +
+	"\x10REFUSAL_ORDER_IT\x10\x04BGZEgithub.com/understudy-rpc/understudy/proto/understudy/v1;understudyv1b\x06proto3"
 
 var (
 	file_understudy_v1_header_proto_rawDescOnce sync.Once
