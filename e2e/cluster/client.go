@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/understudy-rpc/understudy/e2e/journal"
+	"github.com/understudy-rpc/understudy/e2e/process"
 	"github.com/understudy-rpc/understudy/transport"
 )
 
@@ -19,7 +20,7 @@ type Client struct {
 	Name string
 
 	c       *Cluster
-	process *process
+	process *process.Process
 	killed  bool
 	rested  bool
 	begun   uint64
@@ -42,7 +43,7 @@ func (c *Cluster) StartClient(name string) *Client {
 
 func (x *Client) ask(cmd journal.Command) journal.Event {
 	x.c.t.Helper()
-	e, err := x.process.ask(x.c.ctx, cmd)
+	e, err := x.process.Ask(x.c.ctx, cmd)
 	if err != nil {
 		x.c.vain(err.Error())
 	}
@@ -134,7 +135,7 @@ func (x *Client) Stats() transport.Stats {
 func (x *Client) Kill() time.Duration {
 	x.c.t.Helper()
 	at := x.c.did("client %s is killed", x.Name)
-	x.process.kill()
+	x.process.Kill()
 	x.killed = true
 	return at
 }

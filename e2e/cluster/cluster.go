@@ -33,6 +33,7 @@ import (
 
 	"github.com/understudy-rpc/understudy"
 	"github.com/understudy-rpc/understudy/e2e/etcdproc"
+	"github.com/understudy-rpc/understudy/e2e/process"
 	"github.com/understudy-rpc/understudy/election"
 )
 
@@ -54,7 +55,7 @@ type Cluster struct {
 	ctx     context.Context
 	level   understudy.Level
 	binary  string
-	starter *starter
+	starter *process.Starter
 	logs    string
 	store   election.Election
 
@@ -98,7 +99,7 @@ func New(t *testing.T, level understudy.Level) *Cluster {
 		t.Fatal(err)
 	}
 	c.store = election.NewEtcd(client, group)
-	c.starter = newStarter()
+	c.starter = process.NewStarter()
 	watched := make(chan struct{})
 	go func() {
 		defer close(watched)
@@ -125,13 +126,13 @@ func (c *Cluster) closeStore(client *clientv3.Client) {
 func (c *Cluster) end() {
 	for _, r := range c.replicas {
 		if r.process != nil {
-			r.process.kill()
+			r.process.Kill()
 		}
 	}
 	for _, x := range c.clients {
-		x.process.kill()
+		x.process.Kill()
 	}
-	close(c.starter.starts)
+	c.starter.Close()
 	c.searchLogs()
 	if c.t.Failed() {
 		c.showLogs()
@@ -209,8 +210,8 @@ func (c *Cluster) vain(what string) {
 	c.t.Errorf("in vain: %s\n%s", what, c.describe())
 	for _, r := range c.replicas {
 		if r.process != nil && !r.stopped {
-			c.t.Logf("%s is %s", r.Name, r.process.state())
-			r.process.quit()
+			c.t.Logf("%s is %s", r.Name, r.process.State())
+			r.process.Quit()
 		}
 	}
 	c.t.FailNow()
@@ -226,8 +227,8 @@ func (c *Cluster) describe() string {
 		switch {
 		case r.stopped:
 			how = "stopped"
-		case r.process != nil && ended(r.process):
-			how = fmt.Sprintf("ended by itself (%v)", r.process.err)
+		case r.process != nil && r.process.Ended():
+			how = fmt.Sprintf("ended by itself (%v)", r.process.Err)
 		case r.process != nil:
 			how = "running"
 		}

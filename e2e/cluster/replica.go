@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/understudy-rpc/understudy/e2e/journal"
+	"github.com/understudy-rpc/understudy/e2e/process"
 	"github.com/understudy-rpc/understudy/replica"
 )
 
@@ -18,7 +19,7 @@ type Replica struct {
 
 	c       *Cluster
 	args    []string
-	process *process // nil while there is none; written with Cluster.mu held
+	process *process.Process // nil while there is none; written with Cluster.mu held
 	stopped bool
 
 	// Guarded by Cluster.mu:
@@ -58,22 +59,13 @@ func (r *Replica) Start() {
 	}
 	p := r.start()
 	r.c.broadcast(func() { r.process, r.stopped = p, false })
-	r.c.await(r.Name+" listens", func() bool { return r.addr != "" || ended(p) })
-	if ended(p) {
-		r.c.t.Fatalf("%s ended at once: %v\n%s", r.Name, p.err, r.Log())
+	r.c.await(r.Name+" listens", func() bool { return r.addr != "" || p.Ended() })
+	if p.Ended() {
+		r.c.t.Fatalf("%s ended at once: %v\n%s", r.Name, p.Err, r.Log())
 	}
 }
 
-func ended(p *process) bool {
-	select {
-	case <-p.done:
-		return true
-	default:
-		return false
-	}
-}
-
-func (r *Replica) start() *process {
+func (r *Replica) start() *process.Process {
 	r.c.t.Helper()
 	r.c.mu.Lock()
 	r.addr, r.status = "", replica.Status{}
@@ -81,7 +73,7 @@ func (r *Replica) start() *process {
 	r.c.did("%s is started", r.Name)
 	p := r.c.launch(r.Name, r.arguments(), r.said)
 	go func() {
-		<-p.done
+		<-p.Done
 		r.c.broadcast(func() {})
 	}()
 	return p
@@ -110,9 +102,9 @@ func (r *Replica) Rival() (log string, err error) {
 	r.c.t.Helper()
 	name := r.Name + "-rival"
 	p := r.c.launch(name, r.arguments(), func(journal.Event) {})
-	defer p.kill()
+	defer p.Kill()
 	select {
-	case <-p.done:
+	case <-p.Done:
 	case <-r.c.ctx.Done():
 		r.c.vain("the rival's end")
 	}
@@ -120,7 +112,7 @@ func (r *Replica) Rival() (log string, err error) {
 	if readErr != nil {
 		r.c.t.Fatal(readErr)
 	}
-	return string(text), p.err
+	return string(text), p.Err
 }
 
 // Log returns what the replica's processes have logged until now.
@@ -183,7 +175,7 @@ func (r *Replica) Kill() time.Duration {
 		r.c.t.Fatalf("%s doesn't run", r.Name)
 	}
 	at := r.c.did("%s is killed", r.Name)
-	r.process.kill()
+	r.process.Kill()
 	r.c.broadcast(func() { r.process, r.stopped, r.status = nil, false, replica.Status{} })
 	return at
 }
@@ -192,7 +184,7 @@ func (r *Replica) Kill() time.Duration {
 func (r *Replica) Stop() time.Duration {
 	r.c.t.Helper()
 	at := r.c.did("%s is stopped", r.Name)
-	if err := r.process.stop(); err != nil {
+	if err := r.process.Stop(); err != nil {
 		r.c.t.Fatal(err)
 	}
 	r.c.broadcast(func() { r.stopped = true })
@@ -203,7 +195,7 @@ func (r *Replica) Stop() time.Duration {
 func (r *Replica) Continue() time.Duration {
 	r.c.t.Helper()
 	at := r.c.did("%s goes on", r.Name)
-	if err := r.process.proceed(); err != nil {
+	if err := r.process.Proceed(); err != nil {
 		r.c.t.Fatal(err)
 	}
 	r.c.broadcast(func() { r.stopped = false })
@@ -213,7 +205,7 @@ func (r *Replica) Continue() time.Duration {
 // dump asks the replica for its state.
 func (r *Replica) dump() journal.Dump {
 	r.c.t.Helper()
-	e, err := r.process.ask(r.c.ctx, journal.Command{Do: journal.DoDump})
+	e, err := r.process.Ask(r.c.ctx, journal.Command{Do: journal.DoDump})
 	if err != nil {
 		r.c.t.Fatal(err)
 	}
@@ -223,7 +215,7 @@ func (r *Replica) dump() journal.Dump {
 // executed waits until the replica has executed so many turns, and returns how many it has.
 func (r *Replica) executed(count uint64) uint64 {
 	r.c.t.Helper()
-	e, err := r.process.ask(r.c.ctx, journal.Command{Do: journal.DoExecuted, Count: count})
+	e, err := r.process.Ask(r.c.ctx, journal.Command{Do: journal.DoExecuted, Count: count})
 	if err != nil {
 		r.c.vain(err.Error())
 	}

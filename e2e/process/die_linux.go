@@ -1,0 +1,11 @@
+package process
+
+import (
+	"os/exec"
+	"syscall"
+)
+
+// dieWithStarter makes a process die when the thread that starts it does, even if it is stopped.
+func dieWithStarter(cmd *exec.Cmd) {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+}

@@ -1,0 +1,11 @@
+//go:build unix && !linux
+
+package process
+
+import (
+	"os/exec"
+	"syscall"
+)
+
+// dieWithStarter gives a process a group of its own: should the test die while it is stopped, the kernel hangs it up.
+func dieWithStarter(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} }
