@@ -24,8 +24,10 @@ type Ledger struct {
 // A Verdict is what comparing ledgers with what was executed says.
 type Verdict struct {
 	Calls, Failed int
-	// Lost calls were accepted, and aren't where their replies said.
+	// Lost calls were accepted, and aren't in the history.
 	Lost int
+	// Contradicted calls were accepted, and stand at another place than their replies said.
+	Contradicted int
 	// Told calls are lost too, but their client was told so (DataLoss), or died with what it knew (Forgiven).
 	Told int
 	// Duplicated counts every execution of a call but its first.
@@ -50,11 +52,11 @@ func (v *Verdict) find(format string, args ...any) {
 
 // Sound reports whether the service kept its promises; calls may have failed nevertheless.
 func (v Verdict) Sound() bool {
-	return v.Lost == 0 && v.Duplicated == 0 && v.Refused == 0 && v.Reordered == 0 && v.Stray == 0
+	return v.Lost == 0 && v.Contradicted == 0 && v.Duplicated == 0 && v.Refused == 0 && v.Reordered == 0 && v.Stray == 0
 }
 
 func (v Verdict) String() string {
-	s := fmt.Sprintf("calls=%d failed=%d lost=%d duplicated=%d refused=%d reordered=%d stray=%d", v.Calls, v.Failed, v.Lost, v.Duplicated, v.Refused, v.Reordered, v.Stray)
+	s := fmt.Sprintf("calls=%d failed=%d lost=%d contradicted=%d duplicated=%d refused=%d reordered=%d stray=%d", v.Calls, v.Failed, v.Lost, v.Contradicted, v.Duplicated, v.Refused, v.Reordered, v.Stray)
 	if v.Told > 0 {
 		s += fmt.Sprintf(" told=%d", v.Told)
 	}
@@ -102,8 +104,13 @@ func Judge(history []journal.Entry, ledgers []Ledger) Verdict {
 					v.Told++
 					continue
 				}
-				v.Lost++
-				v.find("%v was accepted at %d, and stands at %d of %d", e, c.Place, at, len(history))
+				if at == 0 {
+					v.Lost++
+					v.find("%v was accepted at %d, and is lost: %d calls were executed", e, c.Place, len(history))
+				} else {
+					v.Contradicted++
+					v.find("%v was accepted at %d, and stands at %d of %d", e, c.Place, at, len(history))
+				}
 				continue
 			case c.Code != codes.OK:
 				v.Failed++

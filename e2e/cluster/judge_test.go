@@ -39,7 +39,7 @@ func TestJudge(t *testing.T) {
 	}{
 		{"sound", history, nil, sound},
 		{"lost at the end", history[:2], nil, Verdict{Calls: 3, Lost: 1}},
-		{"lost, and another in its place", []journal.Entry{x(1), x(2), y(1)}, nil, Verdict{Calls: 3, Lost: 2}},
+		{"lost, and another in its place", []journal.Entry{x(1), x(2), x(3)}, func(x, _ *Ledger) { x.Killed = true }, Verdict{Calls: 3, Lost: 1, Contradicted: 1}},
 		{"twice", append(history, x(1)), nil, Verdict{Calls: 3, Duplicated: 1}},
 		{"unknown and executed", history, func(_, y *Ledger) { y.Calls[0] = failed(1, codes.DeadlineExceeded, 1*ms, 5*ms) }, Verdict{Calls: 3, Failed: 1}},
 		{"unknown and not executed", history, func(x, _ *Ledger) {
