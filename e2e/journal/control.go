@@ -31,9 +31,10 @@ type Command struct {
 const (
 	// Of a replica:
 	DoDump     = "dump"     // its state
+	DoDigest   = "digest"   // its state without the entries
 	DoExecuted = "executed" // is answered, with the status, when it has executed Count turns
 	// Of a client:
-	DoLoad     = "load"     // callers begin
+	DoLoad     = "load"     // callers begin, also after a rest
 	DoAccepted = "accepted" // is answered when Count calls were accepted, all in all
 	DoRest     = "rest"     // callers make no more calls; answered when the last one has ended
 	DoRoute    = "route"    // addresses are dialled as Routes says, or not at all if that is empty

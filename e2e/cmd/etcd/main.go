@@ -1,4 +1,4 @@
-// Command etcd is one etcd node on a data directory, for tests that kill, stop and restart a real process.
+// Command etcd is one etcd node on a data directory, alone or one of several, for tests that kill, stop and restart a real process.
 //
 // It prints "ready <host:port>" when it serves, then nothing. It ends when its standard input does, so that it never
 // outlives the test that started it.
@@ -19,6 +19,9 @@ import (
 func main() {
 	dir := flag.String("dir", "", "data directory")
 	addr := flag.String("addr", "127.0.0.1:0", "host:port for clients")
+	name := flag.String("name", embed.DefaultName, "of this node among others")
+	peer := flag.String("peer", "127.0.0.1:0", "host:port for the other nodes")
+	nodes := flag.String("nodes", "", "name=http://host:port of every node, separated by commas; this one alone without it")
 	tick := flag.Uint("tick", 10, "milliseconds between heartbeats")
 	elect := flag.Uint("election", 100, "milliseconds of the election timeout")
 	fsync := flag.Bool("fsync", false, "fsync before answering")
@@ -27,26 +30,28 @@ func main() {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		os.Exit(3)
 	}()
-	if err := serve(*dir, *addr, *tick, *elect, *fsync); err != nil {
+	if err := serve(*dir, *addr, *name, *peer, *nodes, *tick, *elect, *fsync); err != nil {
 		fmt.Fprintln(os.Stderr, "etcd:", err)
 		os.Exit(1)
 	}
 }
 
-func serve(dir, addr string, tick, elect uint, fsync bool) error {
+func serve(dir, addr, name, peer, nodes string, tick, elect uint, fsync bool) error {
 	if dir == "" {
 		return errors.New("-dir is required")
 	}
 	cfg := embed.NewConfig()
-	cfg.Dir = dir
+	cfg.Dir, cfg.Name = dir, name
 	cfg.TickMs, cfg.ElectionMs = tick, elect
 	cfg.UnsafeNoFsync = !fsync
 	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
 	cfg.ListenClientUrls = []url.URL{{Scheme: "http", Host: addr}}
 	cfg.AdvertiseClientUrls = cfg.ListenClientUrls
-	cfg.ListenPeerUrls = []url.URL{{Scheme: "http", Host: "127.0.0.1:0"}}
+	cfg.ListenPeerUrls = []url.URL{{Scheme: "http", Host: peer}}
 	cfg.AdvertisePeerUrls = cfg.ListenPeerUrls
-	cfg.InitialCluster = cfg.InitialClusterFromName(cfg.Name)
+	if cfg.InitialCluster = nodes; nodes == "" {
+		cfg.InitialCluster = cfg.InitialClusterFromName(name)
+	}
 	etcd, err := embed.StartEtcd(cfg)
 	if err != nil {
 		return err

@@ -36,7 +36,7 @@ type client struct {
 	news     chan struct{} // closed, and made anew, when a call was accepted
 }
 
-func newClient(etcd, name string, link *journal.Link, log *slog.Logger) (*client, error) {
+func newClient(etcd, group, name string, link *journal.Link, log *slog.Logger) (*client, error) {
 	c := &client{name: name, link: link, resting: make(chan struct{}), news: make(chan struct{})}
 	options := append(interceptor.DialOptions(transport.WithMonitor(&c.monitor), transport.WithLogger(log)),
 		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithContextDialer(c.dial))
@@ -62,8 +62,16 @@ func (c *client) dial(ctx context.Context, addr string) (net.Conn, error) {
 func (c *client) answer(ctx context.Context, cmd journal.Command) journal.Event {
 	switch cmd.Do {
 	case journal.DoLoad:
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		select {
+		case <-c.resting: // callers have rested, and new ones begin
+			c.resting = make(chan struct{})
+		default:
+		}
+		resting := c.resting
 		for range cmd.Load.Callers {
-			c.callers.Go(func() { c.caller(*cmd.Load) })
+			c.callers.Go(func() { c.caller(*cmd.Load, resting) })
 		}
 		return journal.Event{}
 	case journal.DoAccepted:
@@ -109,11 +117,11 @@ func (c *client) awaitAccepted(ctx context.Context, count uint64) journal.Event 
 }
 
 // caller makes one call after the other.
-func (c *client) caller(load journal.Load) {
+func (c *client) caller(load journal.Load, resting <-chan struct{}) {
 	calls, padding := journal.NewClient(c.conn), strings.Repeat("x", load.Padding)
 	for made := 0; load.Calls == 0 || made < load.Calls; made++ {
 		select {
-		case <-c.resting:
+		case <-resting:
 			return
 		case <-time.After(load.Pause):
 		}

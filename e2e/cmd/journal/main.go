@@ -17,8 +17,6 @@ import (
 	"github.com/understudy-rpc/understudy/e2e/journal"
 )
 
-const group = "journal"
-
 func main() {
 	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, "journal:", err)
@@ -31,8 +29,9 @@ func run() error {
 		return fmt.Errorf("want replica or client")
 	}
 	flags := flag.NewFlagSet(os.Args[1], flag.ExitOnError)
-	etcd := flags.String("etcd", "", "host:port of etcd")
+	etcd := flags.String("etcd", "", "host:port of etcd, or several separated by commas")
 	name := flags.String("name", "", "of the replica or client")
+	group := flags.String("group", "journal", "to be part of, or to call")
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	link := journal.NewLink(os.Stdout)
 	link.Tell(journal.Event{Begun: true})
@@ -42,13 +41,14 @@ func run() error {
 	case "replica":
 		levelName := flags.String("level", "Reflected", "of the group")
 		minInSync := flags.Int("min", 1, "replicas in-sync, else calls are refused")
+		host := flags.String("host", "127.0.0.1", "to listen on; off loopback, replicas trust whoever reaches them")
 		ballast := flags.Int("ballast", 0, "bytes of a state that begins here")
 		_ = flags.Parse(os.Args[2:])
 		level, err := understudy.ParseLevel(*levelName)
 		if err != nil {
 			return err
 		}
-		r := &member{journal: journal.New(*ballast), link: link}
+		r := &member{journal: journal.New(*ballast), link: link, group: *group, host: *host}
 		go func() {
 			defer cancel()
 			if err := link.Serve(ctx, os.Stdin, r.answer); err != nil {
@@ -58,7 +58,7 @@ func run() error {
 		return r.serve(ctx, *etcd, *name, level, *minInSync, log)
 	case "client":
 		_ = flags.Parse(os.Args[2:])
-		c, err := newClient(*etcd, *name, link, log)
+		c, err := newClient(*etcd, *group, *name, link, log)
 		if err != nil {
 			return err
 		}

@@ -19,19 +19,26 @@ import (
 type member struct {
 	journal *journal.Journal
 	link    *journal.Link
+	group   string
+	host    string
 	replica *replica.Replica
 }
 
 // serve serves the journal until ctx ends: a stock gRPC server and four lines.
 func (m *member) serve(ctx context.Context, etcd, name string, level understudy.Level, minInSync int, log *slog.Logger) error {
-	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	lis, err := net.Listen("tcp", net.JoinHostPort(m.host, "0"))
 	if err != nil {
 		return err
 	}
 	defer lis.Close()
-	m.replica, err = replica.Join(ctx, "etcd://"+etcd+"/"+group, replica.State(m.journal),
+	options := []replica.Option{
 		replica.Name(name), replica.Level(level), replica.MinInSync(minInSync), replica.Logger(log),
-		replica.OnFailover(func(f replica.Failover) { m.link.Tell(journal.Event{Failover: &f}) }))
+		replica.OnFailover(func(f replica.Failover) { m.link.Tell(journal.Event{Failover: &f}) }),
+	}
+	if !net.ParseIP(m.host).IsLoopback() {
+		options = append(options, replica.InsecurePeers())
+	}
+	m.replica, err = replica.Join(ctx, "etcd://"+etcd+"/"+m.group, replica.State(m.journal), options...)
 	if err != nil {
 		return err
 	}
@@ -66,6 +73,10 @@ func (m *member) answer(ctx context.Context, c journal.Command) journal.Event {
 	switch c.Do {
 	case journal.DoDump:
 		d := m.journal.Dump()
+		return journal.Event{Dump: &d}
+	case journal.DoDigest:
+		d := m.journal.Dump()
+		d.Entries = nil
 		return journal.Event{Dump: &d}
 	case journal.DoExecuted:
 		return m.executed(ctx, c.Count)
