@@ -18,8 +18,10 @@ BENCHFLAGS ?=
 MEM        ?= 4096
 SCOPES     ?=
 RULE       ?=
+DURATION   ?= 2m
+CHAOSFLAGS ?=
 
-.PHONY: help check test faults simulate explore mutants lint breaking generate check-generated bench fuzz-short
+.PHONY: help check test faults simulate explore mutants chaos lint breaking generate check-generated bench fuzz-short
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +53,9 @@ explore: ## visit every state of small groups, within MEM (4096) MiB; SCOPES="de
 
 mutants: ## take each rule away, and explore until that shows; RULE="R12.3" for some
 	go run -tags mutants ./internal/explore/cmd/mutants -mem $(MEM) $(RULE)
+
+chaos: ## real processes killed, stopped and cut off from each other for DURATION (2m); SEED=k draws the same faults again
+	@go -C e2e run ./cmd/chaos -duration $(DURATION) $(if $(SEED),-seed $(SEED)) $(CHAOSFLAGS)
 
 lint: ## gofmt, go vet and staticcheck in every module; buf lint, buf breaking
 	@unformatted=$$(gofmt -l .); \

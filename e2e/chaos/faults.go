@@ -1,0 +1,290 @@
+//go:build linux
+
+package chaos
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+)
+
+// A kind is a kind of fault. make makes one in a phase, and says what it did; "" means that it can't be made now.
+type kind struct {
+	name   string
+	weight int
+	make   func(context.Context, *phase) (what string, err error)
+}
+
+var kinds = []kind{
+	{"primary killed", 5, func(ctx context.Context, p *phase) (string, error) { return p.killReplica(ctx, p.primary(), nil) }},
+	{"backup killed", 4, func(ctx context.Context, p *phase) (string, error) { return p.killReplica(ctx, p.backup(), nil) }},
+	{"primary stopped", 4, func(_ context.Context, p *phase) (string, error) { return p.stopNode(p.primary()) }},
+	{"backup stopped", 3, func(_ context.Context, p *phase) (string, error) { return p.stopNode(p.backup()) }},
+	{"client killed", 2, func(_ context.Context, p *phase) (string, error) { return p.killClient(p.client()), nil }},
+	{"client stopped", 2, func(_ context.Context, p *phase) (string, error) { return p.stopNode(p.client()) }},
+	{"client killed with the primary", 3, func(ctx context.Context, p *phase) (string, error) {
+		if x := p.client(); x != nil {
+			return p.killReplica(ctx, p.primary(), x)
+		}
+		return "", nil
+	}},
+	{"partition of two sets", 4, func(_ context.Context, p *phase) (string, error) { return p.partition(p.twoSets(allHosts())) }},
+	{"primary cut off from backups", 3, cutFromBackups},
+	{"primary cut off from etcd", 3, cutFromEtcd},
+	{"replica cut off from all", 3, func(_ context.Context, p *phase) (string, error) {
+		r := replicaHosts[p.rng.IntN(len(replicaHosts))]
+		return p.partition([]string{r}, others(allHosts(), r))
+	}},
+	{"client left with the primary", 3, leaveClient},
+	{"etcd partitioned", 2, func(_ context.Context, p *phase) (string, error) { return p.partition(p.twoSets(etcdHosts)) }},
+	{"one-way drop", 5, oneWay},
+	{"connections reset", 4, resetConnections},
+	{"etcd node killed", 2, func(_ context.Context, p *phase) (string, error) { return p.loseEtcd(p.etcdNode(), true) }},
+	{"etcd node stopped", 2, func(_ context.Context, p *phase) (string, error) { return p.loseEtcd(p.etcdNode(), false) }},
+	{"etcd leader killed", 2, func(ctx context.Context, p *phase) (string, error) { return p.loseEtcd(p.etcdLeader(ctx), true) }},
+	{"etcd leader stopped", 2, func(ctx context.Context, p *phase) (string, error) { return p.loseEtcd(p.etcdLeader(ctx), false) }},
+	{"etcd quorum lost", 3, loseQuorum},
+}
+
+// draw draws a kind of fault.
+func draw(rng *rand.Rand, kinds []kind) kind {
+	sum := 0
+	for _, k := range kinds {
+		sum += k.weight
+	}
+	at := rng.IntN(sum)
+	for _, k := range kinds {
+		if at -= k.weight; at < 0 {
+			return k
+		}
+	}
+	panic("unreachable")
+}
+
+// pick draws one of those for which ok holds, or returns nil.
+func (p *phase) pick(nodes []*node, ok func(*node) bool) *node {
+	nodes = slices.DeleteFunc(slices.Clone(nodes), func(n *node) bool { return !ok(n) })
+	if len(nodes) == 0 {
+		return nil
+	}
+	return nodes[p.rng.IntN(len(nodes))]
+}
+
+func (p *phase) primary() *node {
+	leader, err := p.w.leader()
+	if err != nil {
+		return nil
+	}
+	return leader
+}
+
+func (p *phase) backup() *node {
+	leader := p.primary()
+	return p.pick(p.w.replicas, func(n *node) bool { return n.runs() && n != leader })
+}
+
+func (p *phase) client() *node { return p.pick(p.w.clients, (*node).runs) }
+
+// killReplica kills a replica, and a client at the same moment unless that is nil. The replica is stopped first, and etcd
+// asked who is in-sync: the last one alive is spared, since nothing is on disk.
+func (p *phase) killReplica(ctx context.Context, r, client *node) (string, error) {
+	if r == nil {
+		return "", nil
+	}
+	if err := r.stop(); err != nil {
+		return "", err
+	}
+	s, err := p.w.read(ctx)
+	survives := func(n *node) bool {
+		now, ok := s.Replica(n.host)
+		return n != r && n.process != nil && ok && s.IsInSync(now.Member)
+	}
+	if err != nil || !slices.ContainsFunc(p.w.replicas, survives) {
+		return "", r.proceed()
+	}
+	what := r.host + " is killed"
+	if client != nil {
+		what = client.host + " and " + what
+		client.kill()
+		p.clientHurt = true
+	}
+	r.kill()
+	p.replicaHurt = true
+	return what, nil
+}
+
+func (p *phase) killClient(x *node) string {
+	if x == nil {
+		return ""
+	}
+	x.kill()
+	p.clientHurt = true
+	return x.host + " is killed"
+}
+
+func (p *phase) stopNode(n *node) (string, error) {
+	if n == nil {
+		return "", nil
+	}
+	p.hurt(n.host)
+	return n.host + " is stopped", n.stop()
+}
+
+// hurt notes who can't be counted on.
+func (p *phase) hurt(host string) {
+	p.clientHurt = p.clientHurt || slices.Contains(clientHosts, host)
+	p.replicaHurt = p.replicaHurt || slices.Contains(replicaHosts, host)
+}
+
+// drop loses what goes in these directions, and notes who doesn't hear whom.
+func (p *phase) drop(pairs []pair) error {
+	for _, d := range pairs {
+		if !slices.Contains(etcdHosts, d.from) && !slices.Contains(etcdHosts, d.to) {
+			p.hurt(d.from)
+			p.hurt(d.to)
+		} else if slices.Contains(replicaHosts, d.from) || slices.Contains(replicaHosts, d.to) {
+			p.replicaHurt = true
+		}
+	}
+	return p.w.lab.drop(pairs)
+}
+
+// partition cuts two sets off from each other.
+func (p *phase) partition(a, b []string) (string, error) {
+	return fmt.Sprintf("%s | %s", strings.Join(a, " "), strings.Join(b, " ")), p.drop(append(directions(a, b), directions(b, a)...))
+}
+
+func directions(from, to []string) (pairs []pair) {
+	for _, f := range from {
+		for _, t := range to {
+			pairs = append(pairs, pair{f, t})
+		}
+	}
+	return pairs
+}
+
+func others(hosts []string, but ...string) []string {
+	return slices.DeleteFunc(slices.Clone(hosts), func(h string) bool { return slices.Contains(but, h) })
+}
+
+// twoSets draws two sets, neither empty, that are all hosts.
+func (p *phase) twoSets(hosts []string) (a, b []string) {
+	hosts = slices.Clone(hosts)
+	p.rng.Shuffle(len(hosts), func(i, j int) { hosts[i], hosts[j] = hosts[j], hosts[i] })
+	n := 1 + p.rng.IntN(len(hosts)-1)
+	return slices.Sorted(slices.Values(hosts[:n])), slices.Sorted(slices.Values(hosts[n:]))
+}
+
+func cutFromBackups(_ context.Context, p *phase) (string, error) {
+	r := p.primary()
+	if r == nil {
+		return "", nil
+	}
+	return p.partition([]string{r.host}, others(replicaHosts, r.host))
+}
+
+func cutFromEtcd(_ context.Context, p *phase) (string, error) {
+	r := p.primary()
+	if r == nil {
+		return "", nil
+	}
+	return p.partition([]string{r.host}, etcdHosts)
+}
+
+// leaveClient leaves one client on the primary's side of a partition, and everybody else on the other.
+func leaveClient(_ context.Context, p *phase) (string, error) {
+	r, x := p.primary(), p.client()
+	if r == nil || x == nil {
+		return "", nil
+	}
+	return p.partition([]string{r.host, x.host}, others(allHosts(), r.host, x.host))
+}
+
+// oneWay loses what one set sends to another.
+func oneWay(_ context.Context, p *phase) (string, error) {
+	a, b := p.twoSets(allHosts())
+	if p.rng.IntN(2) == 0 { // one link, with a replica at an end
+		r := replicaHosts[p.rng.IntN(len(replicaHosts))]
+		rest := others(allHosts(), r)
+		a, b = []string{r}, []string{rest[p.rng.IntN(len(rest))]}
+		if p.rng.IntN(2) == 0 {
+			a, b = b, a
+		}
+	}
+	return fmt.Sprintf("%s -> %s", strings.Join(a, " "), strings.Join(b, " ")), p.drop(directions(a, b))
+}
+
+// resetConnections resets every connection of a replica, or those to one host.
+func resetConnections(_ context.Context, p *phase) (string, error) {
+	r := replicaHosts[p.rng.IntN(len(replicaHosts))]
+	with := others(allHosts(), r)
+	if p.rng.IntN(2) == 0 {
+		i := p.rng.IntN(len(with))
+		with = with[i : i+1]
+	}
+	for _, h := range with {
+		if slices.Contains(clientHosts, h) {
+			p.clientHurt, p.replicaHurt = true, true
+		}
+		if err := p.w.lab.reset(r, h); err != nil {
+			return "", err
+		}
+	}
+	return fmt.Sprintf("%s with %s", r, strings.Join(with, " ")), nil
+}
+
+func (p *phase) etcdNode() *node { return p.pick(p.w.etcds, (*node).runs) }
+
+// etcdLeader is the node that its nodes elected, or nil.
+func (p *phase) etcdLeader(ctx context.Context) *node {
+	for _, n := range p.w.etcds {
+		if !n.runs() {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+		s, err := p.w.etcd.Status(ctx, "http://"+p.w.lab.addr(n.host)+":2379")
+		cancel()
+		if err == nil && s.Leader == s.Header.MemberId {
+			return n
+		}
+	}
+	return nil
+}
+
+// loseEtcd kills or stops a node, unless another is lost: quorums are lost by loseQuorum.
+func (p *phase) loseEtcd(n *node, kill bool) (string, error) {
+	if n == nil || slices.ContainsFunc(p.w.etcds, func(n *node) bool { return !n.runs() }) {
+		return "", nil
+	}
+	if kill {
+		n.kill()
+		return n.host + " is killed", nil
+	}
+	return n.host + " is stopped", n.stop()
+}
+
+// loseQuorum kills or stops two nodes or all three, for longer than a primary may go on without etcd (A).
+func loseQuorum(_ context.Context, p *phase) (string, error) {
+	if slices.ContainsFunc(p.w.etcds, func(n *node) bool { return !n.runs() }) {
+		return "", nil
+	}
+	nodes := slices.Clone(p.w.etcds)
+	p.rng.Shuffle(len(nodes), func(i, j int) { nodes[i], nodes[j] = nodes[j], nodes[i] })
+	var what []string
+	for _, n := range nodes[:2+p.rng.IntN(2)] {
+		if p.rng.IntN(2) == 0 {
+			n.kill()
+			what = append(what, n.host+" is killed")
+			continue
+		}
+		if err := n.stop(); err != nil {
+			return "", err
+		}
+		what = append(what, n.host+" is stopped")
+	}
+	p.hold = max(p.hold, authority+time.Duration(200+p.rng.IntN(2800))*time.Millisecond)
+	return strings.Join(what, ", "), nil
+}
