@@ -233,8 +233,15 @@ func (v *verdict) promptness() {
 	if p.Style != Backup || p.Level == understudy.Stable {
 		return
 	}
+	limit := prompt
+	if slices.ContainsFunc(p.Faults, func(f Fault) bool { return f.Kind == "crash" }) {
+		// Started again, it can't hear a client that is still waiting to connect: replies to that one wait for its acknowledgement (R11), on a link that may be slow.
+		for _, f := range p.Faults {
+			limit = max(limit, prompt+2*f.Extra)
+		}
+	}
 	for _, c := range v.rec.Calls {
-		if took := c.Ended - c.Began; took > prompt && !c.Stable && !c.Opens {
+		if took := c.Ended - c.Began; took > limit && !c.Stable && !c.Opens {
 			v.find("R6: one backup is in trouble, and a call took %v: %v", took, c)
 		}
 	}
