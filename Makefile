@@ -10,7 +10,7 @@ BUF         = go tool -modfile=tools/buf/go.mod buf
 STATICCHECK = go tool -modfile=$(CURDIR)/tools/lint/go.mod staticcheck
 
 TESTFLAGS  ?= -timeout 15m
-FUZZTIME   ?= 5s
+FUZZTIME   ?= 10m
 SEEDS      ?= 2
 EVERY      ?= 13
 BENCHTIME  ?= 200ms
@@ -21,7 +21,7 @@ RULE       ?=
 DURATION   ?= 2m
 CHAOSFLAGS ?=
 
-.PHONY: help check test faults simulate explore mutants chaos lint breaking generate check-generated bench fuzz-short
+.PHONY: help check test faults simulate explore mutants chaos lint breaking generate check-generated bench fuzz
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -81,7 +81,7 @@ bench: ## Go benchmarks of the root module, then calls against plain gRPC (bench
 	@go test -run '^$$' -bench . -benchtime $(BENCHTIME) ./...
 	@go -C bench run . $(BENCHFLAGS)
 
-fuzz-short: ## run each fuzz target for FUZZTIME (5s)
+fuzz: ## run each fuzz target for FUZZTIME (10m); make test runs their seeds
 	@for m in $(MODULES); do \
 		go -C $$m test -list '^Fuzz' ./... \
 		| awk '/^Fuzz/ {name[n++] = $$1} /^ok/ {for (i = 0; i < n; i++) print $$2, name[i]; n = 0}' \

@@ -15,7 +15,7 @@ import (
 )
 
 // backup returns an incarnation that follows epoch 1, and knows session 1.
-func backup(t *testing.T) *incarnation {
+func backup(t testing.TB) *incarnation {
 	t.Helper()
 	r, err := Join(t.Context(), "etcd:///test", Stateless(), Name("a"), Store(memory.NewStore().Client("test")))
 	if err != nil {

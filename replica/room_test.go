@@ -11,7 +11,7 @@ import (
 )
 
 // leadingAlone returns an incarnation that leads a group whose backup, "backup", acknowledges when it is told to.
-func leadingAlone(t *testing.T) *incarnation {
+func leadingAlone(t testing.TB) *incarnation {
 	t.Helper()
 	r, err := Join(t.Context(), "etcd:///test", Stateless(), Name("primary"), Store(memory.NewStore().Client("test")))
 	if err != nil {

@@ -1,0 +1,184 @@
+package replica
+
+import (
+	"bytes"
+	"testing"
+
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/understudy-rpc/understudy/internal/wire"
+	"github.com/understudy-rpc/understudy/orderstate"
+	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
+)
+
+// A message that decodes is taken, or refused with an error: never a panic, and the state stays valid.
+
+func marshal(t testing.TB, m proto.Message) []byte {
+	t.Helper()
+	b, err := proto.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// sealed is a run of epoch 1 as a primary with the test's key announces it: session 1's messages from orderNum 2 on.
+func sealed(n int) *pb.Run {
+	r := orderstate.Run{Envelope: orderstate.Envelope{Epoch: 1, EpochFirst: 1, First: 2, Count: n}}
+	for i := range n {
+		r.Entries = append(r.Entries, orderstate.OrderInfo{OrderNum: orderstate.OrderNum(2 + i), Session: 1, SeqNum: orderstate.SeqNum(1 + i), First: 1, Time: int64(i)})
+	}
+	return wire.RunToProto(wire.NewSeal(make([]byte, secretSize)).Close(r), false)
+}
+
+// FuzzFollowed: what a primary sends to a backup.
+func FuzzFollowed(f *testing.F) {
+	for _, m := range []*pb.FollowResponse{
+		{},
+		{SourceOrderInfo: []*pb.Run{sealed(3)}, Stable: 2},
+		{Messages: []*pb.LoggedMessage{{Session: 1, SeqNum: 1, Outstanding: 1, Method: "/a/b", Message: []byte("x")}, {Session: 2, Message: make([]byte, 16)}}},
+		{EpochStart: &pb.EpochStart{Epoch: 1, FirstOrderNum: 1, Earlier: []*pb.Start{{Epoch: 1, FirstOrderNum: 1}}}, InSync: true},
+		{Detached: []*pb.Detached{{Epoch: 1, Session: 1, Number: 1, UpTo: 1}}},
+	} {
+		f.Add(marshal(f, m))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var m pb.FollowResponse
+		if proto.Unmarshal(b, &m) != nil {
+			return
+		}
+		in := backup(t)
+		in.mu.Lock()
+		in.backup.Detach(1)
+		in.mu.Unlock()
+		for range 2 { // what is repeated changes nothing
+			if in.followed(&m) != nil {
+				return
+			}
+		}
+		valid(t, in.backup.Valid())
+	})
+}
+
+// FuzzTake: what a source sends to a backup.
+func FuzzTake(f *testing.F) {
+	frame := &pb.Frame{Group: 7, Session: 1, SeqNum: 1, Outstanding: 1, Method: "/a/b", Message: []byte("x")}
+	for _, m := range []*pb.AttachRequest{
+		{},
+		{Frames: []*pb.Frame{frame}, DestOrderInfo: []*pb.Run{sealed(2)}, AcknowledgedEpoch: 1},
+		{WaitingFor: &pb.WaitingFor{Epoch: 1, HeldUpTo: 1}},
+		{Frames: []*pb.Frame{{Group: 7, Session: 1, SeqNum: 1, Outstanding: 1, Method: "/a/b", Message: []byte("x"), More: 1}, {Message: []byte("y")}}},
+	} {
+		f.Add(marshal(f, m))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var m pb.AttachRequest
+		if proto.Unmarshal(b, &m) != nil {
+			return
+		}
+		in := backup(t)
+		a := &attachment{in: in, session: 1, bound: true, wake: make(chan struct{}, 1), cut: func(error) {}}
+		in.bySession[1] = a
+		var frames wire.Assembler
+		for range 2 {
+			if a.take(&m, &frames) != nil {
+				return
+			}
+			a.next()
+		}
+		valid(t, in.backup.Valid())
+	})
+}
+
+// FuzzAcknowledged: what a backup sends to its primary.
+func FuzzAcknowledged(f *testing.F) {
+	for _, m := range []*pb.FollowRequest{
+		{},
+		{Restored: true, Acknowledgement: &pb.Acknowledgement{Epoch: 1, OrderNum: 1}},
+		{Detach: []*pb.Detaching{{Session: 1, Number: 1}}, Attach: []*pb.Detaching{{Session: 1, Number: 1}}},
+	} {
+		f.Add(marshal(f, m))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var m pb.FollowRequest
+		if proto.Unmarshal(b, &m) != nil {
+			return
+		}
+		in := leadingAlone(t)
+		in.seal = wire.NewSeal(make([]byte, secretSize))
+		o, _, _ := in.primary.Open(orderstate.Nonce{1}, 1, nil, now())
+		in.mu.Lock()
+		in.turned(o)
+		follows := &follower{id: "backup", wake: make(chan struct{}, 1), cut: func(error) {}, deafTo: map[orderstate.Session]bool{}}
+		in.followers["backup"] = follows
+		in.mu.Unlock()
+		for range 2 {
+			if in.acknowledged(follows, &m) != nil {
+				return
+			}
+		}
+		valid(t, in.primary.Valid())
+	})
+}
+
+// FuzzHistory: the protocol's part of a snapshot. What is taken can be written, and read again.
+func FuzzHistory(f *testing.F) {
+	said := &reply{orderNum: 3, payload: []byte("reply"), header: metadata.Pairs("a", "b"), trailer: metadata.Pairs("c-bin", "\xff")}
+	for _, m := range []*pb.History{
+		{},
+		{
+			Executed: 5, LastTime: 9, Starts: []*pb.Start{{Epoch: 1, FirstOrderNum: 1}}, Sessions: []*pb.SessionState{{Session: 1, Nonce: make([]byte, 16), AnsweredUpTo: 1}},
+			Replies: []*pb.LoggedReply{replyToProto(orderstate.MessageID{Session: 1, SeqNum: 2}, said), replyToProto(orderstate.MessageID{Session: 1, SeqNum: 3}, failure(4, 5, "no"))},
+		},
+	} {
+		f.Add(marshal(f, m))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var m pb.History
+		if proto.Unmarshal(b, &m) != nil {
+			return
+		}
+		sessions, replies, err := readHistory(&m)
+		if err != nil {
+			return
+		}
+		h, err := orderstate.NewHistory(orderstate.OrderNum(m.GetExecuted()), m.GetLastTime(), wire.StartsFromProto(m.GetStarts()), sessions)
+		if err != nil {
+			return
+		}
+		in := backup(t)
+		in.replies, in.executed, in.lastTime = replies, orderstate.OrderNum(m.GetExecuted()), m.GetLastTime()
+		epoch := orderstate.Epoch(1)
+		for _, s := range h.Epochs().Starts() {
+			epoch = max(epoch, s.Epoch)
+		}
+		if in.backup, err = orderstate.NewBackup(h, epoch, 0); err != nil {
+			return
+		}
+		whole := &pb.History{}
+		for _, part := range splitHistory(in.writeHistory()) {
+			proto.Merge(whole, part)
+		}
+		again, _, err := readHistory(whole)
+		if err != nil || len(again) != len(sessions) {
+			t.Fatalf("%d sessions, %v; want %d", len(again), err, len(sessions))
+		}
+		for id, s := range in.replies.sessions {
+			for q, r := range s.replies {
+				p := replyToProto(orderstate.MessageID{Session: id, SeqNum: q}, r)
+				back, err := replyFromProto(p)
+				if err != nil || back.orderNum != r.orderNum || !bytes.Equal(back.payload, r.payload) {
+					t.Fatalf("%v, %v", back, err)
+				}
+			}
+		}
+	})
+}
+
+func valid(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Error(err)
+	}
+}
