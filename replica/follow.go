@@ -392,7 +392,7 @@ func (in *incarnation) advanced(last orderstate.OrderNum) {
 	grown := in.backup.Above(last)
 	if len(grown) > 0 {
 		signal(in.work)
-		if in.acked < in.pushed || in.backup.Last() >= in.acked+lazyAck || in.r.config.level != understudy.Reflected {
+		if held := in.backup.Last(); in.acked < in.pushed && held >= in.pushed || held >= in.acked+lazyAck || in.r.config.level != understudy.Reflected {
 			signal(in.ackDue)
 		}
 	}

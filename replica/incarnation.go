@@ -66,7 +66,7 @@ type incarnation struct {
 	cut     context.CancelCauseFunc // of the stream to it; nil without one
 	ackDue  chan struct{}           // capacity 1
 	acked   orderstate.OrderNum     // told to the primary
-	pushed  orderstate.OrderNum     // null messages have come up to here: acknowledged as soon as it is held
+	pushed  orderstate.OrderNum     // null messages have come up to here: acknowledged as soon as all of it is held
 	inSync  bool
 	// R11: sessions to be told to the primary, those that had no stream at the last look, and those that are heard again.
 	unheard, silent map[orderstate.Session]bool
