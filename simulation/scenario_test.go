@@ -78,7 +78,7 @@ func TestGroupDown(t *testing.T) {
 
 // TestReplyComesTooLate: the primary is parted from the rest with a client, and stands still while a reply to it is on its way, until its successor's gate is open: R10 is all that keeps the client from accepting it. The seeds meet this rarely.
 func TestReplyComesTooLate(t *testing.T) {
-	const moments = 4
+	const moments = 2
 	late := 0
 	for k := range moments {
 		p := Plan{

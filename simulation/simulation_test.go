@@ -115,7 +115,7 @@ func TestSimulate(t *testing.T) {
 // enough seeds have met all that is Rare.
 const enough = 1000
 
-const small = 12
+const small = 10
 
 // TestSmall plays a fixed set of seeds: what make test does.
 func TestSmall(t *testing.T) {
