@@ -39,15 +39,21 @@ var kinds = []kind{
 		return p.partition([]string{r}, others(allHosts(), r))
 	}},
 	{"client left with the primary", 3, leaveClient},
-	{"etcd partitioned", 2, func(_ context.Context, p *phase) (string, error) { return p.partition(p.twoSets(etcdHosts)) }},
+	{etcdPartitioned, 2, func(_ context.Context, p *phase) (string, error) { return p.partition(p.twoSets(etcdHosts)) }},
 	{"one-way drop", 5, oneWay},
 	{"connections reset", 4, resetConnections},
+	{stepped, 5, stepClock},
 	{"etcd node killed", 2, func(_ context.Context, p *phase) (string, error) { return p.loseEtcd(p.etcdNode(), true) }},
 	{"etcd node stopped", 2, func(_ context.Context, p *phase) (string, error) { return p.loseEtcd(p.etcdNode(), false) }},
 	{"etcd leader killed", 2, func(ctx context.Context, p *phase) (string, error) { return p.loseEtcd(p.etcdLeader(ctx), true) }},
 	{"etcd leader stopped", 2, func(ctx context.Context, p *phase) (string, error) { return p.loseEtcd(p.etcdLeader(ctx), false) }},
 	{"etcd quorum lost", 3, loseQuorum},
 }
+
+const (
+	stepped         = "clock stepped"
+	etcdPartitioned = "etcd partitioned"
+)
 
 // draw draws a kind of fault.
 func draw(rng *rand.Rand, kinds []kind) kind {
@@ -107,7 +113,7 @@ func (p *phase) killReplica(ctx context.Context, r, client *node) (string, error
 	}
 	what := r.host + " is killed"
 	if client != nil {
-		what = client.host + " and " + what
+		what = fmt.Sprintf("%s and %s are killed", client.host, r.host)
 		client.kill()
 		p.clientHurt = true
 	}
@@ -149,7 +155,7 @@ func (p *phase) drop(pairs []pair) error {
 			p.replicaHurt = true
 		}
 	}
-	return p.w.lab.drop(pairs)
+	return p.w.net.drop(pairs)
 }
 
 // partition cuts two sets off from each other.
@@ -226,14 +232,31 @@ func resetConnections(_ context.Context, p *phase) (string, error) {
 		with = with[i : i+1]
 	}
 	for _, h := range with {
-		if slices.Contains(clientHosts, h) {
-			p.clientHurt, p.replicaHurt = true, true
-		}
-		if err := p.w.lab.reset(r, h); err != nil {
+		if err := p.w.net.reset(r, h); err != nil {
 			return "", err
 		}
 	}
 	return fmt.Sprintf("%s with %s", r, strings.Join(with, " ")), nil
+}
+
+// stepClock steps the wall clock of a replica or a client, by up to a minute in either way; healing steps it back.
+func stepClock(ctx context.Context, p *phase) (string, error) {
+	n := p.pick(slices.Concat(p.w.replicas, p.w.clients), (*node).runs)
+	if p.rng.IntN(2) == 0 {
+		n = p.primary()
+	}
+	if n == nil {
+		return "", nil
+	}
+	off := time.Duration(p.rng.IntN(int(time.Second)))
+	if p.rng.IntN(2) == 0 {
+		off *= 60
+	}
+	if p.rng.IntN(2) == 0 {
+		off = -off
+	}
+	n.off = true
+	return fmt.Sprintf("%s by %v", n.host, off.Round(time.Millisecond)), n.stepClock(ctx, off)
 }
 
 func (p *phase) etcdNode() *node { return p.pick(p.w.etcds, (*node).runs) }
@@ -245,7 +268,7 @@ func (p *phase) etcdLeader(ctx context.Context) *node {
 			continue
 		}
 		ctx, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
-		s, err := p.w.etcd.Status(ctx, "http://"+p.w.lab.addr(n.host)+":2379")
+		s, err := p.w.etcd.Status(ctx, "http://"+p.w.net.addr(n.host)+":2379")
 		cancel()
 		if err == nil && s.Leader == s.Header.MemberId {
 			return n

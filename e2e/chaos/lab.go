@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -128,6 +127,9 @@ func (l *lab) addr(host string) string { return fmt.Sprintf("10.0.0.%d", l.numbe
 func (l *lab) mac(host string) string  { return fmt.Sprintf("02:00:00:00:00:%02x", l.number(host)) }
 func (l *lab) on(host string) []string { return []string{"ip", "netns", "exec", host} }
 
+func (l *lab) via(string) string { return "" }
+func (l *lab) close() error      { return nil } // the kernel does it
+
 // neighbour is the entry by which from reaches to, or doesn't.
 func (l *lab) neighbour(from, to string) string {
 	mac := l.mac(to)
@@ -206,21 +208,6 @@ func Possible() error {
 	probe.SysProcAttr = namespaces()
 	if err := probe.Run(); err != nil {
 		return errors.Join(errors.New("chaos: this machine allows no network namespaces"), err)
-	}
-	return nil
-}
-
-// Build builds the processes' binaries into dir.
-func Build(dir string) error {
-	const module = "github.com/understudy-rpc/understudy/e2e"
-	for _, name := range []string{"journal", "etcd"} {
-		args := []string{"build", "-o", dir + string(filepath.Separator)}
-		if race && name == "journal" {
-			args = append(args, "-race")
-		}
-		if out, err := exec.Command("go", append(args, module+"/cmd/"+name)...).CombinedOutput(); err != nil {
-			return fmt.Errorf("chaos: build: %w\n%s", err, out)
-		}
 	}
 	return nil
 }

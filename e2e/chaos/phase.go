@@ -34,6 +34,7 @@ type fault struct {
 // its promises.
 type phase struct {
 	w      *world
+	kinds  []kind
 	rng    *rand.Rand
 	log    func(format string, args ...any)
 	faults []fault
@@ -80,7 +81,7 @@ func (p *phase) hurtAll(ctx context.Context) error {
 	count := 1 + min(p.rng.IntN(3), p.rng.IntN(3)) // one in five ninths, two in three, three in one
 	p.hold = p.lasting()
 	for tries := 0; len(p.faults) < count && tries < 10; tries++ {
-		k := draw(p.rng, kinds)
+		k := draw(p.rng, p.kinds)
 		at := now()
 		what, err := k.make(ctx, p)
 		if err != nil {
@@ -129,7 +130,7 @@ func (p *phase) heal(ctx context.Context) error {
 	var launched []*node
 	for i, n := range nodes {
 		if i == mend {
-			if err := p.w.lab.heal(); err != nil {
+			if err := p.w.net.heal(); err != nil {
 				return err
 			}
 		}
@@ -138,8 +139,16 @@ func (p *phase) heal(ctx context.Context) error {
 				return err
 			}
 			launched = append(launched, n)
-		} else if err := n.proceed(); err != nil {
+			continue
+		}
+		if err := n.proceed(); err != nil {
 			return err
+		}
+		if n.off {
+			if err := n.stepClock(ctx, 0); err != nil {
+				return err
+			}
+			n.off = false
 		}
 	}
 	for _, n := range launched {
@@ -193,7 +202,11 @@ func (p *phase) judge(ctx context.Context, from time.Duration) error {
 		}
 		return err
 	}
+	told := p.w.verdict.Told
 	v := p.w.judge(history)
+	if v.Told != told {
+		p.log("%d calls are lost in two faults at once, and their callers told or dead", v.Told-told)
+	}
 	var broken []error
 	if !v.Sound() {
 		broken = append(broken, fmt.Errorf("%v: %s", v, strings.Join(v.Findings, "; ")))

@@ -4,7 +4,7 @@
 // process on a host of its own, makes faults drawn from a seed, and says after every few of them whether the group came
 // back, whether the replicas are in one state, and whether every caller was told the truth.
 //
-// The hosts are network namespaces on a bridge. A fault is what a machine room does: processes killed and stopped, cables
+// The hosts are network namespaces on a bridge, or else there is a TCP relay before each. A fault is what a machine room does: processes killed and stopped, cables
 // cut in one direction or both, connections reset, etcd without a quorum. The seed decides what is drawn; when it strikes,
 // the machine decides, so that a seed repeats the kind of a run and not its course.
 package chaos
@@ -22,6 +22,18 @@ import (
 	"github.com/understudy-rpc/understudy"
 )
 
+// A network is what the hosts are on. Its methods are called from one goroutine.
+type network interface {
+	fmt.Stringer
+	addr(host string) string      // that its processes listen on
+	on(host string) []string      // the command that runs another one there
+	via(host string) string       // the relay that its processes dial through, or ""
+	drop(directions []pair) error // loses what is sent in these directions, until heal
+	heal() error
+	reset(a, b string) error // resets every connection between two hosts, at both ends
+	close() error
+}
+
 // Config is what a run is told.
 type Config struct {
 	Seed     uint64
@@ -29,6 +41,8 @@ type Config struct {
 	Levels   []understudy.Level // one after the other, each with a group of its own
 	Bin      string             // where Build has put the processes
 	Dir      string             // for logs and etcd's data
+	Relays   bool               // instead of namespaces
+	Clocks   bool               // Build was told to give replicas and clients clocks that can be stepped
 	Out      io.Writer          // a line for each fault
 }
 
@@ -38,22 +52,27 @@ type Report struct {
 	calls, lost, duplicated, contradicted, told int
 }
 
-// Run makes faults until the duration is over, a promise is broken, or ctx ends; the last two are errors. It must run in
-// the process that Enter has started.
-func Run(ctx context.Context, c Config) (Report, error) {
-	var r Report
-	l, err := newLab(allHosts()...)
+// Run makes faults until the duration is over, a promise is broken, or ctx ends; the last two are errors. Without relays it
+// must run in the process that Enter has started.
+func Run(ctx context.Context, c Config) (r Report, err error) {
+	var n network
+	if c.Relays {
+		n, err = newRelays(allHosts()...)
+	} else {
+		n, err = newLab(allHosts()...)
+	}
 	if err != nil {
 		return r, err
 	}
+	defer func() { err = errors.Join(err, n.close()) }()
 	begun := now()
 	log := func(format string, args ...any) {
 		fmt.Fprintf(c.Out, "%7.1f s  %s\n", (now() - begun).Seconds(), fmt.Sprintf(format, args...))
 	}
-	log("seed %d, %v", c.Seed, l)
+	log("seed %d, %v", c.Seed, n)
 	rng := rand.New(rand.NewPCG(c.Seed, 0))
 	for _, level := range c.Levels {
-		if err := r.at(ctx, c, level, l, rng, log); err != nil {
+		if err := r.at(ctx, c, level, n, rng, log); err != nil {
 			return r, fmt.Errorf("at %v: %w", level, err)
 		}
 	}
@@ -61,8 +80,8 @@ func Run(ctx context.Context, c Config) (Report, error) {
 }
 
 // at makes faults at one level for its share of the time.
-func (r *Report) at(ctx context.Context, c Config, level understudy.Level, l *lab, rng *rand.Rand, log func(string, ...any)) (err error) {
-	w, err := newWorld(ctx, l, level, c.Bin, filepath.Join(c.Dir, level.String()))
+func (r *Report) at(ctx context.Context, c Config, level understudy.Level, n network, rng *rand.Rand, log func(string, ...any)) (err error) {
+	w, err := newWorld(ctx, n, level, c.Bin, filepath.Join(c.Dir, level.String()))
 	defer func() {
 		r.add(w)
 		err = errors.Join(err, w.close())
@@ -71,9 +90,12 @@ func (r *Report) at(ctx context.Context, c Config, level understudy.Level, l *la
 		return err
 	}
 	log("a group at %v", level)
+	drawn := slices.DeleteFunc(slices.Clone(kinds), func(k kind) bool {
+		return k.name == stepped && !c.Clocks || k.name == etcdPartitioned && c.Relays // relays can't
+	})
 	until := now() + c.Duration/time.Duration(len(c.Levels))
 	for now() < until {
-		p := &phase{w: w, rng: rng, log: log}
+		p := &phase{w: w, kinds: drawn, rng: rng, log: log}
 		err := p.run(ctx)
 		r.faults = append(r.faults, p.faults...)
 		if err != nil {

@@ -46,7 +46,8 @@ type node struct {
 	host    string
 	process *process.Process // nil: it was killed, and not started again
 	stopped bool
-	started int // processes until now
+	off     bool // its clock was stepped
+	started int  // processes until now
 
 	// Guarded by world.mu:
 	status replica.Status  // of a replica
@@ -55,7 +56,7 @@ type node struct {
 
 // A world is one group at one level, its etcd and its clients.
 type world struct {
-	lab     *lab
+	net     network
 	level   understudy.Level
 	bin     string // where the binaries are
 	dir     string // for logs and etcd's data
@@ -74,8 +75,8 @@ type world struct {
 }
 
 // newWorld starts everything, and returns when the replicas are in-sync. close ends it, also after an error.
-func newWorld(ctx context.Context, l *lab, level understudy.Level, bin, dir string) (*world, error) {
-	w := &world{lab: l, level: level, bin: bin, dir: dir, starter: process.NewStarter()}
+func newWorld(ctx context.Context, net network, level understudy.Level, bin, dir string) (*world, error) {
+	w := &world{net: net, level: level, bin: bin, dir: dir, starter: process.NewStarter()}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return w, err
 	}
@@ -176,7 +177,7 @@ func (w *world) searchLogs() (found error) {
 func (w *world) endpoints() string {
 	var e []string
 	for _, h := range etcdHosts {
-		e = append(e, w.lab.addr(h)+":2379")
+		e = append(e, w.net.addr(h)+":2379")
 	}
 	return strings.Join(e, ",")
 }
@@ -193,21 +194,21 @@ func (n *node) launch() error {
 	}
 	defer log.Close()
 	n.started++
-	argv := n.w.lab.on(n.host)
+	argv := n.w.net.on(n.host)
 	binary := func(name string) string { return filepath.Join(n.w.bin, name) }
-	switch addr := n.w.lab.addr(n.host); {
+	switch addr := n.w.net.addr(n.host); {
 	case n.isEtcd():
 		var nodes []string
 		for _, h := range etcdHosts {
-			nodes = append(nodes, fmt.Sprintf("%s=http://%s:2380", h, n.w.lab.addr(h)))
+			nodes = append(nodes, fmt.Sprintf("%s=http://%s:2380", h, n.w.net.addr(h)))
 		}
 		argv = append(argv, binary("etcd"), "-dir", filepath.Join(n.w.dir, n.host+".data"), "-name", n.host,
 			"-addr", addr+":2379", "-peer", addr+":2380", "-nodes", strings.Join(nodes, ","), "-tick", "30", "-election", "300")
 		n.process, err = process.StartPlain(n.w.starter, n.host, argv, log)
 	case n.isReplica():
 		n.said(&replica.Status{})
-		argv = append(argv, binary("journal"), "replica", "-etcd", n.w.endpoints(), "-group", group, "-name", n.host,
-			"-host", addr, "-level", n.w.level.String())
+		argv = append(argv, binary("journal"), "replica", "-etcd", n.w.endpoints(), "-via", n.w.net.via(n.host),
+			"-group", group, "-name", n.host, "-host", addr, "-level", n.w.level.String())
 		n.process, err = process.Start(n.w.starter, n.host, argv, log, func(e journal.Event) { n.said(e.Status) })
 	default:
 		ledger := &cluster.Ledger{Client: fmt.Sprintf("%s%d", n.host, n.started)}
@@ -215,7 +216,7 @@ func (n *node) launch() error {
 		n.ledger = ledger
 		n.w.ledgers = append(n.w.ledgers, ledger)
 		n.w.mu.Unlock()
-		argv = append(argv, binary("journal"), "client", "-etcd", n.w.endpoints(), "-group", group, "-name", ledger.Client)
+		argv = append(argv, binary("journal"), "client", "-etcd", n.w.endpoints(), "-via", n.w.net.via(n.host), "-group", group, "-name", ledger.Client)
 		n.process, err = process.Start(n.w.starter, ledger.Client, argv, log, func(e journal.Event) {
 			if e.Call != nil {
 				n.w.mu.Lock()
@@ -266,7 +267,7 @@ func (n *node) start(ctx context.Context) error {
 // kill is kill -9.
 func (n *node) kill() {
 	n.process.Kill()
-	n.process, n.stopped = nil, false
+	n.process, n.stopped, n.off = nil, false, false
 	n.w.mu.Lock()
 	defer n.w.mu.Unlock()
 	n.status = replica.Status{}
@@ -289,6 +290,11 @@ func (n *node) proceed() error {
 	}
 	n.stopped = false
 	return n.process.Proceed()
+}
+
+// stepClock sets by how much the process's clock is off.
+func (n *node) stepClock(ctx context.Context, off time.Duration) error {
+	return n.ask(ctx, journal.Command{Do: journal.DoClock, Off: off})
 }
 
 // runs says whether the node's process lives and isn't stopped.
@@ -385,6 +391,12 @@ func poll(ctx context.Context, limit time.Duration, ask func() error) error {
 
 // load makes a client's callers begin, or go on after a rest.
 func (n *node) load(ctx context.Context) error {
-	_, err := n.process.Ask(ctx, journal.Command{Do: journal.DoLoad, Load: &load})
+	return n.ask(ctx, journal.Command{Do: journal.DoLoad, Load: &load})
+}
+
+func (n *node) ask(ctx context.Context, c journal.Command) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, recovery, errors.New("no answer"))
+	defer cancel()
+	_, err := n.process.Ask(ctx, c)
 	return err
 }

@@ -25,10 +25,13 @@ type Command struct {
 	Count  uint64            `json:"count,omitempty"`
 	Load   *Load             `json:"load,omitempty"`
 	Routes map[string]string `json:"routes,omitempty"`
+	Off    time.Duration     `json:"off,omitempty"`
 }
 
 // What a command can ask for.
 const (
+	DoClock = "clock" // the process's wall clock is off by Off, if it was built for that
+
 	// Of a replica:
 	DoDump     = "dump"     // its state
 	DoDigest   = "digest"   // its state without the entries

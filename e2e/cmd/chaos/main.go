@@ -5,7 +5,8 @@
 //	go run ./cmd/chaos -duration 10m
 //	go run ./cmd/chaos -seed 17 -levels Stable
 //
-// It needs iproute2, and to be root or to be allowed user namespaces. It fails if a promise of the README was broken; logs
+// Hosts are network namespaces where there is iproute2 and the machine allows them (to root, or in user namespaces); else
+// processes dial through TCP relays. It fails if a promise of the README was broken; logs
 // stay then.
 package main
 
@@ -30,7 +31,10 @@ func main() {
 	flag.Uint64Var(&c.Seed, "seed", rand.Uint64()>>32, "of what is drawn")
 	flag.DurationVar(&c.Duration, "duration", 2*time.Minute, "of the faults")
 	flag.StringVar(&c.Dir, "dir", "", "for logs and data; without it they stay only after a failure")
+	flag.BoolVar(&c.Relays, "relays", false, "TCP relays even if the machine allows namespaces")
+	flag.BoolVar(&c.Clocks, "clocks", true, "steps the clocks of replicas and clients, each its own")
 	flag.StringVar(&c.Bin, "bin", "", "with the processes' binaries; they are built without it")
+	without := flag.String("without", "", "a rule, as make mutants names it: see that it is missed")
 	levels := flag.String("levels", "Reflected,Direct,Stable", "one after the other")
 	flag.Parse()
 	for _, name := range strings.Split(*levels, ",") {
@@ -42,11 +46,13 @@ func main() {
 		c.Levels = append(c.Levels, level)
 	}
 	c.Out = os.Stdout
-	run := outside
+	var err error
 	if chaos.Inside() {
-		run = inside
+		err = inside(c)
+	} else {
+		err = outside(c, *without)
 	}
-	if err := run(c); err != nil {
+	if err != nil {
 		if !errors.Is(err, errSaid) {
 			fmt.Fprintln(os.Stderr, "chaos:", err)
 		}
@@ -57,10 +63,11 @@ func main() {
 // errSaid is what the process inside has said already.
 var errSaid = errors.New("it failed inside")
 
-// outside builds the processes and enters the namespaces.
-func outside(c chaos.Config) error {
-	if err := chaos.Possible(); err != nil {
-		return err
+// outside builds the processes, and makes the faults in namespaces if it can.
+func outside(c chaos.Config, without string) error {
+	if err := chaos.Possible(); err != nil && !c.Relays {
+		fmt.Println(err)
+		c.Relays = true
 	}
 	dir, err := os.MkdirTemp("", "understudy-chaos-")
 	if err != nil {
@@ -73,13 +80,18 @@ func outside(c chaos.Config) error {
 	c.Dir = logs
 	if c.Bin == "" {
 		c.Bin = dir
-		if err := chaos.Build(dir); err != nil {
+		if err := chaos.Build(dir, c.Clocks, without); err != nil {
 			return err
 		}
 	}
-	err = chaos.Enter([]string{
-		"-seed", fmt.Sprint(c.Seed), "-duration", c.Duration.String(), "-dir", c.Dir, "-bin", c.Bin, "-levels", levelNames(c.Levels),
-	})
+	if c.Relays {
+		err = inside(c)
+	} else {
+		err = chaos.Enter([]string{
+			"-seed", fmt.Sprint(c.Seed), "-duration", c.Duration.String(), "-dir", c.Dir, "-bin", c.Bin,
+			"-clocks=" + fmt.Sprint(c.Clocks), "-levels", levelNames(c.Levels),
+		})
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "chaos: logs are in", logs)
 		return errSaid

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"strings"
@@ -16,6 +17,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/understudy-rpc/understudy/e2e/journal"
+	"github.com/understudy-rpc/understudy/election"
 	"github.com/understudy-rpc/understudy/interceptor"
 	"github.com/understudy-rpc/understudy/transport"
 )
@@ -26,6 +28,7 @@ type client struct {
 	conn    *grpc.ClientConn
 	monitor transport.Monitor
 	link    *journal.Link
+	direct  dialer
 	callers sync.WaitGroup
 
 	mu       sync.Mutex // guards what follows
@@ -36,9 +39,17 @@ type client struct {
 	news     chan struct{} // closed, and made anew, when a call was accepted
 }
 
-func newClient(etcd, group, name string, link *journal.Link, log *slog.Logger) (*client, error) {
-	c := &client{name: name, link: link, resting: make(chan struct{}), news: make(chan struct{})}
-	options := append(interceptor.DialOptions(transport.WithMonitor(&c.monitor), transport.WithLogger(log)),
+func newClient(etcd, group, name, relay string, link *journal.Link, log *slog.Logger) (*client, error) {
+	c := &client{name: name, link: link, direct: dialTCP, resting: make(chan struct{}), news: make(chan struct{})}
+	own := []transport.Option{transport.WithMonitor(&c.monitor), transport.WithLogger(log)}
+	if relay != "" {
+		c.direct = via(relay)
+		own = append(own, transport.WithElection(func(t transport.Target) (election.Election, io.Closer, error) {
+			client, err := c.direct.etcd(t.Endpoints)
+			return election.NewEtcd(client, t.Group), client, err
+		}))
+	}
+	options := append(interceptor.DialOptions(own...),
 		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithContextDialer(c.dial))
 	var err error
 	c.conn, err = grpc.NewClient("replicated://"+etcd+"/"+group, options...)
@@ -56,7 +67,7 @@ func (c *client) dial(ctx context.Context, addr string) (net.Conn, error) {
 	if to == "" {
 		return nil, fmt.Errorf("the test allows no way to %s", addr)
 	}
-	return new(net.Dialer).DialContext(ctx, "tcp", to)
+	return c.direct(ctx, to)
 }
 
 func (c *client) answer(ctx context.Context, cmd journal.Command) journal.Event {
@@ -96,6 +107,9 @@ func (c *client) answer(ctx context.Context, cmd journal.Command) journal.Event 
 	case journal.DoStats:
 		s := c.monitor.Stats()
 		return journal.Event{Stats: &s}
+	}
+	if cmd.Do == journal.DoClock {
+		return answerClock(cmd)
 	}
 	return journal.Unknown(cmd)
 }

@@ -32,6 +32,7 @@ func run() error {
 	etcd := flags.String("etcd", "", "host:port of etcd, or several separated by commas")
 	name := flags.String("name", "", "of the replica or client")
 	group := flags.String("group", "journal", "to be part of, or to call")
+	relay := flags.String("via", "", "host:port of a relay that everything is dialled through")
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	link := journal.NewLink(os.Stdout)
 	link.Tell(journal.Event{Begun: true})
@@ -48,7 +49,7 @@ func run() error {
 		if err != nil {
 			return err
 		}
-		r := &member{journal: journal.New(*ballast), link: link, group: *group, host: *host}
+		r := &member{journal: journal.New(*ballast), link: link, group: *group, host: *host, relay: *relay}
 		go func() {
 			defer cancel()
 			if err := link.Serve(ctx, os.Stdin, r.answer); err != nil {
@@ -58,7 +59,7 @@ func run() error {
 		return r.serve(ctx, *etcd, *name, level, *minInSync, log)
 	case "client":
 		_ = flags.Parse(os.Args[2:])
-		c, err := newClient(*etcd, *group, *name, link, log)
+		c, err := newClient(*etcd, *group, *name, *relay, link, log)
 		if err != nil {
 			return err
 		}

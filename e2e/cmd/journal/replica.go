@@ -5,12 +5,14 @@ import (
 	"log/slog"
 	"net"
 	"reflect"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
 
 	"github.com/understudy-rpc/understudy"
 	"github.com/understudy-rpc/understudy/e2e/journal"
+	"github.com/understudy-rpc/understudy/election"
 	"github.com/understudy-rpc/understudy/interceptor"
 	"github.com/understudy-rpc/understudy/replica"
 )
@@ -21,6 +23,7 @@ type member struct {
 	link    *journal.Link
 	group   string
 	host    string
+	relay   string // "" for none
 	replica *replica.Replica
 }
 
@@ -37,6 +40,14 @@ func (m *member) serve(ctx context.Context, etcd, name string, level understudy.
 	}
 	if !net.ParseIP(m.host).IsLoopback() {
 		options = append(options, replica.InsecurePeers())
+	}
+	if m.relay != "" {
+		client, err := via(m.relay).etcd(strings.Split(etcd, ","))
+		if err != nil {
+			return err
+		}
+		defer client.Close()
+		options = append(options, replica.PeerDialer(via(m.relay)), replica.Store(election.NewEtcd(client, m.group)))
 	}
 	m.replica, err = replica.Join(ctx, "etcd://"+etcd+"/"+m.group, replica.State(m.journal), options...)
 	if err != nil {
@@ -80,6 +91,9 @@ func (m *member) answer(ctx context.Context, c journal.Command) journal.Event {
 		return journal.Event{Dump: &d}
 	case journal.DoExecuted:
 		return m.executed(ctx, c.Count)
+	}
+	if c.Do == journal.DoClock {
+		return answerClock(c)
 	}
 	return journal.Unknown(c)
 }
