@@ -13,7 +13,7 @@ import (
 
 // rest lets every client's calls end, and makes no more. Their ledgers are complete then.
 func (w *world) rest(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, load.Deadline+recovery, fmt.Errorf("calls don't end by their deadlines"))
+	ctx, cancel := context.WithTimeoutCause(ctx, deadline+recovery, fmt.Errorf("calls don't end by their deadlines"))
 	defer cancel()
 	ended := make(chan error, len(w.clients))
 	for _, x := range w.clients {

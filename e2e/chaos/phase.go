@@ -53,7 +53,10 @@ func (p *phase) run(ctx context.Context) error {
 	if err := p.heal(ctx); err != nil {
 		return fmt.Errorf("%s: %w", p, err)
 	}
-	err := errors.Join(p.cameBack(ctx), p.judge(ctx, from))
+	err := p.cameBack(ctx)
+	if err == nil {
+		err = p.judge(ctx, from)
+	}
 	to := now()
 	for i := range p.faults {
 		p.w.mu.Lock()
@@ -156,7 +159,7 @@ func (p *phase) heal(ctx context.Context) error {
 			return err
 		}
 		if n.isClient() {
-			if err := n.load(ctx); err != nil {
+			if err := n.load(ctx, p.rng); err != nil {
 				return err
 			}
 		}
@@ -219,7 +222,7 @@ func (p *phase) judge(ctx context.Context, from time.Duration) error {
 		return errors.Join(broken...)
 	}
 	for _, x := range p.w.clients {
-		if err := x.load(ctx); err != nil {
+		if err := x.load(ctx, p.rng); err != nil {
 			return err
 		}
 	}

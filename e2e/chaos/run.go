@@ -81,7 +81,7 @@ func Run(ctx context.Context, c Config) (r Report, err error) {
 
 // at makes faults at one level for its share of the time.
 func (r *Report) at(ctx context.Context, c Config, level understudy.Level, n network, rng *rand.Rand, log func(string, ...any)) (err error) {
-	w, err := newWorld(ctx, n, level, c.Bin, filepath.Join(c.Dir, level.String()))
+	w, err := newWorld(ctx, n, rng, level, c.Bin, filepath.Join(c.Dir, level.String()))
 	defer func() {
 		r.add(w)
 		err = errors.Join(err, w.close())

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -37,8 +38,20 @@ func allHosts() []string { return slices.Concat(etcdHosts, replicaHosts, clientH
 
 const group = "chaos"
 
-// load is what each client does: it leaves two processors time to spare. Only a hang exceeds the deadline.
-var load = journal.Load{Callers: 3, Pause: 15 * time.Millisecond, Deadline: 30 * time.Second}
+// deadline is that of each call. Only a hang exceeds it.
+const deadline = 30 * time.Second
+
+// drawLoad draws what a client does in one phase: it leaves two processors time to spare, on average.
+func drawLoad(rng *rand.Rand) journal.Load {
+	l := journal.Load{Callers: 1 + rng.IntN(8), Pause: time.Duration(1+rng.IntN(30)) * time.Millisecond, Deadline: deadline}
+	switch rng.IntN(6) {
+	case 0:
+		l.Padding = rng.IntN(20_000)
+	case 1: // more than a chunk of a frame
+		l.Callers, l.Padding = 1, rng.IntN(600_000)
+	}
+	return l
+}
 
 // A node is a host and the process on it. All but what is said of mu belongs to the goroutine that makes the faults.
 type node struct {
@@ -57,6 +70,7 @@ type node struct {
 // A world is one group at one level, its etcd and its clients.
 type world struct {
 	net     network
+	rng     *rand.Rand
 	level   understudy.Level
 	bin     string // where the binaries are
 	dir     string // for logs and etcd's data
@@ -75,8 +89,8 @@ type world struct {
 }
 
 // newWorld starts everything, and returns when the replicas are in-sync. close ends it, also after an error.
-func newWorld(ctx context.Context, net network, level understudy.Level, bin, dir string) (*world, error) {
-	w := &world{net: net, level: level, bin: bin, dir: dir, starter: process.NewStarter()}
+func newWorld(ctx context.Context, net network, rng *rand.Rand, level understudy.Level, bin, dir string) (*world, error) {
+	w := &world{net: net, rng: rng, level: level, bin: bin, dir: dir, starter: process.NewStarter()}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return w, err
 	}
@@ -259,7 +273,7 @@ func (n *node) start(ctx context.Context) error {
 		return err
 	}
 	if n.isClient() {
-		return n.load(ctx)
+		return n.load(ctx, n.w.rng)
 	}
 	return nil
 }
@@ -390,8 +404,9 @@ func poll(ctx context.Context, limit time.Duration, ask func() error) error {
 }
 
 // load makes a client's callers begin, or go on after a rest.
-func (n *node) load(ctx context.Context) error {
-	return n.ask(ctx, journal.Command{Do: journal.DoLoad, Load: &load})
+func (n *node) load(ctx context.Context, rng *rand.Rand) error {
+	l := drawLoad(rng)
+	return n.ask(ctx, journal.Command{Do: journal.DoLoad, Load: &l})
 }
 
 func (n *node) ask(ctx context.Context, c journal.Command) error {
