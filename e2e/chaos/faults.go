@@ -115,7 +115,7 @@ func (p *phase) killReplica(ctx context.Context, r, client *node) (string, error
 	if client != nil {
 		what = fmt.Sprintf("%s and %s are killed", client.host, r.host)
 		client.kill()
-		p.clientHurt = true
+		p.clientKilled = true
 	}
 	r.kill()
 	p.replicaHurt = true
@@ -127,7 +127,7 @@ func (p *phase) killClient(x *node) string {
 		return ""
 	}
 	x.kill()
-	p.clientHurt = true
+	p.clientKilled = true
 	return x.host + " is killed"
 }
 
@@ -141,7 +141,9 @@ func (p *phase) stopNode(n *node) (string, error) {
 
 // hurt notes who can't be counted on.
 func (p *phase) hurt(host string) {
-	p.clientHurt = p.clientHurt || slices.Contains(clientHosts, host)
+	if slices.Contains(clientHosts, host) && p.clientAway == 0 {
+		p.clientAway = now()
+	}
 	p.replicaHurt = p.replicaHurt || slices.Contains(replicaHosts, host)
 }
 

@@ -70,9 +70,18 @@ func (w *world) settled(ctx context.Context) (*journal.Dump, error) {
 }
 
 // judge compares what every client was told with what was executed. No client has a call in flight.
+//
+// What all replicas had executed when all of them were well is there for ever: that a client was told of a loss, or died,
+// excuses no loss of it.
 func (w *world) judge(history *journal.Dump) cluster.Verdict {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	for i, e := range w.history {
+		if i >= len(history.Entries) || history.Entries[i] != e {
+			w.undone++
+		}
+	}
+	w.history = history.Entries
 	var ledgers []cluster.Ledger
 	for _, l := range w.ledgers {
 		ledgers = append(ledgers, *l)

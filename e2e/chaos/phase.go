@@ -40,8 +40,10 @@ type phase struct {
 	faults []fault
 	hold   time.Duration // for which the faults last after the last one
 
-	// Whether a client, or a replica, died, stood still, or was out of somebody's reach. Both are two faults.
-	clientHurt, replicaHurt bool
+	// Whether a replica died, stood still, or was out of somebody's reach; whether a client died; and since when one stood
+	// still or was out of somebody's reach.
+	replicaHurt, clientKilled bool
+	clientAway, healed        time.Duration
 }
 
 // run is a phase. An error is a promise not kept, unless it is context's.
@@ -164,19 +166,19 @@ func (p *phase) heal(ctx context.Context) error {
 			}
 		}
 	}
+	p.healed = now()
 	p.log("healed")
 	return nil
 }
 
 // cameBack waits until each client's calls are answered again, and all replicas are in-sync.
 func (p *phase) cameBack(ctx context.Context) error {
-	healed := now()
 	for _, x := range p.w.clients {
 		err := poll(ctx, recovery, func() error {
 			p.w.mu.Lock()
 			defer p.w.mu.Unlock()
 			for _, c := range slices.Backward(x.ledger.Calls) {
-				if c.Start < healed {
+				if c.Start < p.healed {
 					break
 				}
 				if c.Code == codes.OK {
@@ -214,6 +216,9 @@ func (p *phase) judge(ctx context.Context, from time.Duration) error {
 	if !v.Sound() {
 		broken = append(broken, fmt.Errorf("%v: %s", v, strings.Join(v.Findings, "; ")))
 	}
+	if p.w.undone > 0 {
+		broken = append(broken, fmt.Errorf("%d calls of earlier phases aren't where they were on all replicas", p.w.undone))
+	}
 	if history.Backward > 0 {
 		broken = append(broken, fmt.Errorf("time went back %d times", history.Backward))
 	}
@@ -229,12 +234,19 @@ func (p *phase) judge(ctx context.Context, from time.Duration) error {
 	return nil
 }
 
+// twoFaults says whether callers may be told of a loss: below Stable, when a replica was hurt, and a client at the same time.
+// A client that is away is one only after a takeover may go on without it (R12.2).
+func (p *phase) twoFaults() bool {
+	away := p.clientAway != 0 && p.healed-p.clientAway > authority+authority/10
+	return p.w.level < understudy.Stable && p.replicaHurt && (p.clientKilled || away)
+}
+
 // failures says which calls failed though the level masks the phase's faults: the only error that there may be is DataLoss,
-// below Stable, when a client and a replica were hurt at once.
+// after two faults.
 func (p *phase) failures(from time.Duration) (broken []error) {
 	p.w.mu.Lock()
 	defer p.w.mu.Unlock()
-	excused := p.w.level < understudy.Stable && p.clientHurt && p.replicaHurt
+	excused := p.twoFaults()
 	for _, l := range p.w.ledgers {
 		for _, c := range slices.Backward(l.Calls) {
 			if c.End < from {

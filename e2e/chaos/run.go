@@ -113,7 +113,7 @@ func (r *Report) at(ctx context.Context, c Config, level understudy.Level, n net
 func (r *Report) add(w *world) {
 	v := w.verdict
 	r.calls += v.Calls
-	r.lost += v.Lost + w.unmasked
+	r.lost += v.Lost + w.unmasked + w.undone
 	r.told += v.Told
 	r.duplicated += v.Duplicated
 	r.contradicted += v.Contradicted + v.Reordered + v.Refused + v.Stray + w.differ

@@ -86,6 +86,8 @@ type world struct {
 	verdict  cluster.Verdict // the last one
 	unmasked int             // calls that failed as lost (DataLoss) though no two faults explain it
 	differ   int             // comparisons in which replicas differed
+	history  []journal.Entry // what all replicas had executed at the end of the last phase
+	undone   int             // of that, what isn't there any more
 }
 
 // newWorld starts everything, and returns when the replicas are in-sync. close ends it, also after an error.
