@@ -76,7 +76,7 @@ func TestLab(t *testing.T) {
 		t.Fatal(err)
 	}
 	dial := func() (conn net.Conn, err error) {
-		on(t, "q", func() { conn, err = net.DialTimeout("tcp", listener.Addr().String(), time.Second) })
+		on(t, "q", func() { conn, err = net.DialTimeout("tcp", listener.Addr().String(), dialLimit) })
 		return conn, err
 	}
 	near, err := dial()
@@ -128,6 +128,9 @@ func TestLab(t *testing.T) {
 		}
 	}
 }
+
+// dialLimit is longer than it takes to send a lost SYN again.
+const dialLimit = 3 * time.Second
 
 // read says whether a byte arrives in time.
 func read(t *testing.T, conn net.Conn, within time.Duration) bool {

@@ -4,6 +4,7 @@ package chaos
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -115,7 +116,25 @@ func newLab(hosts ...string) (*lab, error) {
 			return nil, err
 		}
 	}
-	return l, nil
+	return l, poll(context.Background(), recovery, l.up)
+}
+
+// up says why the bridge doesn't reach every host yet: the kernel notices later that links have a carrier.
+func (l *lab) up() error {
+	out, err := exec.Command("ip", "-brief", "link", "show", "master", "bridge").Output()
+	if err != nil {
+		return fmt.Errorf("chaos: ip: %w", err)
+	}
+	up := 0
+	for line := range strings.Lines(string(out)) {
+		if f := strings.Fields(line); len(f) > 1 && f[1] == "UP" {
+			up++
+		}
+	}
+	if up != len(l.hosts) {
+		return fmt.Errorf("chaos: %d links are up, not %d:\n%s", up, len(l.hosts), out)
+	}
+	return nil
 }
 
 func (l *lab) String() string {
