@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -120,10 +121,13 @@ func TestReadsBetweenTurns(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := &sequencer{clock: clock.Monotonic()}
+		var mu sync.Mutex
 		var got []string
 		try := func(ctx context.Context, name string, enter func(context.Context) error) {
 			go func() {
 				if enter(ctx) == nil {
+					mu.Lock()
+					defer mu.Unlock()
 					got = append(got, name)
 				}
 			}()
@@ -132,6 +136,9 @@ func TestReadsBetweenTurns(t *testing.T) {
 		expect := func(want ...string) {
 			t.Helper()
 			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
+			slices.Sort(got)
 			if !slices.Equal(got, want) {
 				t.Fatalf("%v have entered, want %v", got, want)
 			}
@@ -157,8 +164,6 @@ func TestReadsBetweenTurns(t *testing.T) {
 		s.endRead()
 		expect("turn 2")
 		s.end()
-		synctest.Wait()
-		slices.Sort(got)
 		expect("read 4", "read 5")
 		s.endRead()
 		expect()
