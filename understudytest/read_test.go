@@ -104,11 +104,11 @@ func hostOf(i int) string { return [...]string{"replica0", "replica1", "replica2
 func TestReadsOfTheOldPrimary(t *testing.T) {
 	alternatives(t, 4, func(t *testing.T, level understudy.Level, k int) {
 		c := understudytest.New(t, 3, registerLedger, understudytest.Level(level), understudytest.Logger(verbose))
-		l := startLoad(t, c, 2, time.Millisecond)
-		stop := l.startReads("reader", 700*time.Microsecond)
+		l := startLoad(t, c, 2, 7*time.Millisecond)
+		stop := l.startReads("reader", 3*time.Millisecond)
 		time.Sleep(50*time.Millisecond + time.Duration(k)*170*time.Microsecond)
 		onOldSide(c, "reader", 3)
-		time.Sleep(4 * time.Second)
+		time.Sleep(3500 * time.Millisecond)
 		for i := range 3 {
 			mend(c, "reader", hostOf(i))
 		}
@@ -122,8 +122,8 @@ func TestReadsOfTheOldPrimary(t *testing.T) {
 func TestReadsOfADetachedSession(t *testing.T) {
 	alternatives(t, 4, func(t *testing.T, level understudy.Level, k int) {
 		c := understudytest.New(t, 2, registerLedger, understudytest.Level(level), understudytest.Logger(verbose))
-		l := startLoad(t, c, 2, 5*time.Millisecond)
-		stop := l.startReads("reader", 700*time.Microsecond)
+		l := startLoad(t, c, 2, 7*time.Millisecond)
+		stop := l.startReads("reader", 3*time.Millisecond)
 		time.Sleep(20 * time.Millisecond)
 		mend(c, "reader", "replica1") // resets their connections
 		partition(c, "reader", "replica1")
@@ -132,7 +132,7 @@ func TestReadsOfADetachedSession(t *testing.T) {
 			t.Errorf("%d detached sessions", d)
 		}
 		onOldSide(c, "reader", 2)
-		time.Sleep(4 * time.Second)
+		time.Sleep(3500 * time.Millisecond)
 		mend(c, "reader", "replica0")
 		mend(c, "reader", "replica1")
 		stop()
