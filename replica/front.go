@@ -218,7 +218,9 @@ func (in *incarnation) order(m orderstate.Message, stable bool) (orderstate.Orde
 		return orderstate.OrderInfo{}, 0, errNotPrimary
 	}
 	o, v, push := in.primary.Order(m, now())
-	in.sendToDeaf(m.MessageID)
+	if v == orderstate.Fresh {
+		in.sendToDeaf(m.MessageID)
+	}
 	if push || stable {
 		signal(in.push)
 	}
@@ -265,13 +267,13 @@ func (in *incarnation) transmit(ctx context.Context, h *pb.Header, received time
 			return refused(in, in.gaveUp(ctx, err))
 		}
 	}
-	if in.role != leading || reads && len(p.DetachedAt(id)) > 0 {
-		deposed := in.role != leading
+	switch {
+	case in.role != leading:
 		in.mu.Unlock()
-		if !deposed {
-			return refused(in, errOrderIt)
-		}
 		return refused(in, errNotPrimary)
+	case reads && len(p.DetachedAt(id)) > 0: // a takeover wouldn't wait for who reads
+		in.mu.Unlock()
+		return refused(in, errOrderIt)
 	}
 	w := &pb.Header{
 		SourceEpoch: uint64(p.Epoch()), OrderNum: uint64(orderNum), FirstOrderNum: uint64(p.First()), Stable: uint64(p.Stable()), RequiredSet: p.Number(),
