@@ -13,10 +13,8 @@ import (
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/testing/testpb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
-	"github.com/understudy-rpc/understudy/internal/wire"
 	"github.com/understudy-rpc/understudy/replica"
 	"github.com/understudy-rpc/understudy/understudytest"
 )
@@ -31,7 +29,7 @@ type arrivals struct {
 // note is a server interceptor for before ours.
 func (a *arrivals) note(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 	var seqNum uint64
-	if h, err := wire.ParseHeader(metadata.ValueFromIncomingContext(ctx, wire.HeaderKey)); err == nil {
+	if h := replica.RequestHeader(ctx); h != nil {
 		seqNum = h.GetSeqNum()
 	}
 	resp, err := handler(ctx, req)

@@ -2,6 +2,7 @@ package interceptor
 
 import (
 	"context"
+	"errors"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -26,34 +27,47 @@ func unaryServer(r *replica.Replica) grpc.UnaryServerInterceptor {
 		if !r.Replicated(info.FullMethod) {
 			return handler(ctx, req)
 		}
-		values := metadata.ValueFromIncomingContext(ctx, wire.HeaderKey)
-		if len(values) == 0 {
+		h := replica.RequestHeader(ctx)
+		inMessage := h != nil
+		if values := metadata.ValueFromIncomingContext(ctx, wire.HeaderKey); len(values) > 0 {
+			if inMessage {
+				return nil, replica.Malformed(errors.New("a header in the metadata and one in the message"))
+			}
+			var err error
+			if h, err = wire.ParseHeader(values); err != nil {
+				return nil, replica.Malformed(err)
+			}
+		}
+		if h == nil {
 			return nil, replica.PlainClient(info.FullMethod)
 		}
-		h, err := wire.ParseHeader(values)
-		if err == nil {
-			err = wire.CheckRequest(h)
-		}
-		if err != nil {
+		if err := wire.CheckRequest(h); err != nil {
 			return nil, replica.Malformed(err)
 		}
 		a := r.Handle(ctx, h, func(ctx context.Context) (any, error) { return handler(ctx, req) })
-		if err := send(ctx, a); err != nil {
+		if err := send(ctx, &a, inMessage); err != nil {
 			return nil, status.Errorf(codes.Internal, "understudy: %v", err)
 		}
 		return a.Reply, a.Err
 	}
 }
 
-// send puts what the handler set, and our header, where the reply takes them along: the header in the trailer, since a response header would stop native retries.
-func send(ctx context.Context, a replica.Answer) error {
+// send puts what the handler set, and our header, where the reply takes them along: the header in the message, or in the trailer, since a response header would stop native retries.
+func send(ctx context.Context, a *replica.Answer, inMessage bool) error {
 	if len(a.Header) > 0 {
 		if err := grpc.SetHeader(ctx, a.Header); err != nil {
 			return err
 		}
 	}
+	carried := false
+	if inMessage {
+		var err error
+		if carried, err = a.CarriesHeader(); err != nil {
+			return err
+		}
+	}
 	trailer := a.Trailer
-	if a.Wire != nil {
+	if a.Wire != nil && !carried {
 		value, err := wire.MarshalHeader(a.Wire)
 		if err != nil {
 			return err
@@ -64,6 +78,9 @@ func send(ctx context.Context, a replica.Answer) error {
 		} else {
 			trailer = metadata.Join(trailer, ours)
 		}
+	}
+	if len(trailer) == 0 {
+		return nil
 	}
 	return grpc.SetTrailer(ctx, trailer)
 }

@@ -25,7 +25,26 @@ type Answer struct {
 	Reply           any
 	Err             error
 	Header, Trailer metadata.MD // what the handler set, on whichever replica
-	Wire            *pb.Header  // for the trailer
+	Wire            *pb.Header  // for the reply's message, or the trailer
+}
+
+// RequestHeader is the header that a request's message carried, in the context of the front door; nil if none did.
+func RequestHeader(ctx context.Context) *pb.Header {
+	if c := callFrom(ctx); c != nil {
+		return c.header
+	}
+	return nil
+}
+
+// CarriesHeader lets the reply's message carry the header; false if it can't: it is an error, or an interceptor's, or too large.
+func (a *Answer) CarriesHeader() (bool, error) {
+	r, ok := a.Reply.(*raw)
+	if !ok || a.Err != nil || a.Wire == nil || len(r.b) > wire.MaxInMessage {
+		return false, nil
+	}
+	var err error
+	r.header, err = wire.PrependedHeader(a.Wire)
+	return err == nil, err
 }
 
 // PlainClient is the error for a call of a replicated method without a header: a client without the middleware would be executed by one replica only.

@@ -3,11 +3,13 @@ package replica_test
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
@@ -82,15 +84,32 @@ func TestHostileHeaders(t *testing.T) {
 		}
 		for i, tests := range [][]hostile{append(malformed, atPrimary...), malformed, malformed} {
 			for _, tt := range tests {
-				what := fmt.Sprintf("replica %d, %s", i, tt.name)
-				h, err := s.raw(i, payload, tt.headers...)
-				wants(t, what, err, tt.code, tt.words, "understudy: ")
-				if h.GetRefusal() != tt.refusal || h.GetOrderNum() != 0 {
-					t.Errorf("%s: the reply's header is %v, want refusal %v", what, h, tt.refusal)
+				for _, s.inMessage = range []bool{false, true} {
+					if s.inMessage && len(tt.headers) > 1 {
+						continue // the second one is a field of the request
+					}
+					what := fmt.Sprintf("replica %d, %s, in the message: %v", i, tt.name, s.inMessage)
+					h, err := s.raw(i, payload, tt.headers...)
+					wants(t, what, err, tt.code, tt.words, "understudy: ")
+					if h.GetRefusal() != tt.refusal || h.GetOrderNum() != 0 {
+						t.Errorf("%s: the reply's header is %v, want refusal %v", what, h, tt.refusal)
+					}
 				}
 			}
 			s.serves()
 		}
+		s.inMessage = false
+		field := protowire.AppendTag(nil, protowire.MaxValidNumber, protowire.BytesType)
+		for name, b := range map[string][]byte{
+			"no length":                   field,
+			"a length without an end":     append(slices.Clone(field), 0xff, 0xff),
+			"a length beyond the message": append(slices.Clone(field), 0xff, 0xff, 0xff, 0xff, 0x0f, 1),
+		} {
+			_, err := s.raw(0, b)
+			wants(t, name, err, codes.InvalidArgument, "the header is malformed", "understudy: ")
+		}
+		_, err = s.raw(0, append(protowire.AppendString(slices.Clone(field), good), payload...), good)
+		wants(t, "in both", err, codes.InvalidArgument, "a header in the metadata and one in the message")
 		h, err := s.raw(1, payload, good)
 		wants(t, "a good header at a backup", err, codes.Unavailable, "isn't the primary")
 		if h.GetRefusal() != notPrimary || h.GetSourceEpoch() != s.epoch {
@@ -106,6 +125,8 @@ func TestHostileHeaders(t *testing.T) {
 		}
 		s.serves()
 		s.writes(1, "mine") // after all that it is still the session's first
+		s.inMessage = true
+		s.writes(2, "in the message")
 		s.serves()
 	})
 }

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
@@ -108,6 +109,7 @@ type siege struct {
 	nonce                 []byte
 	session, group, epoch uint64
 	attached              stream // to the primary
+	inMessage             bool   // RPCs carry their headers in the message
 }
 
 type stream = grpc.BidiStreamingClient[pb.AttachRequest, pb.AttachResponse]
@@ -245,16 +247,22 @@ func (s *siege) raw(i int, payload []byte, headers ...string) (*pb.Header, error
 	ctx, cancel := context.WithTimeout(s.t.Context(), 10*time.Second)
 	defer cancel()
 	for _, h := range headers {
-		ctx = metadata.AppendToOutgoingContext(ctx, wire.HeaderKey, h)
+		if s.inMessage {
+			payload = append(protowire.AppendString(protowire.AppendTag(nil, protowire.MaxValidNumber, protowire.BytesType), h), payload...)
+		} else {
+			ctx = metadata.AppendToOutgoingContext(ctx, wire.HeaderKey, h)
+		}
 	}
 	var trailer metadata.MD
 	var reply []byte
 	err := s.conns[i].Invoke(ctx, write, payload, &reply, grpc.ForceCodec(bytesCodec{}), grpc.Trailer(&trailer))
-	values := trailer.Get(wire.HeaderKey)
-	if len(values) == 0 {
-		return nil, err
+	h, _, parseErr := wire.CutHeader(reply)
+	if inMessage := h != nil; err == nil && inMessage != s.inMessage {
+		s.t.Errorf("the header of a reply is in its message: %v", inMessage)
 	}
-	h, parseErr := wire.ParseHeader(values)
+	if values := trailer.Get(wire.HeaderKey); len(values) > 0 {
+		h, parseErr = wire.ParseHeader(values)
+	}
 	if parseErr != nil {
 		s.t.Errorf("the reply's header: %v", parseErr)
 	}

@@ -11,7 +11,8 @@ import (
 // so that compression and limits are as ever.
 type raw struct {
 	protoreflect.Message
-	b []byte
+	header []byte // in front of b, when it is marshalled
+	b      []byte
 }
 
 func newRaw(b []byte) *raw {
@@ -36,10 +37,12 @@ func (r *raw) Reset() { r.b = nil }
 var rawMethods = protoiface.Methods{
 	Flags: protoiface.SupportMarshalDeterministic,
 	Size: func(in protoiface.SizeInput) protoiface.SizeOutput {
-		return protoiface.SizeOutput{Size: len(in.Message.(*raw).b)}
+		r := in.Message.(*raw)
+		return protoiface.SizeOutput{Size: len(r.header) + len(r.b)}
 	},
 	Marshal: func(in protoiface.MarshalInput) (protoiface.MarshalOutput, error) {
-		return protoiface.MarshalOutput{Buf: append(in.Buf, in.Message.(*raw).b...)}, nil
+		r := in.Message.(*raw)
+		return protoiface.MarshalOutput{Buf: append(append(in.Buf, r.header...), r.b...)}, nil
 	},
 	Unmarshal: func(in protoiface.UnmarshalInput) (protoiface.UnmarshalOutput, error) {
 		in.Message.(*raw).b = append([]byte(nil), in.Buf...) // gRPC takes its buffer back

@@ -103,8 +103,12 @@ func (r *Replica) wrap(m *method) grpc.MethodHandler {
 		if err := dec(request); err != nil {
 			return nil, err
 		}
-		c := &call{method: m, payload: request.b}
-		return m.handle(srv, context.WithValue(ctx, callKey{}, c), unmarshal(request.b),
+		h, payload, err := wire.CutHeader(request.b)
+		if err != nil {
+			return nil, errHeader(err)
+		}
+		c := &call{method: m, payload: payload, header: h}
+		return m.handle(srv, context.WithValue(ctx, callKey{}, c), unmarshal(payload),
 			func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 				return interceptor(ctx, req, info, func(ctx context.Context, req any) (any, error) {
 					return c.turn(ctx, req, info, handler)

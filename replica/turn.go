@@ -11,6 +11,7 @@ import (
 
 	"github.com/understudy-rpc/understudy/internal/turn"
 	"github.com/understudy-rpc/understudy/orderstate"
+	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
 // message is the body of a request in the log.
@@ -23,6 +24,7 @@ type message struct {
 type call struct {
 	method  *method
 	payload []byte
+	header  *pb.Header // if the request's message carried it
 
 	// Set by the front door.
 	in     *incarnation

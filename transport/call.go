@@ -58,12 +58,12 @@ func (c *Client) invoke(ctx context.Context, method string, req, resp any, conn 
 	if foreignCodec(opts) {
 		return statusCodec(method)
 	}
-	codec, payload, err := prepare(req)
+	codec, err := prepare(req)
 	switch {
 	case err != nil:
 		return statusMarshal(err)
-	case len(payload) > wire.MaxMessage:
-		return statusTooLarge(len(payload), wire.MaxMessage)
+	case len(codec.payload) > wire.MaxMessage:
+		return statusTooLarge(len(codec.payload), wire.MaxMessage)
 	}
 	level := c.cfg.level
 	for _, o := range opts {
@@ -73,14 +73,17 @@ func (c *Client) invoke(ctx context.Context, method string, req, resp any, conn 
 	}
 	var trailer metadata.MD
 	opts = append(opts[:len(opts):len(opts)], grpc.ForceCodecV2(codec), grpc.Trailer(&trailer))
-	attempt := func(ctx context.Context) (metadata.MD, error) {
+	attempt := func(ctx context.Context, h *pb.Header) arrival {
 		trailer = nil
-		err := invoker(ctx, method, req, resp, conn, opts...)
-		return trailer, err
+		ctx, err := codec.carry(ctx, h, c.cfg.inMetadata)
+		if err == nil {
+			err = invoker(ctx, method, req, resp, conn, opts...)
+		}
+		return codec.arrived(trailer, err)
 	}
 	reads := wire.ReadOnly(method)
 	for {
-		k, err := c.begin(ctx, method, payload, level, reads)
+		k, err := c.begin(ctx, method, codec.payload, level, reads)
 		if err != nil {
 			return err
 		}
@@ -167,7 +170,7 @@ func (k *call) isStable() bool {
 
 // run makes attempts until one decides. move and order say that nothing was executed, nor will be, and that the call is to be made on another session, or as one that is ordered; any other
 // verdict that the call has ended.
-func (k *call) run(attempt func(context.Context) (metadata.MD, error)) (verdict, error) {
+func (k *call) run(attempt func(context.Context, *pb.Header) arrival) (verdict, error) {
 	c := k.client
 	pause := pauses{base: 5 * time.Millisecond, max: 100 * time.Millisecond, spread: spread(k.session.nonce, "", k.seqNum)}
 	for first := true; ; {
@@ -179,8 +182,7 @@ func (k *call) run(attempt func(context.Context) (metadata.MD, error)) (verdict,
 			}
 			first = false
 			sent := c.cfg.elapsed()
-			trailer, err := attempt(metadata.AppendToOutgoingContext(ctx, wire.HeaderKey, header))
-			v = k.arrived(trailer, err, sent, to)
+			v = k.arrived(attempt(ctx, header), sent, to)
 			if v == wait {
 				v = k.await()
 			}
@@ -213,26 +215,22 @@ func (k *call) run(attempt func(context.Context) (metadata.MD, error)) (verdict,
 }
 
 // next prepares an attempt: FIG. 8. Without a primary, or session, there is no context.
-func (k *call) next() (ctx context.Context, header string, to *choice) {
+func (k *call) next() (ctx context.Context, header *pb.Header, to *choice) {
 	c, s := k.client, k.session
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if s.over != nil || c.primary.IsZero() {
-		return nil, "", nil
+		return nil, nil, nil
 	}
 	held := s.source.HeldUpTo()
-	h := &pb.Header{
+	header = &pb.Header{
 		Session: s.number, SeqNum: k.seqNum, DestEpoch: uint64(s.source.Epoch()), HeldUpTo: uint64(held), Outstanding: k.outstanding, Level: k.level,
 		DestOrderInfo: s.envelopes(held),
-	}
-	value, err := wire.MarshalHeader(h)
-	if err != nil {
-		return nil, "", nil // no message of numbers fails
 	}
 	to = &choice{name: c.primary.Name}
 	ctx, k.cancel = context.WithCancel(to.in(k.ctx))
 	k.epoch, k.cut = s.source.Epoch(), false
-	return ctx, value, to
+	return ctx, header, to
 }
 
 // envelopes are those of destOrderInfo that HeldUpTo doesn't say already: announcements above a gap. A header has room for a few (R5); the streams carry them all.

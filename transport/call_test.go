@@ -480,41 +480,47 @@ func TestEnds(t *testing.T) {
 // TestCallOptions: those of the caller keep working, and tell of the attempt whose reply it has.
 func TestCallOptions(t *testing.T) {
 	t.Parallel()
-	within(t, func(t *testing.T, ctx context.Context) {
-		c := newCluster(t, "a", "b")
-		c.answer = func(q *request) *answer {
-			if q.replica.member.Name == "a" {
-				a := honestly(q)
-				<-q.ctx.Done()
-				return a
-			}
-			return nil
-		}
-		conn := c.dial()
-		var header, trailer metadata.MD
-		var from peer.Peer
-		ctx = metadata.AppendToOutgoingContext(ctx, "mine", "kept")
-		opts := []grpc.CallOption{grpc.Header(&header), grpc.Trailer(&trailer), grpc.Peer(&from), grpc.WaitForReady(true), grpc.UseCompressor(gzip.Name)}
-		call := sayLater(ctx, conn, "hello", opts...)
-		synctest.Wait()
-		c.elect("b", 2)
-		c.open()
-		must(t, "hello from b", <-call)
-		if v := header.Get("from"); len(v) != 1 || v[0] != "b" {
-			t.Errorf("header %v", header)
-		}
-		if _, err := wire.ParseHeader(trailer.Get(wire.HeaderKey)); err != nil {
-			t.Errorf("trailer %v", trailer)
-		}
-		if from.Addr == nil {
-			t.Error("no peer")
-		}
-		for _, q := range c.received() {
-			if v := metadata.ValueFromIncomingContext(q.ctx, "mine"); len(v) != 1 || v[0] != "kept" {
-				t.Errorf("metadata %v", v)
-			}
-		}
+	t.Run("the header in the message", func(t *testing.T) { within(t, func(t *testing.T, ctx context.Context) { callOptions(t, ctx, true) }) })
+	t.Run("in the metadata", func(t *testing.T) {
+		within(t, func(t *testing.T, ctx context.Context) { callOptions(t, ctx, false, transport.WithHeaderInMetadata()) })
 	})
+}
+
+func callOptions(t *testing.T, ctx context.Context, inMessage bool, options ...transport.Option) {
+
+	c := newCluster(t, "a", "b")
+	c.answer = func(q *request) *answer {
+		if q.replica.member.Name == "a" {
+			a := honestly(q)
+			<-q.ctx.Done()
+			return a
+		}
+		return nil
+	}
+	conn := c.dial(options...)
+	var header, trailer metadata.MD
+	var from peer.Peer
+	ctx = metadata.AppendToOutgoingContext(ctx, "mine", "kept")
+	opts := []grpc.CallOption{grpc.Header(&header), grpc.Trailer(&trailer), grpc.Peer(&from), grpc.WaitForReady(true), grpc.UseCompressor(gzip.Name)}
+	call := sayLater(ctx, conn, "hello", opts...)
+	synctest.Wait()
+	c.elect("b", 2)
+	c.open()
+	must(t, "hello from b", <-call)
+	if v := header.Get("from"); len(v) != 1 || v[0] != "b" {
+		t.Errorf("header %v", header)
+	}
+	if values := trailer.Get(wire.HeaderKey); (len(values) == 0) != inMessage {
+		t.Errorf("trailer %v", trailer)
+	}
+	if from.Addr == nil {
+		t.Error("no peer")
+	}
+	for _, q := range c.received() {
+		if v := metadata.ValueFromIncomingContext(q.ctx, "mine"); len(v) != 1 || v[0] != "kept" || q.inMessage != inMessage {
+			t.Errorf("metadata %v", v)
+		}
+	}
 }
 
 // TestInterceptors: those before ours see a call once, those behind it each attempt; a request that is replaced behind it is refused, since its bytes would differ from the frames'.
@@ -640,5 +646,28 @@ func TestClose(t *testing.T) {
 		conn := c.dial()
 		conn.Connect()
 		synctest.Wait()
+	})
+}
+
+// TestLargeMessages: beyond a size the metadata carries the header, so that it doesn't count in the limits of a message's size.
+func TestLargeMessages(t *testing.T) {
+	t.Parallel()
+	within(t, func(t *testing.T, ctx context.Context) {
+		c := newCluster(t, "a", "b")
+		conn := c.dial()
+		const field = 4 // bytes of a StringValue besides its text, when that is so long
+		for _, n := range []int{1, wire.MaxInMessage - field, wire.MaxInMessage - field + 1} {
+			text := strings.Repeat("x", n)
+			if reply, err := say(ctx, conn, text); err != nil || reply != text+" from a" {
+				t.Errorf("%d bytes: %v", n, err)
+			}
+			all := c.received()
+			if q := all[len(all)-1]; q.inMessage != (len(q.payload) <= wire.MaxInMessage) {
+				t.Errorf("%d bytes: the header is in the message: %v", len(q.payload), q.inMessage)
+			}
+		}
+		if all := c.received(); !all[1].inMessage || all[2].inMessage {
+			t.Error("the bound isn't where it should be")
+		}
 	})
 }

@@ -6,10 +6,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
-	"github.com/understudy-rpc/understudy/internal/wire"
 	"github.com/understudy-rpc/understudy/orderstate"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
@@ -39,14 +37,14 @@ type reply struct {
 const maxAuthority = uint64(time.Hour / time.Microsecond)
 
 // arrived is FIG. 9, whether or not the reply will be accepted, and then the first judgement of it.
-func (k *call) arrived(trailer metadata.MD, err error, sent time.Duration, to *choice) verdict {
+func (k *call) arrived(a arrival, sent time.Duration, to *choice) verdict {
 	c, s := k.client, k.session
-	h, runs, bad := parseTrailer(trailer)
+	h, bad := a.header, a.bad
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	k.cancel()
 	k.cancel = nil
-	for _, run := range runs {
+	for _, run := range a.runs {
 		if bad == nil {
 			bad = s.announce(run)
 		}
@@ -60,25 +58,12 @@ func (k *call) arrived(trailer metadata.MD, err error, sent time.Duration, to *c
 		s.source.LearnStable(orderstate.Epoch(h.GetSourceEpoch()), orderstate.OrderNum(h.GetStable()))
 		c.learned(s)
 	}
-	k.reply = reply{header: h, err: err, sent: sent}
+	k.reply = reply{header: h, err: a.err, sent: sent}
 	k.verdict = c.judge(k, to, bad)
 	if k.verdict == wait {
 		s.waiting = append(s.waiting, k)
 	}
 	return k.verdict
-}
-
-func parseTrailer(trailer metadata.MD) (*pb.Header, []orderstate.Announcement, error) {
-	values := trailer.Get(wire.HeaderKey)
-	if len(values) == 0 {
-		return nil, nil, nil
-	}
-	h, err := wire.ParseHeader(values)
-	if err != nil {
-		return nil, nil, err
-	}
-	runs, err := wire.RunsFromProto(h.GetSourceOrderInfo())
-	return h, runs, err
 }
 
 // judge is the first look at an attempt's end.

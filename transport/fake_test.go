@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/test/bufconn"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -87,13 +88,14 @@ type replica struct {
 
 // request is a call as it arrived.
 type request struct {
-	replica *replica
-	ctx     context.Context
-	header  *pb.Header
-	raw     string // the header's bytes
-	method  string
-	payload []byte
-	at      time.Time
+	replica   *replica
+	ctx       context.Context
+	header    *pb.Header
+	raw       string // the header's bytes
+	inMessage bool
+	method    string
+	payload   []byte
+	at        time.Time
 }
 
 // answer is what a call gets.
@@ -476,7 +478,16 @@ func (r *replica) call(_ any, ctx context.Context, dec func(any) error, _ grpc.U
 	if err := dec(raw); err != nil {
 		return nil, err
 	}
-	q := &request{replica: r, at: time.Now(), ctx: ctx, payload: raw.ProtoReflect().GetUnknown(), method: echo}
+	h, payload, err := wire.CutHeader(raw.ProtoReflect().GetUnknown())
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	q := &request{replica: r, at: time.Now(), ctx: ctx, payload: payload, method: echo, header: h, inMessage: h != nil}
+	if q.inMessage {
+		if q.raw, err = wire.MarshalHeader(h); err != nil {
+			return nil, err
+		}
+	}
 	if values := metadata.ValueFromIncomingContext(ctx, wire.HeaderKey); len(values) > 0 {
 		h, err := wire.ParseHeader(values)
 		if err != nil {
@@ -503,7 +514,14 @@ func (r *replica) call(_ any, ctx context.Context, dec func(any) error, _ grpc.U
 		case <-ctx.Done():
 		}
 	}
+	var front []byte
 	switch {
+	case q.inMessage && a.err == nil && a.raw != "":
+		front = protowire.AppendString(protowire.AppendTag(nil, protowire.MaxValidNumber, protowire.BytesType), a.raw)
+	case q.inMessage && a.err == nil && a.header != nil:
+		if front, err = wire.PrependedHeader(a.header); err != nil {
+			return nil, err
+		}
 	case a.raw != "":
 		_ = grpc.SetTrailer(ctx, metadata.Pairs(wire.HeaderKey, a.raw))
 	case a.header != nil:
@@ -519,7 +537,10 @@ func (r *replica) call(_ any, ctx context.Context, dec func(any) error, _ grpc.U
 	}
 	req := new(wrapperspb.StringValue)
 	_ = proto.Unmarshal(q.payload, req) // or it is another message
-	return wrapperspb.String(req.Value + " from " + r.member.Name), nil
+	b, err := proto.Marshal(wrapperspb.String(req.Value + " from " + r.member.Name))
+	reply := new(emptypb.Empty)
+	reply.ProtoReflect().SetUnknown(append(front, b...))
+	return reply, err
 }
 
 // honest orders the call, once, if this replica is the primary.

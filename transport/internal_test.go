@@ -10,9 +10,12 @@ import (
 	"time"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/understudy-rpc/understudy"
 	"github.com/understudy-rpc/understudy/internal/wire"
@@ -246,8 +249,8 @@ func FuzzStream(f *testing.F) {
 	})
 }
 
-// FuzzTrailer: whatever a reply's trailer has, it is judged without a panic, and isn't accepted but by the rules.
-func FuzzTrailer(f *testing.F) {
+// FuzzReplyHeader: whatever a reply's message or trailer has, it is judged without a panic, and isn't accepted but by the rules.
+func FuzzReplyHeader(f *testing.F) {
 	for _, h := range []*pb.Header{
 		{},
 		{SourceEpoch: 10, OrderNum: 2, Stable: 2, AuthorityUs: 1e6},
@@ -259,15 +262,28 @@ func FuzzTrailer(f *testing.F) {
 		if err != nil {
 			f.Fatal(err)
 		}
-		f.Add(v)
+		f.Add(v, false)
+		f.Add(v, true)
 	}
-	f.Fuzz(func(t *testing.T, value string) {
+	f.Fuzz(func(t *testing.T, value string, inMessage bool) {
 		c, _ := welcomed(t)
 		defer c.cancel(nil)
 		k := &call{client: c, session: c.session, ctx: t.Context(), wake: make(chan struct{}, 1), cancel: func() {}, epoch: 10}
 		k.retained = c.session.frames.add(new(pb.Frame), k)
 		now := c.cfg.elapsed()
-		v := k.arrived(metadata.Pairs(wire.HeaderKey, value), nil, now, new(choice))
+		p, err := prepare(new(emptypb.Empty))
+		if err != nil {
+			t.Fatal(err)
+		}
+		trailer := metadata.Pairs(wire.HeaderKey, value)
+		if inMessage {
+			trailer = nil
+			message := protowire.AppendString(protowire.AppendTag(nil, protowire.MaxValidNumber, protowire.BytesType), value)
+			if err := p.Unmarshal(mem.BufferSlice{mem.SliceBuffer(message)}, new(emptypb.Empty)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		v := k.arrived(p.arrived(trailer, nil), now, new(choice))
 		if v != accept {
 			return
 		}
@@ -323,11 +339,11 @@ func TestLostOvertaken(t *testing.T) {
 	arrive := func(h *pb.Header) verdict {
 		k := &call{client: c, session: s, ctx: t.Context(), wake: make(chan struct{}, 1), cancel: func() {}, epoch: s.source.Epoch()}
 		k.retained = s.frames.add(new(pb.Frame), k)
-		value, err := wire.MarshalHeader(h)
+		runs, err := wire.RunsFromProto(h.SourceOrderInfo)
 		if err != nil {
 			t.Fatal(err)
 		}
-		v := k.arrived(metadata.Pairs(wire.HeaderKey, value), nil, c.cfg.elapsed(), new(choice))
+		v := k.arrived(arrival{header: h, runs: runs}, c.cfg.elapsed(), new(choice))
 		if v == unknown && status.Code(k.reply.err) != codes.DataLoss {
 			t.Errorf("%v", k.reply.err)
 		}

@@ -26,6 +26,7 @@ type config struct {
 	log           *slog.Logger
 	elapsed       clock.Clock
 	monitor       *Monitor
+	inMetadata    bool
 }
 
 // defaultGiveUp is how long a call without a deadline goes on.
@@ -84,6 +85,10 @@ func WithUnreplicated(services ...string) Option {
 		}
 	}
 }
+
+// WithHeaderInMetadata lets gRPC metadata carry the protocol's header, under understudy-bin, instead of a field in front of the request's and the reply's own bytes, which is the default up to 64 KiB. It costs more (docs/performance.md), and is for
+// who looks at metadata, or has something on the way that takes messages apart.
+func WithHeaderInMetadata() Option { return func(c *config) { c.inMetadata = true } }
 
 // WithLogger is where the client reports failovers, refused streams and malformed messages; the default discards.
 func WithLogger(log *slog.Logger) Option { return func(c *config) { c.log = log } }

@@ -23,6 +23,8 @@ const (
 	maxHeaderRead = 8 << 10
 	// MaxMessage bounds one request's bytes.
 	MaxMessage = 64 << 20
+	// MaxInMessage bounds a message that carries the header itself.
+	MaxInMessage = 64 << 10
 	// MaxMethod bounds a full method name.
 	MaxMethod = 1 << 10
 	// ChunkSize bounds what one frame, and one message on a stream of ours, carries.
@@ -40,14 +42,7 @@ func ParseHeader(values []string) (*pb.Header, error) {
 	if len(values) != 1 {
 		return nil, fmt.Errorf("wire: %d headers under %s, there must be one", len(values), HeaderKey)
 	}
-	if len(values[0]) > maxHeaderRead {
-		return nil, fmt.Errorf("wire: a header of %d bytes; at most %d are read", len(values[0]), maxHeaderRead)
-	}
-	h := new(pb.Header)
-	if err := proto.Unmarshal([]byte(values[0]), h); err != nil {
-		return nil, errors.New("wire: the header is malformed")
-	}
-	return h, nil
+	return parseHeader([]byte(values[0]))
 }
 
 // CheckRequest checks what a request's header must have. Without a seqNum it is of a read-only method.
