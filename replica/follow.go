@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -423,6 +424,12 @@ func (in *incarnation) fetcher(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
+		lacked := map[orderstate.MessageID]bool{}
+		in.mu.Lock()
+		for _, id := range in.backup.Lacks(fetchBatch) {
+			lacked[id] = true
+		}
+		in.mu.Unlock()
 		select {
 		case <-time.After(fetchAfter):
 		case <-ctx.Done():
@@ -430,6 +437,10 @@ func (in *incarnation) fetcher(ctx context.Context) {
 		}
 		in.mu.Lock()
 		ids := in.backup.Lacks(fetchBatch)
+		if len(ids) > 0 {
+			signal(in.lacking) // for those that were ordered meanwhile, or don't fit in one request
+		}
+		ids = slices.DeleteFunc(ids, func(id orderstate.MessageID) bool { return !lacked[id] })
 		in.missed(ids)
 		r, ok := in.view.Replica(in.leader.Name)
 		in.mu.Unlock()

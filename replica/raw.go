@@ -48,6 +48,10 @@ var rawMethods = protoiface.Methods{
 		in.Message.(*raw).b = append([]byte(nil), in.Buf...) // gRPC takes its buffer back
 		return protoiface.UnmarshalOutput{Flags: protoiface.UnmarshalInitialized}, nil
 	},
+	// Whether required fields are there is for the message that the bytes are.
+	CheckInitialized: func(protoiface.CheckInitializedInput) (protoiface.CheckInitializedOutput, error) {
+		return protoiface.CheckInitializedOutput{}, nil
+	},
 }
 
 var _ proto.Message = (*raw)(nil)

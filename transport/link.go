@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/understudy-rpc/understudy/election"
 	"github.com/understudy-rpc/understudy/internal/wire"
 	"github.com/understudy-rpc/understudy/orderstate"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
@@ -16,8 +17,8 @@ import (
 
 const (
 	// linger is how long a frame waits for others, below Stable, unless batch of them are there.
-	linger = 500 * time.Microsecond
-	batch  = 32
+	linger = 2 * time.Millisecond
+	batch  = 128
 	// maxStreamMessage bounds one message of a stream, received or sent: chunks and their runs.
 	maxStreamMessage = 4 << 20
 	// farewell bounds how long closing waits for the primary to have ended the session.
@@ -38,7 +39,8 @@ type link struct {
 	session *session           // of the present stream
 	up      bool               // the replica has welcomed this stream
 	number  uint64             // of the session, as it was welcomed
-	id      orderstate.Replica // of the last Welcome
+	member  election.Member    // who welcomed it, as of the last Welcome
+	id      orderstate.Replica // the same, as acknowledgements and required sets name it
 	problem error              // why the last stream ended
 	unknown bool               // by saying that it doesn't know the session
 
@@ -264,7 +266,7 @@ func (l *link) enqueued(urgent bool) {
 
 // isPrimary says whether the stream is the one to the primary of the acknowledged epoch, whom the RPCs reach. mu is held.
 func (l *link) isPrimary() bool {
-	return !l.client.primary.IsZero() && l.id == replicaID(l.client.primary)
+	return !l.client.primary.IsZero() && l.member == l.client.primary
 }
 
 // reflect makes the link send the frames that it hasn't sent yet, or all that are retained, then all of pendingRemoteOrder, then that the epoch is acknowledged (R12). mu is

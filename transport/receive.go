@@ -100,7 +100,7 @@ func (c *Client) welcome(l *link, s *session, w *pb.Welcome) error {
 		return errSession
 	}
 	c.group, c.level = w.Group, w.Level
-	l.id, l.number = replicaID(speaker), w.Session
+	l.member, l.id, l.number = speaker, replicaID(speaker), w.Session
 	if err := c.take(s, n); err != nil {
 		return err
 	}

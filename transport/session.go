@@ -111,7 +111,7 @@ func (c *Client) newEpoch(s *session, epoch orderstate.Epoch, p election.Member)
 	c.examine(s)
 	for _, l := range c.links {
 		if l.session == s && l.up {
-			l.reflect(l.id == replicaID(before)) // whose frames the RPCs carried
+			l.reflect(l.member == before) // whose frames the RPCs carried
 		}
 	}
 	c.again()
