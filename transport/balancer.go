@@ -24,8 +24,9 @@ const policy = "understudy"
 
 func init() { balancer.Register(policyBuilder{}) }
 
-// choice, in a call's context, says which replica it goes to.
+// choice is a context that says which replica a call goes to.
 type choice struct {
+	context.Context
 	// name is the replica's; with any, the one that is preferred.
 	name string
 	// any: whichever replica has a connection.
@@ -38,8 +39,18 @@ type choice struct {
 
 type choiceKey struct{}
 
+// in makes it a child of a context. It is called once.
 func (ch *choice) in(ctx context.Context) context.Context {
-	return context.WithValue(ctx, choiceKey{}, ch)
+	ch.Context = ctx
+	return ch
+}
+
+// Value implements context.Context.
+func (ch *choice) Value(key any) any {
+	if key == (choiceKey{}) {
+		return ch
+	}
+	return ch.Context.Value(key)
 }
 
 func choiceOf(ctx context.Context) *choice {

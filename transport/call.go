@@ -31,7 +31,6 @@ type call struct {
 	// outstanding is the low-water mark as a difference. Replicas bind it to the order, so that every copy of the message has the same.
 	outstanding uint64
 	retained    *retained
-	wake        chan struct{} // a verdict was found; has room for one
 
 	// Guarded by Client.mu:
 	epoch   orderstate.Epoch   // of the present attempt, or the last one
@@ -40,6 +39,7 @@ type call struct {
 	maybe   bool               // some attempt may have been executed
 	reply   reply              // of the last attempt
 	verdict verdict            // on it
+	wake    chan struct{}      // a verdict was found while the reply was held; has room for one; nil before
 }
 
 // invoke makes one call: FIG. 8 on the way out, FIG. 9 on the way back.
@@ -118,7 +118,7 @@ func (c *Client) begin(ctx context.Context, method string, payload []byte, level
 			}
 			continue
 		}
-		k := &call{client: c, session: s, ctx: ctx, method: method, wake: make(chan struct{}, 1)}
+		k := &call{client: c, session: s, ctx: ctx, method: method}
 		if asked := levelToProto(level); asked > c.level {
 			k.level = asked
 		}
@@ -227,8 +227,9 @@ func (k *call) next() (ctx context.Context, header *pb.Header, to *choice) {
 		Session: s.number, SeqNum: k.seqNum, DestEpoch: uint64(s.source.Epoch()), HeldUpTo: uint64(held), Outstanding: k.outstanding, Level: k.level,
 		DestOrderInfo: s.envelopes(held),
 	}
+	ctx, k.cancel = context.WithCancel(k.ctx)
 	to = &choice{name: c.primary.Name}
-	ctx, k.cancel = context.WithCancel(to.in(k.ctx))
+	ctx = to.in(ctx)
 	k.epoch, k.cut = s.source.Epoch(), false
 	return ctx, header, to
 }
@@ -368,6 +369,7 @@ func (k *call) stop() {
 	}
 }
 
+// signal wakes a call that holds a reply. mu is held.
 func (k *call) signal() {
 	select {
 	case k.wake <- struct{}{}:

@@ -268,7 +268,7 @@ func FuzzReplyHeader(f *testing.F) {
 	f.Fuzz(func(t *testing.T, value string, inMessage bool) {
 		c, _ := welcomed(t)
 		defer c.cancel(nil)
-		k := &call{client: c, session: c.session, ctx: t.Context(), wake: make(chan struct{}, 1), cancel: func() {}, epoch: 10}
+		k := &call{client: c, session: c.session, ctx: t.Context(), cancel: func() {}, epoch: 10}
 		k.retained = c.session.frames.add(new(pb.Frame), k)
 		now := c.cfg.elapsed()
 		p, err := prepare(new(emptypb.Empty))
@@ -337,7 +337,7 @@ func TestLostOvertaken(t *testing.T) {
 	defer c.cancel(nil)
 	s := c.session
 	arrive := func(h *pb.Header) verdict {
-		k := &call{client: c, session: s, ctx: t.Context(), wake: make(chan struct{}, 1), cancel: func() {}, epoch: s.source.Epoch()}
+		k := &call{client: c, session: s, ctx: t.Context(), cancel: func() {}, epoch: s.source.Epoch()}
 		k.retained = s.frames.add(new(pb.Frame), k)
 		runs, err := wire.RunsFromProto(h.SourceOrderInfo)
 		if err != nil {
