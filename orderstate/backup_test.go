@@ -157,7 +157,7 @@ func TestRightBytesStay(t *testing.T) {
 	feed(t, b, p, 0)
 	order(t, p, message(1, 1, 0)) // 2
 	order(t, p, message(1, 2, 0)) // 3
-	must(t, b.Receive(p.Multicast(1, 3)))
+	must(t, b.Receive(p.Multicast(0, 1, 3, nil)))
 	wrong := message(1, 2, 0)
 	wrong.Digest++
 	b.Message(wrong)

@@ -35,7 +35,7 @@ func (g *steady) call(tb testing.TB) Run {
 	if push {
 		g.p.Null()
 	}
-	return g.p.Multicast(o.OrderNum-1, o.OrderNum)
+	return g.p.Multicast(0, o.OrderNum-1, o.OrderNum, nil)
 }
 
 func (g *steady) backup(tb testing.TB, r Run) {
@@ -120,7 +120,7 @@ func BenchmarkMulticast(b *testing.B) {
 	each(b, func(b *testing.B, g *steady) {
 		last := g.p.Last()
 		for b.Loop() {
-			g.p.Multicast(last-1, last)
+			g.p.Multicast(0, last-1, last, nil)
 		}
 	})
 }

@@ -103,7 +103,7 @@ func TestTakeoverWaitsForDetachedOnlyIfNamed(t *testing.T) {
 		}
 	}
 	waits(2)
-	must(t, taken.SessionKnows([]Run{p.Multicast(0, 3)}))
+	must(t, taken.SessionKnows([]Run{p.Multicast(0, 0, 3, nil)}))
 	taken.SessionAnswered(2)
 	waits(1)
 	if _, err := taken.Fix(32); err == nil {

@@ -37,6 +37,7 @@ func (p *Primary) AppendTo(b []byte) []byte {
 		return appendBools(appendUint(b, a.upTo), a.any, a.joined)
 	})
 	b = appendMap(b, p.reflected, appendUint, appendUint)
+	b = appendMap(b, p.held, appendUint, appendUint)
 	b = appendMap(b, p.declared, appendUint, appendUint)
 	return appendMap(b, p.detached, appendUint, func(b []byte, members map[Replica]uint64) []byte {
 		return appendMap(b, members, appendString, appendUint)

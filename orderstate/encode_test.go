@@ -141,7 +141,7 @@ func ofHistory[T any](h func(T) *History) []change[T] {
 func TestEncodePrimary(t *testing.T) {
 	p := newPrimary(t, []Replica{"S2", "S3"}, 'a')
 	order(t, p, message(1, 1, 0))
-	p.Receive(1, []Envelope{{1, 1, 1, 1}})
+	p.Receive(1, 1, []Envelope{{1, 1, 1, 1}})
 	p.Judge(MessageID{1, 1}, 1)
 	p.Detach("S2", 1, 7)
 	differ(t, p, nil, append(ofHistory(func(p *Primary) *History { return p.History }), []change[*Primary]{
@@ -156,6 +156,7 @@ func TestEncodePrimary(t *testing.T) {
 		{"pushed", func(p *Primary) { p.pushed++ }},
 		{"max", func(p *Primary) { p.max++ }},
 		{"reflected", func(p *Primary) { p.reflected[1]++ }},
+		{"held", func(p *Primary) { p.held[1]++ }},
 		{"declared", func(p *Primary) { p.declared[1]++ }},
 		{"detached", func(p *Primary) { p.detached[1]["S2"]++ }},
 		{"detached", func(p *Primary) { p.detached[1]["S3"]++ }},
@@ -231,7 +232,7 @@ func TestEncodingIsOfTheState(t *testing.T) {
 	}
 	feed(t, a, p, 0)
 	for k := OrderNum(3); k > 0; k-- {
-		must(t, b.Receive(p.Multicast(k-1, k)))
+		must(t, b.Receive(p.Multicast(0, k-1, k, nil)))
 	}
 	b.Message(opening(1, 'a'))
 	b.Message(message(1, 2, 0))

@@ -56,7 +56,7 @@ func Example() {
 	backup.Message(m1)
 
 	// The reply to m2 carries the order of both: its source held neither. internal/wire seals it; here the run travels beside.
-	run := primary.Multicast(source.HeldUpTo(), last.OrderNum)
+	run := primary.Multicast(opened.Session, source.HeldUpTo(), last.OrderNum, nil)
 	if err := source.Receive(orderstate.Announcement{Envelope: run.Envelope}); err != nil {
 		panic(err)
 	}

@@ -69,7 +69,7 @@ func order(t testing.TB, p *Primary, m Message) OrderNum {
 // feed gives a backup all that a primary holds above k: announcements, and the messages.
 func feed(t testing.TB, b *Backup, p *Primary, k OrderNum) {
 	t.Helper()
-	must(t, b.Receive(p.run(k, p.Last())))
+	must(t, b.Receive(p.run(k, p.Last(), nil)))
 	for i := 0; i < 3; i++ {
 		for _, id := range b.Lacks(100) {
 			if m, ok := p.Has(id); ok {

@@ -3,6 +3,7 @@ package orderstate
 import (
 	"fmt"
 	"maps"
+	"slices"
 )
 
 // Primary is the state of a group's primary in one epoch: FIG. 7, 8 and 9.
@@ -25,6 +26,8 @@ type Primary struct {
 	max     int      // pendingSourceOrderMax
 	// reflected is up to where each session has reflected announcements (FIG. 9).
 	reflected map[Session]OrderNum
+	// held is up to where each session has said that it holds every announcement, in this epoch (R2).
+	held map[Session]OrderNum
 	// declared is the low-water mark of a session as a request that wasn't ordered has declared it.
 	declared map[Session]SeqNum
 	// detached holds, by session, the members that can't hear it, with the number of what they asked (R11).
@@ -66,7 +69,7 @@ func NewPrimary(h *History, epoch Epoch, stable OrderNum, members []Replica, pen
 	h.prune()
 	p := &Primary{
 		History: h, epoch: epoch, first: first, stable: min(stable, h.Last()), max: pendingSourceOrderMax,
-		members: map[Replica]acknowledgement{}, number: 1, reflected: map[Session]OrderNum{}, declared: map[Session]SeqNum{},
+		members: map[Replica]acknowledgement{}, number: 1, reflected: map[Session]OrderNum{}, held: map[Session]OrderNum{}, declared: map[Session]SeqNum{},
 		detached: map[Session]map[Replica]uint64{},
 	}
 	if without("R12.3: (stable, N] is pending") {
@@ -140,6 +143,7 @@ func (p *Primary) Expire(n Session, now int64) (o OrderInfo, v Verdict, push boo
 	}
 	o, push = p.order7(OrderInfo{Session: n, Kind: Expire}, now)
 	delete(p.reflected, n)
+	delete(p.held, n)
 	delete(p.declared, n)
 	delete(p.detached, n)
 	return o, Fresh, push
@@ -164,26 +168,27 @@ func (p *Primary) carried() OrderNum { return max(p.pushed, p.stable) }
 func (p *Primary) PendingSourceOrder() []Ordered { return p.Above(p.stable) }
 
 // Multicast is the first loop of FIG. 8: the announcement that a reply carries as its sourceOrderInfo, everything above
-// what its source holds that isn't known stable, up to the reply's own orderNum (R2). It is the caller's.
-func (p *Primary) Multicast(heldUpTo, orderNum OrderNum) Run {
-	return p.run(max(heldUpTo, p.stable), orderNum)
+// what its source holds that isn't known stable, up to the reply's own orderNum (R2). The source holds what its request said, and what any other request has said that came before the reply leaves, since what it holds only grows
+// in an epoch. The run is the caller's; its entries are appended to into, which may be nil.
+func (p *Primary) Multicast(n Session, heldUpTo, orderNum OrderNum, into []OrderInfo) Run {
+	return p.run(max(heldUpTo, p.held[n], p.stable), orderNum, into)
 }
 
 // Null is the null message's announcement (FIG. 7, R4): what none has carried yet. Calling it marks it as pushed.
 func (p *Primary) Null() Run {
-	r := p.run(p.carried(), p.Last())
+	r := p.run(p.carried(), p.Last(), nil)
 	p.pushed = p.Last()
 	return r
 }
 
 // Push is what a stream to a backup must carry that has carried the order up to sent: on a new one everything above the stable point (R4); for a joiner, what is kept for it.
-func (p *Primary) Push(sent OrderNum) Run { return p.run(sent, p.Last()) }
+func (p *Primary) Push(sent OrderNum) Run { return p.run(sent, p.Last(), nil) }
 
 // Unpushed is the oldest entry that no null message has carried, and that isn't stable.
 func (p *Primary) Unpushed() (Ordered, bool) { return p.At(p.carried() + 1) }
 
 // run is the part of the order in (above, upTo], or what there is of it; an empty one has a Count of 0.
-func (p *Primary) run(above, upTo OrderNum) Run {
+func (p *Primary) run(above, upTo OrderNum, into []OrderInfo) Run {
 	above = min(max(above, p.cut), p.Last())
 	r := Run{Envelope: Envelope{Epoch: p.epoch, EpochFirst: p.first, First: above + 1}}
 	if upTo = min(upTo, p.Last()); upTo <= above {
@@ -191,7 +196,7 @@ func (p *Primary) run(above, upTo OrderNum) Run {
 	}
 	ordered := p.Above(above)[:upTo-above]
 	r.Count = len(ordered)
-	r.Entries = make([]OrderInfo, len(ordered))
+	r.Entries = slices.Grow(into[:0], len(ordered))[:len(ordered)]
 	for i, o := range ordered {
 		r.Entries[i] = o.OrderInfo
 		if without("R7: Rand is seeded by the epoch of the first order") {
@@ -201,11 +206,14 @@ func (p *Primary) run(above, upTo OrderNum) Run {
 	return r
 }
 
-// Receive is the first loop of FIG. 9: a session has reflected these announcements. The primary records it; the entries leave pendingSourceOrder only by R3, since what one
-// source has reflected may still die with that source. What can't be is passed over.
-func (p *Primary) Receive(n Session, destOrderInfo []Envelope) {
+// Receive is the first loop of FIG. 9: a session has reflected these announcements, and holds all up to heldUpTo. The primary records it; the entries leave pendingSourceOrder only by R3, since what one
+// source has reflected may still die with that source. What can't be is passed over. The message must name this epoch (R9), or say that it holds nothing.
+func (p *Primary) Receive(n Session, heldUpTo OrderNum, destOrderInfo []Envelope) {
 	if p.open(n) == nil {
 		return
+	}
+	if heldUpTo > p.held[n] {
+		p.held[n] = heldUpTo
 	}
 	for _, e := range destOrderInfo {
 		if e.Epoch == p.epoch && e.check() == nil && e.Last() <= p.Last() && e.Last() > p.reflected[n] {
@@ -311,6 +319,7 @@ func (p *Primary) Clone() *Primary {
 	c := *p
 	c.History = p.History.clone()
 	c.members, c.reflected, c.declared = maps.Clone(p.members), maps.Clone(p.reflected), maps.Clone(p.declared)
+	c.held = maps.Clone(p.held)
 	c.detached = make(map[Session]map[Replica]uint64, len(p.detached))
 	for n, members := range p.detached {
 		c.detached[n] = maps.Clone(members)

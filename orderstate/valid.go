@@ -145,6 +145,9 @@ func (p *Primary) Valid() error {
 	for n := range p.reflected {
 		add(p.Known(n), "P2", "session %d isn't open", n)
 	}
+	for n := range p.held {
+		add(p.Known(n), "P2", "session %d isn't open", n)
+	}
 	for n := range p.declared {
 		add(p.Known(n), "P2", "session %d isn't open", n)
 	}

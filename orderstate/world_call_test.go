@@ -64,7 +64,7 @@ func (w *world) request(r *replica, s *source, m Message, epoch Epoch, held Orde
 	for i, a := range list {
 		envelopes[i] = a.Envelope
 	}
-	p.Receive(s.session, envelopes)
+	p.Receive(s.session, held, envelopes)
 	o, v, push := p.Order(m, w.tick())
 	switch v {
 	case Fresh:
@@ -166,7 +166,7 @@ func (w *world) reply(name, label, _ string) error {
 	}
 	r.owed = slices.Delete(r.owed, i, i+1)
 	p := r.primary
-	run := p.Multicast(o.held, o.orderNum)
+	run := p.Multicast(o.id.Session, o.held, o.orderNum, nil)
 	a := w.seal(run)
 	number, members := p.Required()
 	reply := Reply{Epoch: p.Epoch(), OrderNum: o.orderNum, Number: number, Stable: w.level == "stable"}
@@ -283,7 +283,7 @@ func (w *world) nested(name, label, to string) error {
 	if r == nil || s == nil || r.primary == nil {
 		return fmt.Errorf("%w: %s calls %s", errWorld, name, to)
 	}
-	run := r.primary.Multicast(s.state.HeldUpTo(), r.primary.Last())
+	run := r.primary.Multicast(s.session, s.state.HeldUpTo(), r.primary.Last(), nil)
 	a, stable := w.seal(run), r.primary.Stable()
 	w.say("%s sends %s to %s with %s", name, label, to, w.run(run))
 	w.send(name, to, label, func() bool {
@@ -309,7 +309,7 @@ func (w *world) reflect(name, label, _ string) error {
 				if r.primary == nil {
 					w.received(r, w.unseal(a))
 				} else {
-					r.primary.Receive(s.session, []Envelope{a.Envelope})
+					r.primary.Receive(s.session, 0, []Envelope{a.Envelope})
 				}
 			}
 			w.execute(r)

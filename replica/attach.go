@@ -256,7 +256,7 @@ func (in *incarnation) reflected(a *attachment, runs []orderstate.Run) error {
 	switch {
 	case in.primary != nil:
 		for _, r := range runs {
-			in.primary.Receive(a.session, []orderstate.Envelope{r.Envelope})
+			in.primary.Receive(a.session, 0, []orderstate.Envelope{r.Envelope})
 		}
 	case in.taking != nil:
 		for _, r := range runs {
@@ -327,7 +327,7 @@ func (a *attachment) waits(e orderstate.Epoch, heldUpTo orderstate.OrderNum) {
 	if in.role != leading || !in.gate || e != in.primary.Epoch() {
 		return
 	}
-	r := in.primary.Multicast(heldUpTo, in.primary.Last())
+	r := in.primary.Multicast(a.session, heldUpTo, in.primary.Last(), nil)
 	if r.Count > wire.MaxRun {
 		r.Count, r.Entries = wire.MaxRun, r.Entries[:wire.MaxRun]
 	}

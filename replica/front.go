@@ -2,6 +2,7 @@ package replica
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -177,13 +178,11 @@ func (in *incarnation) enter(ctx context.Context, h *pb.Header, s orderstate.Ses
 	if in.role != leading || orderstate.Epoch(h.GetDestEpoch()) != in.primary.Epoch() {
 		return errNotPrimary
 	}
-	if n := len(h.GetDestOrderInfo()); n > 0 { // FIG. 9
-		reflected, err := wire.RunsFromProto(h.GetDestOrderInfo())
-		if err != nil {
-			return errHeader(err)
-		}
-		in.primary.Receive(s, wire.Envelopes(reflected))
+	reflected, err := wire.RunsFromProto(h.GetDestOrderInfo())
+	if err != nil {
+		return errHeader(err)
 	}
+	in.primary.Receive(s, orderstate.OrderNum(h.GetHeldUpTo()), wire.Envelopes(reflected)) // FIG. 9
 	return nil
 }
 
@@ -298,7 +297,12 @@ func (in *incarnation) transmit(ctx context.Context, h *pb.Header, received time
 		SourceEpoch: uint64(p.Epoch()), OrderNum: uint64(orderNum), FirstOrderNum: uint64(p.First()), Stable: uint64(p.Stable()), RequiredSet: p.Number(),
 		AuthorityUs: uint64((in.authority - received) / time.Microsecond),
 	}
-	run := p.Multicast(orderstate.OrderNum(h.GetHeldUpTo()), orderNum)
+	scratch := entries.Get().(*[]orderstate.OrderInfo)
+	defer entries.Put(scratch)
+	run := p.Multicast(id, orderstate.OrderNum(h.GetHeldUpTo()), orderNum, *scratch)
+	if run.Count > 0 {
+		*scratch = run.Entries
+	}
 	session := in.bySession[id]
 	if session != nil {
 		session.lastOrder, session.stableTold = max(session.lastOrder, orderNum), p.Stable()
@@ -324,6 +328,9 @@ func (in *incarnation) transmit(ctx context.Context, h *pb.Header, received time
 	}
 	return a
 }
+
+// entries are those of a run until it is sealed.
+var entries = sync.Pool{New: func() any { return new([]orderstate.OrderInfo) }}
 
 // headerRest is what a reply's header takes besides its run.
 const headerRest = 160

@@ -67,7 +67,7 @@ func (w *world) serve(j int8, i int) {
 	for n, a := range p.sealed {
 		envelopes[n] = a.Envelope
 	}
-	r.primary.Receive(sessionOf(j), envelopes)
+	r.primary.Receive(sessionOf(j), p.k, envelopes)
 	m := p.list[0]
 	now := int64(p.epoch)*1000 + int64(r.primary.Last()) // no two primaries have one clock
 	o, v, ask := r.primary.Order(m, now)
@@ -123,7 +123,7 @@ func (w *world) pay(i int8) {
 			o.held = max(o.held, r.sent[o.source])
 			r.sent[o.source] = max(o.held, o.orderNum)
 		}
-		run := w.trim(i, o, p.Multicast(o.held, o.orderNum))
+		run := w.trim(i, o, p.Multicast(sessionOf(o.source), o.held, o.orderNum, nil))
 		c.flight = w.intern(&packet{
 			kind: reply, epoch: p.Epoch(), k: o.orderNum, stable: p.Stable(), number: number, members: members, sealed: []orderstate.Announcement{seal(run)},
 		})
@@ -138,9 +138,9 @@ func (w *world) trim(i int8, o owed, r run) run {
 	if n == 0 || r.Count <= n {
 		return r
 	}
-	rest := p.Multicast(r.First-1, r.Last()-orderNum(n))
+	rest := p.Multicast(sessionOf(o.source), r.First-1, r.Last()-orderNum(n), nil)
 	w.send(i, node(o.source), &packet{kind: push, epoch: p.Epoch(), sealed: []orderstate.Announcement{seal(rest)}})
-	return p.Multicast(rest.Last(), r.Last())
+	return p.Multicast(sessionOf(o.source), rest.Last(), r.Last(), nil)
 }
 
 // replied: the reply arrives at the source: FIG. 9.
@@ -205,7 +205,7 @@ func (w *world) ask(j int8) {
 	if without("R2: what was sent isn't held") {
 		held = max(held, r.sent[j])
 	}
-	w.learn(j, &packet{epoch: p.Epoch(), stable: p.Stable(), sealed: []orderstate.Announcement{seal(p.Multicast(held, p.Last()))}})
+	w.learn(j, &packet{epoch: p.Epoch(), stable: p.Stable(), sealed: []orderstate.Announcement{seal(p.Multicast(sessionOf(j), held, p.Last(), nil))}})
 	w.settle(j)
 }
 

@@ -91,7 +91,7 @@ func (w *world) serveRead(j int8) {
 	w.say("S%d shows C%d its state at %d", to+1, j+1, primary.Last())
 	s.read.flight = w.intern(&packet{
 		kind: reply, epoch: p.epoch, k: primary.Last(), stable: primary.Stable(), number: number, members: members,
-		sealed: []orderstate.Announcement{seal(primary.Multicast(p.k, primary.Last()))},
+		sealed: []orderstate.Announcement{seal(primary.Multicast(sessionOf(j), p.k, primary.Last(), nil))},
 	})
 }
 

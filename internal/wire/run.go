@@ -333,6 +333,9 @@ func RunsFromProto(rs []*pb.Run) ([]orderstate.Announcement, error) {
 
 // Envelopes returns the envelopes of announcements.
 func Envelopes(as []orderstate.Announcement) []orderstate.Envelope {
+	if len(as) == 0 {
+		return nil
+	}
 	es := make([]orderstate.Envelope, len(as))
 	for i, a := range as {
 		es[i] = a.Envelope
