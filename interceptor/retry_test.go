@@ -30,7 +30,7 @@ type arrivals struct {
 func (a *arrivals) note(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 	var seqNum uint64
 	if h := replica.RequestHeader(ctx); h != nil {
-		seqNum = h.GetSeqNum()
+		seqNum = uint64(h.SeqNum)
 	}
 	resp, err := handler(ctx, req)
 	if r, ok := req.(*testpb.PingRequest); ok {

@@ -34,7 +34,7 @@ func unaryServer(r *replica.Replica) grpc.UnaryServerInterceptor {
 				return nil, replica.Malformed(errors.New("a header in the metadata and one in the message"))
 			}
 			var err error
-			if h, err = wire.ParseHeader(values); err != nil {
+			if h, err = wire.FromMetadata(values); err != nil {
 				return nil, replica.Malformed(err)
 			}
 		}
@@ -59,20 +59,9 @@ func send(ctx context.Context, a *replica.Answer, inMessage bool) error {
 			return err
 		}
 	}
-	carried := false
-	if inMessage {
-		var err error
-		if carried, err = a.CarriesHeader(); err != nil {
-			return err
-		}
-	}
 	trailer := a.Trailer
-	if a.Wire != nil && !carried {
-		value, err := wire.MarshalHeader(a.Wire)
-		if err != nil {
-			return err
-		}
-		ours := metadata.MD{wire.HeaderKey: {value}}
+	if a.Wire != nil && !(inMessage && a.CarriesHeader()) {
+		ours := metadata.MD{wire.HeaderKey: {a.Wire.MetadataValue()}}
 		if len(trailer) == 0 {
 			trailer = ours
 		} else {

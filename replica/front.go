@@ -8,7 +8,6 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/understudy-rpc/understudy"
 	"github.com/understudy-rpc/understudy/internal/wire"
@@ -25,12 +24,12 @@ func (r *Replica) Replicated(fullMethod string) bool {
 type Answer struct {
 	Reply           any
 	Err             error
-	Header, Trailer metadata.MD // what the handler set, on whichever replica
-	Wire            *pb.Header  // for the reply's message, or the trailer
+	Header, Trailer metadata.MD  // what the handler set, on whichever replica
+	Wire            *wire.Header // for the reply's message, or the trailer
 }
 
 // RequestHeader is the header that a request's message carried, in the context of the front door; nil if none did.
-func RequestHeader(ctx context.Context) *pb.Header {
+func RequestHeader(ctx context.Context) *wire.Header {
 	if c := callFrom(ctx); c != nil {
 		return c.header
 	}
@@ -38,14 +37,13 @@ func RequestHeader(ctx context.Context) *pb.Header {
 }
 
 // CarriesHeader lets the reply's message carry the header; false if it can't: it is an error, or an interceptor's, or too large.
-func (a *Answer) CarriesHeader() (bool, error) {
+func (a *Answer) CarriesHeader() bool {
 	r, ok := a.Reply.(*raw)
 	if !ok || a.Err != nil || a.Wire == nil || len(r.b) > wire.MaxInMessage {
-		return false, nil
+		return false
 	}
-	var err error
-	r.header, err = wire.PrependedHeader(a.Wire)
-	return err == nil, err
+	r.header = a.Wire.Front()
+	return true
 }
 
 // PlainClient is the error for a call of a replicated method without a header: a client without the middleware would be executed by one replica only.
@@ -58,7 +56,7 @@ func Malformed(err error) error { return errHeader(err) }
 // header (FIG. 8). h must have passed wire.CheckRequest; next is the rest of the chain.
 //
 // It is called in the RPC's own goroutine and may run concurrently. When ctx ends before the request has its turn, it is never executed; afterwards it is, and only its reply is lost.
-func (r *Replica) Handle(ctx context.Context, h *pb.Header, next func(context.Context) (any, error)) Answer {
+func (r *Replica) Handle(ctx context.Context, h *wire.Header, next func(context.Context) (any, error)) Answer {
 	received := r.clock()
 	c := callFrom(ctx)
 	if c == nil {
@@ -68,7 +66,7 @@ func (r *Replica) Handle(ctx context.Context, h *pb.Header, next func(context.Co
 	if in == nil {
 		return refused(nil, errNotPrimary)
 	}
-	id, answeredUpTo := wire.Request(h)
+	id, answeredUpTo := h.Request()
 	if id.SeqNum == 0 {
 		return in.serveRead(ctx, h, received, c, next)
 	}
@@ -84,7 +82,7 @@ func (r *Replica) Handle(ctx context.Context, h *pb.Header, next func(context.Co
 			Digest: in.seal.Digest(id, answeredUpTo, c.method.name, c.payload),
 			Body:   &message{method: c.method.name, payload: c.payload}, Size: len(c.method.name) + len(c.payload),
 		}
-		c.stable = h.GetLevel() == pb.Level_LEVEL_STABLE
+		c.stable = h.Level == pb.Level_LEVEL_STABLE
 		value, err := func() (any, error) {
 			defer in.arrived(id) // whatever an interceptor does
 			return next(ctx)
@@ -109,7 +107,7 @@ func (r *Replica) Handle(ctx context.Context, h *pb.Header, next func(context.Co
 
 // refused answers a request that wasn't executed by this RPC.
 func refused(in *incarnation, err error) Answer {
-	h := &pb.Header{}
+	h := &wire.Header{}
 	if r, ok := err.(*refusedError); ok {
 		h.Refusal = r.refusal
 		err = r.GRPCStatus().Err()
@@ -117,14 +115,14 @@ func refused(in *incarnation, err error) Answer {
 	if in != nil {
 		in.r.stats.refused.Add(1)
 		in.mu.Lock()
-		h.SourceEpoch = uint64(in.epoch())
+		h.SourceEpoch = in.epoch()
 		in.mu.Unlock()
 	}
 	return Answer{Err: err, Wire: h}
 }
 
 // admit waits until this replica may take requests, and judges one. The epoch that its source has acknowledged must be this primary's own (R9).
-func (in *incarnation) admit(ctx context.Context, h *pb.Header, id orderstate.MessageID, answeredUpTo orderstate.SeqNum) (orderstate.Verdict, error) {
+func (in *incarnation) admit(ctx context.Context, h *wire.Header, id orderstate.MessageID, answeredUpTo orderstate.SeqNum) (orderstate.Verdict, error) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if err := in.enter(ctx, h, id.Session); err != nil {
@@ -168,21 +166,17 @@ func (in *incarnation) admit(ctx context.Context, h *pb.Header, id orderstate.Me
 }
 
 // enter waits until this replica may take requests, refuses what isn't for this primary, and does FIG. 9. Called with mu held.
-func (in *incarnation) enter(ctx context.Context, h *pb.Header, s orderstate.Session) error {
+func (in *incarnation) enter(ctx context.Context, h *wire.Header, s orderstate.Session) error {
 	open := func() bool { return in.role != takingOver && (in.role != leading || in.gate) }
 	if !open() {
 		if err := in.await(ctx, open); err != nil {
 			return in.gaveUp(ctx, err)
 		}
 	}
-	if in.role != leading || orderstate.Epoch(h.GetDestEpoch()) != in.primary.Epoch() {
+	if in.role != leading || h.DestEpoch != in.primary.Epoch() {
 		return errNotPrimary
 	}
-	reflected, err := wire.RunsFromProto(h.GetDestOrderInfo())
-	if err != nil {
-		return errHeader(err)
-	}
-	in.primary.Receive(s, orderstate.OrderNum(h.GetHeldUpTo()), wire.Envelopes(reflected)) // FIG. 9
+	in.primary.Receive(s, h.HeldUpTo, wire.Envelopes(h.DestOrderInfo)) // FIG. 9
 	return nil
 }
 
@@ -267,12 +261,12 @@ func (in *incarnation) logged(ctx context.Context, id orderstate.MessageID) (*re
 }
 
 // transmit makes the reply's header: FIG. 8's first loop, with R2, R5 and R10. It waits while the primary's authority has run out (etcd is away), and refuses when the primary was deposed: then nothing leaves.
-func (in *incarnation) transmit(ctx context.Context, h *pb.Header, received time.Duration, orderNum orderstate.OrderNum, a Answer) Answer {
-	id := orderstate.Session(h.GetSession())
+func (in *incarnation) transmit(ctx context.Context, h *wire.Header, received time.Duration, orderNum orderstate.OrderNum, a Answer) Answer {
+	id := h.Session
 	in.mu.Lock()
 	p := in.primary
-	stable := h.GetLevel() == pb.Level_LEVEL_STABLE || in.r.config.level == understudy.Stable
-	reads := h.GetSeqNum() == 0
+	stable := h.Level == pb.Level_LEVEL_STABLE || in.r.config.level == understudy.Stable
+	reads := h.SeqNum == 0
 	ready := func() bool {
 		return in.role != leading || in.r.clock() < in.authority && in.mayLeave(id, orderNum, stable, reads)
 	}
@@ -293,13 +287,13 @@ func (in *incarnation) transmit(ctx context.Context, h *pb.Header, received time
 		in.mu.Unlock()
 		return refused(in, errOrderIt)
 	}
-	w := &pb.Header{
-		SourceEpoch: uint64(p.Epoch()), OrderNum: uint64(orderNum), FirstOrderNum: uint64(p.First()), Stable: uint64(p.Stable()), RequiredSet: p.Number(),
+	w := &wire.Header{
+		SourceEpoch: p.Epoch(), OrderNum: orderNum, FirstOrderNum: p.First(), Stable: p.Stable(), RequiredSet: p.Number(),
 		AuthorityUs: uint64((in.authority - received) / time.Microsecond),
 	}
 	scratch := entries.Get().(*[]orderstate.OrderInfo)
 	defer entries.Put(scratch)
-	run := p.Multicast(id, orderstate.OrderNum(h.GetHeldUpTo()), orderNum, *scratch)
+	run := p.Multicast(id, h.HeldUpTo, orderNum, *scratch)
 	if run.Count > 0 {
 		*scratch = run.Entries
 	}
@@ -322,8 +316,8 @@ func (in *incarnation) transmit(ctx context.Context, h *pb.Header, received time
 			session.announce(in.seal.Close(onStream))
 		}
 	}
-	w.SourceOrderInfo = []*pb.Run{wire.RunToProto(announcement, false)}
-	if proto.Size(w) > wire.MaxHeader {
+	w.SourceOrderInfo = []orderstate.Announcement{announcement}
+	if w.Size() > wire.MaxHeader {
 		w.SourceOrderInfo = nil // never fails a call: the source asks on its stream (R1)
 	}
 	return a

@@ -13,7 +13,6 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
-	"github.com/understudy-rpc/understudy/internal/wire"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
@@ -22,7 +21,7 @@ func TestHostileHeaders(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := besiege(t)
-		good, err := wire.MarshalHeader(s.header(1))
+		good, err := marshalHeader(s.header(1))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -33,7 +32,7 @@ func TestHostileHeaders(t *testing.T) {
 		marshal := func(change func(*pb.Header)) string {
 			h := s.header(1)
 			change(h)
-			v, err := wire.MarshalHeader(h)
+			v, err := marshalHeader(h)
 			if err != nil {
 				t.Fatal(err)
 			}

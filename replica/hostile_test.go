@@ -227,10 +227,15 @@ func (s *siege) header(seqNum uint64) *pb.Header {
 	return &pb.Header{Session: s.session, SeqNum: seqNum, Outstanding: 1, DestEpoch: s.epoch}
 }
 
+func marshalHeader(h *pb.Header) (string, error) {
+	b, err := proto.Marshal(h)
+	return string(b), err
+}
+
 // call sends an RPC to a replica under a header, and returns the one in the reply.
 func (s *siege) call(i int, h *pb.Header, value string) (*pb.Header, error) {
 	s.t.Helper()
-	v, err := wire.MarshalHeader(h)
+	v, err := marshalHeader(h)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -256,12 +261,19 @@ func (s *siege) raw(i int, payload []byte, headers ...string) (*pb.Header, error
 	var trailer metadata.MD
 	var reply []byte
 	err := s.conns[i].Invoke(ctx, write, payload, &reply, grpc.ForceCodec(bytesCodec{}), grpc.Trailer(&trailer))
-	h, _, parseErr := wire.CutHeader(reply)
-	if inMessage := h != nil; err == nil && inMessage != s.inMessage {
+	header, _, parseErr := wire.CutHeader(reply)
+	if inMessage := header != nil; err == nil && inMessage != s.inMessage {
 		s.t.Errorf("the header of a reply is in its message: %v", inMessage)
 	}
 	if values := trailer.Get(wire.HeaderKey); len(values) > 0 {
-		h, parseErr = wire.ParseHeader(values)
+		header = []byte(values[0])
+	}
+	if header == nil {
+		return nil, err
+	}
+	h := new(pb.Header)
+	if parseErr == nil {
+		parseErr = proto.Unmarshal(header, h)
 	}
 	if parseErr != nil {
 		s.t.Errorf("the reply's header: %v", parseErr)

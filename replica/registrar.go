@@ -103,7 +103,7 @@ func (r *Replica) wrap(m *method) grpc.MethodHandler {
 		if err := dec(request); err != nil {
 			return nil, err
 		}
-		h, payload, err := wire.CutHeader(request.b)
+		h, payload, err := wire.FromMessage(request.b)
 		if err != nil {
 			return nil, errHeader(err)
 		}

@@ -10,8 +10,8 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/understudy-rpc/understudy/internal/turn"
+	"github.com/understudy-rpc/understudy/internal/wire"
 	"github.com/understudy-rpc/understudy/orderstate"
-	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
 // message is the body of a request in the log.
@@ -24,7 +24,7 @@ type message struct {
 type call struct {
 	method  *method
 	payload []byte
-	header  *pb.Header // if the request's message carried it
+	header  *wire.Header // if the request's message carried it
 
 	// Set by the front door.
 	in     *incarnation

@@ -73,12 +73,9 @@ func (c *Client) invoke(ctx context.Context, method string, req, resp any, conn 
 	}
 	var trailer metadata.MD
 	opts = append(opts[:len(opts):len(opts)], grpc.ForceCodecV2(codec), grpc.Trailer(&trailer))
-	attempt := func(ctx context.Context, h *pb.Header) arrival {
+	attempt := func(ctx context.Context, h *wire.Header) arrival {
 		trailer = nil
-		ctx, err := codec.carry(ctx, h, c.cfg.inMetadata)
-		if err == nil {
-			err = invoker(ctx, method, req, resp, conn, opts...)
-		}
+		err := invoker(codec.carry(ctx, h, c.cfg.inMetadata), method, req, resp, conn, opts...)
 		return codec.arrived(trailer, err)
 	}
 	reads := wire.ReadOnly(method)
@@ -170,7 +167,7 @@ func (k *call) isStable() bool {
 
 // run makes attempts until one decides. move and order say that nothing was executed, nor will be, and that the call is to be made on another session, or as one that is ordered; any other
 // verdict that the call has ended.
-func (k *call) run(attempt func(context.Context, *pb.Header) arrival) (verdict, error) {
+func (k *call) run(attempt func(context.Context, *wire.Header) arrival) (verdict, error) {
 	c := k.client
 	pause := pauses{base: 5 * time.Millisecond, max: 100 * time.Millisecond, spread: spread(k.session.nonce, "", k.seqNum)}
 	for first := true; ; {
@@ -215,7 +212,7 @@ func (k *call) run(attempt func(context.Context, *pb.Header) arrival) (verdict, 
 }
 
 // next prepares an attempt: FIG. 8. Without a primary, or session, there is no context.
-func (k *call) next() (ctx context.Context, header *pb.Header, to *choice) {
+func (k *call) next() (ctx context.Context, header *wire.Header, to *choice) {
 	c, s := k.client, k.session
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -223,9 +220,9 @@ func (k *call) next() (ctx context.Context, header *pb.Header, to *choice) {
 		return nil, nil, nil
 	}
 	held := s.source.HeldUpTo()
-	header = &pb.Header{
-		Session: s.number, SeqNum: k.seqNum, DestEpoch: uint64(s.source.Epoch()), HeldUpTo: uint64(held), Outstanding: k.outstanding, Level: k.level,
-		DestOrderInfo: s.envelopes(held),
+	header = &wire.Header{
+		Session: orderstate.Session(s.number), SeqNum: orderstate.SeqNum(k.seqNum), DestEpoch: s.source.Epoch(), HeldUpTo: held,
+		Outstanding: orderstate.SeqNum(k.outstanding), Level: k.level, DestOrderInfo: s.envelopes(held),
 	}
 	ctx, k.cancel = context.WithCancel(k.ctx)
 	to = &choice{name: c.primary.Name}
@@ -235,7 +232,7 @@ func (k *call) next() (ctx context.Context, header *pb.Header, to *choice) {
 }
 
 // envelopes are those of destOrderInfo that HeldUpTo doesn't say already: announcements above a gap. A header has room for a few (R5); the streams carry them all.
-func (s *session) envelopes(held orderstate.OrderNum) (runs []*pb.Run) {
+func (s *session) envelopes(held orderstate.OrderNum) (runs []orderstate.Announcement) {
 	const few = 16
 	if s.announced <= held {
 		return nil
@@ -243,7 +240,7 @@ func (s *session) envelopes(held orderstate.OrderNum) (runs []*pb.Run) {
 	all, _ := s.source.Multicast(0)
 	for _, a := range all {
 		if a.Epoch == s.source.Epoch() && a.First > held && len(runs) < few {
-			runs = append(runs, wire.RunToProto(a, true))
+			runs = append(runs, orderstate.Announcement{Envelope: a.Envelope})
 		}
 	}
 	return runs
@@ -287,7 +284,7 @@ func (k *call) look(late, over bool) verdict {
 		k.verdict = ended
 	default:
 		if late {
-			c.ask(s, orderstate.OrderNum(k.reply.header.GetOrderNum()), now)
+			c.ask(s, k.reply.header.OrderNum, now)
 		}
 		return wait
 	}
@@ -386,7 +383,11 @@ func (k *call) end(how ending) {
 		delete(s.reads, k)
 		return
 	}
-	s.frames.end(k.retained, how, orderstate.OrderNum(k.reply.header.GetOrderNum()), s.source.Stable())
+	var order orderstate.OrderNum
+	if k.reply.header != nil {
+		order = k.reply.header.OrderNum
+	}
+	s.frames.end(k.retained, how, order, s.source.Stable())
 	s.makeRoom()
 }
 

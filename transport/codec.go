@@ -13,7 +13,6 @@ import (
 	"google.golang.org/protobuf/protoadapt"
 
 	"github.com/understudy-rpc/understudy/internal/wire"
-	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
 // prepared is the codec of one call: the request was marshalled once, so that frames, the RPC and every further attempt carry the same bytes, which a digest binds to the
@@ -25,7 +24,7 @@ type prepared struct {
 	// header is the present attempt's, as a field of the message; empty when the metadata carries it.
 	header []byte
 	// received is what the reply's message carried, if it did; bad says why it can't be read.
-	received *pb.Header
+	received *wire.Header
 	bad      error
 }
 
@@ -79,7 +78,7 @@ func (p *prepared) Unmarshal(data mem.BufferSlice, v any) error {
 	}
 	buffer := data.MaterializeToBuffer(mem.DefaultBufferPool())
 	defer buffer.Free()
-	h, message, err := wire.CutHeader(buffer.ReadOnlyData())
+	h, message, err := wire.FromMessage(buffer.ReadOnlyData())
 	if err != nil {
 		p.bad = err
 		return nil // an answer, and one that nobody has signed

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/understudy-rpc/understudy/internal/wire"
 	"github.com/understudy-rpc/understudy/orderstate"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
@@ -28,7 +29,7 @@ const (
 
 // reply is what an attempt has brought: err is the RPC's own, nil with a response.
 type reply struct {
-	header *pb.Header
+	header *wire.Header // nil: none
 	err    error
 	sent   time.Duration // when the request was sent, by the elapsed clock
 }
@@ -44,9 +45,11 @@ func (k *call) arrived(a arrival, sent time.Duration, to *choice) verdict {
 	defer c.mu.Unlock()
 	k.cancel()
 	k.cancel = nil
-	for _, run := range a.runs {
-		if bad == nil {
-			bad = s.announce(run)
+	if bad == nil && h != nil {
+		for _, run := range h.SourceOrderInfo {
+			if bad == nil {
+				bad = s.announce(run)
+			}
 		}
 	}
 	if bad != nil {
@@ -55,7 +58,7 @@ func (k *call) arrived(a arrival, sent time.Duration, to *choice) verdict {
 		h = nil
 	}
 	if h != nil {
-		s.source.LearnStable(orderstate.Epoch(h.GetSourceEpoch()), orderstate.OrderNum(h.GetStable()))
+		s.source.LearnStable(h.SourceEpoch, h.Stable)
 		c.learned(s)
 	}
 	k.reply = reply{header: h, err: a.err, sent: sent}
@@ -76,7 +79,7 @@ func (c *Client) judge(k *call, to *choice, bad error) verdict {
 		k.reply.header = nil
 		return k.foreign(to, bad)
 	}
-	fenced := h.SourceEpoch != 0 && orderstate.Epoch(h.SourceEpoch) < s.source.Epoch()
+	fenced := h.SourceEpoch != 0 && h.SourceEpoch < s.source.Epoch()
 	if fenced {
 		c.counts.fenced.Add(1)
 	}
@@ -142,13 +145,13 @@ func (k *call) foreign(to *choice, bad error) verdict {
 func (c *Client) decide(k *call, now time.Duration) verdict {
 	h, s := k.reply.header, k.session
 	// R10. An interceptor's own answer, which had no turn, has no authority either.
-	left := time.Duration(min(h.GetAuthorityUs(), maxAuthority)) * time.Microsecond
-	if (left > 0 || h.GetOrderNum() > 0) && now-k.reply.sent >= left {
+	left := time.Duration(min(h.AuthorityUs, maxAuthority)) * time.Microsecond
+	if (left > 0 || h.OrderNum > 0) && now-k.reply.sent >= left {
 		c.counts.expired.Add(1)
 		return again
 	}
 	switch s.source.Accept(orderstate.Reply{
-		Epoch: orderstate.Epoch(h.GetSourceEpoch()), OrderNum: orderstate.OrderNum(h.GetOrderNum()), Number: h.GetRequiredSet(), Stable: k.isStable(),
+		Epoch: h.SourceEpoch, OrderNum: h.OrderNum, Number: h.RequiredSet, Stable: k.isStable(),
 	}) {
 	case orderstate.Accept:
 		return accept

@@ -478,22 +478,19 @@ func (r *replica) call(_ any, ctx context.Context, dec func(any) error, _ grpc.U
 	if err := dec(raw); err != nil {
 		return nil, err
 	}
-	h, payload, err := wire.CutHeader(raw.ProtoReflect().GetUnknown())
+	header, payload, err := wire.CutHeader(raw.ProtoReflect().GetUnknown())
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	q := &request{replica: r, at: time.Now(), ctx: ctx, payload: payload, method: echo, header: h, inMessage: h != nil}
-	if q.inMessage {
-		if q.raw, err = wire.MarshalHeader(h); err != nil {
-			return nil, err
-		}
-	}
+	q := &request{replica: r, at: time.Now(), ctx: ctx, payload: payload, method: echo, raw: string(header), inMessage: header != nil}
 	if values := metadata.ValueFromIncomingContext(ctx, wire.HeaderKey); len(values) > 0 {
-		h, err := wire.ParseHeader(values)
-		if err != nil {
+		q.raw = values[0]
+	}
+	if q.raw != "" {
+		q.header = new(pb.Header)
+		if err := proto.Unmarshal([]byte(q.raw), q.header); err != nil {
 			return nil, status.Error(codes.InvalidArgument, err.Error())
 		}
-		q.header, q.raw = h, values[0]
 	}
 	r.c.mu.Lock()
 	if !r.c.forgetful {
@@ -515,20 +512,19 @@ func (r *replica) call(_ any, ctx context.Context, dec func(any) error, _ grpc.U
 		}
 	}
 	var front []byte
-	switch {
-	case q.inMessage && a.err == nil && a.raw != "":
-		front = protowire.AppendString(protowire.AppendTag(nil, protowire.MaxValidNumber, protowire.BytesType), a.raw)
-	case q.inMessage && a.err == nil && a.header != nil:
-		if front, err = wire.PrependedHeader(a.header); err != nil {
-			return nil, err
-		}
-	case a.raw != "":
-		_ = grpc.SetTrailer(ctx, metadata.Pairs(wire.HeaderKey, a.raw))
-	case a.header != nil:
-		value, err := wire.MarshalHeader(a.header)
+	value := a.raw
+	if value == "" && a.header != nil {
+		b, err := proto.Marshal(a.header)
 		if err != nil {
 			return nil, err
 		}
+		value = string(b)
+	}
+	switch {
+	case value == "":
+	case q.inMessage && a.err == nil:
+		front = protowire.AppendString(protowire.AppendTag(nil, protowire.MaxValidNumber, protowire.BytesType), value)
+	default:
 		_ = grpc.SetTrailer(ctx, metadata.Pairs(wire.HeaderKey, value))
 	}
 	_ = grpc.SetHeader(ctx, metadata.Pairs("from", r.member.Name))

@@ -258,12 +258,12 @@ func FuzzReplyHeader(f *testing.F) {
 		{SourceEpoch: 10, Refusal: pb.Refusal_REFUSAL_UNKNOWN_SESSION},
 		{SourceEpoch: 10, Refusal: 99},
 	} {
-		v, err := wire.MarshalHeader(h)
+		v, err := proto.Marshal(h)
 		if err != nil {
 			f.Fatal(err)
 		}
-		f.Add(v, false)
-		f.Add(v, true)
+		f.Add(string(v), false)
+		f.Add(string(v), true)
 	}
 	f.Fuzz(func(t *testing.T, value string, inMessage bool) {
 		c, _ := welcomed(t)
@@ -287,8 +287,8 @@ func FuzzReplyHeader(f *testing.F) {
 		if v != accept {
 			return
 		}
-		h, err := wire.ParseHeader([]string{value})
-		if err != nil || h.Refusal != 0 || h.SourceEpoch != 10 || c.session.source.HeldUpTo() < orderstate.OrderNum(h.OrderNum) || h.OrderNum > 0 && h.AuthorityUs == 0 {
+		h, err := wire.ParseHeader([]byte(value))
+		if err != nil || h.Refusal != 0 || h.SourceEpoch != 10 || c.session.source.HeldUpTo() < h.OrderNum || h.OrderNum > 0 && h.AuthorityUs == 0 {
 			t.Errorf("accepted %v, %v", h, err)
 		}
 	})
@@ -336,29 +336,25 @@ func TestLostOvertaken(t *testing.T) {
 	c, _ := welcomed(t)
 	defer c.cancel(nil)
 	s := c.session
-	arrive := func(h *pb.Header) verdict {
+	arrive := func(h *wire.Header) verdict {
 		k := &call{client: c, session: s, ctx: t.Context(), cancel: func() {}, epoch: s.source.Epoch()}
 		k.retained = s.frames.add(new(pb.Frame), k)
-		runs, err := wire.RunsFromProto(h.SourceOrderInfo)
-		if err != nil {
-			t.Fatal(err)
-		}
-		v := k.arrived(arrival{header: h, runs: runs}, c.cfg.elapsed(), new(choice))
+		v := k.arrived(arrival{header: h}, c.cfg.elapsed(), new(choice))
 		if v == unknown && status.Code(k.reply.err) != codes.DataLoss {
 			t.Errorf("%v", k.reply.err)
 		}
 		return v
 	}
-	run := func(epoch, first uint64) []*pb.Run {
-		return []*pb.Run{{Epoch: epoch, EpochFirst: first, First: 2, Count: 1}}
+	run := func(epoch orderstate.Epoch, first orderstate.OrderNum) []orderstate.Announcement {
+		return []orderstate.Announcement{{Envelope: orderstate.Envelope{Epoch: epoch, EpochFirst: first, First: 2, Count: 1}}}
 	}
-	if v := arrive(&pb.Header{SourceEpoch: 10, OrderNum: 2, AuthorityUs: 1e9, SourceOrderInfo: run(10, 1)}); v != accept {
+	if v := arrive(&wire.Header{SourceEpoch: 10, OrderNum: 2, AuthorityUs: 1e9, SourceOrderInfo: run(10, 1)}); v != accept {
 		t.Fatalf("%v", v)
 	}
 	c.mu.Lock()
 	c.newEpoch(s, 20, c.primary)
 	c.mu.Unlock()
-	if v := arrive(&pb.Header{SourceEpoch: 20, OrderNum: 2, AuthorityUs: 1e9, SourceOrderInfo: run(20, 2)}); v != wait {
+	if v := arrive(&wire.Header{SourceEpoch: 20, OrderNum: 2, AuthorityUs: 1e9, SourceOrderInfo: run(20, 2)}); v != wait {
 		t.Errorf("before the epoch's start is known: %v", v)
 	}
 	c.mu.Lock()
@@ -367,7 +363,7 @@ func TestLostOvertaken(t *testing.T) {
 	if err == nil {
 		t.Error("nothing is lost")
 	}
-	if v := arrive(&pb.Header{SourceEpoch: 20, OrderNum: 2, AuthorityUs: 1e9, SourceOrderInfo: run(20, 2)}); v != unknown {
+	if v := arrive(&wire.Header{SourceEpoch: 20, OrderNum: 2, AuthorityUs: 1e9, SourceOrderInfo: run(20, 2)}); v != unknown {
 		t.Errorf("after: %v", v)
 	}
 }

@@ -1,37 +1,96 @@
 package wire
 
 import (
+	"bytes"
 	"encoding/base64"
 	"math"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
 
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/understudy-rpc/understudy/orderstate"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
+// asProto is the same header as the protobuf library has it.
+func asProto(h *Header) *pb.Header {
+	return &pb.Header{
+		Session: uint64(h.Session), SeqNum: uint64(h.SeqNum), SourceEpoch: uint64(h.SourceEpoch), DestEpoch: uint64(h.DestEpoch), HeldUpTo: uint64(h.HeldUpTo), Outstanding: uint64(h.Outstanding),
+		DestOrderInfo: RunsToProto(h.DestOrderInfo, false), SourceOrderInfo: RunsToProto(h.SourceOrderInfo, false),
+		OrderNum: uint64(h.OrderNum), FirstOrderNum: uint64(h.FirstOrderNum), Stable: uint64(h.Stable), RequiredSet: h.RequiredSet, AuthorityUs: h.AuthorityUs, Level: h.Level, Refusal: h.Refusal,
+	}
+}
+
 func marshal(t testing.TB, h *pb.Header) string {
 	t.Helper()
-	v, err := MarshalHeader(h)
+	b, err := proto.Marshal(h)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return v
+	return string(b)
+}
+
+// request and reply are what the headers of most calls look like.
+var (
+	request = &Header{Session: 1000, SeqNum: 1 << 20, DestEpoch: 1 << 20, HeldUpTo: 1 << 27, Outstanding: 64}
+	reply   = &Header{
+		SourceEpoch: 1 << 20, OrderNum: 1 << 27, FirstOrderNum: 1 << 26, Stable: 1<<27 - 100, RequiredSet: 3, AuthorityUs: 900_000,
+		SourceOrderInfo: []orderstate.Announcement{testSeal().Close(run(7, 1000, ordinary(16, 4)...))},
+	}
+)
+
+// full has every field.
+func full() *Header {
+	envelope := orderstate.Envelope{Epoch: 1, EpochFirst: 1, First: 2, Count: 3}
+	return &Header{
+		Session: 1, SeqNum: 2, SourceEpoch: 3, DestEpoch: 4, HeldUpTo: 5, Outstanding: 1, OrderNum: 6, FirstOrderNum: 7, Stable: 8, RequiredSet: 9, AuthorityUs: 10,
+		Level: pb.Level_LEVEL_STABLE, Refusal: pb.Refusal_REFUSAL_ANSWERED,
+		DestOrderInfo:   []orderstate.Announcement{{Envelope: envelope}, {Envelope: orderstate.Envelope{Epoch: 9, EpochFirst: 9, First: math.MaxUint64, Count: 1}}},
+		SourceOrderInfo: []orderstate.Announcement{{Envelope: envelope, Sealed: []byte("sealed")}},
+	}
+}
+
+// TestHeaderIsProtobuf: every field is where header.proto has it, in both directions; Size is what AppendTo adds.
+func TestHeaderIsProtobuf(t *testing.T) {
+	t.Parallel()
+	v := reflect.ValueOf(full()).Elem()
+	for i := range v.NumField() {
+		if v.Field(i).IsZero() {
+			t.Errorf("the full header has no %s", v.Type().Field(i).Name)
+		}
+	}
+	const most = math.MaxUint64
+	for _, h := range []*Header{
+		{}, request, reply, full(),
+		{Session: most, SeqNum: most, SourceEpoch: most, DestEpoch: most, HeldUpTo: most, Outstanding: most, OrderNum: most, FirstOrderNum: most, Stable: most, RequiredSet: most, AuthorityUs: most},
+		{Level: -1, Refusal: math.MaxInt32},
+	} {
+		b := h.AppendTo([]byte("before"))[len("before"):]
+		if len(b) != h.Size() {
+			t.Errorf("%+v has %d bytes, and says %d", h, len(b), h.Size())
+		}
+		p := new(pb.Header)
+		if err := proto.Unmarshal(b, p); err != nil || !proto.Equal(p, asProto(h)) {
+			t.Errorf("the protobuf library reads %+v as %v, %v", h, p, err)
+		}
+		if again, err := ParseHeader([]byte(marshal(t, asProto(h)))); err != nil || !reflect.DeepEqual(again, h) {
+			t.Errorf("%+v is read as %+v, %v", h, again, err)
+		}
+	}
 }
 
 // TestRequestHeaderSize: what a request always carries is at most 48 bytes, before base64, for values below 2^49: thousands of years at a million messages a second.
 func TestRequestHeaderSize(t *testing.T) {
 	t.Parallel()
 	const most = 1<<49 - 1
-	h := &pb.Header{Session: most, SeqNum: most, SourceEpoch: most, DestEpoch: most, HeldUpTo: most, Outstanding: most}
-	if n := len(marshal(t, h)); n > 48 {
+	if n := (&Header{Session: most, SeqNum: most, SourceEpoch: most, DestEpoch: most, HeldUpTo: most, Outstanding: most}).Size(); n > 48 {
 		t.Errorf("%d bytes", n)
 	}
-	ordinary := &pb.Header{Session: 1000, SeqNum: 1 << 20, DestEpoch: 1 << 20, HeldUpTo: 1 << 27, Outstanding: 64}
-	if n := base64.RawStdEncoding.EncodedLen(len(marshal(t, ordinary))); n > 28 {
+	if n := base64.RawStdEncoding.EncodedLen(request.Size()); n > 28 {
 		t.Errorf("an ordinary one has %d bytes in base64", n)
 	}
 }
@@ -39,26 +98,17 @@ func TestRequestHeaderSize(t *testing.T) {
 // TestParseHeader: what is read, and what isn't.
 func TestParseHeader(t *testing.T) {
 	t.Parallel()
-	full := &pb.Header{
-		Session: 1, SeqNum: 2, SourceEpoch: 3, DestEpoch: 4, HeldUpTo: 5, Outstanding: 1, OrderNum: 6, FirstOrderNum: 7, Stable: 8, RequiredSet: 9, AuthorityUs: 10,
-		Level: pb.Level_LEVEL_STABLE, Refusal: pb.Refusal_REFUSAL_ANSWERED,
-		DestOrderInfo:   []*pb.Run{{Epoch: 1, EpochFirst: 1, First: 2, Count: 3}},
-		SourceOrderInfo: []*pb.Run{{Epoch: 1, EpochFirst: 1, First: 2, Count: 3, Sealed: []byte("sealed")}},
-	}
-	value := marshal(t, full)
-	if h, err := ParseHeader([]string{value}); err != nil || !proto.Equal(h, full) {
-		t.Errorf("got %v, %v, want %v", h, err, full)
-	}
+	value := full().MetadataValue()
 	padding := func(n int) string { // a header of exactly n bytes
-		h := &pb.Header{SourceOrderInfo: []*pb.Run{{}}}
-		for size := n - 20; ; size++ {
+		h := full()
+		for size := n - 100; ; size++ {
 			h.SourceOrderInfo[0].Sealed = make([]byte, size)
-			if v := marshal(t, h); len(v) == n {
-				return v
+			if h.Size() == n {
+				return h.MetadataValue()
 			}
 		}
 	}
-	if _, err := ParseHeader([]string{padding(maxHeaderRead)}); err != nil {
+	if h, err := FromMetadata([]string{padding(maxHeaderRead)}); err != nil || h.Session != 1 {
 		t.Errorf("at the bound: %v", err)
 	}
 	for name, tt := range map[string]struct {
@@ -70,13 +120,19 @@ func TestParseHeader(t *testing.T) {
 		"beyond":         {[]string{padding(maxHeaderRead + 1)}, "a header of 8193 bytes; at most 8192 are read"},
 		"garbage":        {[]string{"\xff"}, "the header is malformed"},
 		"a length":       {[]string{"\x3a\xff\xff\xff\xff\x0f"}, "the header is malformed"},
+		"no number":      {[]string{"\x08"}, "the header is malformed"},
+		"a long number":  {[]string{"\x08" + strings.Repeat("\xff", 11)}, "the header is malformed"},
+		"field 0":        {[]string{"\x00\x00"}, "the header is malformed"},
 		"a group":        {[]string{strings.Repeat("\x0b", 8000)}, "the header is malformed"},
+		"a run's length": {[]string{marshal(t, &pb.Header{}) + "\x3a\x02\x2a\x09"}, "the header is malformed"},
+		"an empty run":   {[]string{"\x3a\x00"}, "has a field of 0"},
 		"a wrong type":   {[]string{"\x0a\x01\x00"}, ""},
+		"a fixed one":    {[]string{"\x09\x01\x00\x00\x00\x00\x00\x00\x00"}, ""},
 		"an unknown one": {[]string{"\xf8\x07\x01"}, ""},
 	} {
-		h, err := ParseHeader(tt.values)
+		h, err := FromMetadata(tt.values)
 		if tt.words == "" {
-			if err != nil || h.GetSession() != 0 {
+			if err != nil || h.Session != 0 {
 				t.Errorf("%s: got %v, %v; unknown fields are no error", name, h, err)
 			}
 		} else if err == nil || !strings.Contains(err.Error(), tt.words) || h != nil {
@@ -85,33 +141,61 @@ func TestParseHeader(t *testing.T) {
 	}
 }
 
+// TestFromMessage: a header goes in front of a message and comes off again, whatever the message is; one without stays as it is.
+func TestFromMessage(t *testing.T) {
+	t.Parallel()
+	for _, message := range []string{"", "x", headerTag, string(full().Front()) + "again"} {
+		h, rest, err := FromMessage(append(full().Front(), message...))
+		if err != nil || !reflect.DeepEqual(h, full()) || string(rest) != message {
+			t.Errorf("got %+v, %q, %v", h, rest, err)
+		}
+	}
+	for _, message := range []string{"", "x", headerTag[1:], headerTag[:4]} {
+		if h, rest, err := FromMessage([]byte(message)); h != nil || string(rest) != message || err != nil {
+			t.Errorf("got %+v, %q, %v of %q", h, rest, err, message)
+		}
+	}
+	if h, _, err := FromMessage([]byte(headerTag + "\x00rest")); err != nil || h == nil || h.Session != 0 {
+		t.Errorf("got %+v, %v of an empty header", h, err)
+	}
+	for _, message := range []string{headerTag, headerTag + "\x01", headerTag + "\xff\xff\xff\xff\xff\xff\xff\xff\xff\x7f"} {
+		if h, rest, err := FromMessage([]byte(message)); err == nil || h != nil || rest != nil {
+			t.Errorf("got %+v, %q of %q", h, rest, message)
+		}
+	}
+	// To whoever doesn't know the field it is an unknown one.
+	p := new(pb.MessageID)
+	if err := proto.Unmarshal(append(full().Front(), "\x08\x07"...), p); err != nil || p.Session != 7 {
+		t.Errorf("got %v, %v", p, err)
+	}
+}
+
 // TestCheckRequest: a request must say who it is.
 func TestCheckRequest(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
-		h     *pb.Header
+		h     *Header
 		words string
 	}{
-		"good":              {&pb.Header{Session: 1, SeqNum: 1, Outstanding: 1}, ""},
-		"the largest":       {&pb.Header{Session: math.MaxUint64, SeqNum: math.MaxUint64, Outstanding: math.MaxUint64, Level: pb.Level_LEVEL_STABLE}, ""},
-		"read-only":         {&pb.Header{Session: 1}, ""},
-		"nothing":           {&pb.Header{}, "needs a session"},
-		"nil":               {nil, "needs a session"},
-		"no session":        {&pb.Header{SeqNum: 1, Outstanding: 1}, "needs a session"},
-		"no seqNum":         {&pb.Header{Session: 1, Outstanding: 1}, "seqNum 0 can't have 1 outstanding"},
-		"none outstanding":  {&pb.Header{Session: 1, SeqNum: 1}, "seqNum 1 can't have 0 outstanding"},
-		"a mark below 0":    {&pb.Header{Session: 1, SeqNum: 1, Outstanding: 2}, "seqNum 1 can't have 2 outstanding"},
-		"an unknown level":  {&pb.Header{Session: 1, SeqNum: 1, Outstanding: 1, Level: 4}, "unknown level 4"},
-		"a level below 0":   {&pb.Header{Session: 1, SeqNum: 1, Outstanding: 1, Level: -1}, "unknown level -1"},
-		"the lowest level":  {&pb.Header{Session: 1, SeqNum: 1, Outstanding: 1, Level: math.MinInt32}, "unknown level"},
-		"the highest level": {&pb.Header{Session: 1, SeqNum: 1, Outstanding: 1, Level: math.MaxInt32}, "unknown level"},
+		"good":              {&Header{Session: 1, SeqNum: 1, Outstanding: 1}, ""},
+		"the largest":       {&Header{Session: math.MaxUint64, SeqNum: math.MaxUint64, Outstanding: math.MaxUint64, Level: pb.Level_LEVEL_STABLE}, ""},
+		"read-only":         {&Header{Session: 1}, ""},
+		"nothing":           {&Header{}, "needs a session"},
+		"no session":        {&Header{SeqNum: 1, Outstanding: 1}, "needs a session"},
+		"no seqNum":         {&Header{Session: 1, Outstanding: 1}, "seqNum 0 can't have 1 outstanding"},
+		"none outstanding":  {&Header{Session: 1, SeqNum: 1}, "seqNum 1 can't have 0 outstanding"},
+		"a mark below 0":    {&Header{Session: 1, SeqNum: 1, Outstanding: 2}, "seqNum 1 can't have 2 outstanding"},
+		"an unknown level":  {&Header{Session: 1, SeqNum: 1, Outstanding: 1, Level: 4}, "unknown level 4"},
+		"a level below 0":   {&Header{Session: 1, SeqNum: 1, Outstanding: 1, Level: -1}, "unknown level -1"},
+		"the lowest level":  {&Header{Session: 1, SeqNum: 1, Outstanding: 1, Level: math.MinInt32}, "unknown level"},
+		"the highest level": {&Header{Session: 1, SeqNum: 1, Outstanding: 1, Level: math.MaxInt32}, "unknown level"},
 	} {
 		err := CheckRequest(tt.h)
 		if (err == nil) != (tt.words == "") || err != nil && !strings.Contains(err.Error(), tt.words) {
 			t.Errorf("%s: got %v, want %q", name, err, tt.words)
 		}
 	}
-	id, mark := Request(&pb.Header{Session: 3, SeqNum: 10, Outstanding: 4})
+	id, mark := (&Header{Session: 3, SeqNum: 10, Outstanding: 4}).Request()
 	if id != (orderstate.MessageID{Session: 3, SeqNum: 10}) || mark != 6 {
 		t.Errorf("got %v, answered up to %d", id, mark)
 	}
@@ -127,60 +211,66 @@ func TestStarts(t *testing.T) {
 	}
 }
 
-// FuzzParseHeader: whatever the metadata has is a header, or an error; a header's own bytes are read as that header, and one that passes CheckRequest names a message above its mark.
+// FuzzParseHeader: whatever carries a header has one, or an error; it is what the protobuf library reads, and its own bytes are read as that header; one that passes CheckRequest names a message above its mark.
 func FuzzParseHeader(f *testing.F) {
-	f.Add("", false)
-	f.Add(marshal(f, &pb.Header{Session: 1, SeqNum: 2, Outstanding: 1, DestEpoch: 3, HeldUpTo: 4, DestOrderInfo: []*pb.Run{{Epoch: 3, EpochFirst: 1, First: 5, Count: 2}}}), false)
-	f.Add(marshal(f, &pb.Header{SourceEpoch: 3, OrderNum: 9, SourceOrderInfo: []*pb.Run{{Epoch: 3, EpochFirst: 1, First: 5, Count: 2, Sealed: []byte("x")}}, Refusal: 1}), true)
+	for _, h := range []*Header{{}, request, reply, full(), {SourceEpoch: 3, OrderNum: 9, Refusal: 1, Level: -5}} {
+		f.Add(h.MetadataValue(), false)
+		f.Add(marshal(f, asProto(h)), true)
+	}
 	f.Add("\x3a\xff\xff\xff\xff\x0f", false)
-	f.Fuzz(func(t *testing.T, value string, twice bool) {
-		values := []string{value}
-		if twice {
-			values = append(values, value)
+	f.Fuzz(func(t *testing.T, value string, inMessage bool) {
+		var h *Header
+		var err error
+		if inMessage {
+			message := protowire.AppendString(protowire.AppendTag(nil, protowire.MaxValidNumber, protowire.BytesType), value)
+			var rest []byte
+			if h, rest, err = FromMessage(append(message, "rest"...)); err == nil && string(rest) != "rest" {
+				t.Fatalf("%q is left", rest)
+			}
+		} else {
+			h, err = FromMetadata([]string{value})
 		}
-		h, err := ParseHeader(values)
-		if (h == nil) != (err != nil) || err == nil && (twice || len(value) > maxHeaderRead) {
+		if (h == nil) != (err != nil) || err == nil && len(value) > maxHeaderRead {
 			t.Fatalf("got %v, %v", h, err)
 		}
+		p := new(pb.Header)
+		known := proto.UnmarshalOptions{DiscardUnknown: true}.Unmarshal([]byte(value), p)
 		if err != nil {
+			_, dest := RunsFromProto(p.DestOrderInfo)
+			_, source := RunsFromProto(p.SourceOrderInfo)
+			if known == nil && dest == nil && source == nil && len(value) <= maxHeaderRead {
+				t.Fatalf("%v, and the protobuf library reads %v", err, p)
+			}
 			return
 		}
-		again, err := ParseHeader([]string{marshal(t, h)})
-		if err == nil && !proto.Equal(h, again) {
-			t.Fatalf("%v is read again as %v", h, again)
+		if known != nil || !proto.Equal(p, asProto(h)) {
+			t.Fatalf("%+v; the protobuf library reads %v, %v", h, p, known)
+		}
+		b := h.AppendTo(nil)
+		if again, err := ParseHeader(b); len(b) != h.Size() || err != nil || !bytes.Equal(again.AppendTo(nil), b) {
+			t.Fatalf("%+v is read again as %+v, %v", h, again, err)
 		}
 		if CheckRequest(h) == nil {
-			if id, mark := Request(h); id.Session == 0 || id.SeqNum <= mark && (id.SeqNum != 0 || mark != 0) { // 0 and 0: read-only
+			if id, mark := h.Request(); id.Session == 0 || id.SeqNum <= mark && (id.SeqNum != 0 || mark != 0) { // 0 and 0: read-only
 				t.Fatalf("message %v is answered up to %d", id, mark)
-			}
-		}
-		for _, rs := range [][]*pb.Run{h.GetDestOrderInfo(), h.GetSourceOrderInfo()} {
-			if as, err := RunsFromProto(rs); err == nil && len(as) != len(rs) {
-				t.Fatalf("%d runs of %d", len(as), len(rs))
 			}
 		}
 	})
 }
 
-func BenchmarkMarshalHeader(b *testing.B) {
-	h := &pb.Header{Session: 1000, SeqNum: 1 << 20, DestEpoch: 1 << 20, HeldUpTo: 1 << 27, Outstanding: 64}
-	b.ReportAllocs()
-	for b.Loop() {
-		marshal(b, h)
-	}
-}
-
-func BenchmarkParseHeader(b *testing.B) {
-	for name, h := range map[string]*pb.Header{
-		"request": {Session: 1000, SeqNum: 1 << 20, DestEpoch: 1 << 20, HeldUpTo: 1 << 27, Outstanding: 64},
-		"reply": {SourceEpoch: 1 << 20, OrderNum: 1 << 27, FirstOrderNum: 1 << 26, Stable: 1<<27 - 100, RequiredSet: 3, AuthorityUs: 900_000,
-			SourceOrderInfo: []*pb.Run{RunToProto(testSeal().Close(run(7, 1000, ordinary(16, 4)...)), false)}},
-	} {
-		b.Run(name, func(b *testing.B) {
-			values := []string{marshal(b, h)}
+func BenchmarkHeader(b *testing.B) {
+	for name, h := range map[string]*Header{"request": request, "reply": reply} {
+		b.Run(name+"/write", func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := ParseHeader(values); err != nil {
+				h.Front()
+			}
+		})
+		b.Run(name+"/read", func(b *testing.B) {
+			message := h.Front()
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, _, err := FromMessage(message); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -305,15 +305,19 @@ func RunFromProto(r *pb.Run) (orderstate.Announcement, error) {
 		},
 		Sealed: r.GetSealed(),
 	}
+	return a, checkRun(a)
+}
+
+func checkRun(a orderstate.Announcement) error {
 	switch {
 	case a.Epoch == 0 || a.EpochFirst == 0 || a.First == 0 || a.Count == 0:
-		return a, fmt.Errorf("wire: run %v has a field of 0", a.Envelope)
+		return fmt.Errorf("wire: run %v has a field of 0", a.Envelope)
 	case a.Count > MaxRun:
-		return a, fmt.Errorf("wire: run %v has more than %d entries", a.Envelope, MaxRun)
+		return fmt.Errorf("wire: run %v has more than %d entries", a.Envelope, MaxRun)
 	case a.Last() < a.First:
-		return a, fmt.Errorf("wire: run from %d of %d entries overflows", a.First, a.Count)
+		return fmt.Errorf("wire: run from %d of %d entries overflows", a.First, a.Count)
 	}
-	return a, nil
+	return nil
 }
 
 // RunsFromProto checks several.
