@@ -104,6 +104,7 @@ func (in *incarnation) unheardAt(f *follower, req *pb.FollowRequest) {
 			continue // a joiner that isn't counted yet, or a session that has ended meanwhile
 		}
 		f.deafTo[s] = true
+		in.log.Info("a backup can't hear a session", "backup", f.member.String(), "session", d.GetSession())
 		confirmed = append(confirmed, &pb.Detached{Epoch: uint64(in.primary.Epoch()), Session: d.GetSession(), Number: d.GetNumber(), UpTo: uint64(upTo)})
 	}
 	if len(confirmed) == 0 {

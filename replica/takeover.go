@@ -66,6 +66,11 @@ func (in *incarnation) ask(e elected) error {
 	if t.state, err = in.backup.Elected(e.epoch, peers, waitForSessions); err != nil {
 		return err
 	}
+	for _, s := range in.backup.Sessions() {
+		if waitForSessions && in.backup.Detached(s) {
+			in.log.Info("doesn't wait for a session that it couldn't hear", "session", uint64(s))
+		}
+	}
 	in.role, in.leader, in.start, in.taking = takingOver, in.self, nil, t
 	for a := range in.attached {
 		a.newEpoch(in)
