@@ -20,6 +20,7 @@ type verdict struct {
 	rec   *Record
 	found []string
 	order []Entry // what the replicas agree on
+	state []Cells // before the first one, and after each
 	place map[string]int
 }
 
@@ -36,7 +37,7 @@ func Check(rec *Record, patience time.Duration) []string {
 	v.agreement()
 	v.ledger()
 	kept := v.calls()
-	v.realTime()
+	v.realTime(kept)
 	v.epochs()
 	v.recovery()
 	v.promptness()
@@ -77,13 +78,14 @@ func (v *verdict) ledger() {
 		asked[c.Request.ID] = c.Request
 	}
 	cells, last, draws := v.rec.Plan.opening(), Entry{}, map[int64]bool{}
+	v.state = []Cells{cells}
 	for k, e := range v.order {
 		var result Result
 		cells, result = cells.Apply(e.Request)
 		switch r, known := asked[e.Request.ID]; {
 		case v.place[e.Request.ID] != 0:
 			v.find("I4: %s was executed twice, %d. and %d.", e.Request.ID, v.place[e.Request.ID], k+1)
-		case !known || r != e.Request:
+		case !known || r != e.Request || r.Read:
 			v.find("nobody has asked for %+v", e)
 		case e.OrderNum <= last.OrderNum:
 			v.find("I2: %+v was executed after %+v", e, last)
@@ -95,6 +97,7 @@ func (v *verdict) ledger() {
 			v.find("I2: %+v should have had the result %+v", e, result)
 		}
 		v.place[e.Request.ID], draws[e.Rand], last = k+1, true, e
+		v.state = append(v.state, cells)
 	}
 }
 
@@ -111,10 +114,8 @@ func (v *verdict) calls() (kept []Call) {
 		at := v.place[c.Request.ID]
 		switch c.Outcome {
 		case Accepted:
-			if at != 0 {
-				if e := v.order[at-1]; *c.Reply == (Reply{at, e.OrderNum, e.Result, e.Now, e.Rand}) {
-					break
-				}
+			if v.inOrder(c) {
+				break
 			}
 			v.inTime(c)
 			switch {
@@ -132,12 +133,15 @@ func (v *verdict) calls() (kept []Call) {
 				v.find("%v was executed, %d.", c, at)
 			}
 		case Unknown:
+			if c.Code == codes.DataLoss && !v.excused() {
+				v.find("I5: nothing but replicas failed, and a client was told DataLoss: %v", c)
+			}
+			if c.Request.Read {
+				break
+			}
 			rec.Coverage.add("a call's outcome was unknown", 1)
 			if at != 0 {
 				rec.Coverage.add("a call of unknown outcome was executed", 1)
-			}
-			if c.Code == codes.DataLoss && !v.excused() {
-				v.find("I5: nothing but replicas failed, and a client was told DataLoss: %v", c)
 			}
 		case Foreign:
 			v.find("%v", c)
@@ -145,6 +149,44 @@ func (v *verdict) calls() (kept []Call) {
 		kept = append(kept, c)
 	}
 	return kept
+}
+
+// inOrder says whether what a caller accepted is in the order: its turn, as it was replied; or, of a read-only method, the last turn that it has seen, as it was then, and none that comes after its orderNum. The turn that a read has seen
+// stands for all before it: which have been undone if it has, and not otherwise.
+func (v *verdict) inOrder(c Call) bool {
+	at, said := v.position(c)/2, *c.Reply
+	if at > len(v.order) {
+		return false
+	}
+	e := Entry{}
+	if at > 0 {
+		e = v.order[at-1]
+	}
+	if !c.Request.Read {
+		return at > 0 && said == Reply{Place: at, OrderNum: e.OrderNum, Result: e.Result, Now: e.Now, Rand: e.Rand}
+	}
+	if said.Saw != e.Rand || said.OrderNum < e.OrderNum || at < len(v.order) && said.OrderNum >= v.order[at].OrderNum {
+		return false
+	}
+	v.rec.Coverage.add("a read was accepted", 1)
+	if _, result := v.state[at].Apply(c.Request); result != said.Result || said.Now < e.Now {
+		v.find("R10: %v has seen %+v, and not the state after it, %v", c, e, v.state[at])
+	}
+	for _, f := range v.rec.Failovers {
+		opened := f.Opened.Sub(v.rec.Began)
+		if time.UnixMicro(said.Now).Sub(v.rec.Began) >= opened && said.OrderNum+1 < f.FirstOrderNum {
+			v.find("R10: %v was read when epoch %d, whose first orderNum is %d, had begun at %v", c, f.Epoch, f.FirstOrderNum, opened)
+		}
+	}
+	return true
+}
+
+// position is where a call that was accepted is in the order: an ordered one at an even number, and one that has only read between two of these. 0 if it isn't there.
+func (v *verdict) position(c Call) int {
+	if c.Request.Read {
+		return 2*c.Reply.Place + 1
+	}
+	return 2 * v.place[c.Request.ID]
 }
 
 // inTime is R10 with R12.2: no reply of a primary is accepted once its successor's gate is open, unless that has what was replied. The first takeover since the turn that begins at or before it has voided it.
@@ -174,27 +216,27 @@ func (v *verdict) excused() bool {
 	return v.rec.Plan.Level != understudy.Stable && slices.ContainsFunc(v.rec.Plan.Faults, Fault.clients)
 }
 
-// realTime: what was accepted before another call began was executed before it.
-func (v *verdict) realTime() {
+// realTime: what was accepted before another call began was executed before it. So a read has seen what ended before it began, and nothing that began when it had ended.
+func (v *verdict) realTime(kept []Call) {
 	var done []Call
-	for _, c := range v.rec.Calls {
-		if c.Outcome == Accepted && v.place[c.Request.ID] != 0 {
+	for _, c := range kept {
+		if c.Outcome == Accepted {
 			done = append(done, c)
 		}
 	}
 	byEnd := slices.Clone(done)
 	slices.SortFunc(done, func(a, b Call) int { return cmp.Compare(a.Began, b.Began) })
 	slices.SortFunc(byEnd, func(a, b Call) int { return cmp.Compare(a.Ended, b.Ended) })
-	var latest Call
+	var latest *Call
 	for _, c := range done {
 		for byEnd[0].Ended < c.Began {
-			if e := byEnd[0]; v.place[e.Request.ID] > v.place[latest.Request.ID] {
-				latest = e
+			if e := byEnd[0]; latest == nil || v.position(e) > v.position(*latest) {
+				latest = &e
 			}
 			byEnd = byEnd[1:]
 		}
-		if v.place[c.Request.ID] < v.place[latest.Request.ID] {
-			v.find("R10: %v was executed before %v, which had ended", c, latest)
+		if latest != nil && v.position(c) < v.position(*latest) {
+			v.find("R10: %v was executed before %v, which had ended", c, *latest)
 		}
 	}
 }

@@ -43,6 +43,9 @@ type Call struct {
 
 func (c Call) String() string {
 	s := fmt.Sprintf("%s %s cell=%d %d %d stable=%v [%v, %v]", c.Request.ID, c.Request.Op, c.Request.Cell, c.Request.A, c.Request.B, c.Stable, c.Began, c.Ended)
+	if c.Request.Read {
+		s = "read-only " + s
+	}
 	if c.Outcome == Accepted {
 		return s + fmt.Sprintf(" → %d. at %d, %+v", c.Reply.OrderNum, c.Reply.Place, c.Reply.Result)
 	}
@@ -102,8 +105,10 @@ func (c *client) leave(orderly bool) func() {
 	if !orderly {
 		c.r.cluster.Network().Kill(host)
 	}
+	stats := c.r.cluster.Monitor(host).Stats()
 	c.r.gone(host)
-	c.r.coverage.client(c.r.cluster.Monitor(host).Stats())
+	c.r.coverage.client(stats)
+	c.r.coverage.left(stats.Session)
 	c.r.group.Go(func() { _ = conn.Close() })
 	c.conn, c.back = nil, make(chan struct{})
 	c.life++
@@ -176,6 +181,13 @@ func (p Plan) request(d dice, id string, last int64) Request {
 		if r.Op = oneOf(d, "transfer", "transfer", "transfer", "audit"); r.Op == "transfer" {
 			r.A, r.B = int64((r.Cell+1+int(unique)%(len(Cells{})-1))%len(Cells{})), 1+unique%80
 		}
+	}
+	switch {
+	case p.Reads == 0 || !d.percent(p.Reads):
+	case p.Workload == "bank":
+		r = Request{ID: id, Read: true, Op: "audit"}
+	default:
+		r = Request{ID: id, Read: true, Op: "read", Cell: r.Cell}
 	}
 	if d.percent(p.Large) {
 		r.Pad = strings.Repeat("x", 50_000+int(unique%300_000))

@@ -26,6 +26,7 @@ type Plan struct {
 	Pause     time.Duration // of a worker between two calls, about; while a fault begins or ends, none
 	Quiet     int           // this client calls rarely; -1 for none
 	MinInSync int
+	Reads     int           // percent of calls that are read-only; 0: the service has no such method
 	Raise     int           // percent of calls that ask for Stable
 	Hurry     int           // percent of calls with a short deadline
 	Large     int           // percent of calls of some 100 KiB
@@ -76,8 +77,8 @@ func (f Fault) clients() bool {
 
 func (p Plan) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "seed %d: live=%v %v replicas=%d clients=%d workers=%d %s style=%s load=%v heal=%v pause=%v quiet=%d min=%d raise=%d%% hurry=%d%% large=%d%% linger=%v\n",
-		p.Seed, p.Live, p.Level, p.Replicas, p.Clients, p.Workers, p.Workload, p.Style, p.Load, p.Heal, p.Pause, p.Quiet, p.MinInSync, p.Raise, p.Hurry, p.Large, p.Linger)
+	fmt.Fprintf(&b, "seed %d: live=%v %v replicas=%d clients=%d workers=%d %s style=%s load=%v heal=%v pause=%v quiet=%d min=%d reads=%d%% raise=%d%% hurry=%d%% large=%d%% linger=%v\n",
+		p.Seed, p.Live, p.Level, p.Replicas, p.Clients, p.Workers, p.Workload, p.Style, p.Load, p.Heal, p.Pause, p.Quiet, p.MinInSync, p.Reads, p.Raise, p.Hurry, p.Large, p.Linger)
 	for _, h := range p.hosts() {
 		if d := p.Drift[h]; d != 0 {
 			fmt.Fprintf(&b, "  %s's clock is off by %+.1f %%\n", h, 100*d)
@@ -182,8 +183,49 @@ func Draw(seed uint64, live bool) Plan {
 			p.Faults = append(p.Faults, Fault{At: f.At + d.between(0, time.Millisecond), For: f.For, Kind: "client crash", Hosts: []string{p.client(d)}})
 		}
 	}
+	d = newDice(seed, 2)
+	p.Reads = oneOf(d, 0, 20, 40, 40, 70)
+	if p.Style == Anything && d.percent(30) {
+		p.Faults = append(p.Faults, p.deaf(d)...)
+	}
 	slices.SortFunc(p.Faults, func(a, b Fault) int { return cmp.Compare(a.At, b.At) })
 	return p
+}
+
+// deaf draws that a client can't reach one backup, or any, for so long that its session is detached there (R11): at once when the connections end, after some seconds when nothing but silence shows it. Then the primary dies, or is left alone
+// with that client, and a backup takes over that can't hear it.
+func (p Plan) deaf(d dice) (faults []Fault) {
+	client := p.client(d)
+	backups := []string{fmt.Sprintf("backup%d", d.IntN(p.Replicas-1))}
+	if d.percent(50) {
+		backups = nil
+		for i := range p.Replicas - 1 {
+			backups = append(backups, fmt.Sprintf("backup%d", i))
+		}
+	}
+	at, long := d.between(50*time.Millisecond, max(p.Heal/2, 60*time.Millisecond)), d.between(time.Second, 5*time.Second)
+	way := oneOf(d, "both", "both", "out", "in")
+	then := at + d.between(5*time.Millisecond, long)
+	for _, b := range backups {
+		faults = append(faults, Fault{At: at, For: long, Kind: "cut", Hosts: []string{client, b}, Way: way})
+	}
+	if p.Heal-at < 3*time.Second || d.percent(50) {
+		for _, b := range backups {
+			faults = append(faults, Fault{At: at + time.Millisecond, Kind: "reset", Hosts: []string{client, b}})
+		}
+	}
+	f := Fault{At: then, For: d.between(20*time.Millisecond, 2*time.Second), Hosts: []string{"primary", client}}
+	switch f.Kind = oneOf(d, "crash", "crash at", "partition", "none"); f.Kind {
+	case "crash":
+		f.Hosts = f.Hosts[:1]
+	case "crash at":
+		f.K, f.Before = 1+d.IntN(40), d.percent(50)
+	case "partition":
+		f.Way, f.Store, f.For = "both", d.percent(50), d.between(500*time.Millisecond, 5*time.Second)
+	case "none":
+		return faults
+	}
+	return append(faults, f)
 }
 
 // rest is how long a worker rests: a call may only be in flight when a fault begins or ends if there are many then.

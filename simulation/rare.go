@@ -4,10 +4,12 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc/stats"
 
 	"github.com/understudy-rpc/understudy/internal/wire"
+	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 	"github.com/understudy-rpc/understudy/replica"
 	"github.com/understudy-rpc/understudy/transport"
 )
@@ -19,12 +21,21 @@ type Coverage struct {
 }
 
 type counts struct {
-	mu sync.Mutex
-	n  map[string]int
+	mu       sync.Mutex // guards what follows
+	n        map[string]int
+	ended    map[uint64]time.Time // sessions whose client has left, or crashed
+	detached []detachment
+}
+
+// detachment is what was said of a session that a backup can't hear, which counts only if its client was there.
+type detachment struct {
+	what    string
+	session uint64
+	at      time.Time
 }
 
 func newCoverage() Coverage {
-	c := &counts{n: map[string]int{}}
+	c := &counts{n: map[string]int{}, ended: map[uint64]time.Time{}}
 	return Coverage{c, headers{counts: c}}
 }
 
@@ -32,6 +43,24 @@ func (c *counts) add(what string, n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.n[what] += n
+}
+
+// left notes that a client has left, with its session.
+func (c *counts) left(session uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ended[session] = time.Now()
+}
+
+// unheard counts the sessions that were detached while their clients were there.
+func (c *counts) unheard() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, d := range c.detached {
+		if left, ok := c.ended[d.session]; !ok || d.at.Before(left) {
+			c.n[d.what]++
+		}
+	}
 }
 
 // Counts returns what was counted.
@@ -59,6 +88,10 @@ var Rare = []string{
 	"a call was refused",
 	"a header was more than half full (R5)",
 	"a session ended in the order",
+	"a session was detached (R11)",
+	"a replica took over at which a session was detached (R11)",
+	orderIt,
+	"a read was accepted",
 	"porcupine decided",
 }
 
@@ -102,6 +135,10 @@ func (l logged) Handle(ctx context.Context, r slog.Record) error {
 		l.c.add("a new process took its predecessor's name", 1)
 	case "beginning again as a new incarnation":
 		l.c.add("a primary was deposed", 1)
+	case "a backup can't hear a session":
+		l.c.unhears("a session was detached (R11)", r)
+	case "doesn't wait for a session that it couldn't hear":
+		l.c.unhears("a replica took over at which a session was detached (R11)", r)
 	case "gave up a session":
 		r.Attrs(func(a slog.Attr) bool {
 			if a.Key == "hasStream" && a.Value.Bool() {
@@ -116,6 +153,18 @@ func (l logged) Handle(ctx context.Context, r slog.Record) error {
 		return l.Handler.Handle(ctx, r)
 	}
 	return nil
+}
+
+// unhears notes a record about a session that was detached.
+func (c *counts) unhears(what string, r slog.Record) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r.Attrs(func(a slog.Attr) bool {
+		if a.Key == "session" {
+			c.detached = append(c.detached, detachment{what, a.Value.Uint64(), r.Time})
+		}
+		return true
+	})
 }
 
 func (l logged) WithAttrs(as []slog.Attr) slog.Handler { return logged{l.Handler.WithAttrs(as), l.c} }
@@ -135,6 +184,9 @@ func (h *headers) HandleRPC(_ context.Context, s stats.RPCStats) {
 		values = s.Header.Get(wire.HeaderKey)
 	case *stats.InTrailer:
 		values = s.Trailer.Get(wire.HeaderKey)
+		if reply, err := wire.ParseHeader(values); err == nil && reply.GetRefusal() == pb.Refusal_REFUSAL_ORDER_IT {
+			h.add(orderIt, 1)
+		}
 	}
 	for _, v := range values {
 		if len(v) > wire.MaxHeader {
@@ -145,6 +197,8 @@ func (h *headers) HandleRPC(_ context.Context, s stats.RPCStats) {
 		}
 	}
 }
+
+const orderIt = "a read was refused because its session is detached, and made as an ordered call (R11)"
 
 const tooLarge = "a header was larger than R5 allows"
 

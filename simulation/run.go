@@ -122,7 +122,7 @@ func (r *run) start(t testing.TB, log io.Writer) {
 		handler = slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})
 	}
 	r.began = time.Now()
-	r.cluster = understudytest.New(t, p.Replicas, Register(p.Workload == "bank"),
+	r.cluster = understudytest.New(t, p.Replicas, Register(p),
 		understudytest.Level(p.Level), understudytest.Logger(slog.New(r.coverage.handler(handler))), understudytest.Clocks(r.clock),
 		understudytest.ReplicaOptions(replica.OnFailover(r.failover), replica.MinInSync(p.MinInSync)))
 	for i := range p.Clients {
@@ -215,11 +215,12 @@ func (r *run) record(judge *problems) Record {
 			rec.Replicas = append(rec.Replicas, r.cluster.State(i).(*Service).image())
 			r.coverage.replica(r.cluster.Replica(i).Status())
 		}
-		r.coverage.add("a session ended in the order", int(r.cluster.Replica(0).Status().Executed)-len(rec.Replicas[0].Ledger)-r.coverage.Counts()["a session is open"])
+		r.coverage.add("a session ended in the order", int(r.cluster.Replica(0).Status().Executed)-len(rec.Replicas[0].Ledger)-r.coverage.Counts()["a session is open"]-r.coverage.Counts()[orderIt])
 		for _, c := range r.clients {
 			r.coverage.client(r.cluster.Monitor(c.host()).Stats())
 		}
 	}
+	r.coverage.unheard()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, c := range r.calls {

@@ -47,7 +47,7 @@ func TestRegressions(t *testing.T) {
 func TestGroupDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
-		c := understudytest.New(t, 3, Register(false), understudytest.Logger(slog.New(slog.NewTextHandler(&log, nil))))
+		c := understudytest.New(t, 3, Register(Plan{}), understudytest.Logger(slog.New(slog.NewTextHandler(&log, nil))))
 		r := &run{plan: Plan{}, cluster: c, ctx: t.Context(), began: time.Now()}
 		conn := c.Dial("client0")
 		if m := r.call(conn, Call{Request: Request{ID: "before", Op: "add", A: 1}}, time.Second); m.Err != nil {

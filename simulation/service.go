@@ -8,11 +8,16 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protodesc"
+	"google.golang.org/protobuf/reflect/protoregistry"
+	"google.golang.org/protobuf/types/descriptorpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/understudy-rpc/understudy"
@@ -31,6 +36,7 @@ type Request struct {
 	ID   string
 	Op   string
 	Cell int
+	Read bool   `json:",omitempty"` // by the read-only method; Op is read or audit
 	A, B int64  `json:",omitempty"`
 	Pad  string `json:",omitempty"` // makes it large
 }
@@ -82,9 +88,11 @@ type Entry struct {
 	Rand     int64 // a draw of understudy.Rand
 }
 
-// Reply is what the caller has of an Entry: in the message, or in the details of an error; the trailer repeats OrderNum, and the header Rand.
+// Reply is what the caller has of an Entry: in the message, or in the details of an error; the trailer repeats OrderNum, and the header Rand. What is read has no Entry: then Place is that of the last one that was seen, 0 if there
+// was none, and Saw is its Rand, which no other has.
 type Reply struct {
 	Place    int // in the ledger, from 1
+	Saw      int64
 	OrderNum uint64
 	Result   Result
 	Now      int64
@@ -93,24 +101,27 @@ type Reply struct {
 
 // Service is one replica's state: the cells, and all that it has executed.
 type Service struct {
+	halfway time.Duration // that a turn, or a read, pauses halfway, so that one shows that isn't alone
+
 	mu     sync.Mutex // the checks read it, too
 	Cells  Cells
 	Ledger []Entry
 }
 
-// Register is an understudytest.Register; bank says that the cells are accounts.
-func Register(bank bool) func(grpc.ServiceRegistrar) replica.Snapshotter {
+// Register is an understudytest.Register for a plan. The service has a read-only method only if the plan calls it: a takeover at Stable waits for sessions then.
+func Register(p Plan) func(grpc.ServiceRegistrar) replica.Snapshotter {
 	return func(r grpc.ServiceRegistrar) replica.Snapshotter {
-		s := &Service{}
-		if bank {
-			s.Cells = Cells{opening, opening, opening, opening}
-		}
+		s := &Service{Cells: p.opening()}
 		r.RegisterService(&serviceDesc, s)
+		if p.Reads > 0 {
+			s.halfway = 20 * time.Microsecond
+			r.RegisterService(&readerDesc, s)
+		}
 		return s
 	}
 }
 
-// do is the handler.
+// do is the handler of what is ordered.
 func (s *Service) do(ctx context.Context, in string) (string, error) {
 	e := Entry{Now: understudy.Now(ctx).UnixMicro(), Rand: understudy.Rand(ctx).Int64()}
 	if t := turn.FromContext(ctx); t != nil {
@@ -123,25 +134,61 @@ func (s *Service) do(ctx context.Context, in string) (string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.Cells, e.Result = s.Cells.Apply(e.Request)
+	s.pause()
 	s.Ledger = append(s.Ledger, e)
-	out, err := json.Marshal(Reply{len(s.Ledger), e.OrderNum, e.Result, e.Now, e.Rand})
+	out, err := answer(ctx, Reply{Place: len(s.Ledger), OrderNum: e.OrderNum, Result: e.Result, Now: e.Now, Rand: e.Rand})
 	if err != nil {
 		return "", err
 	}
-	if err := grpc.SetHeader(ctx, metadata.Pairs("rand", strconv.FormatInt(e.Rand, 10))); err != nil {
-		return "", err
-	}
-	if err := grpc.SetTrailer(ctx, metadata.Pairs("order", strconv.FormatUint(e.OrderNum, 10))); err != nil {
-		return "", err
-	}
 	if e.Request.Op == "transfer" && !e.Result.OK {
-		st, err := status.New(codes.FailedPrecondition, "too little is on the account").WithDetails(wrapperspb.String(string(out)))
+		st, err := status.New(codes.FailedPrecondition, "too little is on the account").WithDetails(wrapperspb.String(out))
 		if err != nil {
 			return "", err
 		}
 		return "", st.Err()
 	}
-	return string(out), nil
+	return out, nil
+}
+
+// read is the handler of what is read-only.
+func (s *Service) read(ctx context.Context, in string) (string, error) {
+	var r Request
+	if err := json.Unmarshal([]byte(in), &r); err != nil {
+		return "", status.Error(codes.InvalidArgument, err.Error())
+	}
+	said := Reply{Now: understudy.Now(ctx).UnixMicro(), Rand: understudy.Rand(ctx).Int64()}
+	if t := turn.FromContext(ctx); t != nil {
+		said.OrderNum = uint64(t.OrderNum())
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if said.Place = len(s.Ledger); said.Place > 0 {
+		said.Saw = s.Ledger[said.Place-1].Rand
+	}
+	s.pause()
+	_, said.Result = s.Cells.Apply(r)
+	return answer(ctx, said)
+}
+
+// pause lets others run. Called with mu held, which it gives up meanwhile: it is the library's to run nothing else.
+func (s *Service) pause() {
+	if s.halfway > 0 {
+		s.mu.Unlock()
+		time.Sleep(s.halfway) // fake
+		s.mu.Lock()
+	}
+}
+
+// answer makes what a caller is given.
+func answer(ctx context.Context, said Reply) (string, error) {
+	out, err := json.Marshal(said)
+	if err == nil {
+		err = grpc.SetHeader(ctx, metadata.Pairs("rand", strconv.FormatInt(said.Rand, 10)))
+	}
+	if err == nil {
+		err = grpc.SetTrailer(ctx, metadata.Pairs("order", strconv.FormatUint(said.OrderNum, 10)))
+	}
+	return string(out), err
 }
 
 // image is a Service as it is transferred.
@@ -176,29 +223,59 @@ func (s *Service) image() image {
 
 type server interface {
 	do(ctx context.Context, in string) (string, error)
+	read(ctx context.Context, in string) (string, error)
 }
 
-const method = "/simulation.Service/Do"
+const (
+	method     = "/simulation.Service/Do"
+	readMethod = "/simulation.Reader/Read"
+)
 
-var serviceDesc = grpc.ServiceDesc{
-	ServiceName: "simulation.Service", HandlerType: (*server)(nil),
-	Methods: []grpc.MethodDesc{{MethodName: "Do", Handler: func(srv any, ctx context.Context, dec func(any) error, i grpc.UnaryServerInterceptor) (any, error) {
-		in := new(wrapperspb.StringValue)
-		if err := dec(in); err != nil {
-			return nil, err
-		}
-		h := func(ctx context.Context, req any) (any, error) {
-			out, err := srv.(server).do(ctx, req.(*wrapperspb.StringValue).GetValue())
-			if err != nil {
+// Two services, so that a group without read-only methods is tested, too.
+var (
+	serviceDesc = describe("simulation.Service", "Do", server.do)
+	readerDesc  = describe("simulation.Reader", "Read", server.read)
+)
+
+func describe(service, name string, handle func(s server, ctx context.Context, in string) (string, error)) grpc.ServiceDesc {
+	return grpc.ServiceDesc{
+		ServiceName: service, HandlerType: (*server)(nil),
+		Methods: []grpc.MethodDesc{{MethodName: name, Handler: func(srv any, ctx context.Context, dec func(any) error, i grpc.UnaryServerInterceptor) (any, error) {
+			in := new(wrapperspb.StringValue)
+			if err := dec(in); err != nil {
 				return nil, err
 			}
-			return wrapperspb.String(out), nil
-		}
-		if i == nil {
-			return h(ctx, in)
-		}
-		return i(ctx, in, &grpc.UnaryServerInfo{Server: srv, FullMethod: method}, h)
-	}}},
+			h := func(ctx context.Context, req any) (any, error) {
+				out, err := handle(srv.(server), ctx, req.(*wrapperspb.StringValue).GetValue())
+				if err != nil {
+					return nil, err
+				}
+				return wrapperspb.String(out), nil
+			}
+			if i == nil {
+				return h(ctx, in)
+			}
+			return i(ctx, in, &grpc.UnaryServerInfo{Server: srv, FullMethod: "/" + service + "/" + name}, h)
+		}}},
+	}
+}
+
+// The descriptor that a generated file would register: Read has no side effects.
+func init() {
+	const text = "google.protobuf.StringValue"
+	file, err := protodesc.NewFile(&descriptorpb.FileDescriptorProto{
+		Name: proto.String("simulation/reader.proto"), Package: proto.String("simulation"), Syntax: proto.String("proto3"), Dependency: []string{"google/protobuf/wrappers.proto"},
+		Service: []*descriptorpb.ServiceDescriptorProto{{Name: proto.String("Reader"), Method: []*descriptorpb.MethodDescriptorProto{{
+			Name: proto.String("Read"), InputType: proto.String("." + text), OutputType: proto.String("." + text),
+			Options: &descriptorpb.MethodOptions{IdempotencyLevel: descriptorpb.MethodOptions_NO_SIDE_EFFECTS.Enum()},
+		}}}},
+	}, protoregistry.GlobalFiles)
+	if err == nil {
+		err = protoregistry.GlobalFiles.RegisterFile(file)
+	}
+	if err != nil {
+		panic(err)
+	}
 }
 
 // Invoke makes one call, and returns the service's reply, if there is one: an error of the service's own is a reply, too.
@@ -206,6 +283,10 @@ func Invoke(ctx context.Context, conn grpc.ClientConnInterface, r Request, opts 
 	in, err := json.Marshal(r)
 	if err != nil {
 		return nil, err
+	}
+	method := method
+	if r.Read {
+		method = readMethod
 	}
 	var header, trailer metadata.MD
 	out := new(wrapperspb.StringValue)
