@@ -295,7 +295,7 @@ func (s spy) Elect(ctx context.Context, self election.Registration, seen uint64)
 func doubleFailure(t *testing.T, level understudy.Level, n, k int, before bool) int {
 	var mu sync.Mutex
 	var second string
-	count := 0
+	count, over := 0, false // over: nobody dies any more
 	c := understudytest.New(t, n, registerLedger, understudytest.Level(level), understudytest.Logger(verbose),
 		understudytest.Between(func(host string, e election.Election) election.Election {
 			return spy{e, host, func(host string) {
@@ -316,7 +316,7 @@ func doubleFailure(t *testing.T, level understudy.Level, n, k int, before bool) 
 	c.Network().OnWrite(func(link simnet.Link, _ int) simnet.Fate {
 		mu.Lock()
 		defer mu.Unlock()
-		if second == "" || link.From != second && link.To != second {
+		if over || second == "" || link.From != second && link.To != second {
 			return simnet.Deliver
 		}
 		if count++; count != k {
@@ -343,6 +343,7 @@ func doubleFailure(t *testing.T, level understudy.Level, n, k int, before bool) 
 	time.Sleep(400 * time.Microsecond)
 	mu.Lock()
 	seen := count
+	over = true
 	mu.Unlock()
 	l.finish()
 	c.Bury(0)
