@@ -188,6 +188,9 @@ func Draw(seed uint64, live bool) Plan {
 	if p.Style == Anything && d.percent(30) {
 		p.Faults = append(p.Faults, p.deaf(d)...)
 	}
+	if p.Style == Anything && p.Heal > 2500*time.Millisecond && d.percent(15) {
+		p.Faults = append(p.Faults, p.oldSide(d)...)
+	}
 	slices.SortFunc(p.Faults, func(a, b Fault) int { return cmp.Compare(a.At, b.At) })
 	return p
 }
@@ -226,6 +229,17 @@ func (p Plan) deaf(d dice) (faults []Fault) {
 		return faults
 	}
 	return append(faults, f)
+}
+
+// oldSide draws that a client and the primary lose all others and the store, and their connections, for longer than a takeover waits for that client: A + margin, since it has no stream (R12.2). What it could still read would be the past.
+func (p Plan) oldSide(d dice) []Fault {
+	client := p.client(d)
+	f := Fault{At: d.between(50*time.Millisecond, p.Heal-2*time.Second), For: d.between(2*time.Second, 5*time.Second), Kind: "partition", Hosts: []string{"primary", client}, Way: "both", Store: true}
+	faults := []Fault{f}
+	for i := range p.Replicas - 1 {
+		faults = append(faults, Fault{At: f.At + time.Microsecond, Kind: "reset", Hosts: []string{client, fmt.Sprintf("backup%d", i)}})
+	}
+	return faults
 }
 
 // rest is how long a worker rests: a call may only be in flight when a fault begins or ends if there are many then.
