@@ -139,7 +139,7 @@ func (c *client) work(worker int, stop <-chan struct{}) {
 	time.Sleep(time.Duration(worker)*1237*time.Microsecond + 503) // no two begin at once
 	last := int64(0)
 	for k := 0; ; k++ {
-		r := p.request(d, fmt.Sprintf("w%d.%d", worker, k), last)
+		r := p.request(d, fmt.Sprintf("w%d.%d", worker, k), last, c.i == p.Reader)
 		deadline, stable := time.Minute, d.percent(p.Raise)
 		if d.percent(p.Hurry) {
 			deadline = d.between(time.Millisecond, 800*time.Millisecond)
@@ -163,8 +163,8 @@ func (c *client) work(worker int, stop <-chan struct{}) {
 	}
 }
 
-// request draws a worker's next call. last is what the worker has last read.
-func (p Plan) request(d dice, id string, last int64) Request {
+// request draws a worker's next call. last is what the worker has last read, and a reader does nothing else.
+func (p Plan) request(d dice, id string, last int64, reader bool) Request {
 	r := Request{ID: id, Cell: d.IntN(len(Cells{}))}
 	unique := d.Int64N(1 << 40)
 	switch p.Workload {
@@ -183,7 +183,7 @@ func (p Plan) request(d dice, id string, last int64) Request {
 		}
 	}
 	switch {
-	case p.Reads == 0 || !d.percent(p.Reads):
+	case p.Reads == 0 || !reader && !d.percent(p.Reads):
 	case p.Workload == "bank":
 		r = Request{ID: id, Read: true, Op: "audit"}
 	default:

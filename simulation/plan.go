@@ -27,6 +27,7 @@ type Plan struct {
 	Quiet     int           // this client calls rarely; -1 for none
 	MinInSync int
 	Reads     int           // percent of calls that are read-only; 0: the service has no such method
+	Reader    int           // this client does nothing but read, if Reads is above 0; -1 for none
 	Raise     int           // percent of calls that ask for Stable
 	Hurry     int           // percent of calls with a short deadline
 	Large     int           // percent of calls of some 100 KiB
@@ -77,8 +78,8 @@ func (f Fault) clients() bool {
 
 func (p Plan) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "seed %d: live=%v %v replicas=%d clients=%d workers=%d %s style=%s load=%v heal=%v pause=%v quiet=%d min=%d reads=%d%% raise=%d%% hurry=%d%% large=%d%% linger=%v\n",
-		p.Seed, p.Live, p.Level, p.Replicas, p.Clients, p.Workers, p.Workload, p.Style, p.Load, p.Heal, p.Pause, p.Quiet, p.MinInSync, p.Reads, p.Raise, p.Hurry, p.Large, p.Linger)
+	fmt.Fprintf(&b, "seed %d: live=%v %v replicas=%d clients=%d workers=%d %s style=%s load=%v heal=%v pause=%v quiet=%d min=%d reads=%d%% reader=%d raise=%d%% hurry=%d%% large=%d%% linger=%v\n",
+		p.Seed, p.Live, p.Level, p.Replicas, p.Clients, p.Workers, p.Workload, p.Style, p.Load, p.Heal, p.Pause, p.Quiet, p.MinInSync, p.Reads, p.Reader, p.Raise, p.Hurry, p.Large, p.Linger)
 	for _, h := range p.hosts() {
 		if d := p.Drift[h]; d != 0 {
 			fmt.Fprintf(&b, "  %s's clock is off by %+.1f %%\n", h, 100*d)
@@ -136,7 +137,7 @@ func Draw(seed uint64, live bool) Plan {
 		Workload: oneOf(d, "counter", "register", "bank"),
 		Style:    oneOf(d, Anything, Anything, Anything, Anything, Replicas, Replicas, Backup),
 		Load:     oneOf(d, d.between(500*time.Millisecond, 2*time.Second), d.between(2*time.Second, 4*time.Second), d.between(4*time.Second, 7*time.Second)),
-		Quiet:    -1, MinInSync: 1,
+		Quiet:    -1, Reader: -1, MinInSync: 1,
 		Drift: map[string]float64{},
 	}
 	p.Pause = p.Load * time.Duration(p.Clients*p.Workers) / time.Duration(50+d.IntN(150))
@@ -184,12 +185,14 @@ func Draw(seed uint64, live bool) Plan {
 		}
 	}
 	d = newDice(seed, 2)
-	p.Reads = oneOf(d, 0, 20, 40, 40, 70)
+	if p.Reads = oneOf(d, 0, 20, 40, 40, 70); d.percent(60) {
+		p.Reader = d.IntN(p.Clients)
+	}
 	if p.Style == Anything && d.percent(30) {
 		p.Faults = append(p.Faults, p.deaf(d)...)
 	}
-	if p.Style == Anything && p.Heal > 2500*time.Millisecond && d.percent(15) {
-		p.Faults = append(p.Faults, p.oldSide(d)...)
+	if p.Style == Anything && p.Heal > 2400*time.Millisecond && d.percent(15) {
+		p.oldSide(d)
 	}
 	slices.SortFunc(p.Faults, func(a, b Fault) int { return cmp.Compare(a.At, b.At) })
 	return p
@@ -198,7 +201,7 @@ func Draw(seed uint64, live bool) Plan {
 // deaf draws that a client can't reach one backup, or any, for so long that its session is detached there (R11): at once when the connections end, after some seconds when nothing but silence shows it. Then the primary dies, or is left alone
 // with that client, and a backup takes over that can't hear it.
 func (p Plan) deaf(d dice) (faults []Fault) {
-	client := p.client(d)
+	client := p.someone(d)
 	backups := []string{fmt.Sprintf("backup%d", d.IntN(p.Replicas-1))}
 	if d.percent(50) {
 		backups = nil
@@ -231,15 +234,24 @@ func (p Plan) deaf(d dice) (faults []Fault) {
 	return append(faults, f)
 }
 
-// oldSide draws that a client and the primary lose all others and the store, and their connections, for longer than a takeover waits for that client: A + margin, since it has no stream (R12.2). What it could still read would be the past.
-func (p Plan) oldSide(d dice) []Fault {
-	client := p.client(d)
-	f := Fault{At: d.between(50*time.Millisecond, p.Heal-2*time.Second), For: d.between(2*time.Second, 5*time.Second), Kind: "partition", Hosts: []string{"primary", client}, Way: "both", Store: true}
-	faults := []Fault{f}
-	for i := range p.Replicas - 1 {
-		faults = append(faults, Fault{At: f.At + time.Microsecond, Kind: "reset", Hosts: []string{client, fmt.Sprintf("backup%d", i)}})
+// someone is the client that only reads, or another one, if there is none.
+func (p Plan) someone(d dice) string {
+	if p.Reader >= 0 {
+		return fmt.Sprintf("client%d", p.Reader)
 	}
-	return faults
+	return p.client(d)
+}
+
+// oldSide draws that a client and the primary lose all others and the store, and their connections, for longer than a takeover waits for that client: A + margin, since it has no stream (R12.2). What it could still read would be the past. No
+// other fault comes between.
+func (p *Plan) oldSide(d dice) {
+	client := p.someone(d)
+	f := Fault{At: d.between(50*time.Millisecond, p.Heal-2200*time.Millisecond), For: d.between(2200*time.Millisecond, 5*time.Second), Kind: "partition", Hosts: []string{"primary", client}, Way: "both", Store: true}
+	p.Faults = slices.DeleteFunc(p.Faults, func(other Fault) bool { return other.At+other.For > f.At-100*time.Millisecond && other.At < f.At+f.For })
+	p.Faults = append(p.Faults, f)
+	for i := range p.Replicas - 1 {
+		p.Faults = append(p.Faults, Fault{At: f.At + time.Microsecond, Kind: "reset", Hosts: []string{client, fmt.Sprintf("backup%d", i)}})
+	}
 }
 
 // rest is how long a worker rests: a call may only be in flight when a fault begins or ends if there are many then.

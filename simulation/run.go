@@ -162,7 +162,7 @@ func (r *run) last(healed time.Duration) {
 			d := newDice(r.plan.Seed, uint64(10_000+i))
 			conn, host, _ := c.current(nil)
 			for k := range lastCalls {
-				r.call(conn, Call{Worker: -1 - i, Host: host, Last: true, Request: r.plan.request(d, fmt.Sprintf("last%d.%d", i, k), 0)}, healed+recovery+r.plan.Linger-r.elapsed())
+				r.call(conn, Call{Worker: -1 - i, Host: host, Last: true, Request: r.plan.request(d, fmt.Sprintf("last%d.%d", i, k), 0, false)}, healed+recovery+r.plan.Linger-r.elapsed())
 			}
 		})
 	}
