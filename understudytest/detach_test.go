@@ -88,7 +88,10 @@ func deaf(t *testing.T, level understudy.Level, n int, way string, opts ...under
 	if way != "to the backup" {
 		cut(c, "replica1", "client0")
 	}
-	time.Sleep(3 * time.Second)
+	l.every(40 * time.Millisecond)
+	time.Sleep(1950 * time.Millisecond)
+	l.every(10 * time.Millisecond)
+	time.Sleep(1050 * time.Millisecond)
 	if d := c.Replica(0).Status().Detached; d != 1 {
 		t.Errorf("%d detached sessions", d)
 	}
@@ -106,6 +109,7 @@ func TestOneBackupCantHearOneClient(t *testing.T) {
 				if k == 1 {
 					partition(c, "replica0", "replica1")
 				}
+				l.every(20 * time.Millisecond)
 				mend(c, "client0", "replica1")
 				if k == 1 {
 					time.Sleep(100 * time.Millisecond)

@@ -133,7 +133,7 @@ func TestPartitions(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			alternatives(t, 2, func(t *testing.T, level understudy.Level, k int) {
 				c := understudytest.New(t, 3, registerLedger, understudytest.Level(level), understudytest.Logger(verbose))
-				l := startLoad(t, c, 2, 7*time.Millisecond)
+				l := startLoad(t, c, 2, time.Millisecond)
 				time.Sleep(20*time.Millisecond + time.Duration(k)*131*time.Microsecond)
 				if strings.HasPrefix(name, "the store") {
 					c.Link(0).Cut()
@@ -141,12 +141,18 @@ func TestPartitions(t *testing.T) {
 				for _, x := range cut {
 					c.Network().Cut(simnet.Link{From: x[0], To: x[1]})
 				}
-				time.Sleep(1500 * time.Millisecond)
+				time.Sleep(10 * time.Millisecond)
+				l.every(40 * time.Millisecond)
+				time.Sleep(1450 * time.Millisecond)
+				l.every(time.Millisecond)
+				time.Sleep(40 * time.Millisecond)
 				for _, x := range cut {
 					c.Network().Mend(simnet.Link{From: x[0], To: x[1]})
 				}
 				c.Link(0).Mend()
-				time.Sleep(500 * time.Millisecond)
+				time.Sleep(10 * time.Millisecond)
+				l.every(40 * time.Millisecond)
+				time.Sleep(490 * time.Millisecond)
 				l.settle(others(3))
 			})
 		})
