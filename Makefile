@@ -3,11 +3,16 @@ SHELL := bash
 .DEFAULT_GOAL := help
 
 # Every module of the repository but those of the tools.
-MODULES = $(shell find . -name go.mod -not -path './tools/*' -not -path '*/testdata/*' -not -path './.*/*' -exec dirname {} \; | sort)
+MODULES := $(shell find . -name go.mod -not -path './tools/*' -not -path '*/testdata/*' -not -path './.*/*' -exec dirname {} \; | sort)
+
+# What test does for each but the root's.
+TESTS := $(patsubst ./%,test/%,$(filter-out .,$(MODULES)))
 
 # The tools, pinned by modules of their own. `go tool` builds each once into Go's cache.
 BUF         = go tool -modfile=tools/buf/go.mod buf
 STATICCHECK = go tool -modfile=$(CURDIR)/tools/lint/go.mod staticcheck
+
+GOTEST      = UNDERSTUDY_SEEDS=$(SEEDS) UNDERSTUDY_EVERY=$(EVERY) go test -race $(TESTFLAGS)
 
 TESTFLAGS  ?= -timeout 15m
 FUZZTIME   ?= 10m
@@ -21,7 +26,7 @@ RULE       ?=
 DURATION   ?= 2m
 CHAOSFLAGS ?=
 
-.PHONY: help check test faults simulate explore mutants chaos lint breaking generate check-generated bench fuzz
+.PHONY: help check test $(TESTS) faults simulate explore mutants chaos lint breaking generate check-generated bench fuzz
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,12 +36,15 @@ check: ## what CI runs: lint, check-generated and test
 	@$(MAKE) --no-print-directory check-generated
 	@$(MAKE) --no-print-directory test
 
-test: ## go vet and go test -race in every module
-	@for m in $(MODULES); do \
-		echo "test: $$m"; \
-		go -C $$m vet ./...; \
-		UNDERSTUDY_SEEDS=$(SEEDS) UNDERSTUDY_EVERY=$(EVERY) go -C $$m test -race $(TESTFLAGS) ./...; \
-	done
+# The modules but the root wait for processes more than they compute: so two are tested at a time, and what each prints comes in one piece, when it has ended.
+test: ## go test -race in every module
+	@echo "test: ."
+	@$(GOTEST) ./...
+	@$(MAKE) --no-print-directory -j2 --output-sync=target $(TESTS)
+
+$(TESTS): test/%:
+	@echo "test: ./$*"
+	@cd $* && $(GOTEST) ./...
 
 faults: ## kill and cut at every message, in fake time; make test takes a sample (SEEDS, EVERY)
 	go test -timeout 60m -v ./understudytest

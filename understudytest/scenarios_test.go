@@ -243,7 +243,10 @@ func TestStreamToBackupBreaks(t *testing.T) {
 			mend(c, "client0", backup)
 			time.Sleep(30 * time.Millisecond)
 		}
-		time.Sleep(2 * time.Second)
+		l.every(40 * time.Millisecond)
+		time.Sleep(1950 * time.Millisecond)
+		l.every(3 * time.Millisecond)
+		time.Sleep(50 * time.Millisecond)
 		c.Kill(0)
 		l.settle(others(3, 0))
 	})
