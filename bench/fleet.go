@@ -143,6 +143,7 @@ func (v view) executed(calls uint64) error {
 // await asks again and again until accept finds nothing to object to. When ctx ends first, the error has its cause and
 // accept's last objection.
 func (f *fleet) await(ctx context.Context, accept func(view) error) (view, error) {
+	var objection error
 	for {
 		v, err := f.view(ctx)
 		if err == nil {
@@ -150,9 +151,12 @@ func (f *fleet) await(ctx context.Context, accept func(view) error) (view, error
 				return v, nil
 			}
 		}
+		if ctx.Err() == nil || objection == nil { // else this view has failed only because ctx has ended
+			objection = err
+		}
 		select {
 		case <-ctx.Done():
-			return v, fmt.Errorf("%s: %w: %w", f.system.name, context.Cause(ctx), err)
+			return v, fmt.Errorf("%s: %w: %w", f.system.name, context.Cause(ctx), objection)
 		case <-time.After(pollEvery):
 		}
 		for _, p := range f.servers {
