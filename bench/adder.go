@@ -32,6 +32,11 @@ func newAdder() *adder { return &adder{now: state{History: fnvOffset}, values: m
 
 // Add implements counter.CounterServer.
 func (a *adder) Add(_ context.Context, r *counter.AddRequest) (*counter.AddReply, error) {
+	return &counter.AddReply{Value: a.add(r)}, nil
+}
+
+// add executes one request, and returns the key's value.
+func (a *adder) add(r *counter.AddRequest) int64 {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	value := a.values[r.GetKey()] + r.GetDelta()
@@ -42,7 +47,7 @@ func (a *adder) Add(_ context.Context, r *counter.AddRequest) (*counter.AddReply
 		a.now.History = fold(a.now.History, uint64(r.GetKey()[i]))
 	}
 	a.now.History = fold(a.now.History, uint64(value))
-	return &counter.AddReply{Value: value}, nil
+	return value
 }
 
 // FNV-1a, over words.

@@ -26,7 +26,7 @@ const (
 func clientMain(cfg clientConfig, in io.Reader, out io.Writer) error {
 	signal.Ignore(os.Interrupt) // it is meant for the parent, whose terminal this is
 	s, _ := findSystem(cfg.system)
-	m := newMeter()
+	m := newMeter(cfg.delay)
 	conn, err := s.dial(cfg, m)
 	if err != nil {
 		return err

@@ -20,6 +20,7 @@ type command struct {
 	Callers int           `json:"callers,omitempty"` // of doLoad
 	For     time.Duration `json:"for,omitempty"`     // of doLoad
 	Path    string        `json:"path,omitempty"`    // of doProfile: what the files' names begin with
+	Peers   []peer        `json:"peers,omitempty"`   // of doJoin
 }
 
 // What a command can ask for.
@@ -28,6 +29,7 @@ const (
 	doProfile  = "profile"  // begin profiles
 	doProfiled = "profiled" // end and write them
 	doStanding = "standing" // a server's, with its address and state
+	doJoin     = "join"     // a server that is a joiner begins
 	doLoad     = "load"     // the client's callers call; answered when they have ended
 )
 
@@ -43,6 +45,7 @@ type event struct {
 // serverReport is what a server says of itself.
 type serverReport struct {
 	Addr     string   `json:"addr"`
+	PeerAddr string   `json:"peer_addr,omitempty"` // of a joiner
 	Standing standing `json:"standing"`
 	State    state    `json:"state"`
 }

@@ -55,7 +55,7 @@ func TestFigure(t *testing.T) {
 // What one of several processes is about isn't lost among them.
 func TestUsage(t *testing.T) {
 	t.Parallel()
-	m := newMeter()
+	m := newMeter(0)
 	before, err := readUsage(m)
 	if err != nil {
 		t.Fatal(err)

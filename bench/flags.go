@@ -22,6 +22,8 @@ type (
 		Replicas   int           `json:"replicas"`
 		Request    int           `json:"request"`  // bytes
 		Deadline   time.Duration `json:"deadline"` // of each call; 0: none
+		Delay      time.Duration `json:"delay"`    // one way
+		Tight      bool          `json:"tight"`
 		JSON       bool          `json:"-"`
 		Profile    string        `json:"-"` // folder; empty: none
 		ProfileFor time.Duration `json:"-"`
@@ -30,6 +32,8 @@ type (
 		system      string
 		name        string
 		etcd, group string
+		delay       time.Duration
+		tight       bool
 	}
 	clientConfig struct {
 		system      string
@@ -37,6 +41,7 @@ type (
 		servers     []string // host:port, the primary's first
 		request     int
 		deadline    time.Duration
+		delay       time.Duration
 	}
 	breakdownConfig struct {
 		folder string
@@ -45,6 +50,10 @@ type (
 )
 
 const (
+	delayUsage = "how much longer everything takes that is sent, one way, between clients and servers and between servers"
+	tightUsage = "elections after about 100 ms for who has them, instead of the defaults"
+
+	maxDelay    = time.Second
 	maxReplicas = 9
 	maxCallers  = 4096
 	maxRequest  = 1 << 20
@@ -73,7 +82,7 @@ func parse(subcommand string, args []string, errOut io.Writer, declare func(*fla
 }
 
 func parseBench(args []string, errOut io.Writer) (cfg config, err error) {
-	systems, callers := strings.Join(replicatedNames(), ","), "1,16,64"
+	systems, callers := strings.Join(levelNames(), ","), "1,16,64"
 	err = parse("", args, errOut, func(f *flag.FlagSet) {
 		f.StringVar(&systems, "systems", systems, "what is compared with plain gRPC: `names`, one after the other")
 		f.StringVar(&callers, "callers", callers, "how many callers, each with one call at a time: `numbers`, one after the other")
@@ -83,6 +92,8 @@ func parseBench(args []string, errOut io.Writer) (cfg config, err error) {
 		f.IntVar(&cfg.Replicas, "replicas", 3, "how many replicas, each a process of its own")
 		f.IntVar(&cfg.Request, "request", 100, "`bytes` of a request's message")
 		f.DurationVar(&cfg.Deadline, "deadline", 10*time.Second, "of each call; 0 is none")
+		f.DurationVar(&cfg.Delay, "delay", 0, delayUsage)
+		f.BoolVar(&cfg.Tight, "tight", false, tightUsage)
 		f.BoolVar(&cfg.JSON, "json", false, "write JSON, with every window, instead of a table")
 		f.StringVar(&cfg.Profile, "profile", "", "an existing `folder` for profiles of every process, from one more, unmeasured window of each kind")
 		f.DurationVar(&cfg.ProfileFor, "profile-for", 5*time.Second, "how long that window is")
@@ -102,6 +113,7 @@ func parseBench(args []string, errOut io.Writer) (cfg config, err error) {
 			complain(cfg.Replicas < 1 || cfg.Replicas > maxReplicas, "-replicas must be from 1 to %d", maxReplicas),
 			complain(cfg.Request < minRequest || cfg.Request > maxRequest, "-request must be from %d to %d", minRequest, maxRequest),
 			complain(cfg.Deadline < 0, "-deadline can't be negative"),
+			complain(cfg.Delay < 0 || cfg.Delay > maxDelay, "-delay must be from 0 to %v", maxDelay),
 		)
 	})
 	return cfg, err
@@ -123,6 +135,8 @@ func parseServer(args []string, errOut io.Writer) (cfg serverConfig, err error) 
 	}
 	err = parse("server", args, errOut, func(f *flag.FlagSet) {
 		f.StringVar(&cfg.name, "name", "", "the server's `name`")
+		f.DurationVar(&cfg.delay, "delay", 0, delayUsage)
+		f.BoolVar(&cfg.tight, "tight", false, tightUsage)
 		etcdVars(f, &cfg.etcd, &cfg.group)
 	}, func() error { return known(cfg.system) })
 	return cfg, err
@@ -139,6 +153,7 @@ func parseClient(args []string, errOut io.Writer) (cfg clientConfig, err error) 
 		})
 		f.IntVar(&cfg.request, "request", 100, "`bytes` of a request's message")
 		f.DurationVar(&cfg.deadline, "deadline", 0, "of each call; 0 is none")
+		f.DurationVar(&cfg.delay, "delay", 0, delayUsage)
 		etcdVars(f, &cfg.etcd, &cfg.group)
 	}, func() error {
 		return errors.Join(known(cfg.system), complain(len(cfg.servers) == 0, "-servers is missing"))

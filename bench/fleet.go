@@ -34,10 +34,10 @@ func startFleet(ctx context.Context, s system, cfg config, etcd string) (f *flee
 	if s.replicated {
 		count = cfg.Replicas
 	}
-	common := []string{"-etcd", etcd, "-group", "bench-" + s.name}
+	common := []string{"-etcd", etcd, "-group", "bench-" + s.name, "-delay", cfg.Delay.String()}
 	for i := range count {
-		name := string(rune('a' + i))
-		p, err := startProcess(s.name+" "+name, append([]string{"server", s.name, "-name", name}, common...)...)
+		name := nameOf(i)
+		p, err := startProcess(s.name+" "+name, append([]string{"server", s.name, "-name", name, fmt.Sprintf("-tight=%t", cfg.Tight)}, common...)...)
 		if err != nil {
 			return f, err
 		}
@@ -45,6 +45,11 @@ func startFleet(ctx context.Context, s system, cfg config, etcd string) (f *flee
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, errors.New("the servers haven't come together"))
 	defer cancel()
+	if s.joins {
+		if err := f.join(ctx); err != nil {
+			return f, err
+		}
+	}
 	v, err := f.await(ctx, view.whole)
 	if err != nil {
 		return f, err
@@ -59,6 +64,22 @@ func startFleet(ctx context.Context, s system, cfg config, etcd string) (f *flee
 		"-request", fmt.Sprint(cfg.Request), "-deadline", cfg.Deadline.String()}, common...)...)
 	return f, err
 }
+
+// join tells each server of all of them.
+func (f *fleet) join(ctx context.Context) error {
+	v, err := f.await(ctx, func(view) error { return nil })
+	if err != nil {
+		return err
+	}
+	all := make([]peer, len(v))
+	for i, r := range v {
+		all[i] = peer{ID: uint64(i + 1), Name: nameOf(i), Addr: r.PeerAddr}
+	}
+	return f.eachServer(ctx, command{Do: doJoin, Peers: all}, startTimeout, func(int, event) {})
+}
+
+// nameOf is the name of the server at place i.
+func nameOf(i int) string { return string(rune('a' + i)) }
 
 // stop ends the processes, all at once.
 func (f *fleet) stop() {
@@ -82,19 +103,12 @@ type view []serverReport
 
 func (f *fleet) view(ctx context.Context) (view, error) {
 	v := make(view, len(f.servers))
-	errs := make([]error, len(f.servers))
-	var asking sync.WaitGroup
-	for i, p := range f.servers {
-		asking.Go(func() {
-			e, err := p.ask(ctx, command{Do: doStanding}, askTimeout)
-			if err == nil && e.Server != nil {
-				v[i] = *e.Server
-			}
-			errs[i] = err
-		})
-	}
-	asking.Wait()
-	return v, errors.Join(errs...)
+	err := f.eachServer(ctx, command{Do: doStanding}, askTimeout, func(i int, e event) {
+		if e.Server != nil {
+			v[i] = *e.Server
+		}
+	})
+	return v, err
 }
 
 // leader is the place of the one that leads, in the highest epoch if several say so; -1 if none does.
@@ -298,12 +312,19 @@ func (f *fleet) usage(ctx context.Context) (reading, error) {
 
 // each puts one command to all processes, the client last, and returns when each has answered or failed.
 func (f *fleet) each(ctx context.Context, c command, then func(i int, e event)) error {
-	all := f.processes()
+	return askAll(ctx, f.processes(), c, askTimeout, then)
+}
+
+func (f *fleet) eachServer(ctx context.Context, c command, timeout time.Duration, then func(i int, e event)) error {
+	return askAll(ctx, f.servers, c, timeout, then)
+}
+
+func askAll(ctx context.Context, all []*process, c command, timeout time.Duration, then func(i int, e event)) error {
 	errs := make([]error, len(all))
 	var asking sync.WaitGroup
 	for i, p := range all {
 		asking.Go(func() {
-			e, err := p.ask(ctx, c, askTimeout)
+			e, err := p.ask(ctx, c, timeout)
 			if errs[i] = err; err == nil {
 				then(i, e)
 			}

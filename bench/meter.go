@@ -5,13 +5,16 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
-// A meter counts what goes over a process's connections, each of which it hands out itself. Its methods may run
-// concurrently.
+// A meter counts what goes over a process's connections, each of which it hands out itself, and delays what they send.
+// Its methods may run concurrently.
 type meter struct {
-	accepted flow // from clients, and sources
-	peers    flow // dialled to other servers: so that each byte between servers is counted once
+	delay     time.Duration
+	accepted  flow // from clients, and sources
+	peers     flow // dialled to other servers: so that each byte between servers is counted once
+	fromPeers flow // accepted from other servers
 
 	mu     sync.Mutex // guards dialled
 	byAddr map[string]*flow
@@ -28,7 +31,7 @@ type traffic struct {
 	Writes uint64 `json:"writes"`
 }
 
-func newMeter() *meter { return &meter{byAddr: map[string]*flow{}} }
+func newMeter(delay time.Duration) *meter { return &meter{delay: delay, byAddr: map[string]*flow{}} }
 
 // dial is for a client: it counts by address.
 func (m *meter) dial(ctx context.Context, addr string) (net.Conn, error) {
@@ -39,28 +42,36 @@ func (m *meter) dial(ctx context.Context, addr string) (net.Conn, error) {
 		m.byAddr[addr] = f
 	}
 	m.mu.Unlock()
-	return dialInto(ctx, addr, f)
+	return m.dialInto(ctx, addr, f)
 }
 
 // dialPeer is for a server that dials another one.
 func (m *meter) dialPeer(ctx context.Context, addr string) (net.Conn, error) {
-	return dialInto(ctx, addr, &m.peers)
+	return m.dialInto(ctx, addr, &m.peers)
 }
 
-func dialInto(ctx context.Context, addr string, f *flow) (net.Conn, error) {
+func (m *meter) dialInto(ctx context.Context, addr string, f *flow) (net.Conn, error) {
 	conn, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return nil, err
 	}
-	return &meteredConn{conn, f}, nil
+	return m.conn(conn, f), nil
 }
 
+func (m *meter) conn(conn net.Conn, f *flow) net.Conn { return &meteredConn{delay(conn, m.delay), f} }
+
 // listen counts what is accepted.
-func (m *meter) listen(lis net.Listener) net.Listener { return &meteredListener{lis, &m.accepted} }
+func (m *meter) listen(lis net.Listener) net.Listener { return &meteredListener{lis, m, &m.accepted} }
+
+// listenPeers is for a server that other ones dial.
+func (m *meter) listenPeers(lis net.Listener) net.Listener {
+	return &meteredListener{lis, m, &m.fromPeers}
+}
 
 type meteredListener struct {
 	net.Listener
-	flow *flow
+	meter *meter
+	flow  *flow
 }
 
 func (l *meteredListener) Accept() (net.Conn, error) {
@@ -68,7 +79,7 @@ func (l *meteredListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &meteredConn{conn, l.flow}, nil
+	return l.meter.conn(conn, l.flow), nil
 }
 
 type meteredConn struct {

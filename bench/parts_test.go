@@ -49,7 +49,7 @@ func TestAdder(t *testing.T) {
 // A process counts its own side of each connection.
 func TestMeter(t *testing.T) {
 	t.Parallel()
-	servers, clients := newMeter(), newMeter()
+	servers, clients := newMeter(0), newMeter(0)
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -14,7 +14,7 @@ func serverMain(cfg serverConfig, in io.Reader, out, _ io.Writer) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	s, _ := findSystem(cfg.system)
-	m, app := newMeter(), newAdder()
+	m, app := newMeter(cfg.delay), newAdder()
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
@@ -24,11 +24,19 @@ func serverMain(cfg serverConfig, in io.Reader, out, _ io.Writer) error {
 	if err != nil {
 		return err
 	}
-	told := newChild(out, m, func(_ context.Context, c command) event {
-		if c.Do != doStanding {
-			return unknownCommand(c)
+	told := newChild(out, m, func(ctx context.Context, c command) event {
+		j, joins := srv.(joiner)
+		switch {
+		case c.Do == doStanding:
+			r := serverReport{Addr: lis.Addr().String(), Standing: srv.standing(), State: srv.state()}
+			if joins {
+				r.PeerAddr = j.peerAddr()
+			}
+			return event{Server: &r}
+		case c.Do == doJoin && joins:
+			return failed(j.join(ctx, c.Peers))
 		}
-		return event{Server: &serverReport{Addr: lis.Addr().String(), Standing: srv.standing(), State: app.state()}}
+		return unknownCommand(c)
 	})
 	listening := make(chan error, 1)
 	go func() {

@@ -22,6 +22,7 @@ import (
 type system struct {
 	name       string
 	replicated bool // else it has one server
+	joins      bool // its servers are joiners
 	// server makes one server process's part; it serves app, and dials other servers through the meter.
 	server func(cfg serverConfig, app *adder, m *meter) (server, error)
 	// dial makes the client's connection, through the meter.
@@ -34,6 +35,8 @@ type server interface {
 	serve(ctx context.Context, lis net.Listener) error
 	// standing may be called at any time, concurrently: what the server knows of its system.
 	standing() standing
+	// state may be called at any time, concurrently: what this server's replica of the state is like.
+	state() state
 }
 
 // standing is what a server says of its system.
@@ -53,6 +56,10 @@ var systems = []system{
 	understudyAt(understudy.Reflected),
 	understudyAt(understudy.Direct),
 	understudyAt(understudy.Stable),
+	consensusOf("hashicorp", startHashicorp),
+	consensusOf("etcdraft", startEtcdraft),
+	consensusOf("dragonboat", startDragonboat),
+	consensusOf("etcd", startEtcdMember),
 }
 
 func findSystem(name string) (system, bool) {
@@ -64,6 +71,9 @@ func findSystem(name string) (system, bool) {
 	return system{}, false
 }
 
+// levelNames are those of this library's systems.
+func levelNames() []string { return []string{"reflected", "direct", "stable"} }
+
 // replicatedNames are those of the systems but plain.
 func replicatedNames() (names []string) {
 	for _, s := range systems[1:] {
@@ -73,12 +83,15 @@ func replicatedNames() (names []string) {
 }
 
 // plain is gRPC alone.
-type plain struct{ server *grpc.Server }
+type plain struct {
+	*adder
+	server *grpc.Server
+}
 
 func newPlain(_ serverConfig, app *adder, _ *meter) (server, error) {
 	s := grpc.NewServer()
 	counter.RegisterCounterServer(s, app)
-	return plain{s}, nil
+	return plain{app, s}, nil
 }
 
 func (p plain) serve(ctx context.Context, lis net.Listener) error {
@@ -107,6 +120,7 @@ func understudyAt(level understudy.Level) system {
 }
 
 type replicaServer struct {
+	*adder
 	replica *replica.Replica
 	server  *grpc.Server
 	logged  *eventLog
@@ -114,14 +128,19 @@ type replicaServer struct {
 
 func newReplica(cfg serverConfig, level understudy.Level, app *adder, m *meter) (server, error) {
 	logged := &eventLog{}
+	peers, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
 	r, err := replica.Join(context.Background(), "etcd://"+cfg.etcd+"/"+cfg.group, replica.State(app),
-		replica.Name(cfg.name), replica.Level(level), replica.PeerDialer(m.dialPeer), replica.Logger(slog.New(slog.NewTextHandler(logged, nil))))
+		replica.Name(cfg.name), replica.Level(level), replica.Peers(m.listenPeers(peers), nil, nil), replica.PeerDialer(m.dialPeer),
+		replica.Logger(slog.New(slog.NewTextHandler(logged, nil))))
 	if err != nil {
 		return nil, err
 	}
 	s := grpc.NewServer(interceptor.ServerOptions(r)...)
 	counter.RegisterCounterServer(r.Registrar(s), app)
-	return &replicaServer{r, s, logged}, nil
+	return &replicaServer{app, r, s, logged}, nil
 }
 
 func (s *replicaServer) serve(ctx context.Context, lis net.Listener) error {
