@@ -26,7 +26,8 @@ RULE       ?=
 DURATION   ?= 2m
 CHAOSFLAGS ?=
 
-.PHONY: help check test $(TESTS) faults simulate explore mutants chaos lint breaking generate check-generated bench fuzz
+.PHONY: help check test $(TESTS) faults simulate explore mutants chaos lint breaking generate check-generated bench \
+	bench-quick fuzz
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -88,6 +89,9 @@ check-generated: ## fail unless the committed code of proto/ is what generate ma
 bench: ## Go benchmarks of the root module, then calls against plain gRPC (bench/), BENCHFLAGS="-callers 64 …"
 	@go test -run '^$$' -bench . -benchtime $(BENCHTIME) ./...
 	@go -C bench run . $(BENCHFLAGS)
+
+bench-quick: ## within 2 minutes, name=value lines: ratios to plain gRPC and to hashicorp/raft
+	@go -C bench run . quick $(BENCHFLAGS)
 
 fuzz: ## run each fuzz target for FUZZTIME (10m); make test runs their seeds
 	@for m in $(MODULES); do \

@@ -67,11 +67,10 @@ func figureOf(m metric, rounds []round) figure {
 	f := figure{Metric: m.name, System: rounds[0].Window.System, Callers: rounds[0].Window.Callers}
 	plains, values, ratios := []float64{m.of(rounds[0].Before)}, []float64{}, []float64{}
 	for _, r := range rounds {
-		value, plain := m.of(r.Window), (m.of(r.Before)+m.of(r.After))/2
 		plains = append(plains, m.of(r.After))
-		values = append(values, value)
-		if plain > 0 {
-			ratios = append(ratios, value/plain)
+		values = append(values, m.of(r.Window))
+		if ratio := m.ratio(r); ratio > 0 {
+			ratios = append(ratios, ratio)
 		}
 	}
 	f.Plain, f.Value = median(plains), median(values)
@@ -79,6 +78,35 @@ func figureOf(m metric, rounds []round) figure {
 		f.Ratio, f.Least, f.Most = median(ratios), slices.Min(ratios), slices.Max(ratios)
 	}
 	return f
+}
+
+// beside is one system's median ratio to another one's, measured in the same rounds: each is first compared with plain
+// gRPC beside it.
+func beside(m metric, rounds, others []round) float64 {
+	var ratios []float64
+	for _, r := range rounds {
+		for _, o := range others {
+			mine, its := m.ratio(r), m.ratio(o)
+			if r.Number == o.Number && r.Window.Callers == o.Window.Callers && its > 0 {
+				ratios = append(ratios, mine/its)
+			}
+		}
+	}
+	return median(ratios)
+}
+
+// ratio is the window's value to the mean of plain gRPC's before and after it; 0 where plain gRPC has none of it.
+func (m metric) ratio(r round) float64 {
+	plain := (m.of(r.Before) + m.of(r.After)) / 2
+	if plain <= 0 {
+		return 0
+	}
+	return m.of(r.Window) / plain
+}
+
+func findMetric(name string) metric {
+	i := slices.IndexFunc(metrics, func(m metric) bool { return m.name == name })
+	return metrics[i]
 }
 
 // median sorts values.

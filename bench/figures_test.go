@@ -1,6 +1,7 @@
 package main
 
 import (
+	"strings"
 	"testing"
 	"time"
 )
@@ -43,12 +44,31 @@ func TestFigure(t *testing.T) {
 	plains := []window{at("plain", 100), at("plain", 100), at("plain", 300), at("plain", 500)}
 	var rounds []round
 	for i, cpu := range []time.Duration{200, 500, 800} { // 2, 2.5 and 2 times as much
-		rounds = append(rounds, round{plains[i], at("reflected", cpu), plains[i+1]})
+		rounds = append(rounds, round{i, plains[i], at("reflected", cpu), plains[i+1]})
 	}
 	f := figureOf(metrics[0], rounds)
 	want := figure{Metric: "cpu", System: "reflected", Callers: 4, Plain: 20, Value: 50, Ratio: 2, Least: 2, Most: 2.5}
 	if f != want {
 		t.Errorf("%+v, want %+v", f, want)
+	}
+}
+
+// Two systems are compared by their ratios to plain gRPC in the same round.
+func TestBeside(t *testing.T) {
+	t.Parallel()
+	at := func(number int, plain, system time.Duration) round {
+		used := func(d time.Duration) window {
+			return window{Callers: 4, loadReport: loadReport{Calls: 1}, Client: usage{User: d * time.Microsecond}}
+		}
+		return round{number, used(plain), used(system), used(plain)}
+	}
+	ours := []round{at(0, 100, 200), at(1, 300, 600)} // 2 times plain
+	theirs := []round{at(0, 200, 800), at(1, 100, 400), at(7, 1, 1)}
+	if got := beside(findMetric("cpu"), ours, theirs); got != 0.5 {
+		t.Errorf("%v, want 0.5", got)
+	}
+	if got := beside(findMetric("cpu"), ours, theirs[2:]); got != 0 {
+		t.Errorf("%v without a round in common", got)
 	}
 }
 
@@ -70,3 +90,27 @@ func TestUsage(t *testing.T) {
 }
 
 var sink []byte
+
+// The lines of quick have one for each figure and system.
+func TestLines(t *testing.T) {
+	t.Parallel()
+	r := report{Config: quickConfig()}
+	for _, callers := range r.Config.Callers {
+		for i, s := range r.Config.Systems {
+			at := func(system string, allocs uint64) window {
+				return window{System: system, Callers: callers, loadReport: loadReport{Calls: 1, Elapsed: time.Second, P50: 1}, Client: usage{User: time.Duration(allocs), Allocs: allocs}}
+			}
+			r.Rounds = append(r.Rounds, round{0, at("plain", 10), at(s, 20+10*uint64(i)), at("plain", 10)})
+		}
+	}
+	var b strings.Builder
+	r.writeLines(&b)
+	for _, line := range []string{"reflected_cpu_x_plain_64=2.00", "reflected_cpu_x_hashicorp_64=0.40", "direct_allocs_client_over_plain_64=20", "hashicorp_calls_x_plain_64=1.00", "plain_p50_1=0.00"} {
+		if !strings.Contains("\n"+b.String(), "\n"+line+"\n") {
+			t.Errorf("%q is missing", line)
+		}
+	}
+	if strings.Contains(b.String(), "hashicorp_cpu_x_hashicorp") || strings.Contains(b.String(), "NaN") {
+		t.Error(b.String())
+	}
+}

@@ -17,6 +17,7 @@ type (
 		Systems    []string      `json:"systems"`
 		Callers    []int         `json:"callers"`
 		Rounds     int           `json:"rounds"`
+		Bound      time.Duration `json:"bound"` // of the rounds' time: fewer, if they take longer; 0: none
 		Window     time.Duration `json:"window"`
 		WarmUp     time.Duration `json:"warm_up"` // not measured, before each window
 		Replicas   int           `json:"replicas"`
@@ -84,9 +85,10 @@ func parse(subcommand string, args []string, errOut io.Writer, declare func(*fla
 func parseBench(args []string, errOut io.Writer) (cfg config, err error) {
 	systems, callers := strings.Join(levelNames(), ","), "1,16,64"
 	err = parse("", args, errOut, func(f *flag.FlagSet) {
-		f.StringVar(&systems, "systems", systems, "what is compared with plain gRPC: `names`, one after the other")
+		f.StringVar(&systems, "systems", systems, "what is compared with plain gRPC: `names` of "+strings.Join(replicatedNames(), ", "))
 		f.StringVar(&callers, "callers", callers, "how many callers, each with one call at a time: `numbers`, one after the other")
 		f.IntVar(&cfg.Rounds, "rounds", 5, "how many windows of each system at each number of callers, each between two of plain gRPC")
+		f.DurationVar(&cfg.Bound, "bound", 0, "fewer rounds, if they would take longer than this; 0 is no bound")
 		f.DurationVar(&cfg.Window, "window", 800*time.Millisecond, "how long the callers call in one window")
 		f.DurationVar(&cfg.WarmUp, "warm-up", 100*time.Millisecond, "how long they call before it, unmeasured")
 		f.IntVar(&cfg.Replicas, "replicas", 3, "how many replicas, each a process of its own")
@@ -108,7 +110,7 @@ func parseBench(args []string, errOut io.Writer) (cfg config, err error) {
 			cfg.Callers = append(cfg.Callers, n)
 		}
 		return errors.Join(err,
-			complain(cfg.Rounds < 1, "-rounds must be at least 1"),
+			complain(cfg.Rounds < 1 || cfg.Bound < 0, "-rounds must be at least 1, and -bound not negative"),
 			complain(cfg.Window <= 0 || cfg.WarmUp <= 0 || cfg.ProfileFor <= 0, "-window, -warm-up and -profile-for must be positive"),
 			complain(cfg.Replicas < 1 || cfg.Replicas > maxReplicas, "-replicas must be from 1 to %d", maxReplicas),
 			complain(cfg.Request < minRequest || cfg.Request > maxRequest, "-request must be from %d to %d", minRequest, maxRequest),
@@ -119,14 +121,22 @@ func parseBench(args []string, errOut io.Writer) (cfg config, err error) {
 	return cfg, err
 }
 
+// delayText is part of a sentence.
+func (cfg config) delayText() string {
+	if cfg.Delay == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%v longer each way; ", cfg.Delay)
+}
+
 // limit is how long the whole may take: far longer than it does.
 func (cfg config) limit() time.Duration {
-	windows := len(cfg.Systems) * len(cfg.Callers) * (2*cfg.Rounds + 1 + maxRepeats)
+	windows := len(cfg.Systems) * len(cfg.Callers) * (2 + maxRepeats) * cfg.Rounds
 	all := time.Duration(windows) * (cfg.Window + cfg.WarmUp + 200*time.Millisecond)
 	if cfg.Profile != "" {
 		all += time.Duration(2*len(cfg.Systems)*len(cfg.Callers)) * (cfg.ProfileFor + time.Second)
 	}
-	return 2*all + time.Minute
+	return 2*all + 2*time.Minute
 }
 
 func parseServer(args []string, errOut io.Writer) (cfg serverConfig, err error) {

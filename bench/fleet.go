@@ -34,7 +34,7 @@ func startFleet(ctx context.Context, s system, cfg config, etcd string) (f *flee
 	if s.replicated {
 		count = cfg.Replicas
 	}
-	common := []string{"-etcd", etcd, "-group", "bench-" + s.name, "-delay", cfg.Delay.String()}
+	common := []string{"-etcd", etcd, "-group", fmt.Sprintf("bench-%s-%x", s.name, time.Now().UnixNano()), "-delay", cfg.Delay.String()}
 	for i := range count {
 		name := nameOf(i)
 		p, err := startProcess(s.name+" "+name, append([]string{"server", s.name, "-name", name, fmt.Sprintf("-tight=%t", cfg.Tight)}, common...)...)
@@ -63,6 +63,26 @@ func startFleet(ctx context.Context, s system, cfg config, etcd string) (f *flee
 	f.client, err = startProcess(s.name+" client", append([]string{"client", s.name, "-servers", strings.Join(addrs, ","),
 		"-request", fmt.Sprint(cfg.Request), "-deadline", cfg.Deadline.String()}, common...)...)
 	return f, err
+}
+
+// startFleets starts one of each named system, all at once. stopFleets must be called even after an error.
+func startFleets(ctx context.Context, names []string, cfg config, etcd string) ([]*fleet, error) {
+	fleets, errs := make([]*fleet, len(names)), make([]error, len(names))
+	var starting sync.WaitGroup
+	for i, name := range names {
+		s, _ := findSystem(name)
+		starting.Go(func() { fleets[i], errs[i] = startFleet(ctx, s, cfg, etcd) })
+	}
+	starting.Wait()
+	return fleets, errors.Join(errs...)
+}
+
+func stopFleets(fleets []*fleet) {
+	var stopping sync.WaitGroup
+	for _, f := range fleets {
+		stopping.Go(f.stop)
+	}
+	stopping.Wait()
 }
 
 // join tells each server of all of them.

@@ -2,10 +2,14 @@ package main
 
 import (
 	"bufio"
+	"cmp"
+	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 )
 
@@ -21,7 +25,8 @@ type machine struct {
 }
 
 // named are the modules whose versions a report gives.
-var named = []string{"google.golang.org/grpc", "google.golang.org/protobuf", "go.etcd.io/etcd/server/v3"}
+var named = []string{"google.golang.org/grpc", "google.golang.org/protobuf", "go.etcd.io/etcd/server/v3",
+	"github.com/hashicorp/raft", "go.etcd.io/raft/v3", "github.com/lni/dragonboat/v4"}
 
 // thisMachine tells what can be found out; nothing of it is needed.
 func thisMachine() machine {
@@ -43,6 +48,15 @@ func thisMachine() machine {
 		m.Revision = strings.TrimSpace(string(out))
 	}
 	return m
+}
+
+// String is a line for people.
+func (m machine) String() string {
+	s := fmt.Sprintf("%s, %d CPUs, %s %s, %s", cmp.Or(m.CPU, "unknown CPU"), m.CPUs, m.OS, m.Kernel, m.Go)
+	for _, name := range slices.Sorted(maps.Keys(m.Modules)) {
+		s += fmt.Sprintf(", %s %s", strings.TrimPrefix(name, "github.com/"), m.Modules[name])
+	}
+	return s + "; revision " + cmp.Or(m.Revision, "unknown")
 }
 
 // loadAverage is how many processes want to run, on average over 1, 5 and 15 minutes: this bench's among them.

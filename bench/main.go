@@ -7,6 +7,8 @@
 // alternate. What is counted is in meter.go and usage.go, how windows become figures in figures.go, and what the figures
 // say in README.md.
 //
+// The subcommands quick, peers, scale and failover measure what README.md says, and write name=value lines or RESULTS.md.
+//
 // With -profile folder it also writes profiles; "go -C bench run . breakdown folder" says where the CPU goes.
 //
 // To add a system is to add a row to systems (system.go).
@@ -21,6 +23,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 )
 
 func main() { os.Exit(dispatch(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
@@ -48,6 +51,8 @@ func dispatch(args []string, in io.Reader, out, errOut io.Writer) int {
 		if cfg, err = parseBreakdown(args[1:], errOut); err == nil {
 			err = breakdownMain(cfg, out)
 		}
+	case "quick":
+		err = quickMain(args[1:], out, errOut)
 	default:
 		var cfg config
 		if cfg, err = parseBench(args, errOut); err == nil {
@@ -67,20 +72,34 @@ func dispatch(args []string, in io.Reader, out, errOut io.Writer) int {
 
 // benchMain measures, and reports.
 func benchMain(cfg config, out, errOut io.Writer) error {
-	ctx, restore := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer restore()
-	ctx, cancel := context.WithTimeoutCause(ctx, cfg.limit(), errors.New("it takes far longer than the windows do"))
+	ctx, cancel := interruptible(cfg.limit())
 	defer cancel()
-	b := &bench{cfg: cfg, progress: errOut, report: report{Config: cfg, Machine: thisMachine()}}
-	err := b.run(ctx)
-	if err != nil && ctx.Err() != nil {
-		err = errors.Join(context.Cause(ctx), err)
-	}
+	r, err := measure(ctx, cfg, errOut)
 	if err != nil {
 		return err
 	}
 	if cfg.JSON {
-		return b.report.writeJSON(out)
+		return r.writeJSON(out)
 	}
-	return b.report.writeText(out)
+	return r.writeText(out)
+}
+
+// interruptible ends when somebody interrupts this process, or after limit.
+func interruptible(limit time.Duration) (context.Context, context.CancelFunc) {
+	ctx, restore := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, errors.New("it takes far longer than what it measures"))
+	return ctx, func() {
+		cancel()
+		restore()
+	}
+}
+
+// measure runs one bench.
+func measure(ctx context.Context, cfg config, progress io.Writer) (*report, error) {
+	b := &bench{cfg: cfg, progress: progress, report: report{Config: cfg, Machine: thisMachine()}}
+	err := b.run(ctx)
+	if err != nil && ctx.Err() != nil {
+		err = errors.Join(context.Cause(ctx), err)
+	}
+	return &b.report, err
 }

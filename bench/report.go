@@ -1,12 +1,9 @@
 package main
 
 import (
-	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
-	"maps"
-	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -35,6 +32,11 @@ func (r *report) of(system string, callers int) (rounds []round) {
 	return rounds
 }
 
+// rounds is how many there were of each system at each number of callers.
+func (r *report) rounds() int {
+	return len(r.Rounds) / max(1, len(r.Config.Systems)*len(r.Config.Callers))
+}
+
 func (r *report) writeJSON(out io.Writer) error {
 	for _, callers := range r.Config.Callers {
 		for _, s := range r.Config.Systems {
@@ -50,14 +52,10 @@ func (r *report) writeJSON(out io.Writer) error {
 
 func (r *report) writeText(out io.Writer) error {
 	m, cfg := r.Machine, r.Config
-	fmt.Fprintf(out, "\n%s, %d CPUs, %s %s, %s", cmp.Or(m.CPU, "unknown CPU"), m.CPUs, m.OS, m.Kernel, m.Go)
-	for _, name := range slices.Sorted(maps.Keys(m.Modules)) {
-		fmt.Fprintf(out, ", %s %s", name[strings.LastIndex(strings.TrimSuffix(name, "/server/v3"), "/")+1:], m.Modules[name])
-	}
-	fmt.Fprintf(out, "; revision %s\n", cmp.Or(m.Revision, "unknown"))
+	fmt.Fprintf(out, "\n%v\n", m)
 	fmt.Fprintf(out, "%s, %v long; load average %s before, %s after\n", r.Begun.UTC().Format("2006-01-02 15:04 MST"), r.Took.Round(time.Second), r.LoadBefore, r.LoadAfter)
-	fmt.Fprintf(out, "%d replicas, all executing; requests of %d bytes; %d windows of %v each, between windows of plain gRPC; %d thrown away\n",
-		cfg.Replicas, cfg.Request, cfg.Rounds, cfg.Window, r.Disturbed)
+	fmt.Fprintf(out, "%d replicas, all executing; requests of %d bytes; %s%d windows of %v each, between windows of plain gRPC; %d thrown away\n",
+		cfg.Replicas, cfg.Request, cfg.delayText(), r.rounds(), cfg.Window, r.Disturbed)
 	fmt.Fprintln(out, "value, × ratio to plain gRPC in the adjacent windows: median (least-most)")
 	for _, callers := range cfg.Callers {
 		fmt.Fprintln(out)

@@ -19,10 +19,12 @@ type bench struct {
 	progress io.Writer
 	report   report
 	etcd     *embedded
+	fleets   []*fleet // plain gRPC's first
 	plain    *fleet
 }
 
-// run compares one system after the other with plain gRPC: so that at most one stands idle while plain is measured.
+// run has all systems up at once, and compares them in rounds: each round has a window of each, between windows of plain
+// gRPC, so that what a ratio compares is neighbours.
 func (b *bench) run(ctx context.Context) (err error) {
 	if b.cfg.Profile != "" {
 		if b.cfg.Profile, err = filepath.Abs(b.cfg.Profile); err != nil {
@@ -34,56 +36,57 @@ func (b *bench) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, b.etcd.stop()) }()
-	b.plain, err = startFleet(ctx, systems[0], b.cfg, b.etcd.addr)
-	defer b.plain.stop()
+	b.fleets, err = startFleets(ctx, append([]string{systems[0].name}, b.cfg.Systems...), b.cfg, b.etcd.addr)
+	defer stopFleets(b.fleets)
 	if err != nil {
 		return err
 	}
-	for i, name := range b.cfg.Systems {
-		if err := b.system(ctx, name, i == 0); err != nil {
-			return err
+	b.plain = b.fleets[0]
+	if err := b.rounds(ctx); err != nil {
+		return err
+	}
+	if b.cfg.Profile != "" {
+		for _, callers := range b.cfg.Callers {
+			for _, f := range b.fleets {
+				if err := b.profile(ctx, f, callers); err != nil {
+					return err
+				}
+			}
 		}
 	}
 	b.report.LoadAfter, b.report.Took = loadAverage(), time.Since(b.report.Begun)
-	return b.plain.check(ctx)
+	for _, f := range b.fleets {
+		err = errors.Join(err, f.check(ctx))
+	}
+	return err
 }
 
-// system measures one, at every number of callers.
-func (b *bench) system(ctx context.Context, name string, first bool) error {
-	s, _ := findSystem(name)
-	f, err := startFleet(ctx, s, b.cfg, b.etcd.addr)
-	defer f.stop()
-	if err != nil {
-		return err
-	}
-	for _, callers := range b.cfg.Callers {
-		if err := b.rounds(ctx, f, callers); err != nil {
-			return err
-		}
-		if b.cfg.Profile == "" {
-			continue
-		}
-		if first {
-			if err := b.profile(ctx, b.plain, callers); err != nil {
+// rounds goes on until there are as many as wanted, or another would end after the time bound.
+func (b *bench) rounds(ctx context.Context) error {
+	begun := time.Now()
+	for number := range b.cfg.Rounds {
+		for _, callers := range b.cfg.Callers {
+			if err := b.round(ctx, number, callers); err != nil {
 				return err
 			}
 		}
-		if err := b.profile(ctx, f, callers); err != nil {
-			return err
+		done := number + 1
+		if spent := time.Since(begun); b.cfg.Bound > 0 && spent+spent/time.Duration(done) > b.cfg.Bound {
+			break
 		}
 	}
-	return f.check(ctx)
+	return nil
 }
 
-// rounds alternates windows of plain gRPC and of the system: plain, system, plain, …, plain.
-func (b *bench) rounds(ctx context.Context, f *fleet, callers int) error {
+// round takes one window of each system: plain, system, plain, system, …, plain.
+func (b *bench) round(ctx context.Context, number, callers int) error {
 	before, err := b.plain.window(ctx, callers, b.cfg.WarmUp, b.cfg.Window)
 	if err != nil {
 		return err
 	}
 	repeats := 0
-	var last round
-	for done := 0; done < b.cfg.Rounds; {
+	for i := 1; i < len(b.fleets); {
+		f := b.fleets[i]
 		w, err := f.window(ctx, callers, b.cfg.WarmUp, b.cfg.Window)
 		if err != nil && !errors.Is(err, errDisturbed) {
 			return err
@@ -93,9 +96,9 @@ func (b *bench) rounds(ctx context.Context, f *fleet, callers int) error {
 			return plainErr
 		}
 		if err == nil {
-			last = round{Before: before, Window: w, After: after}
-			b.report.Rounds = append(b.report.Rounds, last)
-			done++
+			b.report.Rounds = append(b.report.Rounds, round{Number: number, Before: before, Window: w, After: after})
+			fmt.Fprintf(b.progress, "round %d: %s, %d callers: %.0f calls/s; plain gRPC %.0f\n", number+1, f.system.name, callers, callRate.of(w), callRate.of(after))
+			i, repeats = i+1, 0
 		} else {
 			b.report.Disturbed++
 			if repeats++; repeats > maxRepeats {
@@ -104,7 +107,6 @@ func (b *bench) rounds(ctx context.Context, f *fleet, callers int) error {
 		}
 		before = after
 	}
-	fmt.Fprintf(b.progress, "%s, %d callers: %.0f calls/s; plain gRPC %.0f\n", f.system.name, callers, callRate.of(last.Window), callRate.of(last.After))
 	return nil
 }
 
@@ -120,6 +122,7 @@ func (b *bench) profile(ctx context.Context, f *fleet, callers int) (err error) 
 
 // A round is a window between two of plain gRPC.
 type round struct {
+	Number int    `json:"number"` // what has the same number was measured at about the same time
 	Before window `json:"before"`
 	Window window `json:"window"`
 	After  window `json:"after"`
