@@ -27,7 +27,7 @@ DURATION   ?= 2m
 CHAOSFLAGS ?=
 
 .PHONY: help check test $(TESTS) faults simulate explore mutants chaos lint breaking generate check-generated bench \
-	bench-quick fuzz
+	bench-quick bench-peers fuzz
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -92,6 +92,9 @@ bench: ## Go benchmarks of the root module, then calls against plain gRPC (bench
 
 bench-quick: ## within 2 minutes, name=value lines: ratios to plain gRPC and to hashicorp/raft
 	@go -C bench run . quick $(BENCHFLAGS)
+
+bench-peers: ## beside other systems, at several loads, delays and sizes of the group: writes bench/RESULTS.md in 16 minutes
+	@go -C bench run . peers $(BENCHFLAGS)
 
 fuzz: ## run each fuzz target for FUZZTIME (10m); make test runs their seeds
 	@for m in $(MODULES); do \

@@ -64,6 +64,9 @@ type figure struct {
 
 // figureOf makes one of the rounds of one system at one number of callers.
 func figureOf(m metric, rounds []round) figure {
+	if len(rounds) == 0 {
+		return figure{Metric: m.name}
+	}
 	f := figure{Metric: m.name, System: rounds[0].Window.System, Callers: rounds[0].Window.Callers}
 	plains, values, ratios := []float64{m.of(rounds[0].Before)}, []float64{}, []float64{}
 	for _, r := range rounds {

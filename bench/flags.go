@@ -5,7 +5,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -100,10 +99,7 @@ func parseBench(args []string, errOut io.Writer) (cfg config, err error) {
 		f.StringVar(&cfg.Profile, "profile", "", "an existing `folder` for profiles of every process, from one more, unmeasured window of each kind")
 		f.DurationVar(&cfg.ProfileFor, "profile-for", 5*time.Second, "how long that window is")
 	}, func() (err error) {
-		cfg.Systems = strings.Split(systems, ",")
-		for _, name := range cfg.Systems {
-			err = errors.Join(err, complain(!slices.Contains(replicatedNames(), name), "there is no system %q: there are %s", name, strings.Join(replicatedNames(), ", ")))
-		}
+		cfg.Systems, err = systemNames(systems)
 		for s := range strings.SplitSeq(callers, ",") {
 			n, notOne := strconv.Atoi(s)
 			err = errors.Join(err, complain(notOne != nil || n < 1 || n > maxCallers, "-callers has %q: each is a number from 1 to %d", s, maxCallers))

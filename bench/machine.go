@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"cmp"
+	"context"
 	"fmt"
 	"maps"
 	"os"
@@ -10,7 +11,10 @@ import (
 	"runtime"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
+	"time"
 )
 
 // machine says where and of what a report was made.
@@ -63,6 +67,82 @@ func (m machine) String() string {
 func loadAverage() string {
 	fields := strings.Fields(firstLine("/proc/loadavg", ""))
 	return strings.Join(fields[:min(3, len(fields))], " ")
+}
+
+// cpuTime is what all processes of this machine have used so far, and this one with the children that it has waited for.
+type cpuTime struct {
+	at        time.Time
+	all, ours time.Duration
+}
+
+// userHZ is the unit of /proc/stat: it is 100 on all of Linux's architectures that Go has.
+const userHZ = 100
+
+// readCPUTime has zeros where there is no /proc.
+func readCPUTime() cpuTime {
+	t := cpuTime{at: time.Now()}
+	// user, nice, system, idle, iowait, irq, softirq, steal
+	for i, field := range strings.Fields(firstLine("/proc/stat", "cpu ")) {
+		if n, err := strconv.ParseInt(field, 10, 64); err == nil && i < 8 && i != 3 && i != 4 {
+			t.all += time.Duration(n) * time.Second / userHZ
+		}
+	}
+	for _, who := range []int{syscall.RUSAGE_SELF, syscall.RUSAGE_CHILDREN} {
+		var ru syscall.Rusage
+		if syscall.Getrusage(who, &ru) == nil {
+			t.ours += time.Duration(ru.Utime.Nano() + ru.Stime.Nano())
+		}
+	}
+	return t
+}
+
+// others is how many cores others have used since before.
+func (t cpuTime) others(before cpuTime) float64 {
+	return max(0, (t.all-before.all-(t.ours-before.ours)).Seconds()/t.at.Sub(before.at).Seconds())
+}
+
+// conditions say where, of what and beside what a section of the results was measured.
+type conditions struct {
+	machine    machine
+	begun      cpuTime
+	loadBefore string
+	before     float64 // cores that others used, before and after
+	after      float64
+	loadAfter  string
+	during     float64
+	took       time.Duration
+}
+
+// look is how long others are looked at before and after.
+const look = 2 * time.Second
+
+func observe(ctx context.Context) *conditions {
+	c := &conditions{machine: thisMachine(), loadBefore: loadAverage()}
+	c.before = othersFor(ctx, look)
+	c.begun = readCPUTime()
+	return c
+}
+
+// end is called when all that was started has ended, so that it counts as ours.
+func (c *conditions) end(ctx context.Context) {
+	now := readCPUTime()
+	c.during, c.took = now.others(c.begun), now.at.Sub(c.begun.at)
+	c.loadAfter, c.after = loadAverage(), othersFor(ctx, look)
+}
+
+func othersFor(ctx context.Context, d time.Duration) float64 {
+	before := readCPUTime()
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+	}
+	return readCPUTime().others(before)
+}
+
+// String is a paragraph.
+func (c *conditions) String() string {
+	return fmt.Sprintf("%v. %s, %v long. Load average %s before and %s after; cores that others used: %.2f before, %.2f meanwhile, %.2f after.",
+		c.machine, c.begun.at.UTC().Format("2006-01-02 15:04 MST"), c.took.Round(time.Second), c.loadBefore, c.loadAfter, c.before, c.during, c.after)
 }
 
 // firstLine returns the first line of a file that begins with prefix, and of "prefix: value" the value.

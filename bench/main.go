@@ -53,6 +53,8 @@ func dispatch(args []string, in io.Reader, out, errOut io.Writer) int {
 		}
 	case "quick":
 		err = quickMain(args[1:], out, errOut)
+	case "peers":
+		err = peersMain(args[1:], errOut)
 	default:
 		var cfg config
 		if cfg, err = parseBench(args, errOut); err == nil {

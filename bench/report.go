@@ -18,6 +18,7 @@ type report struct {
 	LoadAfter  string        `json:"load_after"`
 	Config     config        `json:"config"`
 	Disturbed  int           `json:"disturbed"` // windows that were thrown away
+	Notes      []string      `json:"notes,omitempty"`
 	Figures    []figure      `json:"figures"`
 	Rounds     []round       `json:"rounds"`
 }
@@ -56,6 +57,9 @@ func (r *report) writeText(out io.Writer) error {
 	fmt.Fprintf(out, "%s, %v long; load average %s before, %s after\n", r.Begun.UTC().Format("2006-01-02 15:04 MST"), r.Took.Round(time.Second), r.LoadBefore, r.LoadAfter)
 	fmt.Fprintf(out, "%d replicas, all executing; requests of %d bytes; %s%d windows of %v each, between windows of plain gRPC; %d thrown away\n",
 		cfg.Replicas, cfg.Request, cfg.delayText(), r.rounds(), cfg.Window, r.Disturbed)
+	for _, n := range r.Notes {
+		fmt.Fprintln(out, n)
+	}
 	fmt.Fprintln(out, "value, × ratio to plain gRPC in the adjacent windows: median (least-most)")
 	for _, callers := range cfg.Callers {
 		fmt.Fprintln(out)

@@ -58,7 +58,7 @@ func (b *bench) run(ctx context.Context) (err error) {
 	for _, f := range b.fleets {
 		err = errors.Join(err, f.check(ctx))
 	}
-	return err
+	return errors.Join(err, b.report.complete())
 }
 
 // rounds goes on until there are as many as wanted, or another would end after the time bound.
@@ -89,7 +89,10 @@ func (b *bench) round(ctx context.Context, number, callers int) error {
 		f := b.fleets[i]
 		w, err := f.window(ctx, callers, b.cfg.WarmUp, b.cfg.Window)
 		if err != nil && !errors.Is(err, errDisturbed) {
-			return err
+			b.note("%s was started again at %d callers: %.200v", f.system.name, callers, err)
+			if err := b.restart(ctx, i); err != nil {
+				return err
+			}
 		}
 		after, plainErr := b.plain.window(ctx, callers, b.cfg.WarmUp, b.cfg.Window)
 		if plainErr != nil {
@@ -98,16 +101,44 @@ func (b *bench) round(ctx context.Context, number, callers int) error {
 		if err == nil {
 			b.report.Rounds = append(b.report.Rounds, round{Number: number, Before: before, Window: w, After: after})
 			fmt.Fprintf(b.progress, "round %d: %s, %d callers: %.0f calls/s; plain gRPC %.0f\n", number+1, f.system.name, callers, callRate.of(w), callRate.of(after))
-			i, repeats = i+1, 0
 		} else {
 			b.report.Disturbed++
-			if repeats++; repeats > maxRepeats {
-				return fmt.Errorf("%s, %d callers: %w in %d windows: the machine is too busy", f.system.name, callers, err, repeats)
+			if repeats++; repeats <= maxRepeats {
+				before = after
+				continue
 			}
+			b.note("%s has no window in round %d at %d callers: the machine is too busy", f.system.name, number+1, callers)
 		}
-		before = after
+		before, i, repeats = after, i+1, 0
 	}
 	return nil
+}
+
+// note tells what a reader of the figures must know.
+func (b *bench) note(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	b.report.Notes = append(b.report.Notes, text)
+	fmt.Fprintln(b.progress, text)
+}
+
+// restart starts a fleet again that can't go on, because its callers know another leader, say.
+func (b *bench) restart(ctx context.Context, i int) (err error) {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	b.fleets[i].stop()
+	b.fleets[i], err = startFleet(ctx, b.fleets[i].system, b.cfg, b.etcd.addr)
+	return err
+}
+
+// complete returns nil when there is a window of each system at each number of callers.
+func (r *report) complete() (err error) {
+	for _, callers := range r.Config.Callers {
+		for _, s := range r.Config.Systems {
+			err = errors.Join(err, complain(len(r.of(s, callers)) == 0, "%s has no window at %d callers: the machine is too busy", s, callers))
+		}
+	}
+	return err
 }
 
 // profile takes profiles until nothing disturbs them.
