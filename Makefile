@@ -27,7 +27,7 @@ DURATION   ?= 2m
 CHAOSFLAGS ?=
 
 .PHONY: help check test $(TESTS) faults simulate explore mutants chaos lint breaking generate check-generated bench \
-	bench-quick bench-peers fuzz
+	bench-quick bench-peers bench-scale fuzz
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -95,6 +95,9 @@ bench-quick: ## within 2 minutes, name=value lines: ratios to plain gRPC and to 
 
 bench-peers: ## beside other systems, at several loads, delays and sizes of the group: writes bench/RESULTS.md in 16 minutes
 	@go -C bench run . peers $(BENCHFLAGS)
+
+bench-scale: ## sessions, groups, sizes of states and messages: writes bench/RESULTS.md in 6 minutes
+	@go -C bench run . scale $(BENCHFLAGS)
 
 fuzz: ## run each fuzz target for FUZZTIME (10m); make test runs their seeds
 	@for m in $(MODULES); do \

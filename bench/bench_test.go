@@ -86,6 +86,36 @@ func TestBench(t *testing.T) {
 	}
 }
 
+// Several sessions, several groups, a state that isn't empty, and pauses.
+func TestScale(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts an etcd and four processes")
+	}
+	etcd, err := startEtcd(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := etcd.stop(); err != nil {
+			t.Error(err)
+		}
+	}()
+	s, _ := findSystem("reflected")
+	cfg := config{Replicas: 2, Request: minRequest, Deadline: 10 * time.Second, Sessions: 2, Groups: 2, Filled: 10, Think: time.Millisecond}
+	f, err := startFleet(t.Context(), s, cfg, etcd.addr)
+	defer f.stop()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, _, err := f.burst(t.Context(), 3, 50*time.Millisecond)
+	if err != nil || r.Calls > 3*50 {
+		t.Errorf("%d calls, %v", r.Calls, err)
+	}
+	if err := f.check(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
 // A server that lacks a call, or has one too many, is found; so is a server that dies.
 func TestFleetIsChecked(t *testing.T) {
 	if testing.Short() {
@@ -125,7 +155,7 @@ func TestCommandLine(t *testing.T) {
 	t.Parallel()
 	for _, args := range [][]string{
 		{"-systems", "paxos"}, {"-systems", "plain"}, {"-callers", "0"}, {"-callers", "1,x"}, {"-rounds", "0"}, {"-window", "0s"}, {"-replicas", "0"},
-		{"-request", "10"}, {"-delay", "-1ms"}, {"-bound", "-1s"}, {"quick", "-bound", "0s"}, {"peers", "-window", "0s"}, {"peers", "-systems", "plain"}, {"-deadline", "-1s"}, {"more"}, {"server", "paxos"}, {"server"}, {"client", "plain"}, {"client"}, {"breakdown"}, {"breakdown", "x", "-of", "time"},
+		{"-request", "10"}, {"-delay", "-1ms"}, {"-bound", "-1s"}, {"quick", "-bound", "0s"}, {"peers", "-window", "0s"}, {"scale", "-bound", "0s"}, {"scale", "more"}, {"server", "plain", "-groups", "0"}, {"client", "plain", "-servers", "x", "-sessions", "0"}, {"peers", "-systems", "plain"}, {"-deadline", "-1s"}, {"more"}, {"server", "paxos"}, {"server"}, {"client", "plain"}, {"client"}, {"breakdown"}, {"breakdown", "x", "-of", "time"},
 	} {
 		if code := dispatch(args, strings.NewReader(""), io.Discard, io.Discard); code != 2 {
 			t.Errorf("%q: exit code %d, want 2", args, code)

@@ -19,7 +19,7 @@ import (
 const (
 	keys       = 1024
 	maxDelta   = 100
-	minRequest = 32 // bytes: key, delta, and the padding's own tag and length
+	minRequest = 16 // bytes: key and delta
 )
 
 // clientMain is the subcommand client: callers of one system, until stdin ends.
@@ -27,25 +27,33 @@ func clientMain(cfg clientConfig, in io.Reader, out io.Writer) error {
 	signal.Ignore(os.Interrupt) // it is meant for the parent, whose terminal this is
 	s, _ := findSystem(cfg.system)
 	m := newMeter(cfg.delay)
-	conn, err := s.dial(cfg, m)
-	if err != nil {
-		return err
+	var clients []counter.CounterClient
+	for i := range cfg.sessions * cfg.groups {
+		of := cfg
+		of.group = groupName(cfg.group, i%cfg.groups)
+		conn, err := s.dial(of, m)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		clients = append(clients, counter.NewCounterClient(conn))
 	}
-	defer conn.Close()
-	l := newLoad(counter.NewCounterClient(conn), cfg)
+	l := newLoad(clients, cfg)
 	return newChild(out, m, l.answer).serve(context.Background(), in)
 }
 
-// A load is callers, each with one call in flight at a time. Its windows must not overlap.
+// A load is callers, each with one call in flight at a time, who take the clients in turn. Its windows must not overlap.
 type load struct {
-	client   counter.CounterClient
+	clients  []counter.CounterClient
 	deadline time.Duration
+	think    time.Duration // after each call
 	padding  []byte
 	callers  []*caller // of every window so far: they keep room for their latencies
 }
 
 type caller struct {
 	random    *rand.Rand
+	next      int // the place of the client that it calls next
 	latencies []time.Duration
 	sum       int64
 	last      time.Time
@@ -61,8 +69,8 @@ type loadReport struct {
 	Max     time.Duration `json:"max"`
 }
 
-func newLoad(c counter.CounterClient, cfg clientConfig) *load {
-	l := &load{client: c, deadline: cfg.deadline}
+func newLoad(clients []counter.CounterClient, cfg clientConfig) *load {
+	l := &load{clients: clients, deadline: cfg.deadline, think: cfg.think}
 	l.padding = make([]byte, max(0, cfg.request-proto.Size(&counter.AddRequest{Key: key(0), Delta: 1})-2))
 	return l
 }
@@ -83,7 +91,7 @@ func (l *load) answer(ctx context.Context, c command) event {
 // run lets the callers call for a while. The first call that fails ends it: here nothing is done that should fail one.
 func (l *load) run(ctx context.Context, callers int, for_ time.Duration) (loadReport, error) {
 	for len(l.callers) < callers {
-		l.callers = append(l.callers, &caller{random: rand.New(rand.NewPCG(1, uint64(len(l.callers))))})
+		l.callers = append(l.callers, &caller{random: rand.New(rand.NewPCG(1, uint64(len(l.callers)))), next: len(l.callers)})
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -92,7 +100,7 @@ func (l *load) run(ctx context.Context, callers int, for_ time.Duration) (loadRe
 	var calling sync.WaitGroup
 	for _, c := range l.callers[:callers] {
 		calling.Go(func() {
-			if err := l.call(ctx, c, end); err != nil {
+			if err := l.call(ctx, c, callers, end); err != nil {
 				cancel(err)
 			}
 		})
@@ -104,18 +112,25 @@ func (l *load) run(ctx context.Context, callers int, for_ time.Duration) (loadRe
 	return summary(begun, l.callers[:callers]), nil
 }
 
-// call is one caller's closed loop.
-func (l *load) call(ctx context.Context, c *caller, end time.Time) error {
+// call is one caller's closed loop; the callers together go through all clients.
+func (l *load) call(ctx context.Context, c *caller, callers int, end time.Time) error {
 	c.latencies, c.sum = c.latencies[:0], 0
-	for c.last = time.Now(); c.last.Before(end); {
+	for c.last = time.Now(); c.last.Add(l.think).Before(end); {
 		r := &counter.AddRequest{Key: keyNames[c.random.IntN(keys)], Delta: 1 + c.random.Int64N(maxDelta), Padding: l.padding}
-		if err := l.add(ctx, r); err != nil {
+		client := l.clients[c.next%len(l.clients)]
+		c.next += callers
+		begun := time.Now()
+		if err := l.add(ctx, client, r); err != nil {
 			return err
 		}
 		c.sum += r.GetDelta()
-		now := time.Now()
-		c.latencies = append(c.latencies, now.Sub(c.last))
-		c.last = now
+		c.last = time.Now()
+		c.latencies = append(c.latencies, c.last.Sub(begun))
+		if l.think > 0 {
+			if err := pause(ctx, l.think); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }
@@ -127,13 +142,23 @@ var keyNames = func() (names [keys]string) {
 	return names
 }()
 
-func (l *load) add(ctx context.Context, r *counter.AddRequest) error {
+// pause returns an error when ctx ends first.
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (l *load) add(ctx context.Context, client counter.CounterClient, r *counter.AddRequest) error {
 	if l.deadline > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, l.deadline)
 		defer cancel()
 	}
-	_, err := l.client.Add(ctx, r)
+	_, err := client.Add(ctx, r)
 	return err
 }
 

@@ -24,6 +24,10 @@ type (
 		Deadline   time.Duration `json:"deadline"` // of each call; 0: none
 		Delay      time.Duration `json:"delay"`    // one way
 		Tight      bool          `json:"tight"`
+		Sessions   int           `json:"sessions"` // of the client process: each has a connection of its own; 0: 1
+		Groups     int           `json:"groups"`   // of this library's, in each server process; 0: 1
+		Filled     int           `json:"filled"`   // keys that are there before the first call
+		Think      time.Duration `json:"think"`    // between a caller's calls
 		JSON       bool          `json:"-"`
 		Profile    string        `json:"-"` // folder; empty: none
 		ProfileFor time.Duration `json:"-"`
@@ -34,6 +38,8 @@ type (
 		etcd, group string
 		delay       time.Duration
 		tight       bool
+		groups      int
+		filled      int
 	}
 	clientConfig struct {
 		system      string
@@ -42,6 +48,9 @@ type (
 		request     int
 		deadline    time.Duration
 		delay       time.Duration
+		sessions    int
+		groups      int
+		think       time.Duration
 	}
 	breakdownConfig struct {
 		folder string
@@ -53,6 +62,10 @@ const (
 	delayUsage = "how much longer everything takes that is sent, one way, between clients and servers and between servers"
 	tightUsage = "elections after about 100 ms for who has them, instead of the defaults"
 
+	sessionsUsage = "how many connections the client has, each a session of its own"
+	groupsUsage   = "how many groups each server process has a replica of"
+
+	maxGroups   = 64
 	maxDelay    = time.Second
 	maxReplicas = 9
 	maxCallers  = 4096
@@ -143,8 +156,13 @@ func parseServer(args []string, errOut io.Writer) (cfg serverConfig, err error) 
 		f.StringVar(&cfg.name, "name", "", "the server's `name`")
 		f.DurationVar(&cfg.delay, "delay", 0, delayUsage)
 		f.BoolVar(&cfg.tight, "tight", false, tightUsage)
+		f.IntVar(&cfg.groups, "groups", 1, groupsUsage)
+		f.IntVar(&cfg.filled, "filled", 0, "how many `keys` are there before the first call")
 		etcdVars(f, &cfg.etcd, &cfg.group)
-	}, func() error { return known(cfg.system) })
+	}, func() error {
+		return errors.Join(known(cfg.system), complain(cfg.groups < 1 || cfg.groups > maxGroups, "-groups must be from 1 to %d", maxGroups),
+			complain(cfg.filled < 0, "-filled can't be negative"))
+	})
 	return cfg, err
 }
 
@@ -160,9 +178,13 @@ func parseClient(args []string, errOut io.Writer) (cfg clientConfig, err error) 
 		f.IntVar(&cfg.request, "request", 100, "`bytes` of a request's message")
 		f.DurationVar(&cfg.deadline, "deadline", 0, "of each call; 0 is none")
 		f.DurationVar(&cfg.delay, "delay", 0, delayUsage)
+		f.IntVar(&cfg.sessions, "sessions", 1, sessionsUsage)
+		f.IntVar(&cfg.groups, "groups", 1, groupsUsage)
+		f.DurationVar(&cfg.think, "think", 0, "how long a caller waits after each call")
 		etcdVars(f, &cfg.etcd, &cfg.group)
 	}, func() error {
-		return errors.Join(known(cfg.system), complain(len(cfg.servers) == 0, "-servers is missing"))
+		return errors.Join(known(cfg.system), complain(len(cfg.servers) == 0, "-servers is missing"),
+			complain(cfg.sessions < 1 || cfg.groups < 1 || cfg.think < 0, "-sessions and -groups must be at least 1, and -think not negative"))
 	})
 	return cfg, err
 }

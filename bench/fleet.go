@@ -30,6 +30,10 @@ const (
 // startFleet starts the servers, and when they have come together the client. stop must be called even after an error.
 func startFleet(ctx context.Context, s system, cfg config, etcd string) (f *fleet, err error) {
 	f = &fleet{system: s}
+	groups := 1
+	if !s.joins {
+		groups = max(1, cfg.Groups)
+	}
 	count := 1
 	if s.replicated {
 		count = cfg.Replicas
@@ -37,7 +41,8 @@ func startFleet(ctx context.Context, s system, cfg config, etcd string) (f *flee
 	common := []string{"-etcd", etcd, "-group", fmt.Sprintf("bench-%s-%x", s.name, time.Now().UnixNano()), "-delay", cfg.Delay.String()}
 	for i := range count {
 		name := nameOf(i)
-		p, err := startProcess(s.name+" "+name, append([]string{"server", s.name, "-name", name, fmt.Sprintf("-tight=%t", cfg.Tight)}, common...)...)
+		p, err := startProcess(s.name+" "+name, append([]string{"server", s.name, "-name", name, fmt.Sprintf("-tight=%t", cfg.Tight),
+			"-groups", fmt.Sprint(groups), "-filled", fmt.Sprint(cfg.Filled)}, common...)...)
 		if err != nil {
 			return f, err
 		}
@@ -61,7 +66,8 @@ func startFleet(ctx context.Context, s system, cfg config, etcd string) (f *flee
 		}
 	}
 	f.client, err = startProcess(s.name+" client", append([]string{"client", s.name, "-servers", strings.Join(addrs, ","),
-		"-request", fmt.Sprint(cfg.Request), "-deadline", cfg.Deadline.String()}, common...)...)
+		"-request", fmt.Sprint(cfg.Request), "-deadline", cfg.Deadline.String(),
+		"-sessions", fmt.Sprint(max(1, cfg.Sessions)), "-groups", fmt.Sprint(groups), "-think", cfg.Think.String()}, common...)...)
 	return f, err
 }
 

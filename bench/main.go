@@ -55,6 +55,8 @@ func dispatch(args []string, in io.Reader, out, errOut io.Writer) int {
 		err = quickMain(args[1:], out, errOut)
 	case "peers":
 		err = peersMain(args[1:], errOut)
+	case "scale":
+		err = scaleMain(args[1:], errOut)
 	default:
 		var cfg config
 		if cfg, err = parseBench(args, errOut); err == nil {

@@ -46,6 +46,16 @@ func TestAdder(t *testing.T) {
 	}
 }
 
+func TestFill(t *testing.T) {
+	t.Parallel()
+	a := newAdder()
+	was := a.state()
+	a.fill(3)
+	if len(a.values) != 3 || a.state() != was {
+		t.Errorf("%d keys, %+v", len(a.values), a.state())
+	}
+}
+
 // A process counts its own side of each connection.
 func TestMeter(t *testing.T) {
 	t.Parallel()

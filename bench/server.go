@@ -15,6 +15,7 @@ func serverMain(cfg serverConfig, in io.Reader, out, _ io.Writer) error {
 	defer cancel()
 	s, _ := findSystem(cfg.system)
 	m, app := newMeter(cfg.delay), newAdder()
+	app.fill(cfg.filled)
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err

@@ -111,7 +111,7 @@ var insecureCredentials = grpc.WithTransportCredentials(insecure.NewCredentials(
 func understudyAt(level understudy.Level) system {
 	return system{
 		name: strings.ToLower(level.String()), replicated: true,
-		server: func(cfg serverConfig, app *adder, m *meter) (server, error) { return newReplica(cfg, level, app, m) },
+		server: func(cfg serverConfig, app *adder, m *meter) (server, error) { return newReplicas(cfg, level, app, m) },
 		dial: func(cfg clientConfig, m *meter) (*grpc.ClientConn, error) {
 			options := append(interceptor.DialOptions(), grpc.WithContextDialer(m.dial), insecureCredentials)
 			return grpc.NewClient("replicated://"+cfg.etcd+"/"+cfg.group, options...)
