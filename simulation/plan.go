@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/understudy-rpc/understudy"
+	"github.com/understudy-rpc/understudy/transport"
 )
 
 // Plan is all that one seed decides; nothing is drawn while it runs but what each worker calls next, from a generator of its own.
@@ -364,4 +365,12 @@ func (p Plan) backupFault(d dice, f *Fault) {
 	case d.percent(50):
 		slices.Reverse(f.Hosts)
 	}
+}
+
+// carrier is what carries the header of the clients' calls: the metadata with one seed of four, else the message.
+func (p Plan) carrier() []transport.Option {
+	if p.Seed%4 == 0 {
+		return []transport.Option{transport.WithHeaderInMetadata()}
+	}
+	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc/stats"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/understudy-rpc/understudy/internal/wire"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
@@ -184,17 +185,31 @@ func (h *headers) HandleRPC(_ context.Context, s stats.RPCStats) {
 		values = s.Header.Get(wire.HeaderKey)
 	case *stats.InTrailer:
 		values = s.Trailer.Get(wire.HeaderKey)
-		if reply, err := wire.ParseHeader(values); err == nil && reply.GetRefusal() == pb.Refusal_REFUSAL_ORDER_IT {
+		if reply, err := wire.FromMetadata(values); err == nil && reply.Refusal == pb.Refusal_REFUSAL_ORDER_IT {
 			h.add(orderIt, 1)
 		}
+	case *stats.OutPayload:
+		h.measure(s.Length - size(s.Payload))
+	case *stats.InPayload:
+		h.measure(s.Length - size(s.Payload))
 	}
 	for _, v := range values {
-		if len(v) > wire.MaxHeader {
-			h.add(tooLarge, 1)
-		}
-		if len(v) > wire.MaxHeader/2 {
-			h.add("a header was more than half full (R5)", 1)
-		}
+		h.measure(len(v))
+	}
+}
+
+// size is a message's without what the header in front of it takes.
+func size(payload any) int {
+	m, _ := payload.(proto.Message)
+	return proto.Size(m) + len((&wire.Header{}).Front()) + 1 // a header's length takes two bytes, if it is of interest
+}
+
+func (h *headers) measure(n int) {
+	if n > wire.MaxHeader {
+		h.add(tooLarge, 1)
+	}
+	if n > wire.MaxHeader/2 {
+		h.add("a header was more than half full (R5)", 1)
 	}
 }
 

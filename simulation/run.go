@@ -124,7 +124,7 @@ func (r *run) start(t testing.TB, log io.Writer) {
 	r.began = time.Now()
 	r.cluster = understudytest.New(t, p.Replicas, Register(p),
 		understudytest.Level(p.Level), understudytest.Logger(slog.New(r.coverage.handler(handler))), understudytest.Clocks(r.clock),
-		understudytest.ReplicaOptions(replica.OnFailover(r.failover), replica.MinInSync(p.MinInSync)))
+		understudytest.ReplicaOptions(replica.OnFailover(r.failover), replica.MinInSync(p.MinInSync)), understudytest.ClientOptions(p.carrier()...))
 	for i := range p.Clients {
 		c := &client{r: r, i: i}
 		r.clients = append(r.clients, c)

@@ -53,6 +53,7 @@ type Cluster struct {
 	level    understudy.Level
 	server   []grpc.ServerOption
 	replica  []replica.Option
+	client   []transport.Option
 	log      *slog.Logger
 	between  func(host string, e election.Election) election.Election
 	nodes    []*node
@@ -80,6 +81,9 @@ func ServerOptions(opts ...grpc.ServerOption) Option { return func(c *Cluster) {
 
 // ReplicaOptions are given to each replica's replica.Join.
 func ReplicaOptions(opts ...replica.Option) Option { return func(c *Cluster) { c.replica = opts } }
+
+// ClientOptions are given to each client's interceptor.DialOptions.
+func ClientOptions(opts ...transport.Option) Option { return func(c *Cluster) { c.client = opts } }
 
 // Logger sees what replicas and clients log; the default discards.
 func Logger(l *slog.Logger) Option { return func(c *Cluster) { c.log = l } }
@@ -241,10 +245,10 @@ func (c *Cluster) State(i int) replica.Snapshotter { return c.nodes[i].state }
 func (c *Cluster) Dial(host string, opts ...grpc.DialOption) *grpc.ClientConn {
 	c.t.Helper()
 	c.monitors[host] = new(transport.Monitor)
-	ours := interceptor.DialOptions(
+	ours := interceptor.DialOptions(append([]transport.Option{
 		transport.WithElection(func(transport.Target) (election.Election, io.Closer, error) { return c.store.Client(group), nil, nil }),
 		transport.WithClock(c.clock(host)), transport.WithLogger(c.log.With("client", host)), transport.WithMonitor(c.monitors[host]),
-	)
+	}, c.client...)...)
 	ours = append(ours,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return c.net.Dialer(host)(ctx, addr) }),
