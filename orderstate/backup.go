@@ -31,8 +31,9 @@ type Backup struct {
 	executed OrderNum
 	// diverged is where this replica has, or was told, what isn't in the order; 0 if it hasn't.
 	diverged OrderNum
-	// detached holds the sessions that can't be heard here, until the next epoch starts (R11); detachings numbers what was asked.
-	detached   map[Session]detachment
+	// attached holds the sessions that a takeover waits for, until the next epoch starts (R11), once all up to base is held; detachings numbers what was asked.
+	attached   map[Session]attachment
+	base       OrderNum
 	detachings uint64
 }
 
@@ -41,7 +42,7 @@ type Backup struct {
 func NewBackup(h *History, epoch Epoch, start OrderNum) (*Backup, error) {
 	b := &Backup{
 		History: h, acknowledged: epoch, pendingDestOrder: map[OrderNum]Ordered{}, early: map[Session][]SeqNum{}, validIn: h.epochs.newest(), executed: h.cut,
-		detached: map[Session]detachment{},
+		attached: map[Session]attachment{}, base: unknownBase,
 	}
 	if start != 0 {
 		table, err := h.epochs.with(Start{epoch, start})
@@ -51,7 +52,7 @@ func NewBackup(h *History, epoch Epoch, start OrderNum) (*Backup, error) {
 		if err := b.adopt(table); err != nil {
 			return nil, err
 		}
-		b.started, b.validIn = true, epoch
+		b.started, b.validIn, b.base = true, epoch, start-1
 	}
 	return b, nil
 }
@@ -182,7 +183,7 @@ func (b *Backup) release() error {
 		delete(b.pendingDestOrder, nextOrderNum)
 		b.append(o)
 		if o.Kind == Expire {
-			delete(b.detached, o.Session)
+			delete(b.attached, o.Session)
 		}
 		b.settle(Session(nextOrderNum))
 	}
@@ -334,10 +335,8 @@ func (b *Backup) Start(e Epoch, first OrderNum, earlier []Start) error {
 		return err
 	}
 	b.prune()
-	b.started, b.validIn = true, e
-	if !without("R11: an epoch starts with none detached") {
-		clear(b.detached)
-	}
+	b.started, b.validIn, b.base = true, e, first-1
+	clear(b.attached)
 	return b.advance()
 }
 
@@ -384,6 +383,6 @@ func (b *Backup) Clone() *Backup {
 	for n, early := range b.early {
 		c.early[n] = slices.Clone(early)
 	}
-	c.detached = maps.Clone(b.detached)
+	c.attached = maps.Clone(b.attached)
 	return &c
 }

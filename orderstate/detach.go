@@ -2,127 +2,180 @@ package orderstate
 
 import "maps"
 
-// Detaching (R11) keeps a session that one backup can't hear from holding up that backup's takeover. The two sides agree in this order:
+// Detaching (R11) keeps a session that a backup can't hear from holding up that backup's takeover, and what such a session was told from being lost in it. A session begins detached at every backup: when it is opened, with
+// each epoch, and with each new stream of a backup to the primary. A backup attaches it by saying so, and detaches it again:
 //
 //	backup                       primary                        backup
+//	Attach  ───────────────────► Attach
 //	Detach  ── number ─────────► Detach ── all up to upTo, ───► Confirmed
 //	                                       then the confirmation
-//	Attach  ── number ─────────► Attach
 //
-// From the primary's Detach to its Attach replies to that session wait for that backup: MayLeave. From Confirmed to the backup's Attach its takeover doesn't wait for that session; this lies
-// within the other on the side of the primary, whatever is delayed, lost, or overtaken, because both name what was asked by its number.
+// From before the backup's Attach to its Confirmed a takeover of it waits for that session, and all other sessions are Detached; from the primary's Attach to its Detach replies to that session don't wait for that backup, and
+// all others do: MayLeave. The second lies within the first, whatever is delayed or lost: the backup has attached before it says so, and counts a confirmation only by the number of what it has asked last. One thing is
+// the caller's to see to: what an old stream carried is never taken after what the new one has.
+//
+// So a takeover needn't wait for a session n that is detached here. What n was told in this epoch, while the primary didn't take n for attached, is held here: MayLeave. What it was told while it did, before the Detach that was
+// confirmed, depends on nothing above upTo, and all up to there is held. And what n was told in the epochs before is either below this epoch's first orderNum, and all that is held here, or void, which n was told. For
+// the last, marks of one epoch say nothing in the next: they are forgotten when that starts, and until all that is below its start is held here, no session counts as detached. Who has answered a newer epoch without having learned where it
+// starts keeps the marks that it has, for nobody was told anything in that one: its gate needs this backup (R12.4).
 
-// detachment is a session that can't be heard here.
-type detachment struct {
+// attachment is a session that a takeover of this backup waits for, because the primary may take it for attached.
+type attachment struct {
+	// number is of the Detach that is to end it; 0 while the session is heard.
 	number uint64
-	// confirmed: the primary holds replies back, and those that it has sent depend on nothing above upTo.
+	// confirmed: replies wait for this backup, and those that were sent depend on nothing above upTo.
 	confirmed bool
 	upTo      OrderNum
 }
 
-// Detach says that this backup can't hear a session. The primary is told the number, again on a new stream; until it has confirmed, a takeover waits for that session. An epoch starts with
-// no session detached: whoever still can't be heard is told to its primary anew. It returns false for a session that isn't known here, or before the epoch has started.
-func (b *Backup) Detach(n Session) (number uint64, ok bool) {
+// unknownBase is where Backup.base is while no epoch has started: nobody holds so much.
+const unknownBase = lastOrderNum + 1
+
+// Attach says that this backup hears a session, and holds its past: it has logged what the session had sent before, and not yet forgotten. From now on a takeover waits for that session. The primary is told afterwards, and
+// again on a new stream. It returns false, and there is nothing to tell, for a session that isn't open here, or before the epoch has started.
+func (b *Backup) Attach(n Session) bool {
 	if b.open(n) == nil || !b.started {
-		return 0, false
-	}
-	d, ok := b.detached[n]
-	if !ok {
-		b.detachings++
-		d.number = b.detachings
-		d.confirmed = without("R11: detached when confirmed")
-		b.detached[n] = d
-	}
-	return d.number, true
-}
-
-// Confirmed takes the primary's confirmation of what Detach asked as number, in an epoch. One of another epoch, or of what isn't asked any more, is passed over.
-func (b *Backup) Confirmed(epoch Epoch, n Session, number uint64, upTo OrderNum) {
-	if d, ok := b.detached[n]; ok && epoch == b.acknowledged && b.started && (d.number == number || without("R11: a confirmation has a number")) && !d.confirmed {
-		b.detached[n] = detachment{number, true, upTo}
-	}
-}
-
-// Attach says that this backup hears a session again, and holds its past: it has logged what the session had sent before, and not yet forgotten. A takeover waits for the session
-// from now on; the primary is told the number, on a new stream too. It returns false if nothing was asked.
-func (b *Backup) Attach(n Session) (number uint64, ok bool) {
-	d, ok := b.detached[n]
-	delete(b.detached, n)
-	return d.number, ok
-}
-
-// AttachAll forgets what was asked, before a new stream to the primary begins: a takeover waits for every session again.
-func (b *Backup) AttachAll() { clear(b.detached) }
-
-// Detached says whether a takeover of this backup needn't wait for a session: the primary has confirmed, and all that was sent before it did is held.
-func (b *Backup) Detached(n Session) bool {
-	d := b.detached[n]
-	return d.confirmed && (d.upTo <= b.Last() || without("R11: the confirmation follows what replies depend on"))
-}
-
-// Detach: a member says that it can't hear a session, and numbers that. From now on replies to the session wait for that member. The caller sends it all that is ordered up to upTo, and the messages, then on the same
-// stream the confirmation (Epoch, n, number, upTo); later, every message of that session, as it is ordered. It returns false, and nothing is confirmed, for who isn't a member, and for a session that isn't open.
-func (p *Primary) Detach(r Replica, n Session, number uint64) (upTo OrderNum, ok bool) {
-	if _, member := p.members[r]; !member || p.open(n) == nil {
-		return 0, false
-	}
-	if p.detached[n] == nil {
-		p.detached[n] = map[Replica]uint64{}
-	}
-	p.detached[n][r] = max(number, p.detached[n][r])
-	return p.Last(), true
-}
-
-// Attach: a member hears a session again; what it has asked with a higher number stays. It says whether what MayLeave says has changed.
-func (p *Primary) Attach(r Replica, n Session, number uint64) bool {
-	asked, ok := p.detached[n][r]
-	if !ok || asked > number && !without("R11: attaching has a number") {
 		return false
 	}
-	p.attach(r, n)
+	if !without("R11: who is attached is waited for") {
+		b.attached[n] = attachment{}
+	}
 	return true
 }
 
-func (p *Primary) attach(r Replica, n Session) {
-	if delete(p.detached[n], r); len(p.detached[n]) == 0 {
-		delete(p.detached, n)
+// Detach says that this backup can't hear a session any more. The primary is told the number, again on a new stream; until it has confirmed, a takeover waits for that session. It returns false, and there
+// is nothing to tell, if the session isn't attached, or that was confirmed, or before the epoch has started.
+func (b *Backup) Detach(n Session) (number uint64, ok bool) {
+	a, ok := b.attached[n]
+	if !ok || a.confirmed || !b.started {
+		return 0, false
 	}
+	if a.number == 0 {
+		b.detachings++ // never used again
+		a = attachment{number: b.detachings, confirmed: without("R11: detached when confirmed")}
+		b.attached[n] = a
+	}
+	return a.number, true
 }
 
-// AttachAll forgets what a member has asked, which has forgotten it, too, before its new stream began. It says whether what MayLeave says has changed.
-func (p *Primary) AttachAll(r Replica) (changed bool) {
-	for n, members := range p.detached {
-		if _, ok := members[r]; ok {
-			p.attach(r, n)
-			changed = true
-		}
-	}
-	return changed
-}
-
-// deaf says whether a session is detached at a member.
-func (p *Primary) deaf(r Replica) bool {
-	for _, members := range p.detached {
-		if _, ok := members[r]; ok {
-			return true
-		}
-	}
-	return false
-}
-
-// DetachedAt returns the members that can't hear a session, sorted: the primary sends them its messages, and its replies wait for them.
-func (p *Primary) DetachedAt(n Session) []Replica {
-	if len(p.detached) == 0 {
+// Attached returns the sessions that were attached in this epoch, and whose detaching isn't confirmed, sorted: what a new stream tells the primary again.
+func (b *Backup) Attached() []Session {
+	if !b.started {
 		return nil
 	}
-	return sorted(maps.Keys(p.detached[n]))
+	return sorted(func(yield func(Session) bool) {
+		for n, a := range b.attached {
+			if !a.confirmed && !yield(n) {
+				return
+			}
+		}
+	})
 }
 
-// MayLeave says whether a reply to a session, which depends on the order up to k, may be sent: every member that can't hear the session holds that (R11). A reply that may not is asked about
+// Confirmed takes the primary's confirmation of what Detach asked as number. One of what isn't asked any more is passed over.
+func (b *Backup) Confirmed(n Session, number uint64, upTo OrderNum) {
+	a, ok := b.attached[n]
+	if !ok || a.confirmed || (a.number != number || number == 0) && !without("R11: a confirmation has a number") {
+		return
+	}
+	if upTo <= b.Last() || without("R11: the confirmation follows what replies depend on") {
+		delete(b.attached, n)
+		return
+	}
+	b.attached[n] = attachment{a.number, true, upTo}
+}
+
+// Detached says whether a takeover of this backup needn't wait for a session: all that the session was told depends on what is held here.
+func (b *Backup) Detached(n Session) bool {
+	if b.Last() < b.base && !without("R11: what is below the epoch is held") {
+		return false
+	}
+	a, ok := b.attached[n]
+	return !ok || a.confirmed && a.upTo <= b.Last()
+}
+
+// Attach: a follower hears a session, and its takeover would wait for it. Who joins may say so before it is counted. It says whether what MayLeave says has changed.
+func (p *Primary) Attach(r Replica, n Session) bool {
+	if p.open(n) == nil || p.Hears(r, n) {
+		return false
+	}
+	p.attach(r, n)
+	_, member := p.members[r]
+	return member
+}
+
+func (p *Primary) attach(r Replica, n Session) {
+	if p.attached[r] == nil {
+		p.attached[r] = map[Session]bool{}
+	}
+	p.attached[r][n] = true
+}
+
+// attachAll is what a mutant does.
+func (p *Primary) attachAll(r Replica) {
+	for _, n := range p.Sessions() {
+		p.attach(r, n)
+	}
+}
+
+// Detach: a follower can't hear a session any more. From now on replies to the session wait for it, if it is a member. The caller sends it all that is ordered up to upTo, and the session's messages, then on the same
+// stream the confirmation; later, every message of the session, as it is ordered. It returns false, and nothing is confirmed, for a session that isn't open.
+func (p *Primary) Detach(r Replica, n Session) (upTo OrderNum, ok bool) {
+	if p.open(n) == nil {
+		return 0, false
+	}
+	p.detach(r, n)
+	return p.Last(), true
+}
+
+// DetachAll begins anew with a follower, whose new stream begins: it attaches again whom it hears.
+func (p *Primary) DetachAll(r Replica) {
+	if !without("R11: a stream begins with none attached") {
+		delete(p.attached, r)
+	}
+}
+
+func (p *Primary) detach(r Replica, n Session) {
+	if delete(p.attached[r], n); len(p.attached[r]) == 0 {
+		delete(p.attached, r)
+	}
+}
+
+// Hears says whether a follower has attached a session.
+func (p *Primary) Hears(r Replica, n Session) bool { return p.attached[r][n] }
+
+// deaf says whether some session is detached at a member.
+func (p *Primary) deaf(r Replica) bool { return len(p.attached[r]) < len(p.byNonce) }
+
+// Attached says whether a session is attached at every member, so that no reply to it waits for one.
+func (p *Primary) Attached(n Session) bool {
+	for r := range p.members {
+		if !p.Hears(r, n) {
+			return false
+		}
+	}
+	return true
+}
+
+// DetachedAt returns the members that don't hear a session, sorted: the primary sends them its messages, and its replies wait for them.
+func (p *Primary) DetachedAt(n Session) []Replica {
+	if p.Attached(n) {
+		return nil
+	}
+	return sorted(func(yield func(Replica) bool) {
+		for r := range maps.Keys(p.members) {
+			if !p.Hears(r, n) && !yield(r) {
+				return
+			}
+		}
+	})
+}
+
+// MayLeave says whether a reply to a session, which depends on the order up to k, may be sent: every member hears the session, or holds that (R11). A reply that may not is asked about
 // again after Acknowledge, Release and Attach.
 func (p *Primary) MayLeave(n Session, k OrderNum) bool {
-	for r := range p.detached[n] {
-		if p.members[r].upTo < k && !without("R11: replies wait for the deaf") {
+	for r, a := range p.members {
+		if a.upTo < k && !p.Hears(r, n) && !without("R11: replies wait for the deaf") {
 			return false
 		}
 	}

@@ -39,8 +39,8 @@ func (p *Primary) AppendTo(b []byte) []byte {
 	b = appendMap(b, p.reflected, appendUint, appendUint)
 	b = appendMap(b, p.held, appendUint, appendUint)
 	b = appendMap(b, p.declared, appendUint, appendUint)
-	return appendMap(b, p.detached, appendUint, func(b []byte, members map[Replica]uint64) []byte {
-		return appendMap(b, members, appendString, appendUint)
+	return appendMap(b, p.attached, appendString, func(b []byte, sessions map[Session]bool) []byte {
+		return appendMap(b, sessions, appendUint, appendBool)
 	})
 }
 
@@ -52,9 +52,9 @@ func (b *Backup) appendTo(buf []byte) []byte {
 	buf = appendUints(buf, uint64(b.acknowledged), uint64(b.stable), uint64(b.validIn), uint64(b.executed), uint64(b.diverged))
 	buf = appendBools(buf, b.started)
 	buf = appendMap(buf, b.pendingDestOrder, appendUint, appendOrdered)
-	buf = appendUint(buf, b.detachings)
-	buf = appendMap(buf, b.detached, appendUint, func(buf []byte, d detachment) []byte {
-		return appendBool(appendUints(buf, d.number, uint64(d.upTo)), d.confirmed)
+	buf = appendUints(buf, uint64(b.base), b.detachings)
+	buf = appendMap(buf, b.attached, appendUint, func(buf []byte, a attachment) []byte {
+		return appendBool(appendUints(buf, a.number, uint64(a.upTo)), a.confirmed)
 	})
 	return appendMap(buf, b.early, appendUint, func(buf []byte, early []SeqNum) []byte {
 		buf = appendUint(buf, len(early))

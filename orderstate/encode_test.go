@@ -143,7 +143,7 @@ func TestEncodePrimary(t *testing.T) {
 	order(t, p, message(1, 1, 0))
 	p.Receive(1, 1, []Envelope{{1, 1, 1, 1}})
 	p.Judge(MessageID{1, 1}, 1)
-	p.Detach("S2", 1, 7)
+	p.Attach("S2", 1)
 	differ(t, p, nil, append(ofHistory(func(p *Primary) *History { return p.History }), []change[*Primary]{
 		{"epoch", func(p *Primary) { p.epoch++ }},
 		{"first", func(p *Primary) { p.first++ }},
@@ -158,9 +158,9 @@ func TestEncodePrimary(t *testing.T) {
 		{"reflected", func(p *Primary) { p.reflected[1]++ }},
 		{"held", func(p *Primary) { p.held[1]++ }},
 		{"declared", func(p *Primary) { p.declared[1]++ }},
-		{"detached", func(p *Primary) { p.detached[1]["S2"]++ }},
-		{"detached", func(p *Primary) { p.detached[1]["S3"]++ }},
-		{"detached", func(p *Primary) { delete(p.detached, 1) }},
+		{"attached", func(p *Primary) { p.attached["S2"][2] = true }},
+		{"attached", func(p *Primary) { p.attached["S3"] = p.attached["S2"] }},
+		{"attached", func(p *Primary) { delete(p.attached, "S2") }},
 	}...))
 }
 
@@ -175,6 +175,7 @@ func ofBackup(t *testing.T) *Backup {
 	must(t, b.Receive(p.Push(2)))
 	b.Message(message(4, 1, 0))
 	b.Next()
+	b.Attach(1)
 	b.Detach(1)
 	return b
 }
@@ -193,10 +194,11 @@ func backupChanges[T encoded](of func(T) *Backup) []change[T] {
 		{"validIn", func(b *Backup) { b.validIn++ }},
 		{"diverged", func(b *Backup) { b.diverged++ }},
 		{"detachings", func(b *Backup) { b.detachings++ }},
-		{"detached", func(b *Backup) { b.detached[1] = detachment{number: 2} }},
-		{"detached", func(b *Backup) { b.detached[1] = detachment{number: 1, confirmed: true} }},
-		{"detached", func(b *Backup) { b.detached[1] = detachment{number: 1, upTo: 1} }},
-		{"detached", func(b *Backup) { delete(b.detached, 1) }},
+		{"base", func(b *Backup) { b.base++ }},
+		{"attached", func(b *Backup) { b.attached[1] = attachment{} }},
+		{"attached", func(b *Backup) { b.attached[1] = attachment{number: 1, confirmed: true} }},
+		{"attached", func(b *Backup) { b.attached[1] = attachment{number: 1, upTo: 1} }},
+		{"attached", func(b *Backup) { delete(b.attached, 1) }},
 	} {
 		changes = append(changes, change[T]{c.field, func(r T) { c.do(of(r)) }})
 	}
@@ -259,7 +261,7 @@ func TestEncodingKnowsEveryField(t *testing.T) {
 		reflect.TypeFor[OrderInfo]():  {"OrderNum", "SeqNum", "Session", "Kind", "First", "Time", "Digest"},
 		reflect.TypeFor[Ordered]():    {"OrderInfo", "Epoch"},
 		reflect.TypeFor[pendingRun](): {"Announcement", "arrival", "newest: a bound, for speed"},
-		reflect.TypeFor[detachment](): {"number", "confirmed", "upTo"},
+		reflect.TypeFor[attachment](): {"number", "confirmed", "upTo"},
 		reflect.TypeFor[Envelope]():   {"Epoch", "EpochFirst", "First", "Count"},
 		reflect.TypeFor[Epochs]():     {"starts"},
 		reflect.TypeFor[Start]():      {"Epoch", "First"},

@@ -79,6 +79,10 @@ func (w *world) enabled(left budget) []string {
 			if r.takeover == nil {
 				add("detach %s C1", name)
 				add("attach %s C1", name)
+				if w.detached {
+					add("attach %s C2", name)
+				}
+				add("stream %s", name)
 			}
 			if len(r.backup.Lacks(1)) > 0 {
 				add("fetch %s", name)
@@ -146,7 +150,7 @@ func explore(data []byte) (script []string, err error) {
 	if level == "reflected" {
 		most = 1 + int(data[0]>>2)%4
 	}
-	w := newWorld(level, most, []Replica{"S1", "S2", "S3"}, []string{"C1", "C2"})
+	w := newWorld(level, most, []Replica{"S1", "S2", "S3"}, []string{"C1", "C2"}, data[0]&64 != 0)
 	script = append(script, "# level="+w.level)
 	left := budget{calls: 8, crashes: 2, elections: 3, evictions: 1, joins: 1, giveUps: 1, expiries: 1}
 	if data[0]&128 != 0 {

@@ -30,8 +30,8 @@ type Primary struct {
 	held map[Session]OrderNum
 	// declared is the low-water mark of a session as a request that wasn't ordered has declared it.
 	declared map[Session]SeqNum
-	// detached holds, by session, the members that can't hear it, with the number of what they asked (R11).
-	detached map[Session]map[Replica]uint64
+	// attached holds, by follower, the sessions that it hears (R11); all others are detached there.
+	attached map[Replica]map[Session]bool
 }
 
 // acknowledgement is up to where a member holds order and messages; any says that it knows where the epoch starts (R12.1), joined that it wasn't a peer then.
@@ -70,7 +70,7 @@ func NewPrimary(h *History, epoch Epoch, stable OrderNum, members []Replica, pen
 	p := &Primary{
 		History: h, epoch: epoch, first: first, stable: min(stable, h.Last()), max: pendingSourceOrderMax,
 		members: map[Replica]acknowledgement{}, number: 1, reflected: map[Session]OrderNum{}, held: map[Session]OrderNum{}, declared: map[Session]SeqNum{},
-		detached: map[Session]map[Replica]uint64{},
+		attached: map[Replica]map[Session]bool{},
 	}
 	if without("R12.3: (stable, N] is pending") {
 		p.stable = h.Last()
@@ -78,6 +78,9 @@ func NewPrimary(h *History, epoch Epoch, stable OrderNum, members []Replica, pen
 	p.pushed = max(p.stable, h.cut)
 	for _, m := range members {
 		p.members[m] = acknowledgement{}
+		if without("R11: an epoch begins with none attached") {
+			p.attachAll(m)
+		}
 	}
 	p.settle()
 	return p, nil
@@ -114,7 +117,7 @@ func (p *Primary) judge(id MessageID, answeredUpTo SeqNum) Verdict {
 	return Fresh
 }
 
-// Order gives a message the next orderNum: FIG. 7. push asks for a null message (R4), as it always does for a session that is detached: its replies wait for that. now is in microseconds since 1970. A message that isn't Fresh isn't ordered, but the mark that it declares is noted.
+// Order gives a message the next orderNum: FIG. 7. push asks for a null message (R4), as it always does for a session that is detached at a member: its replies wait for that. now is in microseconds since 1970. A message that isn't Fresh isn't ordered, but the mark that it declares is noted.
 func (p *Primary) Order(m Message, now int64) (o OrderInfo, v Verdict, push bool) {
 	if v = p.judge(m.MessageID, m.AnsweredUpTo); v != Fresh {
 		return OrderInfo{}, p.Judge(m.MessageID, m.AnsweredUpTo), false
@@ -133,6 +136,11 @@ func (p *Primary) Open(n Nonce, digest uint64, body any, now int64) (o OrderInfo
 	id := MessageID{number, 0}
 	p.keep(Message{MessageID: id, Digest: digest, Nonce: n, Body: body})
 	o, push = p.order7(OrderInfo{Session: number, Kind: Open, Digest: digest}, now)
+	if without("R11: a session begins detached") {
+		for r := range p.members {
+			p.attach(r, number)
+		}
+	}
 	return o, Fresh, push
 }
 
@@ -145,7 +153,9 @@ func (p *Primary) Expire(n Session, now int64) (o OrderInfo, v Verdict, push boo
 	delete(p.reflected, n)
 	delete(p.held, n)
 	delete(p.declared, n)
-	delete(p.detached, n)
+	for r := range p.attached {
+		p.detach(r, n)
+	}
 	return o, Fresh, push
 }
 
@@ -158,7 +168,7 @@ func (p *Primary) order7(o OrderInfo, now int64) (OrderInfo, bool) {
 	if len(p.members) == 0 {
 		p.stable = o.OrderNum
 	}
-	return o, !without("R4") && o.OrderNum-p.carried() > OrderNum(max(p.max, 0)) || len(p.detached[o.Session]) > 0
+	return o, !without("R4") && o.OrderNum-p.carried() > OrderNum(max(p.max, 0)) || !p.Attached(o.Session)
 }
 
 // carried is up to where a null message has carried the order, or none needs to.
@@ -229,7 +239,7 @@ func (p *Primary) Receive(n Session, heldUpTo OrderNum, destOrderInfo []Envelope
 func (p *Primary) Reflected(n Session) OrderNum { return p.reflected[n] }
 
 // Acknowledge records that a member holds order and messages up to k in an epoch; acknowledgements count only in their epoch (R1b), and cumulatively. It says whether Stable or Held
-// has changed, or, if a session is detached at that member, what MayLeave says. It is an error to acknowledge what isn't ordered: that member has diverged.
+// has changed, or, while a session is detached at that member, what MayLeave says. It is an error to acknowledge what isn't ordered: that member has diverged.
 func (p *Primary) Acknowledge(r Replica, epoch Epoch, k OrderNum) (moved bool, err error) {
 	before, member := p.members[r]
 	if !member || epoch != p.epoch && !without("R3: acknowledgements count in their epoch") {
@@ -278,8 +288,9 @@ func (p *Primary) Release(r Replica) bool {
 		return false
 	}
 	held := p.Held()
+	deaf := p.deaf(r)
 	delete(p.members, r)
-	deaf := p.AttachAll(r)
+	delete(p.attached, r)
 	p.number++
 	return p.settle() || held != p.Held() || deaf
 }
@@ -320,9 +331,9 @@ func (p *Primary) Clone() *Primary {
 	c.History = p.History.clone()
 	c.members, c.reflected, c.declared = maps.Clone(p.members), maps.Clone(p.reflected), maps.Clone(p.declared)
 	c.held = maps.Clone(p.held)
-	c.detached = make(map[Session]map[Replica]uint64, len(p.detached))
-	for n, members := range p.detached {
-		c.detached[n] = maps.Clone(members)
+	c.attached = make(map[Replica]map[Session]bool, len(p.attached))
+	for r, sessions := range p.attached {
+		c.attached[r] = maps.Clone(sessions)
 	}
 	return &c
 }

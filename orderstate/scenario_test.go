@@ -11,7 +11,7 @@ import (
 
 // TestScenarios runs the scripts in testdata: one claim each, to be read beside the patent. -rewrite writes what happens into them.
 //
-//	group level=reflected replicas=(S1,S2) sources=(C1) max=32     a new group; each source's session is opened, as order 1, 2, …
+//	group level=reflected replicas=(S1,S2) sources=(C1) max=32     a new group; each source's session is opened, as order 1, 2, …, and attached at all backups, in each epoch; but with detached
 //	do                                                            commands of the world, one a line
 func TestScenarios(t *testing.T) {
 	scripts, err := filepath.Glob("testdata/*.txt")
@@ -53,5 +53,6 @@ func newGroup(d *datadriven.TestData) *world {
 	if len(args["max"]) > 0 {
 		most = must1(strconv.Atoi(args["max"][0]))
 	}
-	return newWorld(level, most, replicas, args["sources"])
+	_, detached := args["detached"]
+	return newWorld(level, most, replicas, args["sources"], detached)
 }

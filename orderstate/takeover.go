@@ -170,7 +170,7 @@ func (t *Takeover) Fix(pendingSourceOrderMax int) (*Primary, error) {
 		return nil, err
 	}
 	clear(t.pendingDestOrder)
-	clear(t.detached)
+	clear(t.attached)
 	for n := range t.early {
 		t.settle(n)
 	}

@@ -151,11 +151,10 @@ func (p *Primary) Valid() error {
 	for n := range p.declared {
 		add(p.Known(n), "P2", "session %d isn't open", n)
 	}
-	for n, members := range p.detached {
-		add(p.Known(n) && len(members) > 0, "R11", "session %d is detached at %v", n, members)
-		for r := range members {
-			_, member := p.members[r]
-			add(member, "R11", "session %d is detached at %s", n, r)
+	for r, sessions := range p.attached {
+		add(len(sessions) > 0, "R11", "%s has attached nobody", r)
+		for n, attached := range sessions {
+			add(p.Known(n) && attached, "R11", "%s has attached session %d: %v", r, n, attached)
 		}
 	}
 	return errors.Join(errs...)
@@ -181,9 +180,10 @@ func (b *Backup) Valid() error {
 		add(b.diverged != 0 || !b.epochs.Void(o.Epoch, o.OrderNum), "B5", "%v of %d is void, and held", o, o.Epoch)
 	}
 	add(b.stable <= b.Last(), "B4", "stable is %d of %d", b.stable, b.Last())
-	for n, d := range b.detached {
-		add(b.Known(n) && d.number <= b.detachings && (d.confirmed || d.upTo == 0), "R11", "session %d is detached: %+v", n, d)
+	for n, a := range b.attached {
+		add(b.Known(n) && a.number <= b.detachings && (!a.confirmed || a.number != 0) && (a.confirmed || a.upTo == 0), "R11", "session %d is attached: %+v", n, a)
 	}
+	add(!b.started || b.base != unknownBase, "R11", "epoch %d has started, and isn't known where", b.acknowledged)
 	add(b.cut <= b.executed && b.executed <= b.Last(), "B4", "cut at %d, executed up to %d, of %d", b.cut, b.executed, b.Last())
 	return errors.Join(errs...)
 }

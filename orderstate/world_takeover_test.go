@@ -247,6 +247,7 @@ func (w *world) tellStart(r *replica) {
 			}
 			w.received(b, push)
 			w.execute(b)
+			w.attachAll(b)
 			return true
 		})
 	}
@@ -341,6 +342,7 @@ func (w *world) join(name, primary, donor string) error {
 		}
 	}
 	w.execute(joined)
+	w.attachAll(joined)
 	return nil
 }
 

@@ -14,6 +14,7 @@ import (
 type world struct {
 	level    string // reflected, direct, stable: section 3 of the design
 	max      int    // pendingSourceOrderMax
+	detached bool   // sessions are attached by command only; else each backup hears them all from the beginning of each epoch on (R11)
 	replicas map[Replica]*replica
 	sources  map[string]*source
 	links    map[string][]packet // "C1>S1"
@@ -40,8 +41,10 @@ type replica struct {
 	executed []execution // from orderNum 1
 	owed     []owed
 	joining  OrderNum // the turn of the snapshot that a joiner came with
-	state    []byte   // as of the last check
-	clone    encoded  // the same
+	told     int      // what it has told its primaries of whom it hears is numbered, as it is on a stream
+	heard    map[Replica]int
+	state    []byte  // as of the last check
+	clone    encoded // the same
 }
 
 // execution is what agreement is about (I1).
@@ -90,9 +93,10 @@ type packet struct {
 
 var errWorld = errors.New("the script is wrong")
 
-func newWorld(level string, most int, replicas []Replica, sources []string) *world {
+func newWorld(level string, most int, replicas []Replica, sources []string, detached bool) *world {
 	w := &world{
-		level: level, max: most, replicas: map[Replica]*replica{}, sources: map[string]*source{}, links: map[string][]packet{}, names: map[MessageID]string{},
+		detached: detached,
+		level:    level, max: most, replicas: map[Replica]*replica{}, sources: map[string]*source{}, links: map[string][]packet{}, names: map[MessageID]string{},
 		epoch: 1, primary: replicas[0], inSync: map[Replica]bool{},
 	}
 	p, _ := NewPrimary(must1(NewHistory(0, 0, nil, nil)), 1, 0, replicas[1:], most)
@@ -130,6 +134,9 @@ func newWorld(level string, most int, replicas []Replica, sources []string) *wor
 			panic(err)
 		}
 	}
+	for _, name := range replicas[1:] {
+		w.attachAll(w.replicas[name])
+	}
 	p.Null()
 	w.said.Reset()
 	return w
@@ -158,7 +165,7 @@ func (w *world) do(command string) (said string, err error) {
 	on, ok := map[string]func(a, b, c string) error{
 		"call": w.call, "deliver": w.deliver, "repeat": w.repeat, "lose": w.lose, "reply": w.reply, "null": w.null, "push": w.push, "nested": w.nested, "reflect": w.reflect,
 		"ack": w.ack, "fetch": w.fetch, "cut": w.cut, "crash": w.crash, "elect": w.elect, "tell": w.tell, "fix": w.fix, "gate": w.gate, "evict": w.evict, "giveup": w.giveUp, "reconnect": w.reconnect,
-		"detach": w.detach, "attach": w.attach, "join": w.join, "admit": w.admit, "expire": w.expire, "show": w.show,
+		"detach": w.detach, "attach": w.attach, "stream": w.stream, "join": w.join, "admit": w.admit, "expire": w.expire, "show": w.show,
 	}[words[0]]
 	if !ok {
 		return "", fmt.Errorf("%w: %s?", errWorld, command)

@@ -214,7 +214,7 @@ func (a *attachment) take(req *pb.AttachRequest, assembler *wire.Assembler) erro
 		case in.taking != nil && e == in.taking.epoch:
 			in.taking.answered(in, a.session)
 		case in.role == following:
-			in.canHear(a.session)
+			in.canHear(a)
 		}
 	}
 	return nil

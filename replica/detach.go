@@ -1,6 +1,8 @@
 package replica
 
 import (
+	"slices"
+
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -8,29 +10,79 @@ import (
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
-// This file has detaching (R11): a backup that can't hear a session says so to the primary, and once the primary has confirmed, a takeover of that backup doesn't wait for that session.
+// This file has detaching (R11): a backup tells the primary which sessions it hears, on streams of their own; a takeover of that backup waits for these, and replies to all others wait for that backup.
 
-// findUnheard finds the sessions that have no stream here, to be told to the primary: with the first look of an epoch, or when a second look finds them still without one. A session
-// that has just been opened, or whose source is coming back, isn't worth the telling. Called with mu held, while following.
-func (in *incarnation) findUnheard(firstLook bool) {
-	silent := map[orderstate.Session]bool{}
-	now := in.r.clock()
-	for _, s := range in.backup.Sessions() {
-		if a := in.bySession[s]; a != nil {
-			if a.missed != 0 && now-a.missed > silence {
-				a.cut(errUnheard)
-			}
-			continue
-		}
-		if in.backup.Detached(s) {
-			continue
-		}
-		silent[s] = true
-		if firstLook || in.silent[s] {
-			in.unheard[s] = true
+// telling is what the present stream to the primary has still to carry of whom this backup hears, and whom it doesn't any more. Each stream has its own: what one that has ended didn't carry, the next one begins with.
+type telling struct {
+	attach map[orderstate.Session]bool
+	detach map[orderstate.Session]uint64 // as which number
+}
+
+// isHeard says whether a source has acknowledged the epoch on its stream, before which it has sent all that it holds (R12.1). Called with mu held, while following.
+func (in *incarnation) isHeard(a *attachment) bool {
+	return a != nil && a.acknowledged >= in.backup.Epoch()
+}
+
+// tellAll begins anew with the primary, on a new stream: there no session is attached but those that are told from now on. Called with mu held.
+func (in *incarnation) tellAll() {
+	in.telling = &telling{map[orderstate.Session]bool{}, map[orderstate.Session]uint64{}}
+	in.pushed = 0
+	if in.backup == nil {
+		return
+	}
+	in.tellHeard()
+	for _, s := range in.backup.Attached() {
+		if !in.isHeard(in.bySession[s]) {
+			in.cantHear(s)
 		}
 	}
-	in.silent = silent
+}
+
+// tellHeard tells all that are heard: on a new stream, and when the epoch has started. Called with mu held, while following.
+func (in *incarnation) tellHeard() {
+	for _, a := range in.bySession {
+		in.canHear(a)
+	}
+}
+
+// canHear: a source has sent something, or this backup's epoch has started. Called with mu held, while following.
+func (in *incarnation) canHear(a *attachment) {
+	if !in.isHeard(a) || !in.backup.Attach(a.session) || in.telling == nil {
+		return
+	}
+	delete(in.telling.detach, a.session)
+	in.telling.attach[a.session] = true
+	signal(in.ackDue)
+}
+
+// cantHear: the session's stream has ended. Called with mu held, while following.
+func (in *incarnation) cantHear(s orderstate.Session) {
+	number, ok := in.backup.Detach(s)
+	if !ok || in.telling == nil {
+		return
+	}
+	delete(in.telling.attach, s)
+	in.telling.detach[s] = number
+	signal(in.ackDue)
+}
+
+// tell puts what there is to say into a message for the primary. Called with mu held.
+func (t *telling) tell(req *pb.FollowRequest) {
+	for s := range t.attach {
+		req.Attach = append(req.Attach, uint64(s))
+	}
+	for s, number := range t.detach {
+		req.Detach = append(req.Detach, &pb.Detaching{Session: uint64(s), Number: number})
+	}
+	clear(t.attach)
+	clear(t.detach)
+}
+
+// confirmed takes the primary's confirmations. Called with mu held.
+func (in *incarnation) confirmed(detached []*pb.Detached) {
+	for _, d := range detached {
+		in.backup.Confirmed(orderstate.Session(d.GetSession()), d.GetNumber(), orderstate.OrderNum(d.GetUpTo()))
+	}
 }
 
 // errUnheard ends a stream that carries nothing, while the session's messages are ordered: nothing tells this backup that a network drops what the source sends.
@@ -45,79 +97,52 @@ func (in *incarnation) missed(ids []orderstate.MessageID) {
 	}
 }
 
-// cantHear: the session's stream has ended. Called with mu held, while following.
-func (in *incarnation) cantHear(s orderstate.Session) {
-	in.unheard[s] = true
-	signal(in.ackDue)
-}
-
-// canHear: the session's source has sent all that it holds (R12.1), on a stream of its own. Called with mu held, while following.
-func (in *incarnation) canHear(s orderstate.Session) {
-	delete(in.unheard, s)
-	if number, asked := in.backup.Attach(s); asked {
-		in.heardAgain = append(in.heardAgain, &pb.Detaching{Session: uint64(s), Number: number})
-		signal(in.ackDue)
-	}
-}
-
-// forgetUnheard begins anew, as the primary does with a new stream. Called with mu held.
-func (in *incarnation) forgetUnheard() {
-	clear(in.unheard)
-	in.silent, in.heardAgain, in.pushed = nil, nil, 0
-	if in.backup != nil {
-		in.backup.AttachAll()
-	}
-}
-
-// tellUnheard puts what there is to say into a message for the primary. Called with mu held.
-func (in *incarnation) tellUnheard(req *pb.FollowRequest) {
-	req.Attach, in.heardAgain = in.heardAgain, nil
-	for s := range in.unheard {
-		if number, ok := in.backup.Detach(s); ok {
-			req.Detach = append(req.Detach, &pb.Detaching{Session: uint64(s), Number: number})
+// cutUnheard ends the streams on which nothing has come for too long. Called with mu held, while following.
+func (in *incarnation) cutUnheard() {
+	now := in.r.clock()
+	for _, a := range in.bySession {
+		if a.missed != 0 && now-a.missed > silence {
+			a.cut(errUnheard)
 		}
 	}
-	clear(in.unheard) // what isn't confirmed by the next look but one is told again
 }
 
-// confirmed takes the primary's confirmations. Called with mu held.
-func (in *incarnation) confirmed(detached []*pb.Detached) {
-	for _, d := range detached {
-		in.backup.Confirmed(orderstate.Epoch(d.GetEpoch()), orderstate.Session(d.GetSession()), d.GetNumber(), orderstate.OrderNum(d.GetUpTo()))
+// heardBy is the primary's side: whom a follower hears, and whom it doesn't any more. All that may have been sent to a session goes to the follower before the confirmation. Called with mu held.
+func (in *incarnation) heardBy(f *follower, req *pb.FollowRequest) {
+	changed := false
+	for _, s := range req.GetAttach() {
+		changed = in.primary.Attach(f.id, orderstate.Session(s)) || changed
 	}
-}
-
-// unheardAt is the primary's side: what a follower can't hear, or hears again. All that may have been sent to a session goes to the follower before the confirmation. Called with mu held.
-func (in *incarnation) unheardAt(f *follower, req *pb.FollowRequest) {
-	for _, d := range req.GetAttach() {
-		s := orderstate.Session(d.GetSession())
-		if in.primary.Attach(f.id, s, d.GetNumber()) {
-			delete(f.deafTo, s)
-			in.progressed()
-		}
+	if changed {
+		in.progressed()
 	}
+	var sessions []orderstate.Session
 	var confirmed []*pb.Detached
 	for _, d := range req.GetDetach() {
 		s := orderstate.Session(d.GetSession())
-		upTo, ok := in.primary.Detach(f.id, s, d.GetNumber())
-		if !ok {
-			continue // a joiner that isn't counted yet, or a session that has ended meanwhile
+		if upTo, ok := in.primary.Detach(f.id, s); ok { // else the session has ended meanwhile
+			in.log.Info("a backup can't hear a session", "backup", f.member.String(), "session", d.GetSession())
+			sessions = append(sessions, s)
+			confirmed = append(confirmed, &pb.Detached{Session: d.GetSession(), Number: d.GetNumber(), UpTo: uint64(upTo)})
 		}
-		f.deafTo[s] = true
-		in.log.Info("a backup can't hear a session", "backup", f.member.String(), "session", d.GetSession())
-		confirmed = append(confirmed, &pb.Detached{Epoch: uint64(in.primary.Epoch()), Session: d.GetSession(), Number: d.GetNumber(), UpTo: uint64(upTo)})
 	}
 	if len(confirmed) == 0 {
 		return
 	}
 	in.catchUp(f)
-	for _, o := range in.primary.PendingSourceOrder() {
-		if f.deafTo[o.Session] && !f.joining {
-			in.sendMessage(f, o.Message())
-		}
-	}
+	in.sendMessages(f, func(s orderstate.Session) bool { return slices.Contains(sessions, s) })
 	f.out.Detached = append(f.out.Detached, confirmed...)
 	signal(f.wake)
+}
+
+// hearsAll says whether a follower hears every session that has a stream here. Called with mu held, while leading.
+func (in *incarnation) hearsAll(f *follower) bool {
+	for s := range in.bySession {
+		if !in.primary.Hears(f.id, s) {
+			return false
+		}
+	}
+	return true
 }
 
 // mayLeave says whether a reply may be sent (R11). At Stable, a member that can't hear the session can't acknowledge to its source either (R1b): so the reply waits until all members have acknowledged here, and says so by
@@ -126,13 +151,13 @@ func (in *incarnation) mayLeave(s orderstate.Session, k orderstate.OrderNum, sta
 	if !in.primary.MayLeave(s, k) {
 		return false
 	}
-	return !stable || in.primary.Stable() >= k || !reads && len(in.primary.DetachedAt(s)) == 0
+	return !stable || in.primary.Stable() >= k || !reads && in.primary.Attached(s)
 }
 
-// sendToDeaf sends a message that has just been ordered to the backups that can't hear its session; its order follows as a null message. Called with mu held.
+// sendToDeaf sends a message that has just been ordered to the backups that don't hear its session; its order follows as a null message. A joiner has its messages with that. Called with mu held.
 func (in *incarnation) sendToDeaf(id orderstate.MessageID) {
 	for _, r := range in.primary.DetachedAt(id.Session) {
-		if f := in.followers[r]; f != nil {
+		if f := in.followers[r]; f != nil && !f.joining {
 			in.sendMessage(f, id)
 		}
 	}

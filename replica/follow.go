@@ -157,9 +157,8 @@ func (in *incarnation) followOnce() error {
 		return err
 	}
 	go in.listen(ctx, cancel)
-	// The primary forgets it, too, when it has the hello. A stream that can't be made changes nothing: the marks are for the takeover that follows.
 	in.mu.Lock()
-	in.forgetUnheard()
+	in.tellAll()
 	in.mu.Unlock()
 	err = stream.Send(&pb.FollowRequest{Hello: &pb.FollowHello{
 		Group: group, Replica: in.self.Name, Incarnation: in.self.Incarnation, Epoch: uint64(epoch), Joining: !joined,
@@ -288,6 +287,9 @@ func (in *incarnation) becomes(r role) {
 
 // startAcks acknowledges: at once when asked to, and at every heartbeat. It ends with the stream's context.
 func (in *incarnation) startAcks(ctx context.Context, stream grpc.BidiStreamingClient[pb.FollowRequest, pb.FollowResponse]) {
+	in.mu.Lock()
+	tells := in.telling
+	in.mu.Unlock()
 	in.goes(func() {
 		t := time.NewTicker(heartbeat)
 		defer t.Stop()
@@ -298,7 +300,7 @@ func (in *incarnation) startAcks(ctx context.Context, stream grpc.BidiStreamingC
 				return
 			}
 			req := &pb.FollowRequest{Restored: true}
-			in.tellUnheard(req)
+			tells.tell(req)
 			if e, k, ok := in.backup.Acknowledgement(); ok {
 				req.Acknowledgement = &pb.Acknowledgement{Epoch: uint64(e), OrderNum: uint64(k)}
 				in.acked = k
@@ -312,7 +314,7 @@ func (in *incarnation) startAcks(ctx context.Context, stream grpc.BidiStreamingC
 			case <-t.C:
 				in.mu.Lock()
 				if in.role == following {
-					in.findUnheard(false)
+					in.cutUnheard()
 				}
 				in.mu.Unlock()
 			case <-ctx.Done():
@@ -339,7 +341,7 @@ func (in *incarnation) followed(resp *pb.FollowResponse) error {
 			return err
 		}
 		in.start = s
-		in.findUnheard(true)
+		in.tellHeard()
 		signal(in.ackDue)
 		signal(in.work)
 		in.broadcast()

@@ -283,7 +283,7 @@ func (in *incarnation) transmit(ctx context.Context, h *wire.Header, received ti
 	case in.role != leading:
 		in.mu.Unlock()
 		return refused(in, errNotPrimary)
-	case reads && len(p.DetachedAt(id)) > 0: // a takeover wouldn't wait for who reads
+	case reads && !p.Attached(id): // a takeover wouldn't wait for who reads
 		in.mu.Unlock()
 		return refused(in, errOrderIt)
 	}

@@ -39,7 +39,7 @@ func FuzzFollowed(f *testing.F) {
 		{SourceOrderInfo: []*pb.Run{sealed(3)}, Stable: 2},
 		{Messages: []*pb.LoggedMessage{{Session: 1, SeqNum: 1, Outstanding: 1, Method: "/a/b", Message: []byte("x")}, {Session: 2, Message: make([]byte, 16)}}},
 		{EpochStart: &pb.EpochStart{Epoch: 1, FirstOrderNum: 1, Earlier: []*pb.Start{{Epoch: 1, FirstOrderNum: 1}}}, InSync: true},
-		{Detached: []*pb.Detached{{Epoch: 1, Session: 1, Number: 1, UpTo: 1}}},
+		{Detached: []*pb.Detached{{Session: 1, Number: 1, UpTo: 1}}},
 	} {
 		f.Add(marshal(f, m))
 	}
@@ -96,7 +96,7 @@ func FuzzAcknowledged(f *testing.F) {
 	for _, m := range []*pb.FollowRequest{
 		{},
 		{Restored: true, Acknowledgement: &pb.Acknowledgement{Epoch: 1, OrderNum: 1}},
-		{Detach: []*pb.Detaching{{Session: 1, Number: 1}}, Attach: []*pb.Detaching{{Session: 1, Number: 1}}},
+		{Detach: []*pb.Detaching{{Session: 1, Number: 1}}, Attach: []uint64{1}},
 	} {
 		f.Add(marshal(f, m))
 	}
@@ -110,7 +110,7 @@ func FuzzAcknowledged(f *testing.F) {
 		o, _, _ := in.primary.Open(orderstate.Nonce{1}, 1, nil, now())
 		in.mu.Lock()
 		in.turned(o)
-		follows := &follower{id: "backup", wake: make(chan struct{}, 1), cut: func(error) {}, deafTo: map[orderstate.Session]bool{}}
+		follows := &follower{id: "backup", wake: make(chan struct{}, 1), cut: func(error) {}}
 		in.followers["backup"] = follows
 		in.mu.Unlock()
 		for range 2 {

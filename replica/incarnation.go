@@ -68,9 +68,7 @@ type incarnation struct {
 	acked   orderstate.OrderNum     // told to the primary
 	pushed  orderstate.OrderNum     // null messages have come up to here: acknowledged as soon as all of it is held
 	inSync  bool
-	// R11: sessions to be told to the primary, those that had no stream at the last look, and those that are heard again.
-	unheard, silent map[orderstate.Session]bool
-	heardAgain      []*pb.Detaching
+	telling *telling // R11; nil before the first stream
 
 	// Leading.
 	followers map[orderstate.Replica]*follower
@@ -105,7 +103,7 @@ func newIncarnation(ctx context.Context, r *Replica) *incarnation {
 		followers: map[orderstate.Replica]*follower{}, members: map[orderstate.Replica]election.Member{}, lost: map[orderstate.Replica]time.Duration{},
 		adding:   map[orderstate.Replica]bool{},
 		doubted:  map[orderstate.Replica]bool{},
-		arriving: map[orderstate.MessageID]chan struct{}{}, unheard: map[orderstate.Session]bool{},
+		arriving: map[orderstate.MessageID]chan struct{}{},
 	}
 	in.id = replicaID(in.self)
 	in.log = r.log.With("replica", in.self.String())

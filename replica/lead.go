@@ -21,13 +21,13 @@ type follower struct {
 	wake   chan struct{} // capacity 1
 	heard  time.Duration
 
-	joining   bool                        // not in-sync yet
-	restored  bool                        // it has its snapshot
-	counted   bool                        // in the required set
-	keptAbove orderstate.OrderNum         // while joining: the log is kept from here on
-	sent      orderstate.OrderNum         // the stream has carried the order up to here
-	deafTo    map[orderstate.Session]bool // sessions that are detached here (R11)
-	out       pb.FollowResponse           // what is to be sent next
+	joining   bool                // not in-sync yet
+	restored  bool                // it has its snapshot
+	since     time.Duration       // when it had
+	counted   bool                // in the required set
+	keptAbove orderstate.OrderNum // while joining: the log is kept from here on
+	sent      orderstate.OrderNum // the stream has carried the order up to here
+	out       pb.FollowResponse   // what is to be sent next
 	size      int
 }
 
@@ -198,6 +198,18 @@ func (in *incarnation) sendMessage(f *follower, id orderstate.MessageID) {
 	}
 }
 
+// sendMessages queues the pending messages of some sessions, which their sources can't send; a joiner has them with their order. Called with mu held.
+func (in *incarnation) sendMessages(f *follower, of func(orderstate.Session) bool) {
+	if f.joining {
+		return
+	}
+	for _, o := range in.primary.PendingSourceOrder() {
+		if of(o.Session) {
+			in.sendMessage(f, o.Message())
+		}
+	}
+}
+
 // acknowledged takes a follower's word for what it holds (R3).
 func (in *incarnation) acknowledged(f *follower, req *pb.FollowRequest) error {
 	in.mu.Lock()
@@ -206,8 +218,10 @@ func (in *incarnation) acknowledged(f *follower, req *pb.FollowRequest) error {
 	if in.role != leading || in.followers[f.id] != f {
 		return errEvicted
 	}
-	f.restored = f.restored || req.GetRestored()
-	in.unheardAt(f, req)
+	if !f.restored && req.GetRestored() {
+		f.restored, f.since = true, f.heard
+	}
+	in.heardBy(f, req)
 	a := req.GetAcknowledgement()
 	if a == nil || orderstate.Epoch(a.GetEpoch()) != in.primary.Epoch() {
 		return nil
@@ -215,6 +229,9 @@ func (in *incarnation) acknowledged(f *follower, req *pb.FollowRequest) error {
 	k := orderstate.OrderNum(a.GetOrderNum())
 	if f.joining && !f.counted {
 		if !f.restored || k < f.keptAbove || k > in.primary.Last() {
+			return nil
+		}
+		if f.heard-f.since < silence && !in.hearsAll(f) { // replies to the others will wait for it (R11)
 			return nil
 		}
 		// R13, grow: count it first; its acknowledgements so far count from now on.
@@ -311,6 +328,8 @@ func (in *incarnation) left(f *follower) {
 		in.lost[f.id] = in.r.clock()
 	} else if f.counted {
 		in.release(f.id) // R13: a joiner that fails leaves the required set
+	} else {
+		in.primary.DetachAll(f.id)
 	}
 	in.forget()
 	in.broadcast()

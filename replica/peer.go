@@ -335,11 +335,9 @@ func (in *incarnation) admitFollower(ctx context.Context, hello *pb.FollowHello,
 	}
 	f := &follower{
 		member: m, id: id, cut: cut, wake: make(chan struct{}, 1), heard: in.r.clock(), joining: !member,
-		sent: in.primary.Stable(), deafTo: map[orderstate.Session]bool{},
+		sent: in.primary.Stable(),
 	}
-	if in.primary.AttachAll(id) { // it has forgotten them, too
-		in.progressed()
-	}
+	in.primary.DetachAll(id)
 	w := &pb.FollowWelcome{Group: in.group, Secret: in.secret}
 	if f.joining {
 		f.sent = in.primary.CutAt() // and nothing above is cut until it is in-sync

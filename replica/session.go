@@ -82,6 +82,9 @@ func (in *incarnation) welcome(ctx context.Context, a *attachment) error {
 	}
 	if old := in.bySession[a.session]; old != nil && old != a {
 		old.cut(status.Error(codes.Aborted, "understudy: the session was attached by another stream"))
+		if in.role == following {
+			in.cantHear(a.session)
+		}
 	}
 	in.bySession[a.session] = a
 	delete(in.absent, a.session)
@@ -123,11 +126,7 @@ func (in *incarnation) detach(a *attachment) {
 func (in *incarnation) pushSession(s orderstate.Session) {
 	for _, f := range in.followers {
 		in.catchUp(f)
-		for _, o := range in.primary.PendingSourceOrder() {
-			if o.Session == s && !f.joining {
-				in.sendMessage(f, o.Message())
-			}
-		}
+		in.sendMessages(f, func(of orderstate.Session) bool { return of == s })
 	}
 }
 

@@ -1,6 +1,9 @@
 package understudytest_test
 
 import (
+	"context"
+	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -8,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/understudy-rpc/understudy"
+	"github.com/understudy-rpc/understudy/election"
 	"github.com/understudy-rpc/understudy/internal/simnet"
 	"github.com/understudy-rpc/understudy/replica"
 	"github.com/understudy-rpc/understudy/understudytest"
@@ -158,4 +162,89 @@ func TestPrimaryDiesWhileOneIsDetached(t *testing.T) {
 			})
 		})
 	}
+}
+
+// killAfterReply kills a replica right after the k-th message that it sends to client0 from now on; later the client finds the replicas that it couldn't hear.
+func killAfterReply(c *understudytest.Cluster, i, k int, later time.Duration, deafTo ...string) {
+	link := simnet.Link{From: hostOf(i), To: "client0"}
+	c.KillWhen(i, link, c.Network().Writes()[link]+k, false)
+	time.Sleep(later)
+	c.Bury(i)
+	for _, host := range deafTo {
+		mend(c, "client0", host)
+	}
+}
+
+// No backup has ever heard a client, which has just begun to call, and the primary dies: nothing that the client was told is lost (R11: a session begins detached). It is no second fault that it finds them 2 s later only, when
+// a takeover would have given up a session that it waits for.
+func TestClientThatNoBackupHasHeard(t *testing.T) {
+	alternatives(t, 6, func(t *testing.T, level understudy.Level, k int) {
+		c := understudytest.New(t, 3, registerLedger, understudytest.Level(level), understudytest.Logger(verbose))
+		for i := range 2 {
+			partition(c, "client0", hostOf(1+i))
+		}
+		l := startLoad(t, c, 1, 10*time.Millisecond)
+		time.Sleep(20 * time.Millisecond)
+		killAfterReply(c, 0, 1+k, 2*time.Second, "replica1", "replica2")
+		l.settle(others(3, 0))
+	})
+}
+
+// candidates says who may be elected: the others lose every election.
+type candidates struct {
+	election.Election
+	may func() bool
+}
+
+func (s candidates) Elect(ctx context.Context, self election.Registration, seen uint64) (uint64, error) {
+	if !s.may() {
+		return 0, election.ErrLost
+	}
+	return s.Election.Elect(ctx, self, seen)
+}
+
+// A client is cut off from the other backup as the primary dies, and goes on with the new one, which dies, too (R11: an epoch begins with every session detached). That it finds the third replica only after a takeover would
+// have given it up is no second fault: it was cut off long before the second death.
+func TestClientThatTheThirdHasntHeard(t *testing.T) {
+	alternatives(t, 6, func(t *testing.T, level understudy.Level, k int) {
+		var second atomic.Bool
+		c := understudytest.New(t, 3, registerLedger, understudytest.Level(level), understudytest.Logger(verbose),
+			understudytest.Between(func(host string, e election.Election) election.Election {
+				return candidates{e, func() bool { return host != "replica2" || second.Load() }}
+			}))
+		l := startLoad(t, c, 2, 10*time.Millisecond)
+		time.Sleep(100 * time.Millisecond)
+		partition(c, "client0", "replica2")
+		c.Kill(0)
+		if p := c.Primary(); p != 1 {
+			t.Fatalf("replica %d was elected", p)
+		}
+		second.Store(true)
+		killAfterReply(c, 1, 3+k, 4*time.Second, "replica2")
+		l.settle([]int{2})
+	})
+}
+
+// The stream of a backup to its primary begins anew, and at that moment the primary dies: a client that the backup can't hear loses nothing (R11: on a new stream every session is detached).
+func TestFollowStreamBeginsAnewWhileOneIsDetached(t *testing.T) {
+	alternatives(t, 6, func(t *testing.T, level understudy.Level, k int) {
+		c, l := deaf(t, level, 2, "both ways")
+		l.wg.Go(func() { // a reply at any moment
+			for k := 0; ; k++ {
+				select {
+				case <-l.stop:
+					return
+				default:
+					l.call(l.conns[0], fmt.Sprintf("client0 burst%d", k))
+				}
+			}
+		})
+		mend(c, "replica0", "replica1") // resets their connections
+		heard := messages(c, func(l simnet.Link) bool { return l.From == "replica1" && l.To == "replica0" }, 0, nil)
+		for heard() < 1+k {
+			time.Sleep(10 * time.Microsecond)
+		}
+		killAfterReply(c, 0, 1, 2*time.Second, "replica1")
+		l.settle([]int{1})
+	})
 }

@@ -149,7 +149,7 @@ func (w *world) enabledSources(as []action) []action {
 		}
 		for i := range int8(w.scope.Replicas) {
 			if w.cutOff(i, node(j)) {
-				as = append(as, action{do: mend, x: i, y: j})
+				as = append(as, action{do: mend, x: i, y: j, disturbs: w.record.primary != i}) // calls go on without it
 			} else if left.Breaks > 0 && w.alive(i) && w.inSync(i) && w.replicas[i].backup != nil && w.replicas[i].takeover == nil {
 				as = append(as, action{do: sever, x: i, y: j, disturbs: true})
 			}
@@ -311,7 +311,7 @@ func (w *world) deliver(from, to int8) {
 		w.taken(to, unsealAll(p.sealed), p.list)
 	case hello:
 		w.taken(to, unsealAll(p.sealed), p.list)
-		w.attach(to, from-maxReplicas)
+		w.answers(to, from-maxReplicas, p.epoch)
 	case ack:
 		w.acknowledged(to, from, p)
 	case push:
@@ -331,11 +331,11 @@ func (w *world) deliver(from, to int8) {
 		w.confirm(to, from, p)
 	case confirmed:
 		if r := w.r(to); r.backup != nil {
-			r.backup.Confirmed(p.epoch, p.session, p.number, p.k)
+			r.backup.Confirmed(p.session, p.number, p.k)
 		}
 	case hears:
 		if r := w.r(to); r.primary != nil {
-			r.primary.Attach(replicaName(from), p.session, p.number)
+			r.primary.Attach(replicaName(from), p.session)
 			w.pay(to)
 		}
 	}

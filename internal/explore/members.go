@@ -81,11 +81,6 @@ func (w *world) connect(a, b int8) {
 	}
 	for _, ends := range [...][2]int8{{a, b}, {b, a}} {
 		i, to := ends[0], ends[1]
-		if b, p := w.replicas[i], w.replicas[to]; b.primary == nil && b.leader == to && p.primary != nil { // what was asked on the old stream is forgotten, there first (R11)
-			w.r(i).backup.AttachAll()
-			w.r(to).primary.AttachAll(replicaName(i))
-			w.pay(to)
-		}
 		switch r := w.replicas[i]; {
 		case r.primary != nil && w.member(i, to):
 			w.tellStart(i, to)
@@ -93,21 +88,25 @@ func (w *world) connect(a, b int8) {
 			w.send(i, to, &packet{kind: newEpoch, epoch: r.takeover.Epoch()})
 		case r.primary == nil && r.takeover == nil && r.leader == to:
 			w.acknowledgeTo(i, to)
-			for j := range int8(w.scope.Sources) {
-				if number, ok := w.asks(i, j); ok {
-					w.send(i, to, &packet{kind: deaf, session: sessionOf(j), number: number})
-				}
-			}
+			w.tellAgain(i, to)
 		}
 	}
 }
 
-// asks says whether a backup has asked for a session to be detached.
-func (w *world) asks(i, j int8) (uint64, bool) {
-	if !w.cutOff(node(j), i) {
-		return 0, false
+// tellAgain: a backup's new stream to its primary begins with no session attached, there first, and says whom it hears, and whom it doesn't any more (R11).
+func (w *world) tellAgain(i, to int8) {
+	if !w.scope.Attaching || w.replicas[to].primary == nil {
+		return
 	}
-	return w.r(i).backup.Detach(sessionOf(j))
+	w.r(to).primary.DetachAll(replicaName(i))
+	r := w.r(i)
+	for _, n := range r.backup.Attached() {
+		if r.answered[sourceOf(n)] != 0 {
+			w.send(i, to, &packet{kind: hears, session: n})
+		} else if number, ok := r.backup.Detach(n); ok {
+			w.send(i, to, &packet{kind: deaf, session: n, number: number})
+		}
+	}
 }
 
 func (w *world) member(i, of int8) bool {
@@ -124,7 +123,8 @@ func (w *world) connectSource(i, j int8) {
 	s.marks[i] = now
 	r := w.replicas[i]
 	if r.primary == nil {
-		w.send(node(j), i, &packet{kind: hello, list: s.messages(), sealed: list})
+		w.detach(i, j)
+		w.send(node(j), i, &packet{kind: hello, epoch: w.answering(s), list: s.messages(), sealed: list})
 		w.acknowledgeTo(i, node(j))
 		if r.takeover != nil {
 			w.send(i, node(j), &packet{kind: newEpoch, epoch: r.takeover.Epoch()})
@@ -224,6 +224,7 @@ func (w *world) join(n, donor int8) {
 	after.Count = len(after.Entries)
 	w.taken(n, []run{after}, w.held(donor))
 	w.send(i, n, &packet{kind: push, epoch: p.Epoch(), stable: p.Stable(), runs: []run{p.Push(k)}, list: w.held(i)})
+	w.attachAll(n)
 	for j := range int8(w.scope.Sources) {
 		if w.alive(node(j)) {
 			w.connectSource(n, j)
@@ -265,10 +266,13 @@ func (w *world) sever(i, j int8) {
 	w.detach(i, j)
 }
 
-// detach: the backup tells its primary (R11).
+// detach: a source's stream to a backup has ended; the backup tells its primary (R11).
 func (w *world) detach(i, j int8) {
+	if !w.scope.Attaching {
+		return
+	}
 	r := w.r(i)
-	if r.backup == nil || r.takeover != nil {
+	if r.answered[j] = 0; r.backup == nil || r.takeover != nil {
 		return
 	}
 	if number, ok := r.backup.Detach(sessionOf(j)); ok {
@@ -282,7 +286,7 @@ func (w *world) confirm(i, to int8, p *packet) {
 	if r.primary == nil {
 		return
 	}
-	upTo, ok := r.primary.Detach(replicaName(to), p.session, p.number)
+	upTo, ok := r.primary.Detach(replicaName(to), p.session)
 	if !ok {
 		return
 	}
@@ -299,14 +303,54 @@ func (w *world) mend(i, j int8) {
 	w.connect(i, node(j))
 }
 
-// attach: the backup has heard all that the source holds; it tells the primary.
+// answering is the epoch that a source acknowledges on its streams to backups, where that is explored.
+func (w *world) answering(s *source) epoch {
+	if !w.scope.Attaching {
+		return 0
+	}
+	return s.state.Epoch()
+}
+
+// answersAll: a source acknowledges an epoch to those that don't lead it, too.
+func (w *world) answersAll(j, but int8) {
+	s := w.sources[j]
+	for i := range int8(w.scope.Replicas) {
+		if i != but && w.scope.Attaching && w.alive(i) && w.replicas[i].primary == nil {
+			w.send(node(j), i, &packet{kind: hello, epoch: s.state.Epoch(), list: s.messages(), sealed: s.state.PendingRemoteOrder()})
+		}
+	}
+}
+
+// answers: the backup has heard all that the source holds, which has acknowledged an epoch.
+func (w *world) answers(i, j int8, e epoch) {
+	if r := w.r(i); r.primary == nil && w.scope.Attaching {
+		r.answered[j] = e
+		w.attach(i, j)
+	}
+}
+
+// attach: a backup that hears a source, in the epoch that it follows itself, tells the primary (R11).
 func (w *world) attach(i, j int8) {
 	r := w.r(i)
-	if r.backup == nil || r.takeover != nil {
+	if r.backup == nil || r.takeover != nil || r.answered[j] < r.backup.Epoch() || r.answered[j] == 0 {
 		return
 	}
-	if number, ok := r.backup.Attach(sessionOf(j)); ok {
-		w.send(i, r.leader, &packet{kind: hears, session: sessionOf(j), number: number})
+	if r.backup.Attach(sessionOf(j)) {
+		w.send(i, r.leader, &packet{kind: hears, session: sessionOf(j)})
+	}
+}
+
+// attachAll: a backup hears all sources, and its primary knows, where attaching isn't explored.
+func (w *world) attachAll(i int8) {
+	r := w.r(i)
+	for j := range int8(w.scope.Sources) {
+		if w.scope.Attaching {
+			w.attach(i, j)
+			continue
+		}
+		if r.backup.Attach(sessionOf(j)) && w.replicas[r.leader].fate == up && w.replicas[r.leader].primary != nil {
+			w.r(r.leader).primary.Attach(replicaName(i), sessionOf(j))
+		}
 	}
 }
 

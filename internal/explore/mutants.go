@@ -35,8 +35,8 @@ var unseen = []Mutant{
 		"a backup acknowledges to who leads its epoch, on that one's stream",
 	},
 	{
-		"R11: attaching has a number", "detached3",
-		"what was on an old stream never arrives after what is on the new one here; that is the runtime's to ensure",
+		"R11: a stream begins with none attached", "detached3",
+		"a backup keeps what it waits for, and what was on an old stream never arrives after what is on the new one here; that is the runtime's to ensure",
 	},
 	{
 		"R12.3: the highest epoch wins", "partition",
@@ -70,7 +70,10 @@ var seen = [][2]string{
 	{"R11: the confirmation follows what replies depend on", "detached"},
 	{"R11: replies wait for the deaf", "detached"},
 	{"R11: a confirmation has a number", "detached3"},
-	{"R11: an epoch starts with none detached", "detached5"},
+	{"R11: a session begins detached", "detached"},
+	{"R11: an epoch begins with none attached", "detached5"},
+	{"R11: who is attached is waited for", "detached"},
+	{"R11: what is below the epoch is held", "detached5"},
 	{"R12.1: nothing is executed between the answer and the start", "deaths"},
 	{"R12.1: nothing is acknowledged between the answer and the start", "again"},
 	{"R12.2: every in-sync peer answers", "again"},

@@ -35,10 +35,10 @@ const (
 	requires               // a primary to a source: the required set
 	deaf                   // a backup can't hear a session (R11)
 	confirmed              // the primary has noted it, and all up to k was sent before
-	hears                  // a backup hears a session again
+	hears                  // a backup hears a session
 )
 
-var kinds = [...]string{"frame", "hello", "request", "reply", "ack", "push", "new epoch", "answer", "answer", "start", "required set", "can't hear", "confirmation", "hears again"}
+var kinds = [...]string{"frame", "hello", "request", "reply", "ack", "push", "new epoch", "answer", "answer", "start", "required set", "can't hear", "confirmation", "hears"}
 
 // packet is on its way. It never changes.
 type packet struct {
@@ -133,8 +133,10 @@ func (p *packet) String() string {
 		say("%d", p.k)
 	case requires:
 		say("%d %v", p.number, p.members)
-	case deaf, hears:
+	case deaf:
 		say("C%d (%d)", p.session, p.number)
+	case hears:
+		say("C%d", p.session)
 	case confirmed:
 		say("C%d (%d) after %d", p.session, p.number, p.k)
 	}

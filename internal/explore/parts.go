@@ -70,6 +70,7 @@ type replica struct {
 	sent     [maxSources]orderNum // to a source, in mutants only
 	heard    uint8                // sources that have answered it, at Stable
 	ended    uint8                // sources whose end it has seen, and has pushed for (R4)
+	answered [maxSources]epoch    // by a source on its present stream, in scopes with attaching
 }
 
 type acked struct {
@@ -96,7 +97,7 @@ func (r *replica) appendTo(b []byte) []byte {
 	for _, o := range r.owed {
 		b = appendInts(b, uint64(o.source), uint64(o.seqNum), uint64(o.orderNum), uint64(o.held))
 	}
-	return appendBools(appendInts(b, r.sent[:]...), r.open)
+	return appendBools(appendInts(appendInts(b, r.sent[:]...), r.answered[:]...), r.open)
 }
 
 func (r *replica) clone() *replica {

@@ -125,22 +125,27 @@ func (w *world) peerAnswered(i, from int8, p *packet) {
 // sessionAnswers: a source acknowledges an epoch (R9), and says what it holds.
 func (w *world) sessionAnswers(j, from int8, e epoch) {
 	s := w.s(j)
-	if w.moveOn(s, e); s.state.Epoch() != e {
+	moved := w.moveOn(s, e)
+	if s.state.Epoch() != e {
 		return
+	}
+	if moved {
+		w.answersAll(j, from)
 	}
 	w.send(node(j), from, &packet{kind: sessionHas, epoch: e, sealed: s.state.PendingRemoteOrder(), list: s.messages()})
 }
 
 // moveOn: a source acknowledges an epoch; replies that it hasn't accepted are dropped (R9).
-func (w *world) moveOn(s *source, e epoch) {
+func (w *world) moveOn(s *source, e epoch) bool {
 	if !s.state.NewEpoch(e) {
-		return
+		return false
 	}
 	s.ready = false
 	for i := range s.calls {
 		s.calls[i].waiting = orderstate.Reply{}
 	}
 	s.read.waiting = orderstate.Reply{}
+	return true
 }
 
 // sessionAnswered: the takeover merges it.
@@ -206,7 +211,7 @@ func (w *world) fix(i int8) {
 	}
 	w.say("S%d: epoch %d starts at %d", i+1, p.Epoch(), p.First())
 	w.execute(r)
-	r.primary, r.backup, r.takeover = p, nil, nil
+	r.primary, r.backup, r.takeover, r.answered = p, nil, nil, [maxSources]epoch{}
 	if w.record.primary == i { // else it was deposed meanwhile, and its epoch never opens
 		w.keptAll(i)
 		w.forgetLost(p.First() - 1)
@@ -221,9 +226,17 @@ func (w *world) fix(i int8) {
 // tellStart tells a peer where the epoch starts, and what it may lack (R12.4).
 func (w *world) tellStart(i, to int8) {
 	p := w.replicas[i].primary
-	w.send(i, to, &packet{
+	start := &packet{
 		kind: starts, epoch: p.Epoch(), first: p.First(), stable: p.Stable(), table: slices.Clone(p.Epochs().Starts()), runs: []run{p.Push(p.Stable())}, list: w.held(i),
-	})
+	}
+	if w.scope.Attaching { // the one may come without the other
+		push := &packet{kind: push, epoch: p.Epoch(), stable: p.Stable(), runs: start.runs, list: start.list}
+		start.runs, start.list = nil, nil
+		w.send(i, to, start)
+		w.send(i, to, push)
+		return
+	}
+	w.send(i, to, start)
 }
 
 // started: a backup learns it.
@@ -239,11 +252,7 @@ func (w *world) started(i, from int8, p *packet) {
 	r.leader = from
 	w.taken(i, p.runs, p.list)
 	r.backup.LearnStable(p.epoch, p.stable)
-	for j := range int8(w.scope.Sources) {
-		if w.cutOff(node(j), i) {
-			w.detach(i, j)
-		}
-	}
+	w.attachAll(i)
 }
 
 // gate is R12.4: when every in-sync peer holds what is up to N, the sessions learn N, and calls are taken.
@@ -267,7 +276,9 @@ func (w *world) tellSource(i, j int8) {
 // resumes: a source learns where the epoch starts, and issues its calls again.
 func (w *world) resumes(j, from int8, p *packet) {
 	s := w.s(j)
-	w.moveOn(s, p.epoch)
+	if w.moveOn(s, p.epoch) {
+		w.answersAll(j, from)
+	}
 	known := s.ready && s.state.Epoch() == p.epoch
 	err := s.state.Start(p.epoch, p.first, p.stable, p.table)
 	switch {

@@ -277,6 +277,14 @@ func (u *universe) founded() *world {
 		w.links[at] = &link{}
 	}
 	w.owned = 1<<maxParts - 1
+	for i := range int8(scope.Replicas) {
+		if w.replicas[i].backup != nil {
+			w.attachAll(i)
+		}
+	}
+	for j := range int8(scope.Sources) {
+		w.answersAll(j, 0)
+	}
 	return w
 }
 

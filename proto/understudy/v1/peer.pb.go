@@ -29,8 +29,8 @@ type FollowRequest struct {
 	Acknowledgement *Acknowledgement `protobuf:"bytes,2,opt,name=acknowledgement,proto3" json:"acknowledgement,omitempty"`
 	// A joiner has restored its snapshot; what it holds since is in its acknowledgements.
 	Restored bool `protobuf:"varint,3,opt,name=restored,proto3" json:"restored,omitempty"`
-	// R11: sessions that the follower hears again, and sessions that it can't hear. A new stream begins with none detached.
-	Attach        []*Detaching `protobuf:"bytes,4,rep,name=attach,proto3" json:"attach,omitempty"`
+	// R11: sessions that the follower hears, and sessions that it can't hear any more. A new stream begins with none attached.
+	Attach        []uint64     `protobuf:"varint,4,rep,packed,name=attach,proto3" json:"attach,omitempty"`
 	Detach        []*Detaching `protobuf:"bytes,5,rep,name=detach,proto3" json:"detach,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -87,7 +87,7 @@ func (x *FollowRequest) GetRestored() bool {
 	return false
 }
 
-func (x *FollowRequest) GetAttach() []*Detaching {
+func (x *FollowRequest) GetAttach() []uint64 {
 	if x != nil {
 		return x.Attach
 	}
@@ -355,11 +355,10 @@ func (x *FollowResponse) GetDetached() []*Detached {
 
 type Detached struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
-	Epoch   uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	Session uint64                 `protobuf:"varint,2,opt,name=session,proto3" json:"session,omitempty"`
-	Number  uint64                 `protobuf:"varint,3,opt,name=number,proto3" json:"number,omitempty"`
+	Session uint64                 `protobuf:"varint,1,opt,name=session,proto3" json:"session,omitempty"`
+	Number  uint64                 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
 	// What was sent to the session depends on nothing above.
-	UpTo          uint64 `protobuf:"varint,4,opt,name=up_to,json=upTo,proto3" json:"up_to,omitempty"`
+	UpTo          uint64 `protobuf:"varint,3,opt,name=up_to,json=upTo,proto3" json:"up_to,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -392,13 +391,6 @@ func (x *Detached) ProtoReflect() protoreflect.Message {
 // Deprecated: Use Detached.ProtoReflect.Descriptor instead.
 func (*Detached) Descriptor() ([]byte, []int) {
 	return file_understudy_v1_peer_proto_rawDescGZIP(), []int{4}
-}
-
-func (x *Detached) GetEpoch() uint64 {
-	if x != nil {
-		return x.Epoch
-	}
-	return 0
 }
 
 func (x *Detached) GetSession() uint64 {
@@ -1402,12 +1394,12 @@ var File_understudy_v1_peer_proto protoreflect.FileDescriptor
 
 const file_understudy_v1_peer_proto_rawDesc = "" +
 	"\n" +
-	"\x18understudy/v1/peer.proto\x12\runderstudy.v1\x1a\x1eunderstudy/v1/connection.proto\x1a\x1aunderstudy/v1/header.proto\"\x8b\x02\n" +
+	"\x18understudy/v1/peer.proto\x12\runderstudy.v1\x1a\x1eunderstudy/v1/connection.proto\x1a\x1aunderstudy/v1/header.proto\"\xf1\x01\n" +
 	"\rFollowRequest\x120\n" +
 	"\x05hello\x18\x01 \x01(\v2\x1a.understudy.v1.FollowHelloR\x05hello\x12H\n" +
 	"\x0facknowledgement\x18\x02 \x01(\v2\x1e.understudy.v1.AcknowledgementR\x0facknowledgement\x12\x1a\n" +
-	"\brestored\x18\x03 \x01(\bR\brestored\x120\n" +
-	"\x06attach\x18\x04 \x03(\v2\x18.understudy.v1.DetachingR\x06attach\x120\n" +
+	"\brestored\x18\x03 \x01(\bR\brestored\x12\x16\n" +
+	"\x06attach\x18\x04 \x03(\x04R\x06attach\x120\n" +
 	"\x06detach\x18\x05 \x03(\v2\x18.understudy.v1.DetachingR\x06detach\"=\n" +
 	"\tDetaching\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x16\n" +
@@ -1429,12 +1421,11 @@ const file_understudy_v1_peer_proto_rawDesc = "" +
 	"\bmessages\x18\x05 \x03(\v2\x1c.understudy.v1.LoggedMessageR\bmessages\x12=\n" +
 	"\frequired_set\x18\x06 \x01(\v2\x1a.understudy.v1.RequiredSetR\vrequiredSet\x12\x17\n" +
 	"\ain_sync\x18\a \x01(\bR\x06inSync\x123\n" +
-	"\bdetached\x18\b \x03(\v2\x17.understudy.v1.DetachedR\bdetached\"g\n" +
-	"\bDetached\x12\x14\n" +
-	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x18\n" +
-	"\asession\x18\x02 \x01(\x04R\asession\x12\x16\n" +
-	"\x06number\x18\x03 \x01(\x04R\x06number\x12\x13\n" +
-	"\x05up_to\x18\x04 \x01(\x04R\x04upTo\"\x91\x01\n" +
+	"\bdetached\x18\b \x03(\v2\x17.understudy.v1.DetachedR\bdetached\"Q\n" +
+	"\bDetached\x12\x18\n" +
+	"\asession\x18\x01 \x01(\x04R\asession\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\x04R\x06number\x12\x13\n" +
+	"\x05up_to\x18\x03 \x01(\x04R\x04upTo\"\x91\x01\n" +
 	"\rFollowWelcome\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\x06R\x05group\x12\x16\n" +
 	"\x06secret\x18\x02 \x01(\fR\x06secret\x12\x14\n" +
@@ -1558,41 +1549,40 @@ var file_understudy_v1_peer_proto_goTypes = []any{
 var file_understudy_v1_peer_proto_depIdxs = []int32{
 	2,  // 0: understudy.v1.FollowRequest.hello:type_name -> understudy.v1.FollowHello
 	20, // 1: understudy.v1.FollowRequest.acknowledgement:type_name -> understudy.v1.Acknowledgement
-	1,  // 2: understudy.v1.FollowRequest.attach:type_name -> understudy.v1.Detaching
-	1,  // 3: understudy.v1.FollowRequest.detach:type_name -> understudy.v1.Detaching
-	21, // 4: understudy.v1.FollowHello.level:type_name -> understudy.v1.Level
-	5,  // 5: understudy.v1.FollowResponse.welcome:type_name -> understudy.v1.FollowWelcome
-	22, // 6: understudy.v1.FollowResponse.epoch_start:type_name -> understudy.v1.EpochStart
-	23, // 7: understudy.v1.FollowResponse.source_order_info:type_name -> understudy.v1.Run
-	6,  // 8: understudy.v1.FollowResponse.messages:type_name -> understudy.v1.LoggedMessage
-	24, // 9: understudy.v1.FollowResponse.required_set:type_name -> understudy.v1.RequiredSet
-	4,  // 10: understudy.v1.FollowResponse.detached:type_name -> understudy.v1.Detached
-	25, // 11: understudy.v1.AnswerRequest.new_epoch:type_name -> understudy.v1.NewEpoch
-	26, // 12: understudy.v1.AnswerResponse.starts:type_name -> understudy.v1.Start
-	23, // 13: understudy.v1.AnswerResponse.order:type_name -> understudy.v1.Run
-	10, // 14: understudy.v1.FetchRequest.messages:type_name -> understudy.v1.MessageID
-	6,  // 15: understudy.v1.FetchResponse.messages:type_name -> understudy.v1.LoggedMessage
-	16, // 16: understudy.v1.SnapshotResponse.history:type_name -> understudy.v1.History
-	26, // 17: understudy.v1.History.starts:type_name -> understudy.v1.Start
-	17, // 18: understudy.v1.History.sessions:type_name -> understudy.v1.SessionState
-	18, // 19: understudy.v1.History.replies:type_name -> understudy.v1.LoggedReply
-	19, // 20: understudy.v1.LoggedReply.header:type_name -> understudy.v1.MetadataEntry
-	19, // 21: understudy.v1.LoggedReply.trailer:type_name -> understudy.v1.MetadataEntry
-	0,  // 22: understudy.v1.Peer.Follow:input_type -> understudy.v1.FollowRequest
-	7,  // 23: understudy.v1.Peer.Answer:input_type -> understudy.v1.AnswerRequest
-	9,  // 24: understudy.v1.Peer.Fetch:input_type -> understudy.v1.FetchRequest
-	12, // 25: understudy.v1.Peer.Hears:input_type -> understudy.v1.HearsRequest
-	14, // 26: understudy.v1.Peer.Snapshot:input_type -> understudy.v1.SnapshotRequest
-	3,  // 27: understudy.v1.Peer.Follow:output_type -> understudy.v1.FollowResponse
-	8,  // 28: understudy.v1.Peer.Answer:output_type -> understudy.v1.AnswerResponse
-	11, // 29: understudy.v1.Peer.Fetch:output_type -> understudy.v1.FetchResponse
-	13, // 30: understudy.v1.Peer.Hears:output_type -> understudy.v1.HearsResponse
-	15, // 31: understudy.v1.Peer.Snapshot:output_type -> understudy.v1.SnapshotResponse
-	27, // [27:32] is the sub-list for method output_type
-	22, // [22:27] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	1,  // 2: understudy.v1.FollowRequest.detach:type_name -> understudy.v1.Detaching
+	21, // 3: understudy.v1.FollowHello.level:type_name -> understudy.v1.Level
+	5,  // 4: understudy.v1.FollowResponse.welcome:type_name -> understudy.v1.FollowWelcome
+	22, // 5: understudy.v1.FollowResponse.epoch_start:type_name -> understudy.v1.EpochStart
+	23, // 6: understudy.v1.FollowResponse.source_order_info:type_name -> understudy.v1.Run
+	6,  // 7: understudy.v1.FollowResponse.messages:type_name -> understudy.v1.LoggedMessage
+	24, // 8: understudy.v1.FollowResponse.required_set:type_name -> understudy.v1.RequiredSet
+	4,  // 9: understudy.v1.FollowResponse.detached:type_name -> understudy.v1.Detached
+	25, // 10: understudy.v1.AnswerRequest.new_epoch:type_name -> understudy.v1.NewEpoch
+	26, // 11: understudy.v1.AnswerResponse.starts:type_name -> understudy.v1.Start
+	23, // 12: understudy.v1.AnswerResponse.order:type_name -> understudy.v1.Run
+	10, // 13: understudy.v1.FetchRequest.messages:type_name -> understudy.v1.MessageID
+	6,  // 14: understudy.v1.FetchResponse.messages:type_name -> understudy.v1.LoggedMessage
+	16, // 15: understudy.v1.SnapshotResponse.history:type_name -> understudy.v1.History
+	26, // 16: understudy.v1.History.starts:type_name -> understudy.v1.Start
+	17, // 17: understudy.v1.History.sessions:type_name -> understudy.v1.SessionState
+	18, // 18: understudy.v1.History.replies:type_name -> understudy.v1.LoggedReply
+	19, // 19: understudy.v1.LoggedReply.header:type_name -> understudy.v1.MetadataEntry
+	19, // 20: understudy.v1.LoggedReply.trailer:type_name -> understudy.v1.MetadataEntry
+	0,  // 21: understudy.v1.Peer.Follow:input_type -> understudy.v1.FollowRequest
+	7,  // 22: understudy.v1.Peer.Answer:input_type -> understudy.v1.AnswerRequest
+	9,  // 23: understudy.v1.Peer.Fetch:input_type -> understudy.v1.FetchRequest
+	12, // 24: understudy.v1.Peer.Hears:input_type -> understudy.v1.HearsRequest
+	14, // 25: understudy.v1.Peer.Snapshot:input_type -> understudy.v1.SnapshotRequest
+	3,  // 26: understudy.v1.Peer.Follow:output_type -> understudy.v1.FollowResponse
+	8,  // 27: understudy.v1.Peer.Answer:output_type -> understudy.v1.AnswerResponse
+	11, // 28: understudy.v1.Peer.Fetch:output_type -> understudy.v1.FetchResponse
+	13, // 29: understudy.v1.Peer.Hears:output_type -> understudy.v1.HearsResponse
+	15, // 30: understudy.v1.Peer.Snapshot:output_type -> understudy.v1.SnapshotResponse
+	26, // [26:31] is the sub-list for method output_type
+	21, // [21:26] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_understudy_v1_peer_proto_init() }
