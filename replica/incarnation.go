@@ -216,10 +216,11 @@ func (in *incarnation) watch() {
 func (in *incarnation) watchdog() {
 	t := time.NewTicker(slowTurn)
 	defer t.Stop()
+	slow := in.r.turns.watch()
 	for {
 		select {
 		case <-t.C:
-			if m, slow := in.r.turns.slow(slowTurn); slow {
+			if m, ok := slow(); ok {
 				in.log.Warn("a turn takes long", "method", m, "longerThan", slowTurn)
 			}
 		case <-in.ctx.Done():

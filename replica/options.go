@@ -158,8 +158,8 @@ const (
 	sessionTimeout   = 30 * time.Second       // a session without a stream for this long expires
 	slowTurn         = time.Second            // the watchdog names the method of a longer turn
 
-	pendingSourceOrderMax = 32        // FIG. 7, R4, below Direct
-	lazyAck               = 32        // a backup acknowledges at least this often (entries)
+	pendingSourceOrderMax = 64        // FIG. 7, R4, below Direct
+	lazyAck               = 64        // a backup acknowledges at least this often (entries)
 	maxLog                = 1 << 18   // entries and messages of the log, each
 	maxLogBytes           = 256 << 20 // bytes of its messages
 	maxQueueBytes         = 64 << 20  // bytes queued for one stream; then it is cut (R6)

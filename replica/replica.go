@@ -107,7 +107,6 @@ func (r *Replica) complete(target string) error {
 	if r.clock = c.clock; r.clock == nil {
 		r.clock = clock.System()
 	}
-	r.turns.clock = r.clock
 	if r.store = c.store; r.store == nil {
 		if len(endpoints) == 0 {
 			return fmt.Errorf("replica: target %q names no etcd: it is etcd://host:port[,host:port]/group", target)

@@ -5,24 +5,19 @@ import (
 	"context"
 	"sync"
 	"sync/atomic"
-	"time"
-
-	"github.com/understudy-rpc/understudy/internal/clock"
 )
 
 // sequencer grants turns, one at a time, in the order of reception (¶42), and between them to read-only methods, to any number at once. The wait of whoever gives up costs the others nothing; without contention a
 // turn costs one mutex.
 type sequencer struct {
-	clock clock.Clock
-
 	mu      sync.Mutex
 	busy    bool      // a turn is taken
 	readers int       // that read now
 	waiting list.List // of *waiter
 
-	// For the watchdog.
+	// For the watchdog: what the turn executes, and how many turns have executed something.
 	method  atomic.Pointer[string]
-	started atomic.Int64
+	entered atomic.Uint64
 }
 
 type waiter struct {
@@ -110,15 +105,21 @@ func (s *sequencer) grant() {
 
 // running notes what the turn executes, for the watchdog.
 func (s *sequencer) running(method *string) {
-	s.started.Store(int64(s.clock()))
+	s.entered.Add(1)
 	s.method.Store(method)
 }
 
-// slow returns the method that has been executing for longer than limit.
-func (s *sequencer) slow(limit time.Duration) (string, bool) {
-	m := s.method.Load()
-	if m == nil || s.clock()-time.Duration(s.started.Load()) < limit {
-		return "", false
+// watch returns a function that names the method of a turn which was executing already when it was called the last time.
+func (s *sequencer) watch() (slow func() (method string, ok bool)) {
+	var before uint64
+	return func() (string, bool) {
+		method := s.method.Load() // first: a turn is counted before it names its method
+		turn := s.entered.Load()
+		same := turn == before
+		before = turn
+		if method == nil || !same {
+			return "", false
+		}
+		return *method, true
 	}
-	return *m, true
 }

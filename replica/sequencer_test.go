@@ -7,15 +7,12 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
-	"time"
-
-	"github.com/understudy-rpc/understudy/internal/clock"
 )
 
 func TestTurnsInOrderOfReception(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := &sequencer{clock: clock.Monotonic()}
+		s := new(sequencer)
 		if err := s.take(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -45,7 +42,7 @@ func TestTurnsInOrderOfReception(t *testing.T) {
 func TestTurnIsPassedOnByWhoGaveUp(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := &sequencer{clock: clock.Monotonic()}
+		s := new(sequencer)
 		_ = s.take(t.Context())
 		ctx, cancel := context.WithCancel(t.Context())
 		gaveUp, granted := make(chan error, 1), make(chan error, 1)
@@ -87,27 +84,36 @@ func TestTurnIsPassedOnByWhoGaveUp(t *testing.T) {
 
 func TestSlowTurnIsNamed(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		s := &sequencer{clock: clock.Monotonic()}
+	s := new(sequencer)
+	slow := s.watch()
+	look := func(what, want string) {
+		t.Helper()
+		if m, ok := slow(); m != want || ok != (want != "") {
+			t.Errorf("%s: %q, %v", what, m, ok)
+		}
+	}
+	look("no turn yet", "")
+	name := "/a.B/C"
+	turn := func(f func()) {
 		_ = s.take(t.Context())
-		name := "/a.B/C"
 		s.running(&name)
-		if _, slow := s.slow(time.Second); slow {
-			t.Error("a turn is slow at once")
-		}
-		time.Sleep(2 * time.Second) // fake
-		if m, slow := s.slow(time.Second); !slow || m != name {
-			t.Errorf("after 2 s: %q, %v", m, slow)
-		}
+		f()
 		s.end()
-		if _, slow := s.slow(time.Second); slow {
-			t.Error("a turn that is over is slow")
-		}
+	}
+	turn(func() {
+		look("a turn, seen for the first time", "")
+		look("and again", name)
+		look("and again", name)
 	})
+	look("a turn that is over", "")
+	turn(func() { look("another turn", "") })
+	turn(func() { look("a third, while the one before was executing at the last look", "") })
+	turn(func() {})
+	turn(func() { look("after one that nobody saw", "") })
 }
 
 func BenchmarkTurnUncontended(b *testing.B) {
-	s := &sequencer{clock: clock.Monotonic()}
+	s := new(sequencer)
 	ctx := context.Background()
 	b.ReportAllocs()
 	for b.Loop() {
@@ -120,7 +126,7 @@ func BenchmarkTurnUncontended(b *testing.B) {
 func TestReadsBetweenTurns(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := &sequencer{clock: clock.Monotonic()}
+		s := new(sequencer)
 		var mu sync.Mutex
 		var got []string
 		try := func(ctx context.Context, name string, enter func(context.Context) error) {

@@ -47,7 +47,27 @@ type key struct{}
 
 // Context returns the context that a handler gets: it carries the turn and nothing else, is never cancelled, and has no deadline (R7).
 func (t *Turn) Context() context.Context {
-	return grpc.NewContextWithServerTransportStream(context.WithValue(context.Background(), key{}, t), t)
+	return grpc.NewContextWithServerTransportStream(carrier{t}, t)
+}
+
+// carrier is the context that carries a turn.
+type carrier struct{ *Turn }
+
+// Deadline implements context.Context.
+func (carrier) Deadline() (time.Time, bool) { return time.Time{}, false }
+
+// Done implements context.Context.
+func (carrier) Done() <-chan struct{} { return nil }
+
+// Err implements context.Context.
+func (carrier) Err() error { return nil }
+
+// Value implements context.Context.
+func (c carrier) Value(k any) any {
+	if k == (key{}) {
+		return c.Turn
+	}
+	return nil
 }
 
 // FromContext returns the turn, nil outside of one.
