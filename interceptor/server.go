@@ -33,8 +33,8 @@ func unaryServer(r *replica.Replica) grpc.UnaryServerInterceptor {
 			if inMessage {
 				return nil, replica.Malformed(errors.New("a header in the metadata and one in the message"))
 			}
-			var err error
-			if h, err = wire.FromMetadata(values); err != nil {
+			h = new(wire.Header)
+			if err := h.FromMetadata(values); err != nil {
 				return nil, replica.Malformed(err)
 			}
 		}

@@ -30,8 +30,8 @@ type Answer struct {
 
 // RequestHeader is the header that a request's message carried, in the context of the front door; nil if none did.
 func RequestHeader(ctx context.Context) *wire.Header {
-	if c := callFrom(ctx); c != nil {
-		return c.header
+	if c := callFrom(ctx); c != nil && c.carried {
+		return &c.header
 	}
 	return nil
 }
@@ -79,8 +79,8 @@ func (r *Replica) Handle(ctx context.Context, h *wire.Header, next func(context.
 		c.in = in
 		c.msg = orderstate.Message{
 			MessageID: id, AnsweredUpTo: answeredUpTo,
-			Digest: in.seal.Digest(id, answeredUpTo, c.method.name, c.payload),
-			Body:   &message{method: c.method.name, payload: c.payload}, Size: len(c.method.name) + len(c.payload),
+			Digest: in.seal.Digest(id, answeredUpTo, c.method.name, c.request.b),
+			Body:   &message{method: c.method.name, payload: c.request.b}, Size: len(c.method.name) + len(c.request.b),
 		}
 		c.stable = h.Level == pb.Level_LEVEL_STABLE
 		value, err := func() (any, error) {
@@ -92,14 +92,14 @@ func (r *Replica) Handle(ctx context.Context, h *wire.Header, next func(context.
 			a.Reply = value
 			return a
 		}
-		return in.transmit(ctx, h, received, c.reply.orderNum, c.answer(value, err))
+		return in.transmit(ctx, h, received, c, c.reply.orderNum, c.answer(value, err))
 	case orderstate.Duplicate:
 		r.stats.duplicates.Add(1)
 		said, err := in.logged(ctx, id)
 		if err != nil {
 			return refused(in, err)
 		}
-		return in.transmit(ctx, h, received, said.orderNum, Answer{Reply: newRaw(said.payload), Err: said.err(), Header: said.header, Trailer: said.trailer})
+		return in.transmit(ctx, h, received, c, said.orderNum, Answer{Reply: c.says(said), Err: said.err(), Header: said.header, Trailer: said.trailer})
 	default:
 		return refused(in, refusal(v))
 	}
@@ -261,7 +261,7 @@ func (in *incarnation) logged(ctx context.Context, id orderstate.MessageID) (*re
 }
 
 // transmit makes the reply's header: FIG. 8's first loop, with R2, R5 and R10. It waits while the primary's authority has run out (etcd is away), and refuses when the primary was deposed: then nothing leaves.
-func (in *incarnation) transmit(ctx context.Context, h *wire.Header, received time.Duration, orderNum orderstate.OrderNum, a Answer) Answer {
+func (in *incarnation) transmit(ctx context.Context, h *wire.Header, received time.Duration, c *call, orderNum orderstate.OrderNum, a Answer) Answer {
 	id := h.Session
 	in.mu.Lock()
 	p := in.primary
@@ -287,7 +287,8 @@ func (in *incarnation) transmit(ctx context.Context, h *wire.Header, received ti
 		in.mu.Unlock()
 		return refused(in, errOrderIt)
 	}
-	w := &wire.Header{
+	w := &c.wire
+	*w = wire.Header{
 		SourceEpoch: p.Epoch(), OrderNum: orderNum, FirstOrderNum: p.First(), Stable: p.Stable(), RequiredSet: p.Number(),
 		AuthorityUs: uint64((in.authority - received) / time.Microsecond),
 	}
@@ -316,7 +317,7 @@ func (in *incarnation) transmit(ctx context.Context, h *wire.Header, received ti
 			session.announce(in.seal.Close(onStream))
 		}
 	}
-	w.SourceOrderInfo = []orderstate.Announcement{announcement}
+	w.Announce(announcement)
 	if w.Size() > wire.MaxHeader {
 		w.SourceOrderInfo = nil // never fails a call: the source asks on its stream (R1)
 	}

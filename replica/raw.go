@@ -15,9 +15,11 @@ type raw struct {
 	b      []byte
 }
 
-func newRaw(b []byte) *raw {
-	return &raw{Message: (*emptypb.Empty)(nil).ProtoReflect(), b: b}
-}
+// set makes r the message of some bytes.
+func (r *raw) set(b []byte) { *r = raw{Message: noMessage, b: b} }
+
+// noMessage has what nobody calls of a raw's protoreflect.Message.
+var noMessage = (*emptypb.Empty)(nil).ProtoReflect()
 
 // ProtoReflect implements proto.Message.
 func (r *raw) ProtoReflect() protoreflect.Message { return r }

@@ -14,7 +14,8 @@ func TestRawIsItsBytes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := newRaw(nil)
+	r := new(raw)
+	r.set(nil)
 	if err := proto.Unmarshal(want, r); err != nil {
 		t.Fatal(err)
 	}

@@ -32,5 +32,5 @@ func (in *incarnation) serveRead(ctx context.Context, h *wire.Header, received t
 		a.Reply = value
 		return a
 	}
-	return in.transmit(ctx, h, received, c.reply.orderNum, c.answer(value, err))
+	return in.transmit(ctx, h, received, c, c.reply.orderNum, c.answer(value, err))
 }

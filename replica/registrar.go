@@ -99,22 +99,24 @@ func (r *Replica) wrap(m *method) grpc.MethodHandler {
 		if interceptor == nil {
 			return nil, status.Error(codes.Internal, "understudy: the server was made without interceptor.ServerOptions")
 		}
-		request := newRaw(nil)
-		if err := dec(request); err != nil {
+		c := &call{method: m, chain: interceptor}
+		c.request.set(nil)
+		if err := dec(&c.request); err != nil {
 			return nil, err
 		}
-		h, payload, err := wire.FromMessage(request.b)
-		if err != nil {
+		var err error
+		if c.request.b, c.carried, err = c.header.FromMessage(c.request.b); err != nil {
 			return nil, errHeader(err)
 		}
-		c := &call{method: m, payload: payload, header: h}
-		return m.handle(srv, context.WithValue(ctx, callKey{}, c), unmarshal(payload),
-			func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-				return interceptor(ctx, req, info, func(ctx context.Context, req any) (any, error) {
-					return c.turn(ctx, req, info, handler)
-				})
-			})
+		return m.handle(srv, context.WithValue(ctx, callKey{}, c), unmarshal(c.request.b), throughChain)
 	}
+}
+
+// throughChain runs the server's chain around a call's turn.
+func throughChain(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	c := callFrom(ctx)
+	c.info, c.handler = info, handler
+	return c.chain(ctx, req, info, c.turn)
 }
 
 func unmarshal(b []byte) func(any) error {

@@ -23,8 +23,14 @@ type message struct {
 // call is one RPC on its way through the chain of interceptors: from the wrapped handler, which has its bytes, to the front door, which gives it its place, to its turn.
 type call struct {
 	method  *method
-	payload []byte
-	header  *wire.Header // if the request's message carried it
+	request raw                         // as it was received, and then its own bytes
+	carried bool                        // the message carried the header
+	header  wire.Header                 // if it did
+	chain   grpc.UnaryServerInterceptor // the server's
+
+	// Set at the chain's beginning: the user's handler, its last link.
+	info    *grpc.UnaryServerInfo
+	handler grpc.UnaryHandler
 
 	// Set by the front door.
 	in     *incarnation
@@ -35,6 +41,10 @@ type call struct {
 	// Set by the turn.
 	reply *reply
 	value any // what the handler returned, while nobody in the chain replaced it
+
+	// The reply, and its header.
+	said raw
+	wire wire.Header
 }
 
 type callKey struct{}
@@ -46,13 +56,13 @@ func callFrom(ctx context.Context) *call {
 
 // turn is the innermost link of the chain: it waits for its turn, orders the message (FIG. 7), and executes the handler. A message whose caller has gone is dropped un-ordered; once
 // ordered, the turn finishes (R7).
-func (c *call) turn(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+func (c *call) turn(ctx context.Context, req any) (any, error) {
 	in := c.in
 	switch {
 	case in == nil:
 		return nil, status.Error(codes.Internal, "understudy: the server was made without interceptor.ServerOptions")
 	case c.reads:
-		return c.read(ctx, req, info, handler)
+		return c.read(ctx, req)
 	}
 	if err := in.r.turns.take(ctx); err != nil {
 		return nil, status.FromContextError(err).Err()
@@ -71,13 +81,13 @@ func (c *call) turn(ctx context.Context, req any, info *grpc.UnaryServerInfo, ha
 			if c.reply, err = in.logged(ctx, c.msg.MessageID); err != nil {
 				return nil, err
 			}
-			c.value = newRaw(c.reply.payload)
+			c.value = c.says(c.reply)
 			return c.result()
 		}
 		return nil, refusal(v)
 	}
 	c.reply, c.value = in.execute(c.method, o, func(ctx context.Context) (any, error) {
-		return c.method.inTurn(ctx, req, info, handler)
+		return c.method.inTurn(ctx, req, c.info, c.handler)
 	})
 	in.executed1(o, c.msg, c.reply)
 	in.r.turns.end()
@@ -85,7 +95,7 @@ func (c *call) turn(ctx context.Context, req any, info *grpc.UnaryServerInfo, ha
 }
 
 // read executes a read-only method between turns, of which it has seen all up to its orderNum.
-func (c *call) read(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+func (c *call) read(ctx context.Context, req any) (any, error) {
 	in := c.in
 	if err := in.r.turns.read(ctx); err != nil {
 		return nil, status.FromContextError(err).Err()
@@ -99,7 +109,7 @@ func (c *call) read(ctx context.Context, req any, info *grpc.UnaryServerInfo, ha
 		return nil, errNotPrimary
 	}
 	t := turn.NewRead(c.method.name, seen)
-	c.reply, c.value = in.call(t, seen.OrderNum, func(ctx context.Context) (any, error) { return c.method.inTurn(ctx, req, info, handler) })
+	c.reply, c.value = in.call(t, seen.OrderNum, func(ctx context.Context) (any, error) { return c.method.inTurn(ctx, req, c.info, c.handler) })
 	return c.result()
 }
 
@@ -107,9 +117,15 @@ func (c *call) read(ctx context.Context, req any, info *grpc.UnaryServerInfo, ha
 func (c *call) answer(value any, err error) Answer {
 	a := Answer{Reply: value, Err: err, Header: c.reply.header, Trailer: c.reply.trailer}
 	if err == nil && value == c.value {
-		a.Reply = newRaw(c.reply.payload)
+		a.Reply = c.says(c.reply)
 	}
 	return a
+}
+
+// says is the reply's bytes as a message.
+func (c *call) says(r *reply) proto.Message {
+	c.said.set(r.payload)
+	return &c.said
 }
 
 func (c *call) result() (any, error) {

@@ -185,7 +185,8 @@ func (h *headers) HandleRPC(_ context.Context, s stats.RPCStats) {
 		values = s.Header.Get(wire.HeaderKey)
 	case *stats.InTrailer:
 		values = s.Trailer.Get(wire.HeaderKey)
-		if reply, err := wire.FromMetadata(values); err == nil && reply.Refusal == pb.Refusal_REFUSAL_ORDER_IT {
+		reply := new(wire.Header)
+		if reply.FromMetadata(values) == nil && reply.Refusal == pb.Refusal_REFUSAL_ORDER_IT {
 			h.add(orderIt, 1)
 		}
 	case *stats.OutPayload:

@@ -6,13 +6,11 @@ import (
 	"strings"
 	"time"
 
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/metadata"
-
 	"github.com/understudy-rpc/understudy"
 	"github.com/understudy-rpc/understudy/internal/wire"
 	"github.com/understudy-rpc/understudy/orderstate"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
+	"google.golang.org/grpc"
 )
 
 const (
@@ -22,10 +20,9 @@ const (
 
 // call is one unary call on a session, under one seqNum. Its attempts follow each other; each is an RPC to the primary of the epoch that is acknowledged then.
 type call struct {
-	client  *Client // constant, as are those up to wake
+	request // constant, as are those up to retained
+	client  *Client
 	session *session
-	ctx     context.Context
-	method  string
 	level   pb.Level
 	seqNum  uint64 // 0: read-only, without a frame
 	// outstanding is the low-water mark as a difference. Replicas bind it to the order, so that every copy of the message has the same.
@@ -58,12 +55,12 @@ func (c *Client) invoke(ctx context.Context, method string, req, resp any, conn 
 	if foreignCodec(opts) {
 		return statusCodec(method)
 	}
-	codec, err := prepare(req)
-	switch {
+	r := request{ctx: ctx, method: method, message: req, response: resp, conn: conn, invoker: invoker, opts: opts}
+	switch err := r.marshal(); {
 	case err != nil:
 		return statusMarshal(err)
-	case len(codec.payload) > wire.MaxMessage:
-		return statusTooLarge(len(codec.payload), wire.MaxMessage)
+	case len(r.payload) > wire.MaxMessage:
+		return statusTooLarge(len(r.payload), wire.MaxMessage)
 	}
 	level := c.cfg.level
 	for _, o := range opts {
@@ -71,20 +68,13 @@ func (c *Client) invoke(ctx context.Context, method string, req, resp any, conn 
 			level = max(level, o.level)
 		}
 	}
-	var trailer metadata.MD
-	opts = append(opts[:len(opts):len(opts)], grpc.ForceCodecV2(codec), grpc.Trailer(&trailer))
-	attempt := func(ctx context.Context, h *wire.Header) arrival {
-		trailer = nil
-		err := invoker(codec.carry(ctx, h, c.cfg.inMetadata), method, req, resp, conn, opts...)
-		return codec.arrived(trailer, err)
-	}
 	reads := wire.ReadOnly(method)
 	for {
-		k, err := c.begin(ctx, method, codec.payload, level, reads)
+		k, err := c.begin(r, level, reads)
 		if err != nil {
 			return err
 		}
-		switch v, err := k.run(attempt); v {
+		switch v, err := k.run(); v {
 		case move:
 		case order:
 			reads = false
@@ -97,9 +87,9 @@ func (c *Client) invoke(ctx context.Context, method string, req, resp any, conn 
 // begin waits for an open session with room for the call, and enqueues its frame for every replica but the primary. In that order, seqNums leave on every stream.
 //
 // A read-only call has no seqNum, and nobody but the primary sees it.
-func (c *Client) begin(ctx context.Context, method string, payload []byte, level understudy.Level, reads bool) (*call, error) {
+func (c *Client) begin(r request, level understudy.Level, reads bool) (*call, error) {
 	for {
-		s, err := c.awaitSession(ctx)
+		s, err := c.awaitSession(r.ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -108,14 +98,14 @@ func (c *Client) begin(ctx context.Context, method string, payload []byte, level
 		case s.over != nil:
 			c.mu.Unlock()
 			continue
-		case !reads && !s.frames.fits(len(payload)):
-			err := c.awaitRoom(ctx, s)
+		case !reads && !s.frames.fits(len(r.payload)):
+			err := c.awaitRoom(r.ctx, s)
 			if err != nil {
 				return nil, err
 			}
 			continue
 		}
-		k := &call{client: c, session: s, ctx: ctx, method: method}
+		k := &call{request: r, client: c, session: s}
 		if asked := levelToProto(level); asked > c.level {
 			k.level = asked
 		}
@@ -124,7 +114,7 @@ func (c *Client) begin(ctx context.Context, method string, payload []byte, level
 			c.mu.Unlock()
 			return k, nil
 		}
-		k.retained = s.frames.add(&pb.Frame{Group: c.group, Session: s.number, Method: method, Message: payload, Level: k.level}, k)
+		k.retained = s.frames.add(&pb.Frame{Group: c.group, Session: s.number, Method: r.method, Message: r.payload, Level: k.level}, k)
 		k.seqNum, k.outstanding = k.retained.frame.SeqNum, k.retained.frame.Outstanding
 		for _, l := range c.links {
 			if l.session == s {
@@ -167,19 +157,19 @@ func (k *call) isStable() bool {
 
 // run makes attempts until one decides. move and order say that nothing was executed, nor will be, and that the call is to be made on another session, or as one that is ordered; any other
 // verdict that the call has ended.
-func (k *call) run(attempt func(context.Context, *wire.Header) arrival) (verdict, error) {
+func (k *call) run() (verdict, error) {
 	c := k.client
 	pause := pauses{base: 5 * time.Millisecond, max: 100 * time.Millisecond, spread: spread(k.session.nonce, "", k.seqNum)}
 	for first := true; ; {
-		ctx, header, to := k.next()
+		a := k.next()
 		v := again
-		if ctx != nil {
+		if a != nil {
 			if !first {
 				c.counts.reissued.Add(1)
 			}
 			first = false
 			sent := c.cfg.elapsed()
-			v = k.arrived(attempt(ctx, header), sent, to)
+			v = k.arrived(a.invoke(c.cfg.inMetadata), sent, &a.choice)
 			if v == wait {
 				v = k.await()
 			}
@@ -211,24 +201,22 @@ func (k *call) run(attempt func(context.Context, *wire.Header) arrival) (verdict
 	}
 }
 
-// next prepares an attempt: FIG. 8. Without a primary, or session, there is no context.
-func (k *call) next() (ctx context.Context, header *wire.Header, to *choice) {
+// next prepares an attempt: FIG. 8. Without a primary, or session, there is none.
+func (k *call) next() *attempt {
 	c, s := k.client, k.session
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if s.over != nil || c.primary.IsZero() {
-		return nil, nil, nil
+		return nil
 	}
 	held := s.source.HeldUpTo()
-	header = &wire.Header{
+	a := &attempt{request: &k.request, choice: choice{name: c.primary.Name}, header: wire.Header{
 		Session: orderstate.Session(s.number), SeqNum: orderstate.SeqNum(k.seqNum), DestEpoch: s.source.Epoch(), HeldUpTo: held,
 		Outstanding: orderstate.SeqNum(k.outstanding), Level: k.level, DestOrderInfo: s.envelopes(held),
-	}
-	ctx, k.cancel = context.WithCancel(k.ctx)
-	to = &choice{name: c.primary.Name}
-	ctx = to.in(ctx)
+	}}
+	a.Context, k.cancel = context.WithCancel(k.ctx)
 	k.epoch, k.cut = s.source.Epoch(), false
-	return ctx, header, to
+	return a
 }
 
 // envelopes are those of destOrderInfo that HeldUpTo doesn't say already: announcements above a gap. A header has room for a few (R5); the streams carry them all.

@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
@@ -268,26 +269,25 @@ func FuzzReplyHeader(f *testing.F) {
 	f.Fuzz(func(t *testing.T, value string, inMessage bool) {
 		c, _ := welcomed(t)
 		defer c.cancel(nil)
-		k := &call{client: c, session: c.session, ctx: t.Context(), cancel: func() {}, epoch: 10}
+		k := &call{request: request{ctx: t.Context()}, client: c, session: c.session, cancel: func() {}, epoch: 10}
 		k.retained = c.session.frames.add(new(pb.Frame), k)
 		now := c.cfg.elapsed()
-		p, err := prepare(new(emptypb.Empty))
-		if err != nil {
-			t.Fatal(err)
-		}
-		trailer := metadata.Pairs(wire.HeaderKey, value)
-		if inMessage {
-			trailer = nil
-			message := protowire.AppendString(protowire.AppendTag(nil, protowire.MaxValidNumber, protowire.BytesType), value)
-			if err := p.Unmarshal(mem.BufferSlice{mem.SliceBuffer(message)}, new(emptypb.Empty)); err != nil {
-				t.Fatal(err)
+		a := &attempt{request: &k.request}
+		a.request.codec = standardCodec()
+		a.request.invoker = func(_ context.Context, _ string, _, reply any, _ *grpc.ClientConn, opts ...grpc.CallOption) error {
+			if !inMessage {
+				a.trailer = metadata.Pairs(wire.HeaderKey, value)
+				return nil
 			}
+			message := protowire.AppendString(protowire.AppendTag(nil, protowire.MaxValidNumber, protowire.BytesType), value)
+			return a.Unmarshal(mem.BufferSlice{mem.SliceBuffer(message)}, new(emptypb.Empty))
 		}
-		v := k.arrived(p.arrived(trailer, nil), now, new(choice))
+		v := k.arrived(a.invoke(false), now, new(choice))
 		if v != accept {
 			return
 		}
-		h, err := wire.ParseHeader([]byte(value))
+		h := new(wire.Header)
+		err := h.Parse([]byte(value))
 		if err != nil || h.Refusal != 0 || h.SourceEpoch != 10 || c.session.source.HeldUpTo() < h.OrderNum || h.OrderNum > 0 && h.AuthorityUs == 0 {
 			t.Errorf("accepted %v, %v", h, err)
 		}
@@ -337,7 +337,7 @@ func TestLostOvertaken(t *testing.T) {
 	defer c.cancel(nil)
 	s := c.session
 	arrive := func(h *wire.Header) verdict {
-		k := &call{client: c, session: s, ctx: t.Context(), cancel: func() {}, epoch: s.source.Epoch()}
+		k := &call{request: request{ctx: t.Context()}, client: c, session: s, cancel: func() {}, epoch: s.source.Epoch()}
 		k.retained = s.frames.add(new(pb.Frame), k)
 		v := k.arrived(arrival{header: h}, c.cfg.elapsed(), new(choice))
 		if v == unknown && status.Code(k.reply.err) != codes.DataLoss {
@@ -374,7 +374,7 @@ func TestRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, _ := welcomed(t)
 		defer c.cancel(nil)
-		first, err := c.begin(t.Context(), "/a/b", nil, understudy.Reflected, false)
+		first, err := c.begin(request{ctx: t.Context(), method: "/a/b"}, understudy.Reflected, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -385,13 +385,13 @@ func TestRoom(t *testing.T) {
 		c.mu.Unlock()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		_, err = c.begin(ctx, "/a/b", nil, understudy.Reflected, false)
+		_, err = c.begin(request{ctx: ctx, method: "/a/b"}, understudy.Reflected, false)
 		if status.Code(err) != codes.DeadlineExceeded || !strings.Contains(err.Error(), "nothing was sent (too much is outstanding") {
 			t.Errorf("%v", err)
 		}
 		time.AfterFunc(time.Second, func() { first.end(abandoned) })
 		began := time.Now()
-		k, err := c.begin(t.Context(), "/a/b", nil, understudy.Reflected, false)
+		k, err := c.begin(request{ctx: t.Context(), method: "/a/b"}, understudy.Reflected, false)
 		if err != nil || k.outstanding != 1 || time.Since(began) != time.Second {
 			t.Errorf("%+v, %v, after %v", k, err, time.Since(began))
 		}

@@ -49,7 +49,12 @@ type Header struct {
 	AuthorityUs           uint64
 	Level                 pb.Level
 	Refusal               pb.Refusal
+
+	one [1]orderstate.Announcement // the room of SourceOrderInfo, while one run is all it has
 }
+
+// Announce makes a run the header's SourceOrderInfo.
+func (h *Header) Announce(a orderstate.Announcement) { h.SourceOrderInfo = append(h.one[:0], a) }
 
 // The numbers of the fields in header.proto.
 const (
@@ -147,31 +152,29 @@ func appendRun(b []byte, field protowire.Number, a orderstate.Announcement) []by
 
 var errMalformedHeader = errors.New("wire: the header is malformed")
 
-// ParseHeader reads a header, whatever carried it, and checks what holds for both directions. It aliases nothing of b. Unknown fields are passed over.
-func ParseHeader(b []byte) (*Header, error) {
+// Parse reads a header, whatever carried it, and checks what holds for both directions. It aliases nothing of b. Unknown fields are passed over. After an error h is of no use. A Header mustn't be copied once it was read.
+func (h *Header) Parse(b []byte) error {
 	if len(b) > maxHeaderRead {
-		return nil, fmt.Errorf("wire: a header of %d bytes; at most %d are read", len(b), maxHeaderRead)
+		return fmt.Errorf("wire: a header of %d bytes; at most %d are read", len(b), maxHeaderRead)
 	}
-	h := new(Header)
-	err := fields(b, func(field protowire.Number, v uint64) {
+	*h = Header{}
+	return fields(b, func(field protowire.Number, v uint64) {
 		h.set(field, v)
 	}, func(field protowire.Number, v []byte) error {
-		list := &h.SourceOrderInfo
-		switch field {
-		case fieldSourceOrderInfo:
-		case fieldDestOrderInfo:
-			list = &h.DestOrderInfo
-		default:
+		if field != fieldSourceOrderInfo && field != fieldDestOrderInfo {
 			return nil
 		}
 		a, err := parseRun(v)
-		*list = append(*list, a)
+		switch {
+		case field == fieldDestOrderInfo:
+			h.DestOrderInfo = append(h.DestOrderInfo, a)
+		case len(h.SourceOrderInfo) == 0:
+			h.Announce(a)
+		default:
+			h.SourceOrderInfo = append(h.SourceOrderInfo, a)
+		}
 		return err
 	})
-	if err != nil {
-		return nil, err
-	}
-	return h, nil
 }
 
 func (h *Header) set(field protowire.Number, v uint64) {
@@ -268,11 +271,11 @@ func fields(b []byte, number func(protowire.Number, uint64), bytes func(protowir
 func (h *Header) MetadataValue() string { return string(h.AppendTo(make([]byte, 0, h.Size()))) }
 
 // FromMetadata reads the header that metadata carries: values is what it has under HeaderKey.
-func FromMetadata(values []string) (*Header, error) {
+func (h *Header) FromMetadata(values []string) error {
 	if len(values) != 1 {
-		return nil, fmt.Errorf("wire: %d headers under %s, there must be one", len(values), HeaderKey)
+		return fmt.Errorf("wire: %d headers under %s, there must be one", len(values), HeaderKey)
 	}
-	return ParseHeader([]byte(values[0]))
+	return h.Parse([]byte(values[0]))
 }
 
 // headerField is the header's other carrier: one length-delimited field in front of the message's own bytes. Its number is the highest there is, so that no message has one of its own, and whoever doesn't know it sees an
@@ -301,14 +304,13 @@ func CutHeader(b []byte) (header, message []byte, err error) {
 	return header, b[len(headerTag)+n:], nil
 }
 
-// FromMessage reads the header that a message carries, nil if it has none, and returns the message's own bytes, which alias b.
-func FromMessage(b []byte) (h *Header, message []byte, err error) {
+// FromMessage reads the header that a message carries, if it does, and returns the message's own bytes, which alias b.
+func (h *Header) FromMessage(b []byte) (message []byte, carried bool, err error) {
 	header, message, err := CutHeader(b)
 	if err != nil || header == nil {
-		return nil, message, err
+		return message, false, err
 	}
-	h, err = ParseHeader(header)
-	return h, message, err
+	return message, true, h.Parse(header)
 }
 
 // CheckRequest checks what a request's header must have. Without a seqNum it is of a read-only method.

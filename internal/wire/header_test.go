@@ -34,6 +34,9 @@ func marshal(t testing.TB, h *pb.Header) string {
 	return string(b)
 }
 
+// same compares what two headers say.
+func same(a, b *Header) bool { return proto.Equal(asProto(a), asProto(b)) }
+
 // request and reply are what the headers of most calls look like.
 var (
 	request = &Header{Session: 1000, SeqNum: 1 << 20, DestEpoch: 1 << 20, HeldUpTo: 1 << 27, Outstanding: 64}
@@ -59,7 +62,7 @@ func TestHeaderIsProtobuf(t *testing.T) {
 	t.Parallel()
 	v := reflect.ValueOf(full()).Elem()
 	for i := range v.NumField() {
-		if v.Field(i).IsZero() {
+		if v.Type().Field(i).IsExported() && v.Field(i).IsZero() {
 			t.Errorf("the full header has no %s", v.Type().Field(i).Name)
 		}
 	}
@@ -77,7 +80,8 @@ func TestHeaderIsProtobuf(t *testing.T) {
 		if err := proto.Unmarshal(b, p); err != nil || !proto.Equal(p, asProto(h)) {
 			t.Errorf("the protobuf library reads %+v as %v, %v", h, p, err)
 		}
-		if again, err := ParseHeader([]byte(marshal(t, asProto(h)))); err != nil || !reflect.DeepEqual(again, h) {
+		again := new(Header)
+		if err := again.Parse([]byte(marshal(t, asProto(h)))); err != nil || !same(again, h) {
 			t.Errorf("%+v is read as %+v, %v", h, again, err)
 		}
 	}
@@ -108,7 +112,8 @@ func TestParseHeader(t *testing.T) {
 			}
 		}
 	}
-	if h, err := FromMetadata([]string{padding(maxHeaderRead)}); err != nil || h.Session != 1 {
+	h := new(Header)
+	if err := h.FromMetadata([]string{padding(maxHeaderRead)}); err != nil || h.Session != 1 {
 		t.Errorf("at the bound: %v", err)
 	}
 	for name, tt := range map[string]struct {
@@ -130,13 +135,13 @@ func TestParseHeader(t *testing.T) {
 		"a fixed one":    {[]string{"\x09\x01\x00\x00\x00\x00\x00\x00\x00"}, ""},
 		"an unknown one": {[]string{"\xf8\x07\x01"}, ""},
 	} {
-		h, err := FromMetadata(tt.values)
+		err := h.FromMetadata(tt.values)
 		if tt.words == "" {
 			if err != nil || h.Session != 0 {
 				t.Errorf("%s: got %v, %v; unknown fields are no error", name, h, err)
 			}
-		} else if err == nil || !strings.Contains(err.Error(), tt.words) || h != nil {
-			t.Errorf("%s: got %v, %v, want %q", name, h, err, tt.words)
+		} else if err == nil || !strings.Contains(err.Error(), tt.words) {
+			t.Errorf("%s: got %v, want %q", name, err, tt.words)
 		}
 	}
 }
@@ -145,22 +150,23 @@ func TestParseHeader(t *testing.T) {
 func TestFromMessage(t *testing.T) {
 	t.Parallel()
 	for _, message := range []string{"", "x", headerTag, string(full().Front()) + "again"} {
-		h, rest, err := FromMessage(append(full().Front(), message...))
-		if err != nil || !reflect.DeepEqual(h, full()) || string(rest) != message {
+		h := new(Header)
+		rest, carried, err := h.FromMessage(append(full().Front(), message...))
+		if err != nil || !carried || !same(h, full()) || string(rest) != message {
 			t.Errorf("got %+v, %q, %v", h, rest, err)
 		}
 	}
 	for _, message := range []string{"", "x", headerTag[1:], headerTag[:4]} {
-		if h, rest, err := FromMessage([]byte(message)); h != nil || string(rest) != message || err != nil {
-			t.Errorf("got %+v, %q, %v of %q", h, rest, err, message)
+		if rest, carried, err := new(Header).FromMessage([]byte(message)); carried || string(rest) != message || err != nil {
+			t.Errorf("got %q, %v of %q", rest, err, message)
 		}
 	}
-	if h, _, err := FromMessage([]byte(headerTag + "\x00rest")); err != nil || h == nil || h.Session != 0 {
-		t.Errorf("got %+v, %v of an empty header", h, err)
+	if rest, carried, err := new(Header).FromMessage([]byte(headerTag + "\x00rest")); err != nil || !carried || string(rest) != "rest" {
+		t.Errorf("got %q, %v of an empty header", rest, err)
 	}
 	for _, message := range []string{headerTag, headerTag + "\x01", headerTag + "\xff\xff\xff\xff\xff\xff\xff\xff\xff\x7f"} {
-		if h, rest, err := FromMessage([]byte(message)); err == nil || h != nil || rest != nil {
-			t.Errorf("got %+v, %q of %q", h, rest, message)
+		if rest, carried, err := new(Header).FromMessage([]byte(message)); err == nil || carried || rest != nil {
+			t.Errorf("got %q of %q", rest, message)
 		}
 	}
 	// To whoever doesn't know the field it is an unknown one.
@@ -219,19 +225,19 @@ func FuzzParseHeader(f *testing.F) {
 	}
 	f.Add("\x3a\xff\xff\xff\xff\x0f", false)
 	f.Fuzz(func(t *testing.T, value string, inMessage bool) {
-		var h *Header
+		h := &Header{Session: 77, SourceOrderInfo: make([]orderstate.Announcement, 3)} // what is read replaces it
 		var err error
 		if inMessage {
 			message := protowire.AppendString(protowire.AppendTag(nil, protowire.MaxValidNumber, protowire.BytesType), value)
 			var rest []byte
-			if h, rest, err = FromMessage(append(message, "rest"...)); err == nil && string(rest) != "rest" {
+			if rest, _, err = h.FromMessage(append(message, "rest"...)); err == nil && string(rest) != "rest" {
 				t.Fatalf("%q is left", rest)
 			}
 		} else {
-			h, err = FromMetadata([]string{value})
+			err = h.FromMetadata([]string{value})
 		}
-		if (h == nil) != (err != nil) || err == nil && len(value) > maxHeaderRead {
-			t.Fatalf("got %v, %v", h, err)
+		if err == nil && len(value) > maxHeaderRead {
+			t.Fatalf("%d bytes are read", len(value))
 		}
 		p := new(pb.Header)
 		known := proto.UnmarshalOptions{DiscardUnknown: true}.Unmarshal([]byte(value), p)
@@ -247,7 +253,8 @@ func FuzzParseHeader(f *testing.F) {
 			t.Fatalf("%+v; the protobuf library reads %v, %v", h, p, known)
 		}
 		b := h.AppendTo(nil)
-		if again, err := ParseHeader(b); len(b) != h.Size() || err != nil || !bytes.Equal(again.AppendTo(nil), b) {
+		again := new(Header)
+		if err := again.Parse(b); len(b) != h.Size() || err != nil || !bytes.Equal(again.AppendTo(nil), b) {
 			t.Fatalf("%+v is read again as %+v, %v", h, again, err)
 		}
 		if CheckRequest(h) == nil {
@@ -269,8 +276,9 @@ func BenchmarkHeader(b *testing.B) {
 		b.Run(name+"/read", func(b *testing.B) {
 			message := h.Front()
 			b.ReportAllocs()
+			h := new(Header)
 			for b.Loop() {
-				if _, _, err := FromMessage(message); err != nil {
+				if _, _, err := h.FromMessage(message); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -1,0 +1,157 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/encoding"
+	grpcproto "google.golang.org/grpc/encoding/proto"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/protoadapt"
+
+	"github.com/understudy-rpc/understudy/internal/wire"
+)
+
+// request is what a caller asks for: the same in every session and every attempt. It was marshalled once, so that frames, the RPC and every further attempt carry the same bytes, which a digest binds to the order.
+type request struct {
+	ctx               context.Context
+	method            string
+	message, response any
+	payload           []byte
+	codec             encoding.CodecV2
+	conn              *grpc.ClientConn
+	invoker           grpc.UnaryInvoker
+	opts              []grpc.CallOption
+}
+
+func standardCodec() encoding.CodecV2 { return encoding.GetCodecV2(grpcproto.Name) }
+
+// marshal makes the payload.
+func (r *request) marshal() error {
+	if t := reflect.TypeOf(r.message); t == nil || !t.Comparable() {
+		return fmt.Errorf("the request is a %T, not a protobuf message", r.message)
+	}
+	r.codec = standardCodec()
+	buffers, err := r.codec.Marshal(r.message)
+	if err != nil {
+		return err
+	}
+	if len(buffers) == 1 {
+		if b, ok := buffers[0].(mem.SliceBuffer); ok {
+			r.payload = b
+			return nil
+		}
+	}
+	r.payload = buffers.Materialize() // it is in buffers of a pool
+	buffers.Free()
+	return nil
+}
+
+// attempt is one RPC of a call: the context under which it runs, the codec that puts its header in front of the message and takes that of the reply off, and what has arrived.
+//
+// The header has two carriers. Metadata costs a call the more the longer the header is (HPACK, base64, lists of strings); a field in front of the message's bytes hardly more than to copy it. So that is the default, up to
+// wire.MaxInMessage: beyond, metadata costs little beside the message, and the header doesn't count in the limits of its size. The reply's header comes the same way, or in the trailer if it is an error, or an interceptor's.
+type attempt struct {
+	choice
+	request *request
+	header  wire.Header
+
+	front, payload mem.SliceBuffer // of the message, with the header in front
+	buffers        [2]mem.Buffer
+
+	received wire.Header
+	arrived  bool  // a header has, in the reply's message
+	bad      error // why it can't be read
+	trailer  metadata.MD
+}
+
+// invoke makes the RPC.
+func (a *attempt) invoke(inMetadata bool) arrival {
+	r := a.request
+	ctx := context.Context(a)
+	a.payload = r.payload
+	if inMetadata || len(r.payload) > wire.MaxInMessage {
+		ctx = metadata.AppendToOutgoingContext(ctx, wire.HeaderKey, a.header.MetadataValue())
+	} else {
+		a.front = a.header.Front()
+	}
+	opts := append(slices.Grow(r.opts[:len(r.opts):len(r.opts)], 2), grpc.ForceCodecV2(a), grpc.Trailer(&a.trailer))
+	err := r.invoker(ctx, r.method, r.message, r.response, r.conn, opts...)
+	if values := a.trailer.Get(wire.HeaderKey); len(values) > 0 {
+		a.bad = a.received.FromMetadata(values)
+		a.arrived = true
+	}
+	end := arrival{bad: a.bad, err: err}
+	if a.arrived && a.bad == nil {
+		end.header = &a.received
+	}
+	return end
+}
+
+// arrival is how an attempt has ended.
+type arrival struct {
+	header *wire.Header // nil: none
+	bad    error        // why the header can't be read
+	err    error        // the RPC's
+}
+
+// Name implements encoding.CodecV2: none, so that the content type is that of a call without a codec of its own.
+func (a *attempt) Name() string { return "" }
+
+// Marshal implements encoding.CodecV2.
+func (a *attempt) Marshal(v any) (mem.BufferSlice, error) {
+	if v != a.request.message {
+		return nil, errors.New("understudy: an interceptor has replaced the request; it must come before Understudy's")
+	}
+	a.buffers = [2]mem.Buffer{&a.front, &a.payload}
+	if len(a.front) == 0 {
+		return a.buffers[1:], nil
+	}
+	return a.buffers[:], nil
+}
+
+// Unmarshal implements encoding.CodecV2.
+func (a *attempt) Unmarshal(data mem.BufferSlice, v any) error {
+	m := messageOf(v)
+	if m == nil {
+		return a.request.codec.Unmarshal(data, v) // says what is wrong
+	}
+	buffer := data.MaterializeToBuffer(mem.DefaultBufferPool())
+	defer buffer.Free()
+	message, carried, err := a.received.FromMessage(buffer.ReadOnlyData())
+	if a.arrived, a.bad = carried, err; err != nil {
+		return nil // an answer, and one that nobody has signed
+	}
+	return proto.Unmarshal(message, m)
+}
+
+func messageOf(v any) proto.Message {
+	switch v := v.(type) {
+	case proto.Message:
+		return v
+	case protoadapt.MessageV1:
+		return protoadapt.MessageV2Of(v)
+	}
+	return nil
+}
+
+// foreignCodec says whether a call has a codec of its own.
+func foreignCodec(opts []grpc.CallOption) bool {
+	for _, o := range opts {
+		switch o := o.(type) {
+		case grpc.ForceCodecCallOption, grpc.ForceCodecV2CallOption, grpc.CustomCodecCallOption:
+			return true
+		case grpc.ContentSubtypeCallOption:
+			if o.ContentSubtype != grpcproto.Name {
+				return true
+			}
+		}
+	}
+	return false
+}
