@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"time"
 
 	"google.golang.org/grpc"
@@ -367,6 +368,7 @@ func (a *attachment) send(ctx context.Context, stream grpc.BidiStreamingServer[p
 	for {
 		select {
 		case <-a.wake:
+			runtime.Gosched() // as in pusher
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}

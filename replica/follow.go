@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"slices"
 	"time"
 
@@ -311,6 +312,7 @@ func (in *incarnation) startAcks(ctx context.Context, stream grpc.BidiStreamingC
 			}
 			select {
 			case <-in.ackDue:
+				runtime.Gosched() // as in pusher
 			case <-t.C:
 				in.mu.Lock()
 				if in.role == following {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"runtime"
 	"sync"
 	"time"
 
@@ -373,6 +374,7 @@ func (in *incarnation) sendTo(ctx context.Context, f *follower, stream grpc.Bidi
 	for {
 		select {
 		case <-f.wake:
+			runtime.Gosched() // as in pusher
 		case <-t.C:
 		case <-ctx.Done():
 			return context.Cause(ctx)

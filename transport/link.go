@@ -3,6 +3,7 @@ package transport
 import (
 	"context"
 	"errors"
+	"runtime"
 	"time"
 
 	"google.golang.org/grpc"
@@ -171,6 +172,8 @@ func (l *link) send(ctx context.Context, stream grpc.BidiStreamingClient[pb.Atta
 			case <-ctx.Done():
 				return
 			}
+		} else {
+			runtime.Gosched() // callers that are ready come first: one message takes all their frames
 		}
 		for {
 			msgs := l.take()
