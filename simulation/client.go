@@ -132,39 +132,89 @@ func (c *client) current(stop <-chan struct{}) (conn *grpc.ClientConn, host stri
 	}
 }
 
-// work is one worker: calls with pauses between them, drawn from a generator of its own, until stop.
+// work is one worker: calls with pauses between them, drawn from a generator of its own, until stop. Reads come between these, so that what is ordered is the same with and without them.
 func (c *client) work(worker int, stop <-chan struct{}) {
 	p := c.r.plan
-	d := newDice(p.Seed, uint64(100+worker))
+	d, reads := newDice(p.Seed, uint64(100+worker)), newDice(p.Seed, uint64(1000+worker))
 	time.Sleep(time.Duration(worker)*1237*time.Microsecond + 503) // no two begin at once
 	last := int64(0)
 	for k := 0; ; k++ {
-		r := p.request(d, fmt.Sprintf("w%d.%d", worker, k), last, c.i == p.Reader)
-		deadline, stable := time.Minute, d.percent(p.Raise)
-		if d.percent(p.Hurry) {
-			deadline = d.between(time.Millisecond, 800*time.Millisecond)
-		}
-		conn, host, called := c.current(stop)
-		if conn == nil {
+		r := p.request(d, fmt.Sprintf("w%d.%d", worker, k), last)
+		stable := d.percent(p.Raise)
+		m, ok := c.call(Call{Worker: worker, Request: r, Stable: stable}, p.deadline(d), stop)
+		if !ok {
 			return
 		}
-		m := c.r.call(conn, Call{Worker: worker, Host: host, Request: r, Stable: stable, Opens: !called}, deadline)
 		if m.Outcome == Accepted {
 			last = m.Reply.Result.Value
-			c.mu.Lock()
-			c.called = c.called || c.name() == host
-			c.mu.Unlock()
 		}
-		select {
-		case <-time.After(p.rest(d, c.r.elapsed(), c.i, k)):
-		case <-stop:
+		for i := 0; reads.percent(p.Reads); i++ {
+			if _, ok := c.call(Call{Worker: worker, Request: p.read(reads, fmt.Sprintf("w%d.%d.%d", worker, k, i)), Stable: reads.percent(p.Raise)}, p.deadline(reads), stop); !ok {
+				return
+			}
+		}
+		if !c.pause(p.rest(d, c.r.elapsed(), c.i, k), stop) {
 			return
 		}
 	}
 }
 
-// request draws a worker's next call. last is what the worker has last read, and a reader does nothing else.
-func (p Plan) request(d dice, id string, last int64, reader bool) Request {
+// readAlone is a worker that does nothing but read.
+func (c *client) readAlone(worker int, stop <-chan struct{}) {
+	p := c.r.plan
+	d := newDice(p.Seed, uint64(1000+worker))
+	time.Sleep(time.Duration(worker)*1237*time.Microsecond + 503)
+	for k := 0; ; k++ {
+		_, ok := c.call(Call{Worker: worker, Request: p.read(d, fmt.Sprintf("w%d.%d", worker, k)), Stable: d.percent(p.Raise)}, p.deadline(d), stop)
+		if !ok || !c.pause(p.rest(d, c.r.elapsed(), c.i, k), stop) {
+			return
+		}
+	}
+}
+
+// call makes a call when there is a connection; false says that it is time to stop.
+func (c *client) call(m Call, deadline time.Duration, stop <-chan struct{}) (Call, bool) {
+	conn, host, called := c.current(stop)
+	if conn == nil {
+		return m, false
+	}
+	m.Host, m.Opens = host, !called
+	m = c.r.call(conn, m, deadline)
+	if m.Outcome == Accepted {
+		c.mu.Lock()
+		c.called = c.called || c.name() == host
+		c.mu.Unlock()
+	}
+	return m, true
+}
+
+func (c *client) pause(d time.Duration, stop <-chan struct{}) bool {
+	select {
+	case <-time.After(d):
+		return true
+	case <-stop:
+		return false
+	}
+}
+
+// deadline draws a call's.
+func (p Plan) deadline(d dice) time.Duration {
+	if d.percent(p.Hurry) {
+		return d.between(time.Millisecond, 800*time.Millisecond)
+	}
+	return time.Minute
+}
+
+// read draws a call that is read-only.
+func (p Plan) read(d dice, id string) Request {
+	if p.Workload == "bank" {
+		return Request{ID: id, Read: true, Op: "audit"}
+	}
+	return Request{ID: id, Read: true, Op: "read", Cell: d.IntN(len(Cells{}))}
+}
+
+// request draws a worker's next call that is ordered. last is what the worker has last read.
+func (p Plan) request(d dice, id string, last int64) Request {
 	r := Request{ID: id, Cell: d.IntN(len(Cells{}))}
 	unique := d.Int64N(1 << 40)
 	switch p.Workload {
@@ -181,13 +231,6 @@ func (p Plan) request(d dice, id string, last int64, reader bool) Request {
 		if r.Op = oneOf(d, "transfer", "transfer", "transfer", "audit"); r.Op == "transfer" {
 			r.A, r.B = int64((r.Cell+1+int(unique)%(len(Cells{})-1))%len(Cells{})), 1+unique%80
 		}
-	}
-	switch {
-	case p.Reads == 0 || !reader && !d.percent(p.Reads):
-	case p.Workload == "bank":
-		r = Request{ID: id, Read: true, Op: "audit"}
-	default:
-		r = Request{ID: id, Read: true, Op: "read", Cell: r.Cell}
 	}
 	if d.percent(p.Large) {
 		r.Pad = strings.Repeat("x", 50_000+int(unique%300_000))

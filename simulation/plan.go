@@ -27,8 +27,8 @@ type Plan struct {
 	Pause     time.Duration // of a worker between two calls, about; while a fault begins or ends, none
 	Quiet     int           // this client calls rarely; -1 for none
 	MinInSync int
-	Reads     int           // percent of calls that are read-only; 0: the service has no such method
-	Reader    int           // this client does nothing but read, if Reads is above 0; -1 for none
+	Reads     int           // percent of calls that are read-only, on top of the others; 0: the service has no such method
+	Reader    int           // this client has one more worker, which does nothing but read, if Reads is above 0; -1 for none
 	Raise     int           // percent of calls that ask for Stable
 	Hurry     int           // percent of calls with a short deadline
 	Large     int           // percent of calls of some 100 KiB
@@ -220,6 +220,9 @@ func (p Plan) deaf(d dice) (faults []Fault) {
 		for _, b := range backups {
 			faults = append(faults, Fault{At: at + time.Millisecond, Kind: "reset", Hosts: []string{client, b}})
 		}
+		if d := newDice(p.Seed, 3); d.percent(50) { // while what it was told is still on its way to the backups
+			then = at + time.Millisecond + d.between(300*time.Microsecond, 10*time.Millisecond)
+		}
 	}
 	f := Fault{At: then, For: d.between(20*time.Millisecond, 2*time.Second), Hosts: []string{"primary", client}}
 	switch f.Kind = oneOf(d, "crash", "crash at", "partition", "none"); f.Kind {
@@ -235,7 +238,7 @@ func (p Plan) deaf(d dice) (faults []Fault) {
 	return append(faults, f)
 }
 
-// someone is the client that only reads, or another one, if there is none.
+// someone is the client that reads most, or another one, if there is none.
 func (p Plan) someone(d dice) string {
 	if p.Reader >= 0 {
 		return fmt.Sprintf("client%d", p.Reader)

@@ -93,6 +93,9 @@ func Play(t testing.TB, p Plan, log io.Writer) (rec Record) {
 		for k := range p.Workers {
 			workers.Go(func() { c.work(i*p.Workers+k, stop) })
 		}
+		if i == p.Reader && p.Reads > 0 {
+			workers.Go(func() { c.readAlone(p.Clients*p.Workers, stop) })
+		}
 	}
 	r.nemesis.rage()
 	if p.Heal < p.Load { // liveness: calls go on
@@ -161,8 +164,14 @@ func (r *run) last(healed time.Duration) {
 			time.Sleep(time.Duration(i)*1237*time.Microsecond + 211)
 			d := newDice(r.plan.Seed, uint64(10_000+i))
 			conn, host, _ := c.current(nil)
+			call := func(request Request) {
+				r.call(conn, Call{Worker: -1 - i, Host: host, Last: true, Request: request}, healed+recovery+r.plan.Linger-r.elapsed())
+			}
 			for k := range lastCalls {
-				r.call(conn, Call{Worker: -1 - i, Host: host, Last: true, Request: r.plan.request(d, fmt.Sprintf("last%d.%d", i, k), 0, false)}, healed+recovery+r.plan.Linger-r.elapsed())
+				call(r.plan.request(d, fmt.Sprintf("last%d.%d", i, k), 0))
+			}
+			if r.plan.Reads > 0 {
+				call(r.plan.read(d, fmt.Sprintf("last%d.read", i)))
 			}
 		})
 	}
