@@ -165,7 +165,7 @@ func (v *verdict) inOrder(c Call) bool {
 	if !c.Request.Read {
 		return at > 0 && said == Reply{Place: at, OrderNum: e.OrderNum, Result: e.Result, Now: e.Now, Rand: e.Rand}
 	}
-	if said.Saw != e.Rand || said.OrderNum < e.OrderNum || at < len(v.order) && said.OrderNum >= v.order[at].OrderNum {
+	if said.Saw != e.seen() || said.OrderNum < e.OrderNum || at < len(v.order) && said.OrderNum >= v.order[at].OrderNum {
 		return false
 	}
 	v.rec.Coverage.add("a read was accepted", 1)
@@ -189,12 +189,17 @@ func (v *verdict) position(c Call) int {
 	return 2 * v.place[c.Request.ID]
 }
 
-// inTime is R10 with R12.2: no reply of a primary is accepted once its successor's gate is open, unless that has what was replied. The first takeover since the turn that begins at or before it has voided it.
+// inTime is R10 with R12.2: no reply of a primary is accepted once its successor's gate is open, unless that has what was replied. The first takeover since the turn that begins at or before it has voided it;
+// of a read, since the last turn that it has seen: a deposed primary may read at any time.
 func (v *verdict) inTime(c Call) {
-	turn := time.UnixMicro(c.Reply.Now).Sub(v.rec.Began) + time.Microsecond // it was rounded down
+	replied := Seen{c.Reply.OrderNum, c.Reply.Now, 0}
+	if c.Request.Read {
+		replied = c.Reply.Saw
+	}
+	turn := time.UnixMicro(replied.Now).Sub(v.rec.Began) + time.Microsecond // it was rounded down
 	for _, f := range v.rec.Failovers {                                     // in the order of their reports, which is that of their gates
 		opened := f.Opened.Sub(v.rec.Began)
-		if opened <= turn || f.FirstOrderNum > c.Reply.OrderNum {
+		if opened <= turn || f.FirstOrderNum > replied.OrderNum {
 			continue
 		}
 		if c.Ended > opened {

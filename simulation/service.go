@@ -88,15 +88,23 @@ type Entry struct {
 	Rand     int64 // a draw of understudy.Rand
 }
 
+func (e Entry) seen() Seen { return Seen{e.OrderNum, e.Now, e.Rand} }
+
 // Reply is what the caller has of an Entry: in the message, or in the details of an error; the trailer repeats OrderNum, and the header Rand. What is read has no Entry: then Place is that of the last one that was seen, 0 if there
-// was none, and Saw is its Rand, which no other has.
+// was none, and Saw says which it was: no other has its Rand.
 type Reply struct {
 	Place    int // in the ledger, from 1
-	Saw      int64
+	Saw      Seen
 	OrderNum uint64
 	Result   Result
 	Now      int64
 	Rand     int64
+}
+
+// Seen is the last Entry that a read has seen.
+type Seen struct {
+	OrderNum  uint64
+	Now, Rand int64
 }
 
 // Service is one replica's state: the cells, and all that it has executed.
@@ -163,7 +171,7 @@ func (s *Service) read(ctx context.Context, in string) (string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if said.Place = len(s.Ledger); said.Place > 0 {
-		said.Saw = s.Ledger[said.Place-1].Rand
+		said.Saw = s.Ledger[said.Place-1].seen()
 	}
 	s.pause()
 	_, said.Result = s.Cells.Apply(r)
