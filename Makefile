@@ -27,7 +27,7 @@ DURATION   ?= 2m
 CHAOSFLAGS ?=
 
 .PHONY: help check test $(TESTS) faults simulate explore mutants chaos lint breaking generate check-generated bench \
-	bench-quick bench-peers bench-scale fuzz
+	bench-quick bench-peers bench-scale bench-failover fuzz
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -98,6 +98,9 @@ bench-peers: ## beside other systems, at several loads, delays and sizes of the 
 
 bench-scale: ## sessions, groups, sizes of states and messages: writes bench/RESULTS.md in 6 minutes
 	@go -C bench run . scale $(BENCHFLAGS)
+
+bench-failover: ## primaries killed and stopped, beside other systems: writes bench/RESULTS.md in 45 minutes
+	@go -C bench run . failover $(BENCHFLAGS)
 
 fuzz: ## run each fuzz target for FUZZTIME (10m); make test runs their seeds
 	@for m in $(MODULES); do \

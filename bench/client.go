@@ -31,12 +31,23 @@ func clientMain(cfg clientConfig, in io.Reader, out io.Writer) error {
 	for i := range cfg.sessions * cfg.groups {
 		of := cfg
 		of.group = groupName(cfg.group, i%cfg.groups)
-		conn, err := s.dial(of, m)
-		if err != nil {
-			return err
+		var asks []counter.CounterClient // one, or one for each server
+		for j := range cfg.servers {
+			if j > 0 && (!s.joins || cfg.attempt == 0) {
+				break
+			}
+			of.servers = cfg.servers[j:]
+			conn, err := s.dial(of, m)
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			asks = append(asks, counter.NewCounterClient(conn))
 		}
-		defer conn.Close()
-		clients = append(clients, counter.NewCounterClient(conn))
+		if len(asks) > 1 {
+			asks[0] = &redirected{servers: slices.Clone(asks), attempt: cfg.attempt}
+		}
+		clients = append(clients, asks[0])
 	}
 	l := newLoad(clients, cfg)
 	return newChild(out, m, l.answer).serve(context.Background(), in)
@@ -49,6 +60,7 @@ type load struct {
 	think    time.Duration // after each call
 	padding  []byte
 	callers  []*caller // of every window so far: they keep room for their latencies
+	gaps     gaps
 }
 
 type caller struct {
@@ -78,7 +90,17 @@ func newLoad(clients []counter.CounterClient, cfg clientConfig) *load {
 func key(n int) string { return fmt.Sprintf("account-%04d", n) }
 
 func (l *load) answer(ctx context.Context, c command) event {
-	if c.Do != doLoad {
+	switch c.Do {
+	case doLoad:
+	case doGap:
+		r := l.gap(ctx, c.Callers, c.For)
+		return event{Gap: &r}
+	case doMark:
+		l.gaps.mark.Store(&c.At)
+		return event{}
+	case doProgress:
+		return event{Calls: int(l.gaps.calls.Load())}
+	default:
 		return unknownCommand(c)
 	}
 	r, err := l.run(ctx, c.Callers, c.For)
@@ -90,9 +112,7 @@ func (l *load) answer(ctx context.Context, c command) event {
 
 // run lets the callers call for a while. The first call that fails ends it: here nothing is done that should fail one.
 func (l *load) run(ctx context.Context, callers int, for_ time.Duration) (loadReport, error) {
-	for len(l.callers) < callers {
-		l.callers = append(l.callers, &caller{random: rand.New(rand.NewPCG(1, uint64(len(l.callers)))), next: len(l.callers)})
-	}
+	l.grow(callers)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	begun := time.Now()
@@ -112,13 +132,25 @@ func (l *load) run(ctx context.Context, callers int, for_ time.Duration) (loadRe
 	return summary(begun, l.callers[:callers]), nil
 }
 
-// call is one caller's closed loop; the callers together go through all clients.
+// grow makes more callers, if there are less.
+func (l *load) grow(callers int) {
+	for len(l.callers) < callers {
+		l.callers = append(l.callers, &caller{random: rand.New(rand.NewPCG(1, uint64(len(l.callers)))), next: len(l.callers)})
+	}
+}
+
+// next returns what a caller asks whom; the callers together go through all clients.
+func (l *load) next(c *caller, callers int) (counter.CounterClient, *counter.AddRequest) {
+	client := l.clients[c.next%len(l.clients)]
+	c.next += callers
+	return client, &counter.AddRequest{Key: keyNames[c.random.IntN(keys)], Delta: 1 + c.random.Int64N(maxDelta), Padding: l.padding}
+}
+
+// call is one caller's closed loop.
 func (l *load) call(ctx context.Context, c *caller, callers int, end time.Time) error {
 	c.latencies, c.sum = c.latencies[:0], 0
 	for c.last = time.Now(); c.last.Add(l.think).Before(end); {
-		r := &counter.AddRequest{Key: keyNames[c.random.IntN(keys)], Delta: 1 + c.random.Int64N(maxDelta), Padding: l.padding}
-		client := l.clients[c.next%len(l.clients)]
-		c.next += callers
+		client, r := l.next(c, callers)
 		begun := time.Now()
 		if err := l.add(ctx, client, r); err != nil {
 			return err

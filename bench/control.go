@@ -21,6 +21,7 @@ type command struct {
 	For     time.Duration `json:"for,omitempty"`     // of doLoad
 	Path    string        `json:"path,omitempty"`    // of doProfile: what the files' names begin with
 	Peers   []peer        `json:"peers,omitempty"`   // of doJoin
+	At      time.Time     `json:"at,omitzero"`       // of doMark
 }
 
 // What a command can ask for.
@@ -31,6 +32,9 @@ const (
 	doStanding = "standing" // a server's, with its address and state
 	doJoin     = "join"     // a server that is a joiner begins
 	doLoad     = "load"     // the client's callers call; answered when they have ended
+	doGap      = "gap"      // the same, until some time after doMark; For bounds it
+	doMark     = "mark"     // what is looked for has happened at At
+	doProgress = "progress" // how many calls of a doGap have ended
 )
 
 // An event answers the command of its ID. One field at most is set besides.
@@ -40,6 +44,8 @@ type event struct {
 	Usage  *usage        `json:"usage,omitempty"`
 	Server *serverReport `json:"server,omitempty"`
 	Load   *loadReport   `json:"load,omitempty"`
+	Gap    *gapReport    `json:"gap,omitempty"`
+	Calls  int           `json:"calls,omitempty"` // of doProgress
 }
 
 // serverReport is what a server says of itself.
@@ -48,6 +54,16 @@ type serverReport struct {
 	PeerAddr string   `json:"peer_addr,omitempty"` // of a joiner
 	Standing standing `json:"standing"`
 	State    state    `json:"state"`
+	// Failover is the last one by which this server has taken over, as far as it says.
+	Failover *failover `json:"failover,omitempty"`
+}
+
+// failover says when a server that took over did what.
+type failover struct {
+	Epoch     uint64    `json:"epoch"`
+	Suspected time.Time `json:"suspected"`
+	Elected   time.Time `json:"elected"`
+	Opened    time.Time `json:"opened"`
 }
 
 // maxLine bounds a line of either direction.

@@ -28,6 +28,7 @@ type (
 		Groups     int           `json:"groups"`   // of this library's, in each server process; 0: 1
 		Filled     int           `json:"filled"`   // keys that are there before the first call
 		Think      time.Duration `json:"think"`    // between a caller's calls
+		Attempt    time.Duration `json:"attempt"`  // how long a peer's client waits before it asks another server; 0: it only knows the first
 		JSON       bool          `json:"-"`
 		Profile    string        `json:"-"` // folder; empty: none
 		ProfileFor time.Duration `json:"-"`
@@ -35,6 +36,7 @@ type (
 	serverConfig struct {
 		system      string
 		name        string
+		folder      string
 		etcd, group string
 		delay       time.Duration
 		tight       bool
@@ -51,6 +53,7 @@ type (
 		sessions    int
 		groups      int
 		think       time.Duration
+		attempt     time.Duration
 	}
 	breakdownConfig struct {
 		folder string
@@ -154,6 +157,7 @@ func parseServer(args []string, errOut io.Writer) (cfg serverConfig, err error) 
 	}
 	err = parse("server", args, errOut, func(f *flag.FlagSet) {
 		f.StringVar(&cfg.name, "name", "", "the server's `name`")
+		f.StringVar(&cfg.folder, "folder", "", "the `folder` for who writes files")
 		f.DurationVar(&cfg.delay, "delay", 0, delayUsage)
 		f.BoolVar(&cfg.tight, "tight", false, tightUsage)
 		f.IntVar(&cfg.groups, "groups", 1, groupsUsage)
@@ -181,6 +185,7 @@ func parseClient(args []string, errOut io.Writer) (cfg clientConfig, err error) 
 		f.IntVar(&cfg.sessions, "sessions", 1, sessionsUsage)
 		f.IntVar(&cfg.groups, "groups", 1, groupsUsage)
 		f.DurationVar(&cfg.think, "think", 0, "how long a caller waits after each call")
+		f.DurationVar(&cfg.attempt, "attempt", 0, "how long the client of a peer waits for a server before it asks another one; 0: it only knows the first")
 		etcdVars(f, &cfg.etcd, &cfg.group)
 	}, func() error {
 		return errors.Join(known(cfg.system), complain(len(cfg.servers) == 0, "-servers is missing"),

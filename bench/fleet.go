@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -13,6 +14,10 @@ import (
 // A fleet is the processes of one system: its servers, and one client whose callers call them.
 type fleet struct {
 	system  system
+	cfg     config
+	common  []string // arguments of all its processes
+	folder  string   // of the servers' files, for as long as the fleet is there
+	addrs   []string // of the servers, as the client was told: the primary's first
 	servers []*process
 	client  *process
 	expect  state // what every server's state must be by now; History is the primary's
@@ -29,20 +34,21 @@ const (
 
 // startFleet starts the servers, and when they have come together the client. stop must be called even after an error.
 func startFleet(ctx context.Context, s system, cfg config, etcd string) (f *fleet, err error) {
-	f = &fleet{system: s}
-	groups := 1
-	if !s.joins {
-		groups = max(1, cfg.Groups)
+	f = &fleet{system: s, cfg: cfg, common: []string{
+		"-etcd", etcd, "-group", fmt.Sprintf("bench-%s-%x", s.name, time.Now().UnixNano()), "-delay", cfg.Delay.String(), "-groups", "1",
+	}}
+	if !s.joins && cfg.Groups > 1 {
+		f.common[len(f.common)-1] = fmt.Sprint(cfg.Groups)
+	}
+	if f.folder, err = os.MkdirTemp("", "bench-"+s.name+"-"); err != nil {
+		return f, err
 	}
 	count := 1
 	if s.replicated {
 		count = cfg.Replicas
 	}
-	common := []string{"-etcd", etcd, "-group", fmt.Sprintf("bench-%s-%x", s.name, time.Now().UnixNano()), "-delay", cfg.Delay.String()}
 	for i := range count {
-		name := nameOf(i)
-		p, err := startProcess(s.name+" "+name, append([]string{"server", s.name, "-name", name, fmt.Sprintf("-tight=%t", cfg.Tight),
-			"-groups", fmt.Sprint(groups), "-filled", fmt.Sprint(cfg.Filled)}, common...)...)
+		p, err := f.startServer(i)
 		if err != nil {
 			return f, err
 		}
@@ -59,16 +65,28 @@ func startFleet(ctx context.Context, s system, cfg config, etcd string) (f *flee
 	if err != nil {
 		return f, err
 	}
-	addrs := []string{v.primary().Addr}
+	f.addrs = []string{v.primary().Addr}
 	for _, r := range v {
-		if r.Addr != addrs[0] {
-			addrs = append(addrs, r.Addr)
+		if r.Addr != f.addrs[0] {
+			f.addrs = append(f.addrs, r.Addr)
 		}
 	}
-	f.client, err = startProcess(s.name+" client", append([]string{"client", s.name, "-servers", strings.Join(addrs, ","),
-		"-request", fmt.Sprint(cfg.Request), "-deadline", cfg.Deadline.String(),
-		"-sessions", fmt.Sprint(max(1, cfg.Sessions)), "-groups", fmt.Sprint(groups), "-think", cfg.Think.String()}, common...)...)
+	f.client, err = f.startClient("client")
 	return f, err
+}
+
+// startServer starts the server at place i, once more after it has ended.
+func (f *fleet) startServer(i int) (*process, error) {
+	name := nameOf(i)
+	args := []string{"server", f.system.name, "-name", name, "-folder", f.folder, fmt.Sprintf("-tight=%t", f.cfg.Tight), "-filled", fmt.Sprint(f.cfg.Filled)}
+	return startProcess(f.system.name+" "+name, append(args, f.common...)...)
+}
+
+// startClient starts a client process of that name. The servers must be there.
+func (f *fleet) startClient(name string) (*process, error) {
+	args := []string{"client", f.system.name, "-servers", strings.Join(f.addrs, ","), "-request", fmt.Sprint(f.cfg.Request),
+		"-deadline", f.cfg.Deadline.String(), "-sessions", fmt.Sprint(max(1, f.cfg.Sessions)), "-think", f.cfg.Think.String(), "-attempt", f.cfg.Attempt.String()}
+	return startProcess(f.system.name+" "+name, append(args, f.common...)...)
 }
 
 // startFleets starts one of each named system, all at once. stopFleets must be called even after an error.
@@ -107,13 +125,16 @@ func (f *fleet) join(ctx context.Context) error {
 // nameOf is the name of the server at place i.
 func nameOf(i int) string { return string(rune('a' + i)) }
 
-// stop ends the processes, all at once.
+// stop ends the processes, all at once, and removes their files.
 func (f *fleet) stop() {
 	var stopping sync.WaitGroup
 	for _, p := range f.processes() {
 		stopping.Go(func() { p.stop(stopGrace) })
 	}
 	stopping.Wait()
+	if f.folder != "" {
+		os.RemoveAll(f.folder)
+	}
 }
 
 func (f *fleet) processes() []*process {

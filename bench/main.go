@@ -3,7 +3,7 @@
 //	go -C bench run .
 //
 // starts an etcd in this process, and for each system servers and a client as processes of their own: this program
-// again, with the subcommands server and client. Callers call in a closed loop; windows of plain gRPC and of the system
+// again, with the subcommands server and client. Callers call in a closed loop; windows of plain gRPC and of the systems
 // alternate. What is counted is in meter.go and usage.go, how windows become figures in figures.go, and what the figures
 // say in README.md.
 //
@@ -57,6 +57,8 @@ func dispatch(args []string, in io.Reader, out, errOut io.Writer) int {
 		err = peersMain(args[1:], errOut)
 	case "scale":
 		err = scaleMain(args[1:], errOut)
+	case "failover":
+		err = failoverMain(args[1:], errOut)
 	default:
 		var cfg config
 		if cfg, err = parseBench(args, errOut); err == nil {

@@ -5,7 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"net/url"
-	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 
@@ -30,7 +30,6 @@ type member struct {
 	etcd   *embed.Etcd
 	client *clientv3.Client
 	relay  *relay // nil: there is no delay
-	dir    string
 	nodes  int
 
 	mu   sync.Mutex // guards keys
@@ -61,11 +60,8 @@ func startEtcdMember(cfg serverConfig, _ *adder, m *meter) (string, startNode, e
 	}
 	return addr, func(ctx context.Context, self peer, all []peer) (_ consensus, err error) {
 		n.nodes = len(all)
-		if n.dir, err = os.MkdirTemp("", "bench-etcd-"); err != nil {
-			return nil, err
-		}
 		c := embed.NewConfig()
-		c.Name, c.Dir, c.UnsafeNoFsync = self.Name, n.dir, true
+		c.Name, c.Dir, c.UnsafeNoFsync = self.Name, filepath.Join(cfg.folder, self.Name), true
 		c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
 		at := func(addr string) []url.URL { return []url.URL{{Scheme: "http", Host: addr}} }
 		c.ListenClientUrls, c.AdvertiseClientUrls = at("127.0.0.1:0"), at("127.0.0.1:0")
@@ -166,11 +162,11 @@ func (n *member) state() state {
 	return s
 }
 
+// close doesn't hand over the leadership, which would take seconds: all members stop at once.
 func (n *member) close() {
 	n.client.Close()
-	n.etcd.Close()
+	n.etcd.Server.HardStop()
 	if n.relay != nil {
 		n.relay.close()
 	}
-	os.RemoveAll(n.dir)
 }

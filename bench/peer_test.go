@@ -27,6 +27,7 @@ func TestPeers(t *testing.T) {
 			name += ", delayed"
 		}
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			c.cfg.Request, c.cfg.Deadline, c.cfg.Tight = 100, 10*time.Second, true
 			s, ok := findSystem(c.system)
 			if !ok {

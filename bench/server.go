@@ -33,6 +33,9 @@ func serverMain(cfg serverConfig, in io.Reader, out, _ io.Writer) error {
 			if joins {
 				r.PeerAddr = j.peerAddr()
 			}
+			if t, ok := srv.(taker); ok {
+				r.Failover = t.lastFailover()
+			}
 			return event{Server: &r}
 		case c.Do == doJoin && joins:
 			return failed(j.join(ctx, c.Peers))
@@ -52,3 +55,6 @@ func serverMain(cfg serverConfig, in io.Reader, out, _ io.Writer) error {
 	}
 	return <-listening
 }
+
+// A taker is a server that can say how it has taken over; nil if it hasn't.
+type taker interface{ lastFailover() *failover }

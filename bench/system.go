@@ -124,28 +124,34 @@ type replicaServer struct {
 	replica *replica.Replica
 	server  *grpc.Server
 	logged  *eventLog
+	took    *atomic.Pointer[failover]
 }
 
 func newReplica(cfg serverConfig, level understudy.Level, app *adder, m *meter) (server, error) {
-	logged := &eventLog{}
+	logged, took := &eventLog{}, &atomic.Pointer[failover]{}
+	tookOver := func(f replica.Failover) {
+		took.Store(&failover{Epoch: f.Epoch, Suspected: f.Suspected, Elected: f.Elected, Opened: f.Opened})
+	}
 	peers, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
 	r, err := replica.Join(context.Background(), "etcd://"+cfg.etcd+"/"+cfg.group, replica.State(app),
 		replica.Name(cfg.name), replica.Level(level), replica.Peers(m.listenPeers(peers), nil, nil), replica.PeerDialer(m.dialPeer),
-		replica.Logger(slog.New(slog.NewTextHandler(logged, nil))))
+		replica.Logger(slog.New(slog.NewTextHandler(logged, nil))), replica.OnFailover(tookOver))
 	if err != nil {
 		return nil, err
 	}
 	s := grpc.NewServer(interceptor.ServerOptions(r)...)
 	counter.RegisterCounterServer(r.Registrar(s), app)
-	return &replicaServer{app, r, s, logged}, nil
+	return &replicaServer{app, r, s, logged, took}, nil
 }
 
 func (s *replicaServer) serve(ctx context.Context, lis net.Listener) error {
 	return s.replica.Serve(ctx, s.server, lis)
 }
+
+func (s *replicaServer) lastFailover() *failover { return s.took.Load() }
 
 func (s *replicaServer) standing() standing {
 	now := s.replica.Status()
