@@ -67,8 +67,8 @@ func TestGapOf(t *testing.T) {
 	at := func(begun, ended int) called {
 		return called{mark.Add(time.Duration(begun) * time.Millisecond), mark.Add(time.Duration(ended) * time.Millisecond)}
 	}
-	// One that ended before the mark doesn't count, however slow; one was on its way and came just after it.
-	held, first := gapOf([]called{at(50, 53), at(-90, -1), at(-3, 1), at(-2, 40), at(-1, 45)}, mark)
+	// A later silence isn't this one, and one that ended before the mark doesn't count, however slow; one was on its way and came just after it.
+	held, first := gapOf([]called{at(50, 53), at(-90, -1), at(-3, 1), at(-2, 40), at(-1, 45), at(54, 99)}, mark)
 	if held != 46*time.Millisecond || first != 40*time.Millisecond {
 		t.Errorf("held up %v, first reply after %v", held, first)
 	}

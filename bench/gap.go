@@ -21,6 +21,7 @@ const (
 	settleCalls = 3
 	settleFor   = 300 * time.Millisecond
 	failedPause = 5 * time.Millisecond // after a call that failed
+	underWay    = 5 * time.Millisecond // replies that were under way at the mark have come
 )
 
 // gapReport is what the callers have seen.
@@ -32,7 +33,7 @@ type gapReport struct {
 	Error  string `json:"error,omitempty"`
 	// Held is how long the slowest call took, of those that ended after the mark.
 	Held time.Duration `json:"held"`
-	// First is the time from the mark until, after the longest silence, there was a reply again.
+	// First is the time from the mark until, after the longest silence that began then, there was a reply again.
 	First time.Duration `json:"first"`
 	// Ended is false when the time was over first: a caller still had no reply.
 	Ended bool `json:"ended"`
@@ -111,8 +112,8 @@ func (l *load) callThrough(ctx context.Context, c *caller, callers int) (gapRepo
 	return r, all
 }
 
-// gapOf looks at the calls around mark: how long the slowest was held up, and when after the longest silence somebody
-// had a reply.
+// gapOf looks at the calls around mark: how long the slowest was held up, and when after the longest silence that began
+// then somebody had a reply.
 func gapOf(all []called, mark time.Time) (held, first time.Duration) {
 	slices.SortFunc(all, func(a, b called) int { return a.ended.Compare(b.ended) })
 	last, silence := mark, time.Duration(-1)
@@ -121,7 +122,7 @@ func gapOf(all []called, mark time.Time) (held, first time.Duration) {
 			continue
 		}
 		held = max(held, c.ended.Sub(c.begun))
-		if s := c.ended.Sub(last); s > silence {
+		if s := c.ended.Sub(last); s > silence && last.Sub(mark) < underWay {
 			silence, first = s, c.ended.Sub(mark)
 		}
 		last = c.ended
