@@ -184,13 +184,24 @@ func writeFailovers(folder string, seen *conditions, cases []*failoverCase) erro
 	}
 	image(&b, "how long calls are held up by kill -9", "failover-kill.svg")
 	image(&b, "how long calls are held up by SIGSTOP", "failover-stop.svg")
+	image(&b, "how long calls are held up, of this library", "failover-ours.svg")
 	for _, c := range cases {
 		for _, n := range c.notes {
 			fmt.Fprintf(&b, "- %s\n", strings.ReplaceAll(n, "\n", " "))
 		}
 	}
-	return errors.Join(distribution(casesOf(cases, killed), casesOf(cases, many), casesOf(cases, vanished)).write(folder, "failover-kill.svg"),
-		distribution(casesOf(cases, stopped)).write(folder, "failover-stop.svg"),
+	var ours []*failoverCase
+	for _, k := range []kind{killed, many, vanished, stopped} {
+		for _, c := range casesOf(cases, k) {
+			if s, _ := findSystem(c.system); !s.joins {
+				ours = append(ours, c)
+			}
+		}
+	}
+	return errors.Join(
+		distribution(killed.name, casesOf(cases, killed), (*failoverCase).label).write(folder, "failover-kill.svg"),
+		distribution(stopped.name, casesOf(cases, stopped), (*failoverCase).label).write(folder, "failover-stop.svg"),
+		distribution("this library", ours, func(c *failoverCase) string { return c.label() + ": " + c.name }).write(folder, "failover-ours.svg"),
 		writeSection(folder, "failover", b.String()))
 }
 
@@ -259,13 +270,10 @@ func milliseconds(d time.Duration) string {
 }
 
 // distribution has a line for each case: which share of its failovers held no call up for longer.
-func distribution(groups ...[]*failoverCase) chart {
-	ch := chart{title: "how long the slowest call is held up", x: "ms", y: "share of failovers", logX: true, steps: true}
-	for _, c := range slices.Concat(groups...) {
-		l := line{name: c.label()}
-		if c.kind != killed && c.kind != stopped {
-			l.name += ": " + c.name
-		}
+func distribution(what string, cases []*failoverCase, name func(*failoverCase) string) chart {
+	ch := chart{title: "how long the slowest call is held up: " + what, x: "ms", y: "share of failovers", logX: true, steps: true}
+	for _, c := range cases {
+		l := line{name: name(c)}
 		all := c.sorted(held)
 		for i, d := range all {
 			ms := max(float64(d)/float64(time.Millisecond), 0.1) // the axis has no 0

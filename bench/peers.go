@@ -120,7 +120,7 @@ func writePeers(cfg peersConfig, seen *conditions, reports []*report) error {
 func (r *report) delayLine(b *strings.Builder, undelayed *report) {
 	m := findMetric("p50")
 	for _, callers := range r.Config.Callers {
-		fmt.Fprintf(b, "Plain gRPC's p50 at %d callers is %s µs, and %s µs without the delay: %.0f µs more, where two delays are %.0f µs.\n\n", callers,
+		fmt.Fprintf(b, "Plain gRPC's p50 at %s is %s µs, and %s µs without the delay: %.0f µs more, where two delays are %.0f µs.\n\n", countOf(callers),
 			number(r.plain(m, callers)), number(undelayed.plain(m, callers)), r.plain(m, callers)-undelayed.plain(m, callers), microseconds(2*r.Config.Delay))
 	}
 }
@@ -136,11 +136,7 @@ var peersMetrics = []struct {
 
 func (r *report) peersTable(b *strings.Builder, callers int) {
 	const baseline = "hashicorp"
-	heading := "callers"
-	if callers == 1 {
-		heading = "caller"
-	}
-	rows := [][]string{append([]string{fmt.Sprintf("%d %s", callers, heading), "plain"}, r.Config.Systems...)}
+	rows := [][]string{append([]string{countOf(callers), "plain"}, r.Config.Systems...)}
 	for _, pm := range peersMetrics {
 		m := findMetric(pm.name)
 		row := []string{strings.Replace(m.text, "  ", "– ", 1), number(r.plain(m, callers))}
@@ -160,6 +156,14 @@ func (r *report) peersTable(b *strings.Builder, callers int) {
 		}
 	}
 	markdown(b, rows)
+}
+
+// countOf is part of a sentence, or a heading.
+func countOf(callers int) string {
+	if callers == 1 {
+		return "1 caller"
+	}
+	return fmt.Sprintf("%d callers", callers)
 }
 
 // plots are of latency and CPU against load.

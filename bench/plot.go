@@ -2,7 +2,9 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"image/color"
+	"math"
 	"os"
 	"path/filepath"
 
@@ -29,27 +31,17 @@ type line struct {
 }
 
 const (
-	chartWidth  = 18 * vg.Centimeter
-	chartHeight = 11 * vg.Centimeter
+	chartWidth  = 24 * vg.Centimeter
+	chartHeight = 12 * vg.Centimeter
+	legendWidth = 6 * vg.Centimeter
+	chartMargin = vg.Centimeter / 2
 )
 
 // write makes folder's plots/name, an SVG.
 func (c chart) write(folder, name string) error {
-	p := plot.New()
-	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = c.title, c.x, c.y
-	p.BackgroundColor = color.White
-	p.Legend.Top, p.Legend.Left = true, true
-	if c.logX {
-		p.X.Scale, p.X.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1}
-	}
-	if c.logY {
-		p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1}
-	}
-	p.Add(plotter.NewGrid())
-	for i, l := range c.lines {
-		if err := c.add(p, i, l); err != nil {
-			return err
-		}
+	canvas := vgsvg.New(chartWidth, chartHeight)
+	if err := c.draw(draw.New(canvas)); err != nil {
+		return err
 	}
 	path := filepath.Join(folder, plotsFolder, name)
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -59,10 +51,33 @@ func (c chart) write(folder, name string) error {
 	if err != nil {
 		return err
 	}
-	canvas := vgsvg.New(chartWidth, chartHeight)
-	p.Draw(draw.New(canvas))
 	_, err = canvas.WriteTo(f)
 	return errors.Join(err, f.Close())
+}
+
+// draw leaves room for the legend beside the plot, where it hides nothing.
+func (c chart) draw(canvas draw.Canvas) error {
+	p := plot.New()
+	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = c.title, c.x, c.y
+	p.BackgroundColor = color.White
+	p.Legend.Top, p.Legend.Left = true, true
+	if c.logX {
+		p.X.Scale, p.X.Tick.Marker = plot.LogScale{}, plot.TickerFunc(logTicks)
+	}
+	if c.logY {
+		p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, plot.TickerFunc(logTicks)
+	}
+	p.Add(plotter.NewGrid())
+	for i, l := range c.lines {
+		if err := c.add(p, i, l); err != nil {
+			return err
+		}
+	}
+	legend := p.Legend
+	p.Legend = plot.NewLegend()
+	p.Draw(draw.Crop(canvas, 0, -legendWidth, 0, 0))
+	legend.Draw(draw.Crop(canvas, chartWidth-legendWidth+chartMargin, 0, 0, -2*chartMargin))
+	return nil
 }
 
 func (c chart) add(p *plot.Plot, i int, l line) error {
@@ -84,4 +99,16 @@ func (c chart) add(p *plot.Plot, i int, l line) error {
 	p.Add(drawn, points)
 	p.Legend.Add(l.name, drawn, points)
 	return nil
+}
+
+// logTicks has 1, 2 and 5 of each decade, with their labels.
+func logTicks(least, most float64) (ticks []plot.Tick) {
+	for decade := math.Pow(10, math.Floor(math.Log10(least))); decade <= most; decade *= 10 {
+		for _, n := range []float64{1, 2, 5} {
+			if v := n * decade; v >= least && v <= most {
+				ticks = append(ticks, plot.Tick{Value: v, Label: fmt.Sprintf("%.4g", v)})
+			}
+		}
+	}
+	return ticks
 }

@@ -72,11 +72,7 @@ func (r *report) writeText(out io.Writer) error {
 
 func (r *report) table(out io.Writer, callers int) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	heading := "callers"
-	if callers == 1 {
-		heading = "caller"
-	}
-	fmt.Fprintf(w, "%d %s\tplain\t%s\n", callers, heading, strings.Join(r.Config.Systems, "\t"))
+	fmt.Fprintf(w, "%s\tplain\t%s\n", countOf(callers), strings.Join(r.Config.Systems, "\t"))
 	for _, m := range metrics {
 		fmt.Fprint(w, m.text)
 		for i, s := range r.Config.Systems {

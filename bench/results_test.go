@@ -45,6 +45,17 @@ func TestChart(t *testing.T) {
 	}
 }
 
+func TestLogTicks(t *testing.T) {
+	t.Parallel()
+	var labels []string
+	for _, tick := range logTicks(3, 260) {
+		labels = append(labels, tick.Label)
+	}
+	if got := strings.Join(labels, " "); got != "5 10 20 50 100 200" {
+		t.Error(got)
+	}
+}
+
 // The whole section, from windows that were made up.
 func TestWritePeers(t *testing.T) {
 	t.Parallel()
@@ -72,7 +83,7 @@ func TestWritePeers(t *testing.T) {
 	}
 	for _, part := range []string{
 		"### Five replicas\n\n5 replicas", "- a note\n", "| 256 callers | plain | reflected | hashicorp |", "| × hashicorp/raft |  | 0.50 | 1.00 |",
-		"Plain gRPC's p50 at 1 callers is 2200 µs, and 200 µs without the delay: 2000 µs more, where two delays are 2000 µs.", "](plots/cpu.svg)",
+		"Plain gRPC's p50 at 1 caller is 2200 µs, and 200 µs without the delay: 2000 µs more, where two delays are 2000 µs.", "](plots/cpu.svg)",
 	} {
 		if !strings.Contains(string(got), part) {
 			t.Errorf("%q is missing in\n%s", part, got)
