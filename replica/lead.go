@@ -14,6 +14,26 @@ import (
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
+// settle hands over what this primary has ordered, before it goes: calls wait from now on, for whoever takes over, and the backups get order and messages, of sources that have gone, too. A backup that doesn't answer is evicted meanwhile.
+func (in *incarnation) settle() {
+	ctx, cancel := context.WithTimeout(in.ctx, silence)
+	defer cancel()
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.role != leading || !in.gate {
+		return
+	}
+	in.gate = false
+	target := in.primary.Last()
+	for _, f := range in.followers {
+		in.catchUp(f)
+		in.sendMessages(f, func(orderstate.Session) bool { return true })
+	}
+	in.progressWaiters++
+	_ = in.await(ctx, func() bool { return in.role != leading || in.primary.Stable() >= target })
+	in.progressWaiters--
+}
+
 // follower is a backup's, or a joiner's, stream at the primary. Its fields are guarded by the incarnation's mu.
 type follower struct {
 	member election.Member

@@ -185,14 +185,20 @@ func (r *Replica) Serve(ctx context.Context, s *grpc.Server, lis net.Listener) e
 	served := make(chan error, 2)
 	go func() { served <- peerServer.Serve(peerLis) }()
 	go func() { served <- s.Serve(lis) }()
+	life, end := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer end(errStopped)
 	go func() {
 		select {
 		case err := <-served:
 			stop(err)
 		case <-ctx.Done():
 		}
+		if in := r.current(); in != nil {
+			in.settle()
+		}
+		end(context.Cause(ctx))
 	}()
-	err = r.lives(ctx)
+	err = r.lives(life)
 	stop(err)
 	r.drain(s)
 	peerServer.Stop()
@@ -296,7 +302,8 @@ func (r *Replica) listenPeers(lis net.Listener) (net.Listener, error) {
 	return peers, nil
 }
 
-// Stop ends Serve: the replica withdraws, its streams are cut, replies on their way leave, and Serve returns. If it led, another in-sync replica takes over. It waits for that within ctx; calling it again is harmless.
+// Stop ends Serve: the replica withdraws, its streams are cut, replies on their way leave, and Serve returns. If it led, it orders nothing more, and waits until its backups hold all that it has ordered, for half a second at most; then
+// another in-sync replica takes over, and nothing that anyone has seen is lost. Stop waits for the end of Serve within ctx; calling it again is harmless.
 func (r *Replica) Stop(ctx context.Context) error {
 	r.mu.Lock()
 	stop, serving := r.stop, r.serving
