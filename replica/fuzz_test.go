@@ -109,7 +109,7 @@ func FuzzAcknowledged(f *testing.F) {
 		in.seal = wire.NewSeal(make([]byte, secretSize))
 		o, _, _ := in.primary.Open(orderstate.Nonce{1}, 1, nil, now())
 		in.mu.Lock()
-		in.turned(o)
+		in.turned(o, 1)
 		follows := &follower{id: "backup", wake: make(chan struct{}, 1), cut: func(error) {}}
 		in.followers["backup"] = follows
 		in.mu.Unlock()

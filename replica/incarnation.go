@@ -319,25 +319,10 @@ func (in *incarnation) found() error {
 	return in.lead(began, Failover{})
 }
 
-// executed1 records a turn that was executed.
-func (in *incarnation) executed1(o orderstate.OrderInfo, m orderstate.Message, said *reply) {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	switch o.Kind {
-	case orderstate.Open:
-		in.replies.open(o.Session, m.Nonce)
-	case orderstate.Expire:
-		in.replies.expire(o.Session)
-	default:
-		in.replies.put(o.Message(), m.AnsweredUpTo, said)
-	}
-	in.turned(o)
-}
-
-// turned: everything up to an entry is executed. Called with mu held.
-func (in *incarnation) turned(o orderstate.OrderInfo) {
-	in.executed, in.lastTime = o.OrderNum, max(in.lastTime, o.Time)
-	in.r.stats.turns.Add(1)
+// turned: everything up to an entry is executed, the last few turns just now. Called with mu held.
+func (in *incarnation) turned(last orderstate.OrderInfo, turns int) {
+	in.executed, in.lastTime = last.OrderNum, max(in.lastTime, last.Time)
+	in.r.stats.turns.Add(uint64(turns))
 	in.forget()
 	in.progressed()
 }
@@ -366,17 +351,14 @@ func (in *incarnation) forget() {
 
 // executor executes messageOrder, one entry after the other: all of a backup's turns, and those that a takeover found ordered.
 func (in *incarnation) executor() {
+	var turns []replayed
 	for {
 		in.mu.Lock()
-		o, m, ok := in.next()
+		turns = in.next(turns[:0])
 		in.mu.Unlock()
-		if ok {
-			in.replay(o, m)
-			in.mu.Lock()
-			if in.role == takingOver || in.role == leading {
-				in.broadcast() // who opens the gate waits for the last one
-			}
-			in.mu.Unlock()
+		if len(turns) > 0 {
+			in.replay(turns)
+			clear(turns)
 			continue
 		}
 		select {
@@ -387,10 +369,14 @@ func (in *incarnation) executor() {
 	}
 }
 
-// next takes from messageOrder; while leading only what was ordered before the epoch. Called with mu held.
-func (in *incarnation) next() (orderstate.Ordered, orderstate.Message, bool) {
-	if in.backup == nil || in.ctx.Err() != nil || in.primary != nil && in.backup.Taken() >= in.primary.First()-1 {
-		return orderstate.Ordered{}, orderstate.Message{}, false
+// next takes from messageOrder, as much as may be executed at once; while leading only what was ordered before the epoch. Called with mu held.
+func (in *incarnation) next(turns []replayed) []replayed {
+	for in.backup != nil && in.ctx.Err() == nil && len(turns) < executeAtOnce && (in.primary == nil || in.backup.Taken() < in.primary.First()-1) {
+		o, m, ok := in.backup.Next()
+		if !ok {
+			break
+		}
+		turns = append(turns, replayed{Ordered: o, message: m})
 	}
-	return in.backup.Next()
+	return turns
 }

@@ -40,9 +40,9 @@ func TestRoomIsGiven(t *testing.T) {
 		in := leadingAlone(t)
 		in.mu.Lock()
 		o, _, _ := in.primary.Open(orderstate.Nonce{1}, 1, nil, now())
-		in.turned(o)
+		in.turned(o, 1)
 		o, _, _ = in.primary.Order(orderstate.Message{MessageID: orderstate.MessageID{Session: 1, SeqNum: 1}, Size: maxLogBytes}, now())
-		in.turned(o)
+		in.turned(o, 1)
 		f := &follower{id: "backup"}
 		in.followers["backup"] = f
 		in.mu.Unlock()

@@ -35,7 +35,7 @@ func (in *incarnation) attach(ctx context.Context, a *attachment) error {
 					return o, false
 				}
 				in.replies.open(o.Session, a.nonce)
-				in.turned(o)
+				in.turned(o, 1)
 				in.absent[o.Session] = in.r.clock() // until its source is welcomed, which may be gone
 				for _, f := range in.followers {    // R11: nobody else has this message
 					in.catchUp(f)
@@ -137,7 +137,7 @@ func (in *incarnation) goodbye(ctx context.Context, a *attachment) {
 		if v == orderstate.Fresh {
 			in.replies.expire(a.session)
 			delete(in.bySession, a.session)
-			in.turned(o)
+			in.turned(o, 1)
 		}
 		return o, true
 	})
@@ -162,7 +162,7 @@ func (in *incarnation) expireSessions() {
 					o, v, push := in.primary.Expire(s, at)
 					if v == orderstate.Fresh {
 						in.replies.expire(s)
-						in.turned(o)
+						in.turned(o, 1)
 					}
 					return o, push
 				})

@@ -89,7 +89,10 @@ func (c *call) turn(ctx context.Context, req any) (any, error) {
 	c.reply, c.value = in.execute(c.method, o, func(ctx context.Context) (any, error) {
 		return c.method.inTurn(ctx, req, c.info, c.handler)
 	})
-	in.executed1(o, c.msg, c.reply)
+	in.mu.Lock()
+	in.replies.put(c.msg.MessageID, c.msg.AnsweredUpTo, c.reply)
+	in.turned(o, 1)
+	in.mu.Unlock()
 	in.r.turns.end()
 	return c.result()
 }
@@ -167,23 +170,53 @@ func (in *incarnation) call(t *turn.Turn, k orderstate.OrderNum, handler func(co
 	return r, value
 }
 
-// replay executes a message of messageOrder: a backup's turn, or one that a takeover executes before its gate opens.
-func (in *incarnation) replay(o orderstate.Ordered, m orderstate.Message) {
+// replayed is one entry of messageOrder, its message, and what the turn has said.
+type replayed struct {
+	orderstate.Ordered
+	message orderstate.Message
+	said    *reply
+}
+
+// executeAtOnce bounds the turns that a backup takes together: who wants to be between them waits so long.
+const executeAtOnce = 32
+
+// replay executes messages of messageOrder, one after the other: a backup's turns, or those that a takeover executes before its gate opens.
+func (in *incarnation) replay(turns []replayed) {
 	_ = in.r.turns.take(context.Background()) // never cancelled, so never fails
 	defer in.r.turns.end()
-	var said *reply
-	if o.Kind == orderstate.Request {
-		body := m.Body.(*message)
-		if method := in.r.methods[body.method]; method != nil {
-			said, _ = in.execute(method, o.OrderInfo, func(ctx context.Context) (any, error) {
-				return method.handle(method.service, ctx, unmarshal(body.payload), method.inTurn)
-			})
-		} else { // the primary has executed it, so this replica runs another version of the service
-			in.r.log.Error("an ordered message of an unknown method: is this another version of the service?", "method", body.method, "orderNum", o.OrderNum)
-			said = failure(o.OrderNum, codes.Unimplemented, "unknown method "+body.method)
+	for i, t := range turns {
+		if t.Kind == orderstate.Request {
+			turns[i].said = in.replayOne(t.OrderInfo, t.message.Body.(*message))
 		}
 	}
-	in.executed1(o.OrderInfo, m, said)
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	for _, t := range turns {
+		switch t.Kind {
+		case orderstate.Open:
+			in.replies.open(t.Session, t.message.Nonce)
+		case orderstate.Expire:
+			in.replies.expire(t.Session)
+		default:
+			in.replies.put(t.Message(), t.message.AnsweredUpTo, t.said)
+		}
+	}
+	in.turned(turns[len(turns)-1].OrderInfo, len(turns))
+	if in.role == takingOver || in.role == leading {
+		in.broadcast() // who opens the gate waits for the last one
+	}
+}
+
+func (in *incarnation) replayOne(o orderstate.OrderInfo, body *message) *reply {
+	method := in.r.methods[body.method]
+	if method == nil { // the primary has executed it, so this replica runs another version of the service
+		in.r.log.Error("an ordered message of an unknown method: is this another version of the service?", "method", body.method, "orderNum", o.OrderNum)
+		return failure(o.OrderNum, codes.Unimplemented, "unknown method "+body.method)
+	}
+	said, _ := in.execute(method, o, func(ctx context.Context) (any, error) {
+		return method.handle(method.service, ctx, unmarshal(body.payload), method.inTurn)
+	})
+	return said
 }
 
 // now is the time that a primary records.

@@ -18,7 +18,7 @@ import (
 
 const (
 	// linger is how long a frame waits for others, below Stable, unless batch of them are there.
-	linger = 2 * time.Millisecond
+	linger = 3 * time.Millisecond
 	batch  = 128
 	// maxStreamMessage bounds one message of a stream, received or sent: chunks and their runs.
 	maxStreamMessage = 4 << 20

@@ -467,7 +467,7 @@ func TestMalformed(t *testing.T) {
 	})
 }
 
-// TestLinger: below Stable a frame waits up to 2 ms for others, or until 128 are there; I9 counts on it.
+// TestLinger: below Stable a frame waits up to 3 ms for others, or until 128 are there; I9 counts on it.
 func TestLinger(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
@@ -486,10 +486,10 @@ func TestLinger(t *testing.T) {
 		if n := messages() - before; n != 0 {
 			t.Errorf("%d messages at once", n)
 		}
-		time.Sleep(2 * time.Millisecond)
+		time.Sleep(3 * time.Millisecond)
 		synctest.Wait()
 		if n := messages() - before; n != 1 {
-			t.Errorf("%d messages after 2 ms", n)
+			t.Errorf("%d messages after 3 ms", n)
 		}
 		before = messages()
 		for range 128 {
