@@ -71,7 +71,7 @@ var seen = [][2]string{
 	{"R11: replies wait for the deaf", "detached"},
 	{"R11: a confirmation has a number", "detached3"},
 	{"R11: a session begins detached", "detached"},
-	{"R11: an epoch begins with none attached", "detached5"},
+	{"R11: an epoch begins with none attached", "detached6"},
 	{"R11: who is attached is waited for", "detached"},
 	{"R11: what is below the epoch is held", "detached5"},
 	{"R12.1: nothing is executed between the answer and the start", "deaths"},

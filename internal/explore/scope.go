@@ -97,6 +97,19 @@ var Scopes = []Scope{
 		Faults:    Faults{Crashes: 2, Breaks: 1}, Bound: 3e6,
 	},
 	{
+		Name: "detached6", Why: "R11: an epoch has just started, and the other backup can't hear the source",
+		Level: Reflected, Replicas: 3, Sources: 1, Calls: [2]int{2}, Outstanding: 2, Max: 8, Epochs: 3,
+		Attaching: true,
+		Faults:    Faults{Crashes: 2, Breaks: 1},
+		Begin:     []string{"S3 can't hear C1", "S1 dies", "S2 is elected", "S2→S3", "S3→S2", "S2→C1", "C1→S2", "C1→S2"},
+	},
+	{
+		Name: "detached7", Why: "R11, R13: who joins hears the source before it is counted in-sync, or after",
+		Level: Reflected, Replicas: 3, Absent: 1, Sources: 1, Calls: [2]int{1}, Outstanding: 1, Max: 8, Epochs: 2,
+		Attaching: true,
+		Faults:    Faults{Crashes: 1, Breaks: 1}, Bound: 1e6,
+	},
+	{
 		Name: "nulls", Why: "R4: null messages, and what a dead source leaves",
 		Level: Reflected, Replicas: 2, Sources: 2, Calls: [2]int{1, 1}, Outstanding: 1, Max: 1, Epochs: 2,
 		Faults: Faults{Crashes: 1, Deaths: 1, Cuts: 1},
