@@ -17,7 +17,7 @@ import "maps"
 // So a takeover needn't wait for a session n that is detached here. What n was told in this epoch, while the primary didn't take n for attached, is held here: MayLeave. What it was told while it did, before the Detach that was
 // confirmed, depends on nothing above upTo, and all up to there is held. And what n was told in the epochs before is either below this epoch's first orderNum, and all that is held here, or void, which n was told. For
 // the last, marks of one epoch say nothing in the next: they are forgotten when that starts, and until all that is below its start is held here, no session counts as detached. Who has answered a newer epoch without having learned where it
-// starts keeps the marks that it has, for nobody was told anything in that one: its gate needs this backup (R12.4).
+// starts keeps the marks that it has, for nobody was told anything in that one: its gate waits for this backup (R12.4), and so would its replies.
 
 // attachment is a session that a takeover of this backup waits for, because the primary may take it for attached.
 type attachment struct {

@@ -39,6 +39,10 @@ var unseen = []Mutant{
 		"a backup keeps what it waits for, and what was on an old stream never arrives after what is on the new one here; that is the runtime's to ensure",
 	},
 	{
+		"R12.4", "detached5",
+		"replies wait for a peer that hasn't said, in this epoch, that it hears their session, or holds what they depend on (R11); and until a peer holds what is below the epoch, its takeover waits for all",
+	},
+	{
 		"R12.3: the highest epoch wins", "partition",
 		"an entry brings where its epoch starts, so that the table has made the other one void already",
 	},
@@ -81,7 +85,6 @@ var seen = [][2]string{
 	{"R12.2: who is named by what is lacked answers", "detached2"},
 	{"R12.3: (stable, N] is pending", "again"},
 	{"R12.3: the table says what is void", "partition"},
-	{"R12.4", "detached5"},
 	{"R13: a joiner is counted before it is in-sync", "join"},
 	{"R13: a joiner holds all that is ordered before it is in-sync", "join"},
 	{"R13: its snapshot is stable before a joiner is in-sync", "join"},
