@@ -199,10 +199,10 @@ func writeFailovers(folder string, seen *conditions, cases []*failoverCase) erro
 		}
 	}
 	return errors.Join(
+		writeSection(folder, "failover", b.String()),
 		distribution(killed.name, casesOf(cases, killed), (*failoverCase).label).write(folder, "failover-kill.svg"),
 		distribution(stopped.name, casesOf(cases, stopped), (*failoverCase).label).write(folder, "failover-stop.svg"),
-		distribution("this library", ours, func(c *failoverCase) string { return c.label() + ": " + c.name }).write(folder, "failover-ours.svg"),
-		writeSection(folder, "failover", b.String()))
+		distribution("this library", ours, func(c *failoverCase) string { return c.label() + ": " + c.name }).write(folder, "failover-ours.svg"))
 }
 
 func casesOf(cases []*failoverCase, k kind) (of []*failoverCase) {

@@ -113,7 +113,7 @@ func writePeers(cfg peersConfig, seen *conditions, reports []*report) error {
 			r.peersTable(&b, callers)
 		}
 	}
-	return errors.Join(reports[0].plots(cfg.folder), writeSection(cfg.folder, "peers", b.String()))
+	return errors.Join(writeSection(cfg.folder, "peers", b.String()), reports[0].plots(cfg.folder))
 }
 
 // delayLine checks that plain gRPC's calls take two delays longer.

@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
@@ -73,6 +74,12 @@ func (c chart) draw(canvas draw.Canvas) error {
 			return err
 		}
 	}
+	if c.logX {
+		p.X.Min, p.X.Max = logRange(p.X.Min, p.X.Max)
+	}
+	if c.logY {
+		p.Y.Min, p.Y.Max = logRange(p.Y.Min, p.Y.Max)
+	}
 	legend := p.Legend
 	p.Legend = plot.NewLegend()
 	p.Draw(draw.Crop(canvas, 0, -legendWidth, 0, 0))
@@ -80,7 +87,9 @@ func (c chart) draw(canvas draw.Canvas) error {
 	return nil
 }
 
+// add leaves out what has no place on a logarithmic axis.
 func (c chart) add(p *plot.Plot, i int, l line) error {
+	l.points = slices.DeleteFunc(slices.Clone(l.points), func(p plotter.XY) bool { return c.logX && p.X <= 0 || c.logY && p.Y <= 0 })
 	if len(l.points) == 0 { // it would be an error
 		return nil
 	}
@@ -99,6 +108,17 @@ func (c chart) add(p *plot.Plot, i int, l line) error {
 	p.Add(drawn, points)
 	p.Legend.Add(l.name, drawn, points)
 	return nil
+}
+
+// logRange widens what a logarithmic axis can't show: one value only, or none, which would be a panic.
+func logRange(least, most float64) (float64, float64) {
+	switch {
+	case least > most || least <= 0: // without values it is from +Inf to -Inf
+		return 1, 10
+	case least == most:
+		return least / 2, most * 2
+	}
+	return least, most
 }
 
 // logTicks has 1, 2 and 5 of each decade, with their labels.

@@ -38,7 +38,7 @@ func quickMain(args []string, out, errOut io.Writer) error {
 
 func quickConfig() config {
 	return config{
-		Systems: append(levelNames(), "hashicorp"), Callers: []int{1, 16, 64}, Rounds: 7, Bound: 75 * time.Second, Window: 250 * time.Millisecond,
+		Systems: append(levelNames(), "hashicorp"), Callers: []int{1, 16, 64}, Rounds: 7, Bound: time.Minute, Window: 250 * time.Millisecond,
 		WarmUp: 50 * time.Millisecond, Replicas: 3, Request: 100, Deadline: 10 * time.Second,
 	}
 }

@@ -45,6 +45,16 @@ func TestChart(t *testing.T) {
 	}
 }
 
+// A chart of one value, or of none, is drawn all the same.
+func TestSparseCharts(t *testing.T) {
+	t.Parallel()
+	for name, lines := range map[string][]line{"none.svg": nil, "empty.svg": {{"empty", nil}}, "one.svg": {{"one", plotter.XYs{{X: 1, Y: 1}}}}, "zero.svg": {{"zero", plotter.XYs{{X: 0, Y: 0}}}}} {
+		if err := (chart{logX: true, logY: true, lines: lines}).write(t.TempDir(), name); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 func TestLogTicks(t *testing.T) {
 	t.Parallel()
 	var labels []string
