@@ -108,6 +108,8 @@ func parseBench(args []string, errOut io.Writer) (cfg config, err error) {
 		f.DurationVar(&cfg.WarmUp, "warm-up", 100*time.Millisecond, "how long they call before it, unmeasured")
 		f.IntVar(&cfg.Replicas, "replicas", 3, "how many replicas, each a process of its own")
 		f.IntVar(&cfg.Request, "request", 100, "`bytes` of a request's message")
+		f.IntVar(&cfg.Sessions, "sessions", 1, sessionsUsage)
+		f.DurationVar(&cfg.Think, "think", 0, "how long each caller waits after a call")
 		f.DurationVar(&cfg.Deadline, "deadline", 10*time.Second, "of each call; 0 is none")
 		f.DurationVar(&cfg.Delay, "delay", 0, delayUsage)
 		f.BoolVar(&cfg.Tight, "tight", false, tightUsage)

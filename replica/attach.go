@@ -354,7 +354,7 @@ func (in *incarnation) tellIdle() {
 	}
 }
 
-// tellFrames acknowledges frames lazily: who has sent some since the last idle interval hears of it. Called with mu held.
+// tellFrames acknowledges frames lazily: who has sent some since it last did hears of it. Called with mu held.
 func (in *incarnation) tellFrames() {
 	for _, a := range in.bySession {
 		if a.frames > a.framesTold {

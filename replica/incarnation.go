@@ -231,7 +231,7 @@ func (in *incarnation) watchdog() {
 
 // idler does what is done lazily.
 func (in *incarnation) idler() {
-	t := time.NewTicker(idle)
+	t := time.NewTicker(lazily)
 	defer t.Stop()
 	for {
 		select {

@@ -153,13 +153,14 @@ const (
 	hearsTimeout     = 100 * time.Millisecond // a peer that doesn't answer counts as not hearing
 	reconnect        = 50 * time.Millisecond  // a backup whose stream broke has this long to come back
 	idle             = 50 * time.Millisecond  // R4: the idle interval
+	lazily           = 250 * time.Millisecond // how often sources hear of their frames, and of what is stable, while nothing else tells them
 	fetchAfter       = 20 * time.Millisecond  // ordered and not held for this long: fetch it
 	reconcileTimeout = 3 * time.Second        // R12.2
 	sessionTimeout   = 30 * time.Second       // a session without a stream for this long expires
 	slowTurn         = time.Second            // the watchdog names the method of a longer turn
 
 	pendingSourceOrderMax = 64        // FIG. 7, R4, below Direct
-	lazyFrames            = 1 << 10   // a source hears of its frames at least this often, or after the idle interval
+	lazyFrames            = 1 << 10   // a source hears of its frames at least this often (frames), too
 	lazyAck               = 64        // a backup acknowledges at least this often (entries)
 	maxLog                = 1 << 18   // entries and messages of the log, each
 	maxLogBytes           = 256 << 20 // bytes of its messages

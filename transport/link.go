@@ -24,7 +24,7 @@ const (
 	maxStreamMessage = 4 << 20
 	// farewell bounds how long closing waits for the primary to have ended the session.
 	farewell = 100 * time.Millisecond
-	// unheard is how long a replica may take to acknowledge a frame; then the stream begins anew, so that the replica learns that it can't be heard (R11). It acknowledges within 50 ms.
+	// unheard is how long a replica may take to acknowledge a frame; then the stream begins anew, so that the replica learns that it can't be heard (R11). It acknowledges within 250 ms.
 	unheard = time.Second
 )
 
