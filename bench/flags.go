@@ -109,6 +109,7 @@ func parseBench(args []string, errOut io.Writer) (cfg config, err error) {
 		f.IntVar(&cfg.Replicas, "replicas", 3, "how many replicas, each a process of its own")
 		f.IntVar(&cfg.Request, "request", 100, "`bytes` of a request's message")
 		f.IntVar(&cfg.Sessions, "sessions", 1, sessionsUsage)
+		f.IntVar(&cfg.Groups, "groups", 1, groupsUsage)
 		f.DurationVar(&cfg.Think, "think", 0, "how long each caller waits after a call")
 		f.DurationVar(&cfg.Deadline, "deadline", 10*time.Second, "of each call; 0 is none")
 		f.DurationVar(&cfg.Delay, "delay", 0, delayUsage)

@@ -54,16 +54,17 @@ func (g *groups) serve(ctx context.Context, lis net.Listener) error {
 	var serving sync.WaitGroup
 	defer serving.Wait()
 	for i, r := range g.replicas {
+		on := lis
 		if i > 0 {
 			other, err := net.Listen("tcp", "127.0.0.1:0")
 			if err != nil {
 				cancel(err)
 				break
 			}
-			lis = g.meter.listen(other)
+			on = g.meter.listen(other)
 		}
 		serving.Go(func() {
-			if err := r.serve(ctx, lis); err != nil && ctx.Err() == nil {
+			if err := r.serve(ctx, on); err != nil && ctx.Err() == nil {
 				cancel(err)
 			}
 		})
