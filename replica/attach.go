@@ -200,7 +200,7 @@ func (a *attachment) take(req *pb.AttachRequest, assembler *wire.Assembler) erro
 			a.frames = max(a.frames, m.SeqNum)
 		}
 	}
-	if a.frames-a.framesTold >= lazyFrames || stable {
+	if a.frames-a.framesTold >= lazyFrames {
 		signal(a.wake)
 	}
 	if err := in.reflected(a, runs); err != nil {

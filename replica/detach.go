@@ -26,7 +26,7 @@ func (in *incarnation) isHeard(a *attachment) bool {
 // tellAll begins anew with the primary, on a new stream: there no session is attached but those that are told from now on. Called with mu held.
 func (in *incarnation) tellAll() {
 	in.telling = &telling{map[orderstate.Session]bool{}, map[orderstate.Session]uint64{}}
-	in.pushed = 0
+	in.asked = 0
 	if in.backup == nil {
 		return
 	}

@@ -360,9 +360,9 @@ func (in *incarnation) followed(resp *pb.FollowResponse) error {
 	in.backup.LearnStable(in.backup.Epoch(), orderstate.OrderNum(resp.GetStable()))
 	in.forget()
 	in.confirmed(resp.GetDetached())
-	if len(runs) > 0 {
-		in.pushed = max(in.pushed, runs[len(runs)-1].Last())
-		signal(in.ackDue) // at once after a null message
+	if k := orderstate.OrderNum(resp.GetAcknowledge()); k > in.acked {
+		in.asked = max(in.asked, k)
+		signal(in.ackDue)
 	}
 	if resp.GetInSync() && !in.inSync {
 		in.inSync = true
@@ -397,7 +397,7 @@ func (in *incarnation) advanced(last orderstate.OrderNum) {
 	grown := in.backup.Above(last)
 	if len(grown) > 0 {
 		signal(in.work)
-		if held := in.backup.Last(); in.acked < in.pushed && held >= in.pushed || held >= in.acked+lazyAck || in.r.config.level != understudy.Reflected {
+		if in.acked < in.asked || in.backup.Last() >= in.acked+lazyAck {
 			signal(in.ackDue)
 		}
 	}

@@ -200,9 +200,7 @@ func (in *incarnation) room(ctx context.Context) error {
 	}
 	waiting, cancel := context.WithTimeoutCause(ctx, reconcileTimeout, errLogFull())
 	defer cancel()
-	in.progressWaiters++
-	err := in.await(waiting, free)
-	in.progressWaiters--
+	err := in.awaitProgress(waiting, free)
 	switch {
 	case err == nil && in.role == leading:
 		return nil
@@ -271,9 +269,7 @@ func (in *incarnation) transmit(ctx context.Context, h *wire.Header, received ti
 		return in.role != leading || in.r.clock() < in.authority && in.mayLeave(id, orderNum, stable, reads)
 	}
 	if !ready() {
-		in.progressWaiters++
-		err := in.await(ctx, ready)
-		in.progressWaiters--
+		err := in.awaitProgress(ctx, ready)
 		if err != nil {
 			in.mu.Unlock()
 			return refused(in, in.gaveUp(ctx, err))

@@ -66,7 +66,7 @@ type incarnation struct {
 	cut     context.CancelCauseFunc // of the stream to it; nil without one
 	ackDue  chan struct{}           // capacity 1
 	acked   orderstate.OrderNum     // told to the primary
-	pushed  orderstate.OrderNum     // null messages have come up to here: acknowledged as soon as all of it is held
+	asked   orderstate.OrderNum     // the primary waits for what is held up to here: each step is acknowledged at once
 	inSync  bool
 	telling *telling // R11; nil before the first stream
 
@@ -325,6 +325,20 @@ func (in *incarnation) turned(last orderstate.OrderInfo, turns int) {
 	in.r.stats.turns.Add(uint64(turns))
 	in.forget()
 	in.progressed()
+}
+
+// awaitProgress is await for a condition that turns, the stable point or what a member has acknowledged decide: the members are asked to acknowledge at once. Called with mu held.
+func (in *incarnation) awaitProgress(ctx context.Context, cond func() bool) error {
+	if cond() {
+		return nil
+	}
+	in.progressWaiters++
+	for _, f := range in.followers {
+		signal(f.wake)
+	}
+	err := in.await(ctx, cond)
+	in.progressWaiters--
+	return err
 }
 
 // progressed wakes those who wait for the stable point, for a turn, or for what a member acknowledges. Called with mu held.

@@ -113,9 +113,7 @@ func writeState(write func(io.Writer) error, w io.Writer) (err error) {
 func (in *incarnation) sendSnapshot(req *pb.SnapshotRequest, stream grpc.ServerStreamingServer[pb.SnapshotResponse]) error {
 	ctx := stream.Context()
 	in.mu.Lock()
-	in.progressWaiters++
-	err := in.await(ctx, func() bool { return in.executed >= orderstate.OrderNum(req.GetExecutedAtLeast()) })
-	in.progressWaiters--
+	err := in.awaitProgress(ctx, func() bool { return in.executed >= orderstate.OrderNum(req.GetExecutedAtLeast()) })
 	stale := in.epoch() != orderstate.Epoch(req.GetEpoch())
 	in.mu.Unlock()
 	if err != nil {

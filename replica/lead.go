@@ -29,9 +29,7 @@ func (in *incarnation) settle() {
 		in.catchUp(f)
 		in.sendMessages(f, func(orderstate.Session) bool { return true })
 	}
-	in.progressWaiters++
-	_ = in.await(ctx, func() bool { return in.role != leading || in.primary.Stable() >= target })
-	in.progressWaiters--
+	_ = in.awaitProgress(ctx, func() bool { return in.role != leading || in.primary.Stable() >= target })
 }
 
 // follower is a backup's, or a joiner's, stream at the primary. Its fields are guarded by the incarnation's mu.
@@ -294,12 +292,10 @@ func (in *incarnation) grow(f *follower, m election.Member) {
 	// led, that one couldn't get them. So everyone must hold all of it first.
 	in.catchUp(f)
 	target := in.primary.Last()
-	in.progressWaiters++
-	err := in.await(in.ctx, func() bool {
+	err := in.awaitProgress(in.ctx, func() bool {
 		held, _ := in.primary.Acknowledged(f.id)
 		return in.followers[f.id] != f || held >= target && in.primary.Stable() >= target && in.gate
 	})
-	in.progressWaiters--
 	if gone := in.followers[f.id] != f; err != nil || gone {
 		in.mu.Unlock()
 		return // who removed it has released it

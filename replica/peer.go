@@ -384,6 +384,9 @@ func (in *incarnation) sendTo(ctx context.Context, f *follower, stream grpc.Bidi
 			Welcome: f.out.Welcome, EpochStart: f.out.EpochStart, SourceOrderInfo: f.out.SourceOrderInfo, Messages: f.out.Messages, InSync: f.out.InSync, Detached: f.out.Detached,
 			Stable: uint64(in.primary.Stable()),
 		}
+		if in.progressWaiters > 0 || !in.gate {
+			out.Acknowledge = uint64(in.primary.Last())
+		}
 		f.out.Reset()
 		f.size = 0
 		in.mu.Unlock()

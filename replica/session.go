@@ -69,11 +69,9 @@ func (in *incarnation) changes(ctx context.Context) error {
 
 // welcome tells the source that its session is known here. The primary does so only when every in-sync backup knows it (R11).
 func (in *incarnation) welcome(ctx context.Context, a *attachment) error {
-	in.progressWaiters++
-	err := in.await(ctx, func() bool {
+	err := in.awaitProgress(ctx, func() bool {
 		return in.role == following || in.role == takingOver || in.role == leading && in.gate && in.primary.Stable() >= orderstate.OrderNum(a.session)
 	})
-	in.progressWaiters--
 	if err != nil {
 		return err
 	}

@@ -262,7 +262,9 @@ type FollowResponse struct {
 	// R13: the follower was written to in-sync.
 	InSync bool `protobuf:"varint,7,opt,name=in_sync,json=inSync,proto3" json:"in_sync,omitempty"`
 	// R11: confirmations; all that they depend on is in this message, or in one before it.
-	Detached      []*Detached `protobuf:"bytes,8,rep,name=detached,proto3" json:"detached,omitempty"` // A heartbeat carries nothing.
+	Detached []*Detached `protobuf:"bytes,8,rep,name=detached,proto3" json:"detached,omitempty"`
+	// Somebody waits for what this follower holds, up to here: acknowledge each step, at once (0: when it is convenient).
+	Acknowledge   uint64 `protobuf:"varint,9,opt,name=acknowledge,proto3" json:"acknowledge,omitempty"` // A heartbeat carries nothing.
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -351,6 +353,13 @@ func (x *FollowResponse) GetDetached() []*Detached {
 		return x.Detached
 	}
 	return nil
+}
+
+func (x *FollowResponse) GetAcknowledge() uint64 {
+	if x != nil {
+		return x.Acknowledge
+	}
+	return 0
 }
 
 type Detached struct {
@@ -1411,7 +1420,7 @@ const file_understudy_v1_peer_proto_rawDesc = "" +
 	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\x12\x18\n" +
 	"\ajoining\x18\x05 \x01(\bR\ajoining\x12\x18\n" +
 	"\aversion\x18\x06 \x01(\tR\aversion\x12*\n" +
-	"\x05level\x18\a \x01(\x0e2\x14.understudy.v1.LevelR\x05level\"\xa3\x03\n" +
+	"\x05level\x18\a \x01(\x0e2\x14.understudy.v1.LevelR\x05level\"\xc5\x03\n" +
 	"\x0eFollowResponse\x126\n" +
 	"\awelcome\x18\x01 \x01(\v2\x1c.understudy.v1.FollowWelcomeR\awelcome\x12:\n" +
 	"\vepoch_start\x18\x02 \x01(\v2\x19.understudy.v1.EpochStartR\n" +
@@ -1421,7 +1430,8 @@ const file_understudy_v1_peer_proto_rawDesc = "" +
 	"\bmessages\x18\x05 \x03(\v2\x1c.understudy.v1.LoggedMessageR\bmessages\x12=\n" +
 	"\frequired_set\x18\x06 \x01(\v2\x1a.understudy.v1.RequiredSetR\vrequiredSet\x12\x17\n" +
 	"\ain_sync\x18\a \x01(\bR\x06inSync\x123\n" +
-	"\bdetached\x18\b \x03(\v2\x17.understudy.v1.DetachedR\bdetached\"Q\n" +
+	"\bdetached\x18\b \x03(\v2\x17.understudy.v1.DetachedR\bdetached\x12 \n" +
+	"\vacknowledge\x18\t \x01(\x04R\vacknowledge\"Q\n" +
 	"\bDetached\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\x04R\x06number\x12\x13\n" +
