@@ -28,7 +28,7 @@ type Plan struct {
 	Quiet     int           // this client calls rarely; -1 for none
 	MinInSync int
 	Reads     int           // percent of calls that are read-only, on top of the others; 0: the service has no such method
-	Reader    int           // this client has one more worker, which does nothing but read, if Reads is above 0; -1 for none
+	Reader    bool          // there is one more client, which does nothing but read
 	Raise     int           // percent of calls that ask for Stable
 	Hurry     int           // percent of calls with a short deadline
 	Large     int           // percent of calls of some 100 KiB
@@ -79,7 +79,7 @@ func (f Fault) clients() bool {
 
 func (p Plan) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "seed %d: live=%v %v replicas=%d clients=%d workers=%d %s style=%s load=%v heal=%v pause=%v quiet=%d min=%d reads=%d%% reader=%d raise=%d%% hurry=%d%% large=%d%% linger=%v\n",
+	fmt.Fprintf(&b, "seed %d: live=%v %v replicas=%d clients=%d workers=%d %s style=%s load=%v heal=%v pause=%v quiet=%d min=%d reads=%d%% reader=%v raise=%d%% hurry=%d%% large=%d%% linger=%v\n",
 		p.Seed, p.Live, p.Level, p.Replicas, p.Clients, p.Workers, p.Workload, p.Style, p.Load, p.Heal, p.Pause, p.Quiet, p.MinInSync, p.Reads, p.Reader, p.Raise, p.Hurry, p.Large, p.Linger)
 	for _, h := range p.hosts() {
 		if d := p.Drift[h]; d != 0 {
@@ -138,7 +138,7 @@ func Draw(seed uint64, live bool) Plan {
 		Workload: oneOf(d, "counter", "register", "bank"),
 		Style:    oneOf(d, Anything, Anything, Anything, Anything, Replicas, Replicas, Backup),
 		Load:     oneOf(d, d.between(500*time.Millisecond, 2*time.Second), d.between(2*time.Second, 4*time.Second), d.between(4*time.Second, 7*time.Second)),
-		Quiet:    -1, Reader: -1, MinInSync: 1,
+		Quiet:    -1, MinInSync: 1,
 		Drift: map[string]float64{},
 	}
 	p.Pause = p.Load * time.Duration(p.Clients*p.Workers) / time.Duration(50+d.IntN(150))
@@ -186,11 +186,10 @@ func Draw(seed uint64, live bool) Plan {
 		}
 	}
 	d = newDice(seed, 2)
-	if p.Reads = oneOf(d, 0, 20, 40, 40, 70); d.percent(60) {
-		p.Reader = d.IntN(p.Clients)
-	}
+	p.Reads = oneOf(d, 0, 20, 40, 40, 70)
+	p.Reader = p.Reads > 0 && d.percent(70)
 	if p.Style == Anything && d.percent(30) {
-		p.Faults = append(p.Faults, p.deaf(d)...)
+		p.deaf(d)
 	}
 	if p.Style == Anything && p.Heal > 2400*time.Millisecond && d.percent(15) {
 		p.oldSide(d)
@@ -201,7 +200,8 @@ func Draw(seed uint64, live bool) Plan {
 
 // deaf draws that a client can't reach one backup, or any, for so long that its session is detached there (R11): at once when the connections end, after some seconds when nothing but silence shows it. Then the primary dies, or is left alone
 // with that client, and a backup takes over that can't hear it.
-func (p Plan) deaf(d dice) (faults []Fault) {
+func (p *Plan) deaf(d dice) {
+	var faults []Fault
 	client := p.someone(d)
 	backups := []string{fmt.Sprintf("backup%d", d.IntN(p.Replicas-1))}
 	if d.percent(50) {
@@ -225,33 +225,39 @@ func (p Plan) deaf(d dice) (faults []Fault) {
 		}
 	}
 	f := Fault{At: then, For: d.between(20*time.Millisecond, 2*time.Second), Hosts: []string{"primary", client}}
-	switch f.Kind = oneOf(d, "crash", "crash at", "partition", "none"); f.Kind {
+	switch f.Kind = oneOf(d, "crash", "crash at", "partition", "partition", "none"); f.Kind {
 	case "crash":
 		f.Hosts = f.Hosts[:1]
 	case "crash at":
 		f.K, f.Before = 1+d.IntN(40), d.percent(50)
 	case "partition":
-		f.Way, f.Store, f.For = "both", d.percent(50), d.between(500*time.Millisecond, 5*time.Second)
-	case "none":
-		return faults
+		f.Way, f.Store, f.For = "both", true, d.between(time.Second, 5*time.Second)
+		p.undisturbed(f)
 	}
-	return append(faults, f)
+	if f.Kind != "none" {
+		faults = append(faults, f)
+	}
+	p.Faults = append(p.Faults, faults...)
 }
 
-// someone is the client that reads most, or another one, if there is none.
+// undisturbed takes away what comes between a fault.
+func (p *Plan) undisturbed(f Fault) {
+	p.Faults = slices.DeleteFunc(p.Faults, func(other Fault) bool { return other.At+other.For > f.At-100*time.Millisecond && other.At < f.At+f.For })
+}
+
+// someone is the client that only reads, or another one, if there is none.
 func (p Plan) someone(d dice) string {
-	if p.Reader >= 0 {
-		return fmt.Sprintf("client%d", p.Reader)
+	if p.Reader {
+		return fmt.Sprintf("client%d", p.Clients)
 	}
 	return p.client(d)
 }
 
-// oldSide draws that a client and the primary lose all others and the store, and their connections, for longer than a takeover waits for that client: A + margin, since it has no stream (R12.2). What it could still read would be the past. No
-// other fault comes between.
+// oldSide draws that a client and the primary lose all others and the store, and their connections, for longer than a takeover waits for that client: A + margin, since it has no stream (R12.2). What it could still read would be the past.
 func (p *Plan) oldSide(d dice) {
 	client := p.someone(d)
 	f := Fault{At: d.between(50*time.Millisecond, p.Heal-2200*time.Millisecond), For: d.between(2200*time.Millisecond, 5*time.Second), Kind: "partition", Hosts: []string{"primary", client}, Way: "both", Store: true}
-	p.Faults = slices.DeleteFunc(p.Faults, func(other Fault) bool { return other.At+other.For > f.At-100*time.Millisecond && other.At < f.At+f.For })
+	p.undisturbed(f)
 	p.Faults = append(p.Faults, f)
 	for i := range p.Replicas - 1 {
 		p.Faults = append(p.Faults, Fault{At: f.At + time.Microsecond, Kind: "reset", Hosts: []string{client, fmt.Sprintf("backup%d", i)}})

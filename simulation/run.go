@@ -89,13 +89,13 @@ func Play(t testing.TB, p Plan, log io.Writer) (rec Record) {
 	r.start(judge, log)
 	stop := make(chan struct{})
 	var workers sync.WaitGroup
-	for i, c := range r.clients {
+	for i, c := range r.clients[:p.Clients] {
 		for k := range p.Workers {
 			workers.Go(func() { c.work(i*p.Workers+k, stop) })
 		}
-		if i == p.Reader && p.Reads > 0 {
-			workers.Go(func() { c.readAlone(p.Clients*p.Workers, stop) })
-		}
+	}
+	if p.Reader {
+		workers.Go(func() { r.clients[p.Clients].readAlone(p.Clients*p.Workers, stop) })
 	}
 	r.nemesis.rage()
 	if p.Heal < p.Load { // liveness: calls go on
@@ -128,7 +128,11 @@ func (r *run) start(t testing.TB, log io.Writer) {
 	r.cluster = understudytest.New(t, p.Replicas, Register(p),
 		understudytest.Level(p.Level), understudytest.Logger(slog.New(r.coverage.handler(handler))), understudytest.Clocks(r.clock),
 		understudytest.ReplicaOptions(replica.OnFailover(r.failover), replica.MinInSync(p.MinInSync)), understudytest.ClientOptions(p.carrier()...))
-	for i := range p.Clients {
+	clients := p.Clients
+	if p.Reader {
+		clients++
+	}
+	for i := range clients {
 		c := &client{r: r, i: i}
 		r.clients = append(r.clients, c)
 		c.dial()
