@@ -11,6 +11,7 @@ TESTS := $(patsubst ./%,test/%,$(filter-out .,$(MODULES)))
 # The tools, pinned by modules of their own. `go tool` builds each once into Go's cache.
 BUF         = go tool -modfile=tools/buf/go.mod buf
 STATICCHECK = go tool -modfile=$(CURDIR)/tools/lint/go.mod staticcheck
+BENCHSTAT   = go tool -modfile=tools/benchstat/go.mod benchstat
 
 GOTEST      = UNDERSTUDY_SEEDS=$(SEEDS) UNDERSTUDY_EVERY=$(EVERY) go test -race $(TESTFLAGS)
 
@@ -27,7 +28,7 @@ DURATION   ?= 2m
 CHAOSFLAGS ?=
 
 .PHONY: help check test $(TESTS) faults simulate explore mutants chaos lint breaking generate check-generated bench \
-	bench-quick bench-peers bench-scale bench-failover fuzz
+	bench-quick bench-peers bench-scale bench-failover bench-compare fuzz
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -89,6 +90,9 @@ check-generated: ## fail unless the committed code of proto/ is what generate ma
 bench: ## Go benchmarks of the root module, then calls against plain gRPC (bench/), BENCHFLAGS="-callers 64 …"
 	@go test -run '^$$' -bench . -benchtime $(BENCHTIME) ./...
 	@go -C bench run . $(BENCHFLAGS)
+
+bench-compare: ## the Go benchmarks of the root module at BASE=<commit> (HEAD) and as they are now, compared by benchstat; COUNT, BENCH
+	@BENCHTIME=$(BENCHTIME) tools/bench-compare.sh $(BENCHSTAT)
 
 bench-quick: ## within 2 minutes, name=value lines: ratios to plain gRPC and to hashicorp/raft
 	@go -C bench run . quick $(BENCHFLAGS)

@@ -2,6 +2,7 @@ package replica
 
 import (
 	"bytes"
+	"fmt"
 	"testing"
 
 	"google.golang.org/grpc/metadata"
@@ -180,5 +181,55 @@ func valid(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
 		t.Error(err)
+	}
+}
+
+// BenchmarkTake is one frame's way into a backup's log and out of it, by how many come together with their order: read, checked against the seal, ordered, taken from messageOrder.
+func BenchmarkTake(b *testing.B) {
+	for _, together := range []int{1, 8, 64} {
+		b.Run(fmt.Sprint(together), func(b *testing.B) {
+			in := backup(b)
+			seal := wire.NewSeal(make([]byte, secretSize))
+			a := &attachment{in: in, session: 1, bound: true, wake: make(chan struct{}, 1), cut: func(error) {}}
+			in.bySession[1] = a
+			var frames wire.Assembler
+			next, payload := uint64(1), make([]byte, 100)
+			b.ReportAllocs()
+			for i := 0; i < b.N; i += together {
+				b.StopTimer()
+				req := &pb.AttachRequest{}
+				run := orderstate.Run{Envelope: orderstate.Envelope{Epoch: 1, EpochFirst: 1, First: orderstate.OrderNum(next + 1), Count: together}}
+				for range together {
+					id := orderstate.MessageID{Session: 1, SeqNum: orderstate.SeqNum(next)}
+					req.Frames = append(req.Frames, &pb.Frame{Group: 7, Session: 1, SeqNum: next, Outstanding: 1, Method: "/a/b", Message: payload})
+					run.Entries = append(run.Entries, orderstate.OrderInfo{
+						OrderNum: orderstate.OrderNum(next + 1), Session: 1, SeqNum: id.SeqNum, First: 1, Time: int64(next), Digest: seal.Digest(id, id.SeqNum-1, "/a/b", payload),
+					})
+					next++
+				}
+				req.DestOrderInfo = []*pb.Run{wire.RunToProto(seal.Close(run), false)}
+				received := marshal(b, req)
+				b.StartTimer()
+				var m pb.AttachRequest
+				if err := proto.Unmarshal(received, &m); err != nil {
+					b.Fatal(err)
+				}
+				if err := a.take(&m, &frames); err != nil {
+					b.Fatal(err)
+				}
+				in.mu.Lock()
+				turns := in.next(nil)
+				for len(turns) > 0 {
+					in.turned(turns[len(turns)-1].OrderInfo, len(turns))
+					turns = in.next(turns[:0])
+				}
+				in.backup.LearnStable(1, in.executed)
+				in.forget()
+				in.mu.Unlock()
+			}
+			if in.executed < orderstate.OrderNum(b.N) {
+				b.Errorf("%d of %d were executed", in.executed, b.N)
+			}
+		})
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/understudy-rpc/understudy"
+	"github.com/understudy-rpc/understudy/election"
 	"github.com/understudy-rpc/understudy/internal/wire"
 	"github.com/understudy-rpc/understudy/orderstate"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
@@ -396,4 +397,39 @@ func TestRoom(t *testing.T) {
 			t.Errorf("%+v, %v, after %v", k, err, time.Since(began))
 		}
 	})
+}
+
+// BenchmarkFrames is one frame's way onto a backup's stream, by how many go together: enqueued, taken into a message, marshalled, acknowledged as the reply of a stable call.
+func BenchmarkFrames(b *testing.B) {
+	for _, together := range []int{1, 8, 64} {
+		b.Run(fmt.Sprint(together), func(b *testing.B) {
+			c, l := welcomed(b)
+			defer c.cancel(nil)
+			l.member = election.Member{Name: "b", Incarnation: 2} // not the primary, whom RPCs reach
+			l.restart = nil
+			s, payload := c.session, make([]byte, 100)
+			kept := make([]*retained, together)
+			var out []byte
+			b.ReportAllocs()
+			for i := 0; i < b.N; i += together {
+				c.mu.Lock()
+				for j := range kept {
+					kept[j] = s.frames.add(&pb.Frame{Group: 1, Session: 1, Method: "/service/Method", Message: payload}, nil)
+					l.enqueued(false)
+				}
+				c.mu.Unlock()
+				for _, msg := range l.take() {
+					out, _ = proto.MarshalOptions{}.MarshalAppend(out[:0], msg)
+				}
+				c.mu.Lock()
+				for _, r := range kept {
+					s.frames.end(r, accepted, 1, 1)
+				}
+				c.mu.Unlock()
+			}
+			if len(out) == 0 {
+				b.Error("nothing was sent")
+			}
+		})
+	}
 }
