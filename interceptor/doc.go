@@ -3,5 +3,5 @@
 //	s := grpc.NewServer(interceptor.ServerOptions(r)...)                                          // server
 //	conn, err := grpc.NewClient("replicated://127.0.0.1:2379/greeter", interceptor.DialOptions()...)  // client
 //
-// The interceptors are thin: they carry the header between gRPC's metadata and the runtime, in packages replica and transport.
+// The interceptors are thin: they carry the header between gRPC's messages or metadata and the runtime, in packages replica and transport.
 package interceptor

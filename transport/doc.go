@@ -11,7 +11,8 @@
 //	caller ── call ──┬── the RPC, with a header ──────────▶ primary
 //	                 └── frame, in batches, on a link ────▶ each other replica
 //
-//	call.go, decide.go      one call: attempts, and what becomes of a reply (FIG. 9, R1, R9, R10)
+//	call.go, decide.go      one call, and what becomes of a reply (FIG. 9, R1, R9, R10)
+//	attempt.go              one RPC of it: the bytes, and the header's two carriers
 //	session.go, frames.go   seqNums, and what may have to be sent again
 //	link.go, receive.go     one stream to one replica (Connection.Attach)
 //	replicas.go             who the replicas are, from the group's election
@@ -30,4 +31,6 @@
 // Interceptors that come before ours see a call once. Those behind ours see each attempt, and the stream to each replica; they must not change the request. The proxy
 // environment variables aren't followed (grpc.WithNoProxy). The authority of the connection, which TLS verifies, is the group's name unless grpc.WithAuthority or the
 // credentials say otherwise. Timeouts of the service config hold for a call, not for each attempt.
+// The header of the protocol, up to 2 KiB, is a field in front of the request's and the reply's own bytes, and counts in limits of a message's size; beyond 64 KiB, or with
+// WithHeaderInMetadata, it is in gRPC metadata under understudy-bin.
 package transport

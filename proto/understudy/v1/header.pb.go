@@ -137,8 +137,9 @@ func (Refusal) EnumDescriptor() ([]byte, []int) {
 	return file_understudy_v1_header_proto_rawDescGZIP(), []int{1}
 }
 
-// Header is the patent's messageHeader (FIG. 8). One message serves both directions; it travels in gRPC
-// metadata under `understudy-bin` (requests) and in the trailer (replies), and in frames.
+// Header is the patent's messageHeader (FIG. 8). One message serves both directions, and has two carriers: a field in front of
+// the request's and the reply's own bytes, whose number is the highest there is, or gRPC metadata and the trailer under
+// `understudy-bin`. A reply comes as its request did, but for errors and what interceptors answer: these use the trailer.
 //
 // In a request the source's epoch is 0 while the source isn't replicated; in a reply the destination's is.
 type Header struct {
