@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"strings"
 	"sync/atomic"
 
 	"google.golang.org/grpc"
@@ -15,6 +14,7 @@ import (
 	"github.com/understudy-rpc/understudy/bench/counter"
 	"github.com/understudy-rpc/understudy/interceptor"
 	"github.com/understudy-rpc/understudy/replica"
+	"github.com/understudy-rpc/understudy/transport"
 )
 
 // A system is a way to serve the counter. All else is the same for all of them: the service and its handler, the
@@ -53,9 +53,10 @@ type standing struct {
 // systems has plain first: what the others are compared with.
 var systems = []system{
 	{name: "plain", server: newPlain, dial: dialPlain},
-	understudyAt(understudy.Reflected),
-	understudyAt(understudy.Direct),
-	understudyAt(understudy.Stable),
+	understudyAt(understudy.Reflected, "reflected"),
+	understudyAt(understudy.Direct, "direct"),
+	understudyAt(understudy.Stable, "stable"),
+	understudyAt(understudy.Reflected, "metadata", transport.WithHeaderInMetadata()),
 	consensusOf("hashicorp", startHashicorp),
 	consensusOf("etcdraft", startEtcdraft),
 	consensusOf("dragonboat", startDragonboat),
@@ -108,12 +109,12 @@ func dialPlain(cfg clientConfig, m *meter) (*grpc.ClientConn, error) {
 var insecureCredentials = grpc.WithTransportCredentials(insecure.NewCredentials())
 
 // understudyAt is this library, with a group of one level.
-func understudyAt(level understudy.Level) system {
+func understudyAt(level understudy.Level, name string, opts ...transport.Option) system {
 	return system{
-		name: strings.ToLower(level.String()), replicated: true,
+		name: name, replicated: true,
 		server: func(cfg serverConfig, app *adder, m *meter) (server, error) { return newReplicas(cfg, level, app, m) },
 		dial: func(cfg clientConfig, m *meter) (*grpc.ClientConn, error) {
-			options := append(interceptor.DialOptions(), grpc.WithContextDialer(m.dial), insecureCredentials)
+			options := append(interceptor.DialOptions(opts...), grpc.WithContextDialer(m.dial), insecureCredentials)
 			return grpc.NewClient("replicated://"+cfg.etcd+"/"+cfg.group, options...)
 		},
 	}
