@@ -107,6 +107,10 @@ func TestReadsOfTheOldPrimary(t *testing.T) {
 		l := startLoad(t, c, 2, 7*time.Millisecond)
 		stop := l.startReads("reader", 3*time.Millisecond)
 		time.Sleep(50*time.Millisecond + time.Duration(k)*170*time.Microsecond)
+		if k%2 == 1 { // its streams to the others end, so that the takeover gives it up before it reads no more
+			mend(c, "reader", hostOf(1))
+			mend(c, "reader", hostOf(2))
+		}
 		onOldSide(c, "reader", 3)
 		time.Sleep(3500 * time.Millisecond)
 		for i := range 3 {
