@@ -28,7 +28,7 @@ DURATION   ?= 2m
 CHAOSFLAGS ?=
 
 .PHONY: help check test $(TESTS) faults simulate explore mutants chaos lint breaking generate check-generated bench \
-	bench-quick bench-peers bench-scale bench-failover bench-compare fuzz
+	bench-quick bench-peers bench-scale bench-failover bench-compare fuzz fuzz-keep
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -114,4 +114,14 @@ fuzz: ## run each fuzz target for FUZZTIME (10m); make test runs their seeds
 			echo "fuzz: $$pkg $$name"; \
 			go -C $$m test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "$$pkg" </dev/null; \
 		done; \
+	done
+
+fuzz-keep: ## copy what fuzzing has found worth keeping to testdata/, where make test runs it, each decoder's
+	@cache=$$(go env GOCACHE)/fuzz/$$(go list -m); \
+	for target in internal/wire/Fuzz{ParseHeader,SealOpen,Unpack,Assembler,RunFromProto} transport/Fuzz{Stream,ReplyHeader,Target} \
+		replica/Fuzz{Followed,Take,Acknowledged,History} election/FuzzDecode; do \
+		[ -d "$$cache/$$target" ] || continue; \
+		kept=$$(dirname "$$target")/testdata/fuzz/$$(basename "$$target"); \
+		mkdir -p "$$kept"; \
+		cp -n "$$cache/$$target"/* "$$kept"/; \
 	done
