@@ -18,7 +18,7 @@
 // (read-only methods: read.go), and at a backup:
 //
 //	Attach               frames to the log         attach.go
-//	                     FIG. 10                   follow.go
+//	                     FIG. 10                   follow.go, fetch.go
 //	execute              the handler               turn.go
 //
 // Sessions are opened, parted from and expired in session.go, and detached from a backup that can't hear them in detach.go.
