@@ -146,10 +146,10 @@ func (l *load) next(c *caller, callers int) (counter.CounterClient, *counter.Add
 	return client, &counter.AddRequest{Key: keyNames[c.random.IntN(keys)], Delta: 1 + c.random.Int64N(maxDelta), Padding: l.padding}
 }
 
-// call is one caller's closed loop.
+// call is one caller's closed loop. It goes on beyond the end until every connection has made two calls since the process began, so that what opens a connection isn't in any window but the first, which warms up.
 func (l *load) call(ctx context.Context, c *caller, callers int, end time.Time) error {
 	c.latencies, c.sum = c.latencies[:0], 0
-	for c.last = time.Now(); c.last.Add(l.think).Before(end); {
+	for c.last = time.Now(); c.last.Add(l.think).Before(end) || c.next < 2*len(l.clients); {
 		client, r := l.next(c, callers)
 		begun := time.Now()
 		if err := l.add(ctx, client, r); err != nil {

@@ -100,7 +100,7 @@ func parse(subcommand string, args []string, errOut io.Writer, declare func(*fla
 func parseBench(args []string, errOut io.Writer) (cfg config, err error) {
 	systems, callers := strings.Join(levelNames(), ","), "1,16,64"
 	err = parse("", args, errOut, func(f *flag.FlagSet) {
-		f.StringVar(&systems, "systems", systems, "what is compared with plain gRPC: `names` of "+strings.Join(replicatedNames(), ", "))
+		f.StringVar(&systems, "systems", systems, "what is compared with plain gRPC: `names` of "+strings.Join(comparedNames(), ", "))
 		f.StringVar(&callers, "callers", callers, "how many callers, each with one call at a time: `numbers`, one after the other")
 		f.IntVar(&cfg.Rounds, "rounds", 5, "how many windows of each system at each number of callers, each between two of plain gRPC")
 		f.DurationVar(&cfg.Bound, "bound", 0, "fewer rounds, if they would take longer than this; 0 is no bound")

@@ -45,7 +45,7 @@ const maxRounds = 1000
 // peersMain is the subcommand peers: it measures all phases, and writes their section of the results and its plots.
 func peersMain(args []string, errOut io.Writer) error {
 	cfg := peersConfig{}
-	systems := strings.Join(replicatedNames(), ",")
+	systems := strings.Join(comparedNames(), ",")
 	err := parse("peers", args, errOut, func(f *flag.FlagSet) {
 		f.StringVar(&cfg.folder, "folder", ".", "the `folder` of "+resultsFile+" and "+plotsFolder)
 		f.DurationVar(&cfg.bound, "bound", 14*time.Minute, "how long the windows may take together")
@@ -191,7 +191,7 @@ func (r *report) plots(folder string) error {
 func systemNames(list string) (names []string, err error) {
 	names = strings.Split(list, ",")
 	for _, name := range names {
-		err = errors.Join(err, complain(!slices.Contains(replicatedNames(), name), "there is no system %q: there are %s", name, strings.Join(replicatedNames(), ", ")))
+		err = errors.Join(err, complain(!slices.Contains(comparedNames(), name), "there is no system %q: there are %s", name, strings.Join(comparedNames(), ", ")))
 	}
 	return names, err
 }

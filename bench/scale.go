@@ -37,8 +37,6 @@ var scales = []series{
 		text: fmt.Sprintf("Connections of one client process, which the %d callers take in turn, each waiting for %v after a call: so few calls that what idle sessions cost would show.", scaleCallers, scaleThink),
 		set: func(c *config, n int) {
 			c.Sessions, c.Think = n, scaleThink
-			// Every session is opened before it counts.
-			c.WarmUp = max(c.WarmUp, 2*time.Duration(n/scaleCallers)*scaleThink)
 		},
 	},
 	{

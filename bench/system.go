@@ -13,6 +13,7 @@ import (
 	"github.com/understudy-rpc/understudy"
 	"github.com/understudy-rpc/understudy/bench/counter"
 	"github.com/understudy-rpc/understudy/interceptor"
+	"github.com/understudy-rpc/understudy/internal/wire"
 	"github.com/understudy-rpc/understudy/replica"
 	"github.com/understudy-rpc/understudy/transport"
 )
@@ -53,6 +54,7 @@ type standing struct {
 // systems has plain first: what the others are compared with.
 var systems = []system{
 	{name: "plain", server: newPlain, dial: dialPlain},
+	{name: "windows", server: newWindows, dial: dialWindows},
 	understudyAt(understudy.Reflected, "reflected"),
 	understudyAt(understudy.Direct, "direct"),
 	understudyAt(understudy.Stable, "stable"),
@@ -75,8 +77,8 @@ func findSystem(name string) (system, bool) {
 // levelNames are those of this library's systems.
 func levelNames() []string { return []string{"reflected", "direct", "stable"} }
 
-// replicatedNames are those of the systems but plain.
-func replicatedNames() (names []string) {
+// comparedNames are those of the systems but plain.
+func comparedNames() (names []string) {
 	for _, s := range systems[1:] {
 		names = append(names, s.name)
 	}
@@ -89,8 +91,15 @@ type plain struct {
 	server *grpc.Server
 }
 
-func newPlain(_ serverConfig, app *adder, _ *meter) (server, error) {
-	s := grpc.NewServer()
+func newPlain(_ serverConfig, app *adder, _ *meter) (server, error) { return servePlain(app) }
+
+// newWindows is plain gRPC with the fixed windows of flow control that this library sets.
+func newWindows(_ serverConfig, app *adder, _ *meter) (server, error) {
+	return servePlain(app, grpc.StaticStreamWindowSize(wire.StreamWindow), grpc.StaticConnWindowSize(wire.ConnWindow))
+}
+
+func servePlain(app *adder, opts ...grpc.ServerOption) (server, error) {
+	s := grpc.NewServer(opts...)
 	counter.RegisterCounterServer(s, app)
 	return plain{app, s}, nil
 }
@@ -102,8 +111,14 @@ func (p plain) serve(ctx context.Context, lis net.Listener) error {
 
 func (p plain) standing() standing { return standing{Leads: true, Members: 1} }
 
-func dialPlain(cfg clientConfig, m *meter) (*grpc.ClientConn, error) {
-	return grpc.NewClient("passthrough:///"+cfg.servers[0], grpc.WithContextDialer(m.dial), insecureCredentials)
+func dialPlain(cfg clientConfig, m *meter) (*grpc.ClientConn, error) { return dialServer(cfg, m) }
+
+func dialWindows(cfg clientConfig, m *meter) (*grpc.ClientConn, error) {
+	return dialServer(cfg, m, grpc.WithStaticStreamWindowSize(wire.StreamWindow), grpc.WithStaticConnWindowSize(wire.ConnWindow))
+}
+
+func dialServer(cfg clientConfig, m *meter, opts ...grpc.DialOption) (*grpc.ClientConn, error) {
+	return grpc.NewClient("passthrough:///"+cfg.servers[0], append(opts, grpc.WithContextDialer(m.dial), insecureCredentials)...)
 }
 
 var insecureCredentials = grpc.WithTransportCredentials(insecure.NewCredentials())

@@ -49,6 +49,7 @@ func (p *peers) client(addr string) (pb.PeerClient, error) {
 	}
 	opts := []grpc.DialOption{
 		grpc.WithTransportCredentials(creds), grpc.WithIdleTimeout(0),
+		grpc.WithStaticStreamWindowSize(wire.StreamWindow), grpc.WithStaticConnWindowSize(wire.ConnWindow),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxPeerMessage), grpc.MaxCallSendMsgSize(maxPeerMessage)),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff: backoff.Config{BaseDelay: reconnect / 5, Multiplier: 1.6, MaxDelay: silence}, MinConnectTimeout: time.Second,
@@ -96,7 +97,10 @@ type peerServer struct {
 }
 
 func newPeerServer(r *Replica, creds credentials.TransportCredentials) *grpc.Server {
-	opts := []grpc.ServerOption{grpc.MaxRecvMsgSize(maxPeerMessage), grpc.MaxSendMsgSize(maxPeerMessage)}
+	opts := []grpc.ServerOption{
+		grpc.MaxRecvMsgSize(maxPeerMessage), grpc.MaxSendMsgSize(maxPeerMessage),
+		grpc.StaticStreamWindowSize(wire.StreamWindow), grpc.StaticConnWindowSize(wire.ConnWindow),
+	}
 	if creds != nil {
 		opts = append(opts, grpc.Creds(creds))
 	}

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/connectivity"
 
 	"github.com/understudy-rpc/understudy/election"
+	"github.com/understudy-rpc/understudy/internal/wire"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
@@ -65,12 +66,13 @@ func New(opts ...Option) *Client {
 }
 
 // DialOptions are what a ClientConn needs besides the interceptors Unary and Stream: the replicated: scheme, the load-balancing policy, connections that never go idle and
-// come back within a second. They serve one ClientConn.
+// come back within a second, and windows of flow control of a fixed size: 1 MiB for a stream, 4 MiB for a connection. They serve one ClientConn. Options of the same kind that come after these take their place.
 func (c *Client) DialOptions() []grpc.DialOption {
 	opts := []grpc.DialOption{
 		grpc.WithResolvers(resolvers(c)...),
 		grpc.WithNoProxy(),
 		grpc.WithIdleTimeout(0),
+		grpc.WithStaticStreamWindowSize(wire.StreamWindow), grpc.WithStaticConnWindowSize(wire.ConnWindow),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
 			MinConnectTimeout: time.Second,

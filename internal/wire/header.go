@@ -30,6 +30,10 @@ const (
 	MaxMethod = 1 << 10
 	// ChunkSize bounds what one frame, and one message on a stream of ours, carries.
 	ChunkSize = 256 << 10
+	// StreamWindow and ConnWindow are the bytes that a receiver lets a sender have on their way, on one stream of HTTP/2 and on one connection. They are fixed, since the alternative costs a ping, and its answer, each time that
+	// something is received while none is under way: two more packets for each lone frame, request or reply.
+	StreamWindow = 1 << 20
+	ConnWindow   = 4 << 20
 )
 
 // Header is the Header of header.proto, whose comments say what each field is. Each call makes and reads two of them, so that they are coded here by hand, without reflection or garbage; a fuzz target holds this against the protobuf
