@@ -29,6 +29,7 @@ type attachment struct {
 	acknowledged orderstate.Epoch  // by the source, on this stream: it has sent what it had to (R12.1)
 	stable       bool              // it has sent frames at Stable
 	frames       orderstate.SeqNum // held up to here, of those that were sent
+	heard        time.Duration     // when something came
 	missed       time.Duration     // since when this backup has had to fetch the session's messages; 0: frames come
 	dropped      bool              // one was dropped: nothing above it may be acknowledged on this stream
 	framesTold   orderstate.SeqNum
@@ -190,7 +191,7 @@ func (a *attachment) take(req *pb.AttachRequest, assembler *wire.Assembler) erro
 		return errors.New("a source must wait for its welcome")
 	}
 	a.stable = a.stable || stable
-	a.missed = 0
+	a.heard, a.missed = in.r.clock(), 0
 	for _, m := range messages {
 		if m.Session != a.session {
 			return fmt.Errorf("a frame of session %d on the stream of session %d", m.Session, a.session)

@@ -14,41 +14,53 @@ import (
 
 // This file has how a backup gets messages that are ordered and haven't come from their sources.
 
-// fetcher asks the primary for messages that are ordered and haven't come from their source (¶47).
+// fetcher asks the primary for messages that are ordered, and late from their source (¶47).
 func (in *incarnation) fetcher(ctx context.Context) {
+	since := map[orderstate.MessageID]time.Duration{}
 	for {
 		select {
 		case <-in.lacking:
 		case <-ctx.Done():
 			return
 		}
-		lacked := map[orderstate.MessageID]bool{}
 		in.mu.Lock()
-		for _, id := range in.backup.Lacks(fetchBatch) {
-			lacked[id] = true
+		lacked := in.backup.Lacks(fetchBatch)
+		if len(lacked) > 0 {
+			signal(in.lacking) // look again, until they have come
 		}
+		now, before := in.r.clock(), since
+		since = make(map[orderstate.MessageID]time.Duration, len(lacked))
+		for _, id := range lacked {
+			since[id] = now
+			if at, ok := before[id]; ok {
+				since[id] = at
+			}
+		}
+		late := slices.DeleteFunc(lacked, func(id orderstate.MessageID) bool { return !in.late(id, since[id], now) })
+		in.missed(late)
+		r, ok := in.view.Replica(in.leader.Name)
 		in.mu.Unlock()
+		if len(late) > 0 && ok {
+			if err := in.fetch(ctx, r, late); err != nil && ctx.Err() == nil {
+				in.log.Info("can't fetch messages", "from", r.Member.String(), "error", err)
+			}
+		}
 		select {
 		case <-time.After(fetchAfter):
 		case <-ctx.Done():
 			return
 		}
-		in.mu.Lock()
-		ids := in.backup.Lacks(fetchBatch)
-		if len(ids) > 0 {
-			signal(in.lacking) // for those that were ordered meanwhile, or don't fit in one request
-		}
-		ids = slices.DeleteFunc(ids, func(id orderstate.MessageID) bool { return !lacked[id] })
-		in.missed(ids)
-		r, ok := in.view.Replica(in.leader.Name)
-		in.mu.Unlock()
-		if len(ids) == 0 || !ok {
-			continue
-		}
-		if err := in.fetch(ctx, r, ids); err != nil && ctx.Err() == nil {
-			in.log.Info("can't fetch messages", "from", r.Member.String(), "error", err)
-		}
 	}
+}
+
+// late says whether a message that is lacked since then must be fetched: its source's stream has brought nothing for as long, or later messages, or is too slow. Large messages are long on their way, and to fetch them
+// would make that longer. Called with mu held.
+func (in *incarnation) late(id orderstate.MessageID, since, now time.Duration) bool {
+	if now-since < fetchAfter {
+		return false
+	}
+	a := in.bySession[id.Session]
+	return a == nil || a.dropped || a.frames >= id.SeqNum || now-a.heard >= fetchAfter || now-since >= fetchAnyway
 }
 
 const fetchBatch = 1024

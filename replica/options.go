@@ -154,7 +154,8 @@ const (
 	reconnect        = 50 * time.Millisecond  // a backup whose stream broke has this long to come back
 	idle             = 50 * time.Millisecond  // R4: the idle interval
 	lazily           = 250 * time.Millisecond // how often sources hear of their frames, and of what is stable, while nothing else tells them
-	fetchAfter       = 20 * time.Millisecond  // ordered and not held for this long: fetch it
+	fetchAfter       = 20 * time.Millisecond  // ordered and not held for this long, nor on its way: fetch it
+	fetchAnyway      = 10 * fetchAfter        // on its way or not
 	reconcileTimeout = 3 * time.Second        // R12.2
 	sessionTimeout   = 30 * time.Second       // a session without a stream for this long expires
 	slowTurn         = time.Second            // the watchdog names the method of a longer turn

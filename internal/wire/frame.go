@@ -27,6 +27,9 @@ func Chunks(f *pb.Frame) []*pb.Frame {
 	return chunks
 }
 
+// growth is by how much a frame's room may exceed what has come of it.
+const growth = 8
+
 // Assembler puts the frames of one stream together from their chunks. The zero value is ready.
 type Assembler struct {
 	partial *pb.Frame
@@ -47,6 +50,10 @@ func (a *Assembler) Add(f *pb.Frame) (*pb.Frame, error) {
 	p := a.partial
 	if f.GetMethod() != "" || f.GetSession() != 0 || len(f.GetMessage()) == 0 || uint64(len(f.GetMessage()))+uint64(f.GetMore()) != uint64(p.More) {
 		return nil, errors.New("wire: a chunk doesn't continue its frame")
+	}
+	if whole := len(p.Message) + int(p.More); cap(p.Message)-len(p.Message) < len(f.GetMessage()) {
+		// Room for what is declared, but never more than some times what has come.
+		p.Message = append(make([]byte, 0, min(whole, growth*(len(p.Message)+len(f.GetMessage())))), p.Message...)
 	}
 	p.Message = append(p.Message, f.GetMessage()...)
 	p.More = f.GetMore()
