@@ -42,7 +42,7 @@ func (a *Answer) CarriesHeader() bool {
 	if !ok || a.Err != nil || a.Wire == nil || len(r.b) > wire.MaxInMessage {
 		return false
 	}
-	r.header = a.Wire.Front()
+	r.header = a.Wire
 	return true
 }
 

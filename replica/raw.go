@@ -5,13 +5,15 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/runtime/protoiface"
 	"google.golang.org/protobuf/types/known/emptypb"
+
+	"github.com/understudy-rpc/understudy/internal/wire"
 )
 
 // raw is a proto.Message that is its own bytes: a request as it was received (the digest is over these bytes, and backups execute these bytes), a reply as the reply log has it. It goes through gRPC's proto codec,
 // so that compression and limits are as ever.
 type raw struct {
 	protoreflect.Message
-	header []byte // in front of b, when it is marshalled
+	header *wire.Header // in front of b, when it is marshalled; nil: none
 	b      []byte
 }
 
@@ -40,11 +42,18 @@ var rawMethods = protoiface.Methods{
 	Flags: protoiface.SupportMarshalDeterministic,
 	Size: func(in protoiface.SizeInput) protoiface.SizeOutput {
 		r := in.Message.(*raw)
-		return protoiface.SizeOutput{Size: len(r.header) + len(r.b)}
+		size := len(r.b)
+		if r.header != nil {
+			size += r.header.SizeFront()
+		}
+		return protoiface.SizeOutput{Size: size}
 	},
 	Marshal: func(in protoiface.MarshalInput) (protoiface.MarshalOutput, error) {
 		r := in.Message.(*raw)
-		return protoiface.MarshalOutput{Buf: append(append(in.Buf, r.header...), r.b...)}, nil
+		if r.header != nil {
+			in.Buf = r.header.AppendFront(in.Buf)
+		}
+		return protoiface.MarshalOutput{Buf: append(in.Buf, r.b...)}, nil
 	},
 	Unmarshal: func(in protoiface.UnmarshalInput) (protoiface.UnmarshalOutput, error) {
 		in.Message.(*raw).b = append([]byte(nil), in.Buf...) // gRPC takes its buffer back

@@ -202,7 +202,7 @@ func (h *headers) HandleRPC(_ context.Context, s stats.RPCStats) {
 // size is a message's without what the header in front of it takes.
 func size(payload any) int {
 	m, _ := payload.(proto.Message)
-	return proto.Size(m) + len((&wire.Header{}).Front()) + 1 // a header's length takes two bytes, if it is of interest
+	return proto.Size(m) + (&wire.Header{}).SizeFront() + 1 // a header's length takes two bytes, if it is of interest
 }
 
 func (h *headers) measure(n int) {

@@ -60,7 +60,6 @@ func (r *request) marshal() error {
 type attempt struct {
 	choice
 	request *request
-	header  wire.Header
 
 	front, payload mem.SliceBuffer // of the message, with the header in front
 	buffers        [2]mem.Buffer
@@ -72,14 +71,14 @@ type attempt struct {
 }
 
 // invoke makes the RPC.
-func (a *attempt) invoke(inMetadata bool) arrival {
+func (a *attempt) invoke(header *wire.Header, inMetadata bool) arrival {
 	r := a.request
 	ctx := context.Context(a)
 	a.payload = r.payload
 	if inMetadata || len(r.payload) > wire.MaxInMessage {
-		ctx = metadata.AppendToOutgoingContext(ctx, wire.HeaderKey, a.header.MetadataValue())
+		ctx = metadata.AppendToOutgoingContext(ctx, wire.HeaderKey, header.MetadataValue())
 	} else {
-		a.front = a.header.Front()
+		a.front = header.AppendFront(make([]byte, 0, header.SizeFront()))
 	}
 	opts := append(slices.Grow(r.opts[:len(r.opts):len(r.opts)], 2), grpc.ForceCodecV2(a), grpc.Trailer(&a.trailer))
 	err := r.invoker(ctx, r.method, r.message, r.response, r.conn, opts...)

@@ -161,7 +161,7 @@ func (k *call) run() (verdict, error) {
 	c := k.client
 	pause := pauses{base: 5 * time.Millisecond, max: 100 * time.Millisecond, spread: spread(k.session.nonce, "", k.seqNum)}
 	for first := true; ; {
-		a := k.next()
+		a, header := k.next()
 		v := again
 		if a != nil {
 			if !first {
@@ -169,7 +169,7 @@ func (k *call) run() (verdict, error) {
 			}
 			first = false
 			sent := c.cfg.elapsed()
-			v = k.arrived(a.invoke(c.cfg.inMetadata), sent, &a.choice)
+			v = k.arrived(a.invoke(&header, c.cfg.inMetadata), sent, &a.choice)
 			if v == wait {
 				v = k.await()
 			}
@@ -202,21 +202,21 @@ func (k *call) run() (verdict, error) {
 }
 
 // next prepares an attempt: FIG. 8. Without a primary, or session, there is none.
-func (k *call) next() *attempt {
+func (k *call) next() (a *attempt, header wire.Header) {
 	c, s := k.client, k.session
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if s.over != nil || c.primary.IsZero() {
-		return nil
+		return nil, header
 	}
-	held := s.source.HeldUpTo()
-	a := &attempt{request: &k.request, choice: choice{name: c.primary.Name}, header: wire.Header{
-		Session: orderstate.Session(s.number), SeqNum: orderstate.SeqNum(k.seqNum), DestEpoch: s.source.Epoch(), HeldUpTo: held,
-		Outstanding: orderstate.SeqNum(k.outstanding), Level: k.level, DestOrderInfo: s.envelopes(held),
-	}}
+	a = &attempt{request: &k.request, choice: choice{name: c.primary.Name}}
 	a.Context, k.cancel = context.WithCancel(k.ctx)
 	k.epoch, k.cut = s.source.Epoch(), false
-	return a
+	held := s.source.HeldUpTo()
+	return a, wire.Header{
+		Session: orderstate.Session(s.number), SeqNum: orderstate.SeqNum(k.seqNum), DestEpoch: k.epoch, HeldUpTo: held,
+		Outstanding: orderstate.SeqNum(k.outstanding), Level: k.level, DestOrderInfo: s.envelopes(held),
+	}
 }
 
 // envelopes are those of destOrderInfo that HeldUpTo doesn't say already: announcements above a gap. A header has room for a few (R5); the streams carry them all.

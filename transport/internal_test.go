@@ -283,7 +283,7 @@ func FuzzReplyHeader(f *testing.F) {
 			message := protowire.AppendString(protowire.AppendTag(nil, protowire.MaxValidNumber, protowire.BytesType), value)
 			return a.Unmarshal(mem.BufferSlice{mem.SliceBuffer(message)}, new(emptypb.Empty))
 		}
-		v := k.arrived(a.invoke(false), now, new(choice))
+		v := k.arrived(a.invoke(new(wire.Header), false), now, new(choice))
 		if v != accept {
 			return
 		}

@@ -289,11 +289,12 @@ const headerField protowire.Number = protowire.MaxValidNumber
 // headerTag is how a message begins that carries a header.
 var headerTag = string(protowire.AppendTag(nil, headerField, protowire.BytesType))
 
-// Front returns what goes in front of a message's bytes to carry a header.
-func (h *Header) Front() []byte {
-	size := h.Size()
-	b := append(make([]byte, 0, len(headerTag)+protowire.SizeBytes(size)), headerTag...)
-	return h.AppendTo(protowire.AppendVarint(b, uint64(size)))
+// SizeFront is the number of bytes that AppendFront adds.
+func (h *Header) SizeFront() int { return len(headerTag) + protowire.SizeBytes(h.Size()) }
+
+// AppendFront appends what goes in front of a message's bytes to carry a header.
+func (h *Header) AppendFront(b []byte) []byte {
+	return h.AppendTo(protowire.AppendVarint(append(b, headerTag...), uint64(h.Size())))
 }
 
 // CutHeader splits a message into the bytes of the header that it carries, nil if it has none, and its own.

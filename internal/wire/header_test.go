@@ -149,9 +149,9 @@ func TestParseHeader(t *testing.T) {
 // TestFromMessage: a header goes in front of a message and comes off again, whatever the message is; one without stays as it is.
 func TestFromMessage(t *testing.T) {
 	t.Parallel()
-	for _, message := range []string{"", "x", headerTag, string(full().Front()) + "again"} {
+	for _, message := range []string{"", "x", headerTag, string(full().AppendFront(nil)) + "again"} {
 		h := new(Header)
-		rest, carried, err := h.FromMessage(append(full().Front(), message...))
+		rest, carried, err := h.FromMessage(append(full().AppendFront(nil), message...))
 		if err != nil || !carried || !same(h, full()) || string(rest) != message {
 			t.Errorf("got %+v, %q, %v", h, rest, err)
 		}
@@ -171,7 +171,7 @@ func TestFromMessage(t *testing.T) {
 	}
 	// To whoever doesn't know the field it is an unknown one.
 	p := new(pb.MessageID)
-	if err := proto.Unmarshal(append(full().Front(), "\x08\x07"...), p); err != nil || p.Session != 7 {
+	if err := proto.Unmarshal(append(full().AppendFront(nil), "\x08\x07"...), p); err != nil || p.Session != 7 {
 		t.Errorf("got %v, %v", p, err)
 	}
 }
@@ -270,11 +270,11 @@ func BenchmarkHeader(b *testing.B) {
 		b.Run(name+"/write", func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				h.Front()
+				h.AppendFront(make([]byte, 0, h.SizeFront()))
 			}
 		})
 		b.Run(name+"/read", func(b *testing.B) {
-			message := h.Front()
+			message := h.AppendFront(nil)
 			b.ReportAllocs()
 			h := new(Header)
 			for b.Loop() {
