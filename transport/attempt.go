@@ -70,18 +70,21 @@ type attempt struct {
 	trailer  metadata.MD
 }
 
-// invoke makes the RPC.
-func (a *attempt) invoke(header *wire.Header, inMetadata bool) arrival {
-	r := a.request
-	ctx := context.Context(a)
-	a.payload = r.payload
-	if inMetadata || len(r.payload) > wire.MaxInMessage {
-		ctx = metadata.AppendToOutgoingContext(ctx, wire.HeaderKey, header.MetadataValue())
+// carry makes the attempt carry its header.
+func (a *attempt) carry(h *wire.Header, inMetadata bool) {
+	if inMetadata || len(a.request.payload) > wire.MaxInMessage {
+		a.Context = metadata.AppendToOutgoingContext(a.Context, wire.HeaderKey, h.MetadataValue())
 	} else {
-		a.front = header.AppendFront(make([]byte, 0, header.SizeFront()))
+		a.front = h.AppendFront(make([]byte, 0, h.SizeFront()))
 	}
+}
+
+// invoke makes the RPC.
+func (a *attempt) invoke() arrival {
+	r := a.request
+	a.payload = r.payload
 	opts := append(slices.Grow(r.opts[:len(r.opts):len(r.opts)], 2), grpc.ForceCodecV2(a), grpc.Trailer(&a.trailer))
-	err := r.invoker(ctx, r.method, r.message, r.response, r.conn, opts...)
+	err := r.invoker(a, r.method, r.message, r.response, r.conn, opts...)
 	if values := a.trailer.Get(wire.HeaderKey); len(values) > 0 {
 		a.bad = a.received.FromMetadata(values)
 		a.arrived = true

@@ -70,11 +70,11 @@ func (c *Client) invoke(ctx context.Context, method string, req, resp any, conn 
 	}
 	reads := wire.ReadOnly(method)
 	for {
-		k, err := c.begin(r, level, reads)
+		k, first, err := c.begin(r, level, reads)
 		if err != nil {
 			return err
 		}
-		switch v, err := k.run(); v {
+		switch v, err := k.run(first); v {
 		case move:
 		case order:
 			reads = false
@@ -84,24 +84,18 @@ func (c *Client) invoke(ctx context.Context, method string, req, resp any, conn 
 	}
 }
 
-// begin waits for an open session with room for the call, and enqueues its frame for every replica but the primary. In that order, seqNums leave on every stream.
+// begin waits for an open session with room for the call, enqueues its frame for every replica but the primary, and prepares the first attempt. In that order, seqNums leave on every stream.
 //
 // A read-only call has no seqNum, and nobody but the primary sees it.
-func (c *Client) begin(r request, level understudy.Level, reads bool) (*call, error) {
+func (c *Client) begin(r request, level understudy.Level, reads bool) (*call, *attempt, error) {
 	for {
 		s, err := c.awaitSession(r.ctx)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		c.mu.Lock()
-		switch {
-		case s.over != nil:
-			c.mu.Unlock()
-			continue
-		case !reads && !s.frames.fits(len(r.payload)):
-			err := c.awaitRoom(r.ctx, s)
-			if err != nil {
-				return nil, err
+		if !reads && !s.frames.fits(len(r.payload)) {
+			if err := c.awaitRoom(r.ctx, s); err != nil {
+				return nil, nil, err
 			}
 			continue
 		}
@@ -111,18 +105,18 @@ func (c *Client) begin(r request, level understudy.Level, reads bool) (*call, er
 		}
 		if reads {
 			s.reads[k] = struct{}{}
-			c.mu.Unlock()
-			return k, nil
-		}
-		k.retained = s.frames.add(&pb.Frame{Group: c.group, Session: s.number, Method: r.method, Message: r.payload, Level: k.level}, k)
-		k.seqNum, k.outstanding = k.retained.frame.SeqNum, k.retained.frame.Outstanding
-		for _, l := range c.links {
-			if l.session == s {
-				l.enqueued(k.isStable())
+		} else {
+			k.retained = s.frames.add(&pb.Frame{Group: c.group, Session: s.number, Method: r.method, Message: r.payload, Level: k.level}, k)
+			k.seqNum, k.outstanding = k.retained.frame.SeqNum, k.retained.frame.Outstanding
+			for _, l := range c.links {
+				if l.session == s {
+					l.enqueued(k.isStable())
+				}
 			}
 		}
+		first := k.attempt()
 		c.mu.Unlock()
-		return k, nil
+		return k, first, nil
 	}
 }
 
@@ -155,13 +149,12 @@ func (k *call) isStable() bool {
 	return max(k.level, k.client.level) == pb.Level_LEVEL_STABLE
 }
 
-// run makes attempts until one decides. move and order say that nothing was executed, nor will be, and that the call is to be made on another session, or as one that is ordered; any other
+// run makes attempts, of which the first is prepared, until one decides. move and order say that nothing was executed, nor will be, and that the call is to be made on another session, or as one that is ordered; any other
 // verdict that the call has ended.
-func (k *call) run() (verdict, error) {
+func (k *call) run(a *attempt) (verdict, error) {
 	c := k.client
 	pause := pauses{base: 5 * time.Millisecond, max: 100 * time.Millisecond, spread: spread(k.session.nonce, "", k.seqNum)}
-	for first := true; ; {
-		a, header := k.next()
+	for first := true; ; a = k.next() {
 		v := again
 		if a != nil {
 			if !first {
@@ -169,7 +162,7 @@ func (k *call) run() (verdict, error) {
 			}
 			first = false
 			sent := c.cfg.elapsed()
-			v = k.arrived(a.invoke(&header, c.cfg.inMetadata), sent, &a.choice)
+			v = k.arrived(a.invoke(), sent, &a.choice)
 			if v == wait {
 				v = k.await()
 			}
@@ -183,7 +176,6 @@ func (k *call) run() (verdict, error) {
 			k.end(refused)
 			return v, nil
 		case accept:
-			k.end(accepted)
 			return v, k.reply.err
 		case never:
 			k.end(refused)
@@ -201,22 +193,29 @@ func (k *call) run() (verdict, error) {
 	}
 }
 
-// next prepares an attempt: FIG. 8. Without a primary, or session, there is none.
-func (k *call) next() (a *attempt, header wire.Header) {
+// next prepares another attempt.
+func (k *call) next() *attempt {
+	k.client.mu.Lock()
+	defer k.client.mu.Unlock()
+	return k.attempt()
+}
+
+// attempt prepares an attempt: FIG. 8. Without a primary, or session, there is none. mu is held.
+func (k *call) attempt() *attempt {
 	c, s := k.client, k.session
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	if s.over != nil || c.primary.IsZero() {
-		return nil, header
+		return nil
 	}
-	a = &attempt{request: &k.request, choice: choice{name: c.primary.Name}}
+	a := &attempt{request: &k.request, choice: choice{name: c.primary.Name}}
 	a.Context, k.cancel = context.WithCancel(k.ctx)
 	k.epoch, k.cut = s.source.Epoch(), false
 	held := s.source.HeldUpTo()
-	return a, wire.Header{
+	h := wire.Header{
 		Session: orderstate.Session(s.number), SeqNum: orderstate.SeqNum(k.seqNum), DestEpoch: k.epoch, HeldUpTo: held,
 		Outstanding: orderstate.SeqNum(k.outstanding), Level: k.level, DestOrderInfo: s.envelopes(held),
 	}
+	a.carry(&h, c.cfg.inMetadata)
+	return a
 }
 
 // envelopes are those of destOrderInfo that HeldUpTo doesn't say already: announcements above a gap. A header has room for a few (R5); the streams carry them all.
@@ -262,21 +261,23 @@ func (k *call) look(late, over bool) verdict {
 	c, s := k.client, k.session
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if k.verdict != wait {
-		return k.verdict
-	}
-	now := c.cfg.elapsed()
-	switch k.verdict = c.decide(k, now); {
-	case k.verdict != wait:
-	case over:
-		k.verdict = ended
-	default:
-		if late {
-			c.ask(s, k.reply.header.OrderNum, now)
+	if k.verdict == wait {
+		now := c.cfg.elapsed()
+		switch k.verdict = c.decide(k, now); {
+		case k.verdict != wait:
+		case over:
+			k.verdict = ended
+		default:
+			if late {
+				c.ask(s, k.reply.header.OrderNum, now)
+			}
+			return wait
 		}
-		return wait
+		s.dropWaiting(k)
 	}
-	s.dropWaiting(k)
+	if k.verdict == accept {
+		k.leave(accepted)
+	}
 	return k.verdict
 }
 
@@ -362,11 +363,16 @@ func (k *call) signal() {
 	}
 }
 
-// end takes the call out of its session's flight.
+// end ends the call with another verdict than accept.
 func (k *call) end(how ending) {
-	c, s := k.client, k.session
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	k.client.mu.Lock()
+	defer k.client.mu.Unlock()
+	k.leave(how)
+}
+
+// leave takes the call out of its session's flight. mu is held.
+func (k *call) leave(how ending) {
+	s := k.session
 	if k.reads() {
 		delete(s.reads, k)
 		return

@@ -63,11 +63,14 @@ func (k *call) arrived(a arrival, sent time.Duration, to *choice) verdict {
 	}
 	k.reply = reply{header: h, err: a.err, sent: sent}
 	k.verdict = c.judge(k, to, bad)
-	if k.verdict == wait {
+	switch k.verdict {
+	case wait:
 		if k.wake == nil {
 			k.wake = make(chan struct{}, 1)
 		}
 		s.waiting = append(s.waiting, k)
+	case accept:
+		k.leave(accepted)
 	}
 	return k.verdict
 }

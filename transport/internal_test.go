@@ -283,7 +283,7 @@ func FuzzReplyHeader(f *testing.F) {
 			message := protowire.AppendString(protowire.AppendTag(nil, protowire.MaxValidNumber, protowire.BytesType), value)
 			return a.Unmarshal(mem.BufferSlice{mem.SliceBuffer(message)}, new(emptypb.Empty))
 		}
-		v := k.arrived(a.invoke(new(wire.Header), false), now, new(choice))
+		v := k.arrived(a.invoke(), now, new(choice))
 		if v != accept {
 			return
 		}
@@ -375,7 +375,7 @@ func TestRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, _ := welcomed(t)
 		defer c.cancel(nil)
-		first, err := c.begin(request{ctx: t.Context(), method: "/a/b"}, understudy.Reflected, false)
+		first, _, err := c.begin(request{ctx: t.Context(), method: "/a/b"}, understudy.Reflected, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -386,13 +386,13 @@ func TestRoom(t *testing.T) {
 		c.mu.Unlock()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		_, err = c.begin(request{ctx: ctx, method: "/a/b"}, understudy.Reflected, false)
+		_, _, err = c.begin(request{ctx: ctx, method: "/a/b"}, understudy.Reflected, false)
 		if status.Code(err) != codes.DeadlineExceeded || !strings.Contains(err.Error(), "nothing was sent (too much is outstanding") {
 			t.Errorf("%v", err)
 		}
 		time.AfterFunc(time.Second, func() { first.end(abandoned) })
 		began := time.Now()
-		k, err := c.begin(request{ctx: t.Context(), method: "/a/b"}, understudy.Reflected, false)
+		k, _, err := c.begin(request{ctx: t.Context(), method: "/a/b"}, understudy.Reflected, false)
 		if err != nil || k.outstanding != 1 || time.Since(began) != time.Second {
 			t.Errorf("%+v, %v, after %v", k, err, time.Since(began))
 		}

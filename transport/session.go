@@ -66,19 +66,18 @@ func (s *session) inFlight(yield func(*call) bool) {
 // replicaID is how acknowledgements and required sets name a replica.
 func replicaID(m election.Member) orderstate.Replica { return orderstate.Replica(m.String()) }
 
-// awaitSession returns the session, once it is open.
+// awaitSession returns the session, once it is open, and then with mu held.
 func (c *Client) awaitSession(ctx context.Context) (*session, error) {
 	for {
 		c.mu.Lock()
 		s, loss := c.session, c.loss
 		c.loss = nil
-		open := s.number != 0
-		c.mu.Unlock()
-		switch {
-		case loss != nil:
-			return nil, loss
-		case open:
+		if loss == nil && s.number != 0 {
 			return s, nil
+		}
+		c.mu.Unlock()
+		if loss != nil {
+			return nil, loss
 		}
 		select {
 		case <-s.begun:
