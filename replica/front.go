@@ -84,7 +84,13 @@ func (r *Replica) Handle(ctx context.Context, h *wire.Header, next func(context.
 		}
 		c.stable = h.Level == pb.Level_LEVEL_STABLE
 		value, err := func() (any, error) {
-			defer in.arrived(id) // whatever an interceptor does
+			defer func() { // whatever an interceptor does
+				if !c.turned {
+					in.mu.Lock()
+					defer in.mu.Unlock()
+					in.arrived(id)
+				}
+			}()
 			return next(ctx)
 		}()
 		if c.reply == nil { // it had no turn: an interceptor has answered
@@ -180,10 +186,8 @@ func (in *incarnation) enter(ctx context.Context, h *wire.Header, s orderstate.S
 	return nil
 }
 
-// arrived: a request that admit judged fresh has had its turn, or never will have it.
+// arrived: a request that admit judged fresh has had its turn, or never will have it. Called with mu held.
 func (in *incarnation) arrived(id orderstate.MessageID) {
-	in.mu.Lock()
-	defer in.mu.Unlock()
 	if done := in.arriving[id]; done != nil {
 		close(done)
 	}

@@ -46,8 +46,8 @@ type Replica struct {
 	serving  bool
 	stop     context.CancelCauseFunc
 	stopped  chan struct{}
-	life     *incarnation
-	lifeMade chan struct{} // closed, and made anew, when life changes
+	life     atomic.Pointer[incarnation] // set with mu held
+	lifeMade chan struct{}               // closed, and made anew, when life changes
 	stats    stats
 }
 
@@ -236,7 +236,7 @@ func (r *Replica) lives(ctx context.Context) error {
 	for {
 		in := newIncarnation(ctx, r)
 		r.mu.Lock()
-		r.life = in
+		r.life.Store(in)
 		close(r.lifeMade)
 		r.lifeMade = make(chan struct{})
 		r.mu.Unlock()
@@ -349,16 +349,14 @@ func (r *Replica) Status() Status {
 }
 
 func (r *Replica) current() *incarnation {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.life
+	return r.life.Load()
 }
 
 // awaitState waits until this replica has a state: a source's stream is of no use before.
 func (r *Replica) awaitState(ctx context.Context) (*incarnation, error) {
 	for {
 		r.mu.Lock()
-		in, made := r.life, r.lifeMade
+		in, made := r.life.Load(), r.lifeMade
 		r.mu.Unlock()
 		if in != nil {
 			in.mu.Lock()

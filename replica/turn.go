@@ -39,8 +39,9 @@ type call struct {
 	reads  bool // read-only
 
 	// Set by the turn.
-	reply *reply
-	value any // what the handler returned, while nobody in the chain replaced it
+	turned bool // and logged
+	reply  *reply
+	value  any // what the handler returned, while nobody in the chain replaced it
 
 	// The reply, and its header.
 	said raw
@@ -92,6 +93,8 @@ func (c *call) turn(ctx context.Context, req any) (any, error) {
 	in.mu.Lock()
 	in.replies.put(c.msg.MessageID, c.msg.AnsweredUpTo, c.reply)
 	in.turned(o, 1)
+	in.arrived(c.msg.MessageID)
+	c.turned = true
 	in.mu.Unlock()
 	in.r.turns.end()
 	return c.result()
