@@ -34,7 +34,7 @@ const defaultGiveUp = 30 * time.Second
 
 func newConfig(opts []Option) config {
 	cfg := config{
-		elect:        dialEtcd,
+		elect:        etcds.elect,
 		giveUp:       defaultGiveUp,
 		unreplicated: map[string]bool{},
 		log:          slog.New(slog.DiscardHandler),
@@ -48,7 +48,7 @@ func newConfig(opts []Option) config {
 	return cfg
 }
 
-// dialEtcd is the default of WithElection.
+// dialEtcd is the default of WithElection, for all ClientConns of the process that name one target (stores.go).
 func dialEtcd(t Target) (election.Election, io.Closer, error) {
 	if len(t.Endpoints) == 0 {
 		return nil, nil, errors.New("transport: the target names no endpoint of etcd")
@@ -61,7 +61,7 @@ func dialEtcd(t Target) (election.Election, io.Closer, error) {
 }
 
 // WithElection replaces etcd as dialled from the target: an etcd client with TLS or users, or election/memory in tests. It is called once, when the ClientConn connects, and
-// must not block. The closer, if there is one, is closed by the ClientConn's Close.
+// must not block. The closer, if there is one, is closed by the ClientConn's Close. The default is shared by the ClientConns of the process that have one target.
 func WithElection(elect func(Target) (election.Election, io.Closer, error)) Option {
 	return func(c *config) { c.elect = elect }
 }

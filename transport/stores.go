@@ -1,0 +1,148 @@
+package transport
+
+import (
+	"context"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/understudy-rpc/understudy/election"
+)
+
+// stores are the groups' stores as dialled from targets. The ClientConns of one process that name the same target share one, with one connection and one watch: else each change of a
+// group costs the store a message, and the process a wake-up of many goroutines, for each of them, just when a failover needs both.
+type stores struct {
+	dial func(Target) (election.Election, io.Closer, error) // must not block
+
+	mu   sync.Mutex // guards open, and the users of each
+	open map[string]*store
+}
+
+// etcds is shared by the process; it is empty while no ClientConn is connected.
+var etcds = stores{dial: dialEtcd, open: map[string]*store{}}
+
+type store struct {
+	election.Election // but for Watch
+	of                *stores
+	key               string
+	client            io.Closer
+	users             int // guarded by stores.mu
+
+	mu       sync.Mutex // guards what follows
+	watchers map[chan election.State]struct{}
+	watching *watching // nil without a watcher
+}
+
+// watching is the one watch of a store.
+type watching struct {
+	cancel context.CancelFunc
+	ended  chan struct{} // closed when it has
+	newest election.State
+}
+
+// elect makes one more use of the store that a target names; it is the default of WithElection.
+func (all *stores) elect(t Target) (election.Election, io.Closer, error) {
+	key := strings.Join(t.Endpoints, ",") + "/" + t.Group
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	s := all.open[key]
+	if s == nil {
+		e, client, err := all.dial(t)
+		if err != nil {
+			return nil, nil, err
+		}
+		s = &store{Election: e, of: all, key: key, client: client, watchers: map[chan election.State]struct{}{}}
+		all.open[key] = s
+	}
+	s.users++
+	return s, closer(sync.OnceValue(s.leave)), nil
+}
+
+type closer func() error
+
+// Close implements io.Closer.
+func (c closer) Close() error { return c() }
+
+// leave ends one use of the store, and the store with the last one.
+func (s *store) leave() error {
+	s.of.mu.Lock()
+	s.users--
+	last := s.users == 0
+	if last {
+		delete(s.of.open, s.key)
+	}
+	s.of.mu.Unlock()
+	if !last {
+		return nil
+	}
+	return s.client.Close()
+}
+
+// Watch is election.Election's, from the one watch that all watchers share: the first begins it, the last ends it.
+func (s *store) Watch(ctx context.Context) <-chan election.State {
+	out := make(chan election.State, 1)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.watchers[out] = struct{}{}
+	if w := s.watching; w == nil {
+		s.begin()
+	} else if w.newest.Revision != 0 {
+		out <- owned(w.newest)
+	}
+	context.AfterFunc(ctx, func() { s.unwatch(out) })
+	return out
+}
+
+// begin is called with mu held.
+func (s *store) begin() {
+	ctx, cancel := context.WithCancel(context.Background())
+	w := &watching{cancel: cancel, ended: make(chan struct{})}
+	s.watching = w
+	go func() {
+		defer close(w.ended)
+		for view := range s.Election.Watch(ctx) {
+			s.tell(w, view)
+		}
+	}()
+}
+
+// tell replaces what a watcher hasn't received yet.
+func (s *store) tell(w *watching, view election.State) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.watching != w { // another one has begun since
+		return
+	}
+	w.newest = view
+	for out := range s.watchers {
+		select {
+		case <-out:
+		default:
+		}
+		out <- owned(view)
+	}
+}
+
+// unwatch returns when nothing of the watch is left, if it was the last one's: the store may be closed then.
+func (s *store) unwatch(out chan election.State) {
+	s.mu.Lock()
+	delete(s.watchers, out)
+	w := s.watching
+	last := len(s.watchers) == 0
+	if last {
+		s.watching = nil
+	}
+	s.mu.Unlock()
+	if last {
+		w.cancel()
+		<-w.ended
+	}
+	close(out)
+}
+
+// owned is a watcher's own copy.
+func owned(s election.State) election.State {
+	s.InSync, s.Replicas = slices.Clone(s.InSync), slices.Clone(s.Replicas)
+	return s
+}
