@@ -79,7 +79,8 @@ func (s *store) leave() error {
 	return s.client.Close()
 }
 
-// Watch is election.Election's, from the one watch that all watchers share: the first begins it, the last ends it.
+// Watch is election.Election's, from the one watch that all watchers share: the first begins it, the last ends it. A later one's first State is what the others were sent last:
+// it says what was before the call, as any State may, and comes while the store is away, too. Whatever has changed since is on its way.
 func (s *store) Watch(ctx context.Context) <-chan election.State {
 	out := make(chan election.State, 1)
 	s.mu.Lock()

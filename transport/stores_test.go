@@ -9,7 +9,6 @@ import (
 	"testing/synctest"
 
 	"github.com/understudy-rpc/understudy/election"
-	"github.com/understudy-rpc/understudy/election/electiontest"
 	"github.com/understudy-rpc/understudy/election/memory"
 )
 
@@ -21,33 +20,6 @@ func (d *dialled) stores(below func() election.Election) *stores {
 		d.opened.Add(1)
 		return below(), closer(func() error { d.closed.Add(1); return nil }), nil
 	}}
-}
-
-// sharedClient is a shared store, with the faults of the client below it.
-type sharedClient struct {
-	electiontest.Client
-	shared election.Election
-}
-
-func (c sharedClient) Watch(ctx context.Context) <-chan election.State { return c.shared.Watch(ctx) }
-
-// TestSharedStoreContract: a store that others use, too, keeps the contract of election.Election.
-func TestSharedStoreContract(t *testing.T) {
-	t.Parallel()
-	electiontest.RunIn(t, synctest.Test, func(*testing.T) electiontest.Factory {
-		group := memory.NewStore()
-		return electiontest.Factory{
-			Client: func(t *testing.T, name string) electiontest.Client {
-				below := group.Client(name)
-				all := new(dialled).stores(func() election.Election { return below })
-				other, _, _ := all.elect(Target{})
-				other.Watch(t.Context()) // which nobody receives from
-				shared, _, _ := all.elect(Target{})
-				return sharedClient{below, shared}
-			},
-			SetDown: group.SetDown,
-		}
-	})
 }
 
 // TestStoresAreShared: by those who name the same target, until the last one has left.
