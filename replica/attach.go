@@ -345,22 +345,13 @@ func (a *attachment) tellStable() {
 	signal(a.wake)
 }
 
-// tellIdle tells sources without calls what has become stable of theirs, so that they can forget it. Called with mu held.
-func (in *incarnation) tellIdle() {
-	stable := in.primary.Stable()
-	for _, a := range in.bySession {
-		if a.stableTold < a.lastOrder && stable >= a.lastOrder {
-			a.tellStable()
-		}
+// tellLazily acknowledges what frames the source has sent since it was last told; and tells it, if it makes no calls, what has become stable of its own, so that it can forget that. Called with mu held.
+func (a *attachment) tellLazily() {
+	if a.frames > a.framesTold {
+		signal(a.wake)
 	}
-}
-
-// tellFrames acknowledges frames lazily: who has sent some since it last did hears of it. Called with mu held.
-func (in *incarnation) tellFrames() {
-	for _, a := range in.bySession {
-		if a.frames > a.framesTold {
-			signal(a.wake)
-		}
+	if p := a.in.primary; a.in.role == leading && a.stableTold < a.lastOrder && p.Stable() >= a.lastOrder {
+		a.tellStable()
 	}
 }
 

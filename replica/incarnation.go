@@ -229,15 +229,19 @@ func (in *incarnation) watchdog() {
 	}
 }
 
-// idler does what is done lazily.
+// idler does what is done lazily, for one part of the sessions after the other: what many are told at once holds up calls.
 func (in *incarnation) idler() {
-	t := time.NewTicker(lazily)
+	t := time.NewTicker(lazily / lazyParts)
 	defer t.Stop()
-	for {
+	for part := orderstate.Session(0); ; part = (part + 1) % lazyParts {
 		select {
 		case <-t.C:
 			in.mu.Lock()
-			in.tellFrames()
+			for s, a := range in.bySession {
+				if s%lazyParts == part {
+					a.tellLazily()
+				}
+			}
 			in.mu.Unlock()
 		case <-in.ctx.Done():
 			return

@@ -142,7 +142,6 @@ func (in *incarnation) keepAuthority() {
 func (in *incarnation) pusher() {
 	t := time.NewTicker(idle / 2)
 	defer t.Stop()
-	told := in.r.clock()
 	for {
 		select {
 		case <-in.push:
@@ -152,10 +151,6 @@ func (in *incarnation) pusher() {
 			in.mu.Lock()
 			o, ok := in.primary.Unpushed()
 			due := ok && now()-o.Time >= idle.Microseconds()
-			if now := in.r.clock(); now-told >= lazily {
-				in.tellIdle()
-				told = now
-			}
 			in.mu.Unlock()
 			if due {
 				in.null()

@@ -161,6 +161,7 @@ const (
 	slowTurn         = time.Second            // the watchdog names the method of a longer turn
 
 	pendingSourceOrderMax = 64        // FIG. 7, R4, below Direct
+	lazyParts             = 10        // of the sessions, who hear lazily one part after the other
 	lazyFrames            = 1 << 10   // a source hears of its frames at least this often (frames), too
 	lazyAck               = 64        // a backup acknowledges at least this often (entries)
 	maxLog                = 1 << 18   // entries and messages of the log, each
