@@ -229,6 +229,7 @@ func (b *replicaBalancer) changed(name string, conn *replicaConn, s balancer.Sub
 	if b.conns[name] != conn || s.ConnectivityState == connectivity.Shutdown {
 		return
 	}
+	before := *conn
 	conn.state = s.ConnectivityState
 	if s.ConnectionError != nil {
 		conn.err = s.ConnectionError
@@ -237,7 +238,9 @@ func (b *replicaBalancer) changed(name string, conn *replicaConn, s balancer.Sub
 		conn.sub.Connect()
 		conn.state = connectivity.Connecting
 	}
-	b.publish()
+	if *conn != before { // each picker wakes whoever waits for a connection
+		b.publish()
+	}
 }
 
 func (b *replicaBalancer) publish() {
