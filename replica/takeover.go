@@ -19,12 +19,15 @@ type takeover struct {
 	state   *orderstate.Takeover
 	members map[orderstate.Replica]election.Member // in-sync peers, not evicted
 	givenUp int
+	awaited int // how many sessions may answer before reconcile looks again: each look is at all of them
 }
 
 // answered: a session has acknowledged the epoch. Called with mu held.
 func (t *takeover) answered(in *incarnation, s orderstate.Session) {
 	t.state.SessionAnswered(s)
-	in.broadcast()
+	if t.awaited--; t.awaited <= 0 {
+		in.broadcast()
+	}
 }
 
 // takeOver is R12: it asks peers and sessions, fixes N, and leads.
@@ -178,6 +181,7 @@ func (in *incarnation) reconcile(e elected, report *Failover) (*orderstate.Prima
 	}
 	for fetched := false; ; {
 		peers, sessions := t.state.Waiting()
+		t.awaited = len(sessions)
 		wait := in.giveUp(e, sessions)
 		if len(peers) == 0 && !fetched { // also while sessions are waited for: one that is detached only as long as a message of its is lacked
 			if missing := t.state.Missing(fetchBatch); len(missing) > 0 {
@@ -217,6 +221,7 @@ func (in *incarnation) giveUp(e elected, sessions []orderstate.Session) time.Dur
 		if passed > limit {
 			in.log.Info("gave up a session", "session", uint64(s), "hasStream", in.bySession[s] != nil)
 			in.taking.givenUp++
+			in.taking.awaited--
 			in.taking.state.SessionAnswered(s)
 			continue
 		}
