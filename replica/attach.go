@@ -289,11 +289,11 @@ func (a *attachment) newEpoch(in *incarnation) {
 }
 
 // lead tells the source where the epoch of this primary starts, and its required set (R12.4). Called with mu held.
-func (a *attachment) lead(in *incarnation) {
+func (a *attachment) lead(in *incarnation, set *pb.RequiredSet) {
 	if !a.bound {
 		return // its welcome says all that
 	}
-	a.out.EpochStart, a.out.RequiredSet = in.start, in.required()
+	a.out.EpochStart, a.out.RequiredSet = in.start, set
 	signal(a.wake)
 }
 

@@ -88,11 +88,12 @@ func (in *incarnation) lead(began time.Duration, report Failover) error {
 	in.gate = true
 	in.start = proto.CloneOf(in.start) // the followers have the other one, and are sending it
 	in.start.Stable = uint64(in.primary.Stable())
+	in.broadcast() // requests that wait come before the news to sources, of whom there may be many
+	set := in.required()
 	for a := range in.attached {
-		a.lead(in)
+		a.lead(in, set)
 	}
 	report.FirstOrderNum = uint64(in.primary.First())
-	in.broadcast()
 	in.mu.Unlock()
 	if report.Epoch != 0 {
 		report.Opened = time.Now()

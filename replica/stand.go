@@ -67,6 +67,7 @@ func (in *incarnation) stand(epoch orderstate.Epoch, suspected time.Time) (*elec
 // the former one's authority runs out (R12.2).
 func (in *incarnation) outcome(epoch orderstate.Epoch, e elected) (*elected, error) {
 	for {
+		began := in.r.clock()
 		ctx, cancel := context.WithTimeout(in.ctx, authority)
 		view, err := in.r.store.Read(ctx)
 		cancel()
@@ -74,7 +75,7 @@ func (in *incarnation) outcome(epoch orderstate.Epoch, e elected) (*elected, err
 			if view.Primary != in.self {
 				return nil, in.later(epoch, nil)
 			}
-			e.epoch, e.view, e.saw, e.at = orderstate.Epoch(view.Epoch), view, in.r.clock(), time.Now()
+			e.epoch, e.view, e.authority, e.saw, e.at = orderstate.Epoch(view.Epoch), view, began+authority, in.r.clock(), time.Now()
 			return &e, nil
 		}
 		if err := in.later(epoch, err); err != nil {
@@ -88,6 +89,7 @@ type elected struct {
 	epoch     orderstate.Epoch
 	view      election.State // after it
 	former    election.Member
+	authority time.Duration // up to when, by the clock: the view is a read that names this replica (R10)
 	saw       time.Duration // when, by the clock, this replica saw its own election
 	suspected time.Time
 	at        time.Time

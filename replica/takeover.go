@@ -46,7 +46,8 @@ func (in *incarnation) takeOver(e elected) error {
 	in.mu.Lock()
 	in.members, in.taking = in.taking.members, nil
 	in.leads(primary)
-	signal(in.work) // now what is up to N may be executed
+	in.authority = e.authority // else the first replies would wait for another read
+	signal(in.work)            // now what is up to N may be executed
 	in.mu.Unlock()
 	return in.lead(in.r.clock(), report)
 }
