@@ -74,6 +74,7 @@ func (c *Client) DialOptions() []grpc.DialOption {
 		grpc.WithIdleTimeout(0),
 		grpc.WithStaticStreamWindowSize(wire.StreamWindow), grpc.WithStaticConnWindowSize(wire.ConnWindow),
 		grpc.WithConnectParams(grpc.ConnectParams{
+			// The first attempt is at once. A process that has died isn't back soon after it, and to dial it would only compete with the failover.
 			Backoff:           backoff.Config{BaseDelay: 200 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
 			MinConnectTimeout: time.Second,
 		}),
