@@ -229,7 +229,7 @@ func (b *replicaBalancer) changed(name string, conn *replicaConn, s balancer.Sub
 	if b.conns[name] != conn || s.ConnectivityState == connectivity.Shutdown {
 		return
 	}
-	before := *conn
+	before := conn.state
 	conn.state = s.ConnectivityState
 	if s.ConnectionError != nil {
 		conn.err = s.ConnectionError
@@ -238,7 +238,7 @@ func (b *replicaBalancer) changed(name string, conn *replicaConn, s balancer.Sub
 		conn.sub.Connect()
 		conn.state = connectivity.Connecting
 	}
-	if *conn != before { // each picker wakes whoever waits for a connection
+	if conn.state != before || s.ConnectionError != nil { // each picker wakes whoever waits for a connection
 		b.publish()
 	}
 }
