@@ -120,6 +120,54 @@ func TestFrontDoorPanics(t *testing.T) {
 	}
 }
 
+// TestFrontDoorDoesNotWait: an interceptor that answers while the call has its turn, or before it has: then it never has.
+func TestFrontDoorDoesNotWait(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		before   time.Duration // the turn
+		executed bool
+	}{
+		"for the turn's end":       {0, true},
+		"for the turn's beginning": {2 * time.Second, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				impatient := valued("slow", func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+					go func() {
+						time.Sleep(tt.before)
+						_, _ = handler(context.WithoutCancel(ctx), req)
+					}()
+					time.Sleep(time.Second)
+					return nil, status.Error(codes.Unavailable, "too slow")
+				})
+				slow := func(_ context.Context, value string) error {
+					if value == "slow" {
+						time.Sleep(3 * time.Second)
+					}
+					return nil
+				}
+				c := group(t, slow, understudytest.ServerOptions(grpc.ChainUnaryInterceptor(impatient)))
+				conn := c.Dial("client")
+				values := []string{"first"}
+				mustSend(t, conn, "first")
+				resp, err := send(t.Context(), conn, "slow")
+				if tt.executed {
+					values = append(values, "slow")
+					if err != nil || resp.GetValue() != "slow" {
+						t.Errorf("executed, and told: %v, %v", resp, err)
+					}
+				} else {
+					wants(t, err, codes.Unavailable, "too slow")
+				}
+				time.Sleep(5 * time.Second)
+				mustSend(t, conn, "second")
+				once(t, agreed(t, c, 0, 1, 2), append(values, "second")...)
+			})
+		})
+	}
+}
+
 // TestPanicThenAgain: a panic that somebody before ours tells as Unavailable. The client issues the call again, under the same seqNum, and it has its turn.
 func TestPanicThenAgain(t *testing.T) {
 	t.Parallel()

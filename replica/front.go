@@ -84,30 +84,37 @@ func (r *Replica) Handle(ctx context.Context, h *wire.Header, next func(context.
 		}
 		c.stable = h.Level == pb.Level_LEVEL_STABLE
 		value, err := func() (any, error) {
-			defer func() { // whatever an interceptor does
-				if !c.turned {
-					in.mu.Lock()
-					defer in.mu.Unlock()
-					in.arrived(id)
-				}
-			}()
+			defer in.returned(c) // whatever an interceptor does
 			return next(ctx)
 		}()
-		if c.reply == nil { // it had no turn: an interceptor has answered
+		switch {
+		case c.result != nil:
+			return in.transmit(ctx, h, received, c, c.result.orderNum, c.answer(value, err))
+		case c.gone: // an interceptor has answered, and it won't be executed
 			a := refused(in, err)
 			a.Reply = value
 			return a
 		}
-		return in.transmit(ctx, h, received, c, c.reply.orderNum, c.answer(value, err))
+		// An interceptor hasn't waited for the turn, which goes on: its reply is the one.
 	case orderstate.Duplicate:
 		r.stats.duplicates.Add(1)
-		said, err := in.logged(ctx, id)
-		if err != nil {
-			return refused(in, err)
-		}
-		return in.transmit(ctx, h, received, c, said.orderNum, Answer{Reply: c.says(said), Err: said.err(), Header: said.header, Trailer: said.trailer})
 	default:
 		return refused(in, refusal(v))
+	}
+	said, err := in.logged(ctx, id)
+	if err != nil {
+		return refused(in, err)
+	}
+	return in.transmit(ctx, h, received, c, said.orderNum, Answer{Reply: c.says(said), Err: said.err(), Header: said.header, Trailer: said.trailer})
+}
+
+// returned: the chain is done with a request. If it hasn't been ordered by then, it never will be.
+func (in *incarnation) returned(c *call) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if c.result = c.reply; c.result == nil && !c.ordered {
+		c.gone = true
+		in.arrived(c.msg.MessageID)
 	}
 }
 
@@ -225,17 +232,22 @@ func (in *incarnation) gaveUp(ctx context.Context, err error) error {
 }
 
 // order is FIG. 7 for a request that has its turn.
-func (in *incarnation) order(m orderstate.Message, stable bool) (orderstate.OrderInfo, orderstate.Verdict, error) {
+func (in *incarnation) order(c *call) (orderstate.OrderInfo, orderstate.Verdict, error) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if in.role != leading || !in.gate {
+	if in.role != leading || !in.gate || c.gone {
 		return orderstate.OrderInfo{}, 0, errNotPrimary
 	}
-	o, v, push := in.primary.Order(m, now())
-	if v == orderstate.Fresh {
-		in.sendToDeaf(m.MessageID)
+	o, v, push := in.primary.Order(c.msg, now())
+	switch v {
+	case orderstate.Fresh:
+		c.ordered = true
+		in.sendToDeaf(c.msg.MessageID)
+	case orderstate.Duplicate:
+		c.ordered = true
+		in.arrived(c.msg.MessageID)
 	}
-	if push || stable {
+	if push || c.stable {
 		signal(in.push)
 	}
 	return o, v, nil
@@ -290,7 +302,7 @@ func (in *incarnation) transmit(ctx context.Context, h *wire.Header, received ti
 	w := &c.wire
 	*w = wire.Header{
 		SourceEpoch: p.Epoch(), OrderNum: orderNum, FirstOrderNum: p.First(), Stable: p.Stable(), RequiredSet: p.Number(),
-		AuthorityUs: uint64((in.authority - received) / time.Microsecond),
+		AuthorityUs: uint64((in.authority - received) / time.Microsecond), Code: status.Code(a.Err),
 	}
 	scratch := entries.Get().(*[]orderstate.OrderInfo)
 	defer entries.Put(scratch)

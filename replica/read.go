@@ -27,10 +27,11 @@ func (in *incarnation) serveRead(ctx context.Context, h *wire.Header, received t
 	}
 	c.in, c.reads = in, true
 	value, err := next(ctx)
-	if c.reply == nil { // it had no turn
+	in.returned(c)
+	if c.result == nil { // it had no turn
 		a := refused(in, err)
 		a.Reply = value
 		return a
 	}
-	return in.transmit(ctx, h, received, c, c.reply.orderNum, c.answer(value, err))
+	return in.transmit(ctx, h, received, c, c.result.orderNum, c.answer(value, err))
 }

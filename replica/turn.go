@@ -38,10 +38,14 @@ type call struct {
 	stable bool // Stable was asked for
 	reads  bool // read-only
 
-	// Set by the turn.
-	turned bool // and logged
-	reply  *reply
-	value  any // what the handler returned, while nobody in the chain replaced it
+	// Set by the turn, which an interceptor may not wait for; guarded by the incarnation's mu.
+	ordered bool // by this RPC, or a copy of it
+	gone    bool // the chain was done before: it won't be ordered
+	reply   *reply
+	value   any // what the handler returned, while nobody in the chain replaced it
+
+	// Set by the front door when the chain is done: the reply, if the turn was over by then.
+	result *reply
 
 	// The reply, and its header.
 	said raw
@@ -72,32 +76,29 @@ func (c *call) turn(ctx context.Context, req any) (any, error) {
 		in.r.turns.end()
 		return nil, status.FromContextError(ctx.Err()).Err()
 	}
-	o, v, err := in.order(c.msg, c.stable)
+	o, v, err := in.order(c)
 	if err != nil || v != orderstate.Fresh {
 		in.r.turns.end()
-		if err != nil {
+		switch {
+		case err != nil:
 			return nil, err
+		case v == orderstate.Duplicate: // the front door waits for what the copy says
+			return nil, status.Error(codes.Aborted, "understudy: a copy of this RPC has had its turn")
+		default:
+			return nil, refusal(v)
 		}
-		if v == orderstate.Duplicate { // ordered by a copy of this RPC in the meantime
-			if c.reply, err = in.logged(ctx, c.msg.MessageID); err != nil {
-				return nil, err
-			}
-			c.value = c.says(c.reply)
-			return c.result()
-		}
-		return nil, refusal(v)
 	}
-	c.reply, c.value = in.execute(c.method, o, func(ctx context.Context) (any, error) {
+	said, value := in.execute(c.method, o, func(ctx context.Context) (any, error) {
 		return c.method.inTurn(ctx, req, c.info, c.handler)
 	})
 	in.mu.Lock()
-	in.replies.put(c.msg.MessageID, c.msg.AnsweredUpTo, c.reply)
+	in.replies.put(c.msg.MessageID, c.msg.AnsweredUpTo, said)
 	in.turned(o, 1)
 	in.arrived(c.msg.MessageID)
-	c.turned = true
+	c.reply, c.value = said, value
 	in.mu.Unlock()
 	in.r.turns.end()
-	return c.result()
+	return said.result(value)
 }
 
 // read executes a read-only method between turns, of which it has seen all up to its orderNum.
@@ -115,15 +116,18 @@ func (c *call) read(ctx context.Context, req any) (any, error) {
 		return nil, errNotPrimary
 	}
 	t := turn.NewRead(c.method.name, seen)
-	c.reply, c.value = in.call(t, seen.OrderNum, func(ctx context.Context) (any, error) { return c.method.inTurn(ctx, req, c.info, c.handler) })
-	return c.result()
+	said, value := in.call(t, seen.OrderNum, func(ctx context.Context) (any, error) { return c.method.inTurn(ctx, req, c.info, c.handler) })
+	in.mu.Lock()
+	c.reply, c.value = said, value
+	in.mu.Unlock()
+	return said.result(value)
 }
 
 // answer is what the chain has made of the turn's result. What nobody replaced isn't marshalled again.
 func (c *call) answer(value any, err error) Answer {
-	a := Answer{Reply: value, Err: err, Header: c.reply.header, Trailer: c.reply.trailer}
+	a := Answer{Reply: value, Err: err, Header: c.result.header, Trailer: c.result.trailer}
 	if err == nil && value == c.value {
-		a.Reply = c.says(c.reply)
+		a.Reply = c.says(c.result)
 	}
 	return a
 }
@@ -134,11 +138,12 @@ func (c *call) says(r *reply) proto.Message {
 	return &c.said
 }
 
-func (c *call) result() (any, error) {
-	if err := c.reply.err(); err != nil {
+// result is what the chain sees of a reply.
+func (r *reply) result(value any) (any, error) {
+	if err := r.err(); err != nil {
 		return nil, err
 	}
-	return c.value, nil
+	return value, nil
 }
 
 // execute runs a handler in its turn.

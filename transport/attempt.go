@@ -88,6 +88,8 @@ func (a *attempt) invoke() arrival {
 	if values := a.trailer.Get(wire.HeaderKey); len(values) > 0 {
 		a.bad = a.received.FromMetadata(values)
 		a.arrived = true
+	} else if err != nil { // a message has come, its end hasn't: the error is no replica's
+		a.bad, a.arrived = nil, false
 	}
 	end := arrival{bad: a.bad, err: err}
 	if a.arrived && a.bad == nil {

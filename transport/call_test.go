@@ -15,7 +15,9 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
@@ -382,6 +384,60 @@ func TestNotPrimary(t *testing.T) {
 	})
 }
 
+// half serves a unary call of a primary that dies when the reply's message has been received, before its end.
+func (r *replica) half(_ any, ss grpc.ServerStream) error {
+	message := new(emptypb.Empty)
+	if err := ss.RecvMsg(message); err != nil {
+		return err
+	}
+	header, payload, err := wire.CutHeader(message.ProtoReflect().GetUnknown())
+	q := &request{replica: r, ctx: ss.Context(), header: new(pb.Header)}
+	if err := errors.Join(err, proto.Unmarshal(header, q.header)); err != nil {
+		return err
+	}
+	r.c.set(func() { r.c.calls = append(r.c.calls, q) })
+	signed, err := proto.Marshal(r.honest(q).header)
+	if err != nil {
+		return err
+	}
+	front := protowire.AppendBytes(protowire.AppendTag(nil, protowire.MaxValidNumber, protowire.BytesType), signed)
+	message.ProtoReflect().SetUnknown(append(front, payload...))
+	if err := ss.SendMsg(message); err != nil || len(r.c.received()) > 1 {
+		return err
+	}
+	synctest.Wait()
+	go r.srv.Stop()
+	<-ss.Context().Done()
+	return ss.Context().Err()
+}
+
+// TestReplyIsCutOff: a reply's header counts when all of the reply has come. Else the connection's error would be the call's, and say that it wasn't executed.
+func TestReplyIsCutOff(t *testing.T) {
+	t.Parallel()
+	within(t, func(t *testing.T, ctx context.Context) {
+		c := newCluster(t, "a", "b", "c")
+		conn := c.dial()
+		ctx, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		err := conn.Invoke(ctx, "/test.Echo/Half", wrapperspb.String("once"), new(wrapperspb.StringValue))
+		fails(t, err, codes.DeadlineExceeded, "the outcome is unknown") // nobody takes over here
+		if n := len(c.received()); n != 1 {
+			t.Errorf("%d attempts have arrived", n)
+		}
+	})
+}
+
+// TestReplyIsLostHere: a reply that the primary has sent, and this process can't receive, isn't an error that says that the call wasn't executed.
+func TestReplyIsLostHere(t *testing.T) {
+	t.Parallel()
+	within(t, func(t *testing.T, ctx context.Context) {
+		c := newCluster(t, "a", "b", "c")
+		conn := c.dial(transport.WithHeaderInMetadata())
+		err := conn.Invoke(ctx, "/test.Echo/Call", wrapperspb.String(strings.Repeat("x", 20_000)), new(wrapperspb.StringValue), grpc.MaxCallRecvMsgSize(10_000))
+		fails(t, err, codes.Internal, "the outcome is unknown: ResourceExhausted")
+	})
+}
+
 // TestRefusedByReplica: what the primary says isn't executed goes to the caller as it is, with no attempt more.
 func TestRefusedByReplica(t *testing.T) {
 	t.Parallel()
@@ -402,7 +458,7 @@ func TestRefusedByReplica(t *testing.T) {
 		{"malformed header", answer{raw: "\xff"}, codes.Internal, "without a valid header", 1},
 		{"malformed run", answer{header: &pb.Header{SourceEpoch: 10, OrderNum: 2, AuthorityUs: 1e6, SourceOrderInfo: []*pb.Run{{Epoch: 10}}}}, codes.Internal, "without a valid header", 1},
 		{"another start", answer{header: &pb.Header{SourceEpoch: 10, OrderNum: 2, AuthorityUs: 1e6, SourceOrderInfo: []*pb.Run{{Epoch: 10, EpochFirst: 2, First: 2, Count: 1}}}}, codes.Internal, "without a valid header", 1},
-		{"by the handler", answer{header: &pb.Header{SourceEpoch: 10, OrderNum: 2, Stable: 2, AuthorityUs: 1e6}, err: status.Error(codes.Unavailable, "the handler's")}, codes.Unavailable, "the handler's", 1},
+		{"by the handler", answer{header: &pb.Header{SourceEpoch: 10, OrderNum: 2, Stable: 2, AuthorityUs: 1e6, Code: uint32(codes.Unavailable)}, err: status.Error(codes.Unavailable, "the handler's")}, codes.Unavailable, "the handler's", 1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()

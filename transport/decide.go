@@ -78,7 +78,8 @@ func (k *call) arrived(a arrival, sent time.Duration, to *choice) verdict {
 // judge is the first look at an attempt's end.
 func (c *Client) judge(k *call, to *choice, bad error) verdict {
 	s, h := k.session, k.reply.header
-	if h == nil || h.SourceEpoch == 0 && h.Refusal == pb.Refusal_REFUSAL_UNSPECIFIED {
+	unsigned := h == nil || h.SourceEpoch == 0 && h.Refusal == pb.Refusal_REFUSAL_UNSPECIFIED
+	if unsigned || h.OrderNum > 0 && h.Code == codes.OK && k.reply.err != nil { // or its reply was lost here: it was too large, perhaps
 		k.reply.header = nil
 		return k.foreign(to, bad)
 	}

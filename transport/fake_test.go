@@ -141,7 +141,7 @@ func (c *cluster) start(name, addr string, incarnation uint64) *replica {
 	r.srv.RegisterService(&grpc.ServiceDesc{
 		ServiceName: "test.Echo", HandlerType: (*any)(nil),
 		Methods: []grpc.MethodDesc{{MethodName: "Call", Handler: r.call}},
-		Streams: []grpc.StreamDesc{{StreamName: "Many", ServerStreams: true, Handler: func(any, grpc.ServerStream) error { panic("unreachable") }}},
+		Streams: []grpc.StreamDesc{{StreamName: "Half", ServerStreams: true, Handler: r.half}, {StreamName: "Many", ServerStreams: true, Handler: func(any, grpc.ServerStream) error { panic("unreachable") }}},
 	}, nil)
 	c.mu.Lock()
 	c.replicas[addr] = r

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"slices"
 
+	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/understudy-rpc/understudy/orderstate"
@@ -53,6 +54,7 @@ type Header struct {
 	AuthorityUs           uint64
 	Level                 pb.Level
 	Refusal               pb.Refusal
+	Code                  codes.Code
 
 	one [1]orderstate.Announcement // the room of SourceOrderInfo, while one run is all it has
 }
@@ -77,6 +79,7 @@ const (
 	fieldAuthorityUs
 	fieldLevel
 	fieldRefusal
+	fieldCode
 )
 
 const (
@@ -90,7 +93,7 @@ const (
 // Size is the number of bytes that AppendTo adds.
 func (h *Header) Size() int {
 	n := 0
-	h.numbers(func(_ protowire.Number, v uint64) { n += 1 + protowire.SizeVarint(v) }) // each tag is one byte
+	h.numbers(func(field protowire.Number, v uint64) { n += protowire.SizeTag(field) + protowire.SizeVarint(v) })
 	for _, runs := range [][]orderstate.Announcement{h.DestOrderInfo, h.SourceOrderInfo} {
 		for _, a := range runs {
 			n += 1 + protowire.SizeBytes(sizeRun(a))
@@ -115,7 +118,7 @@ func (h *Header) AppendTo(b []byte) []byte {
 func (h *Header) numbers(f func(protowire.Number, uint64)) {
 	for i, v := range [...]uint64{
 		uint64(h.Session), uint64(h.SeqNum), uint64(h.SourceEpoch), uint64(h.DestEpoch), uint64(h.HeldUpTo), uint64(h.Outstanding), 0, 0,
-		uint64(h.OrderNum), uint64(h.FirstOrderNum), uint64(h.Stable), h.RequiredSet, h.AuthorityUs, uint64(h.Level), uint64(h.Refusal),
+		uint64(h.OrderNum), uint64(h.FirstOrderNum), uint64(h.Stable), h.RequiredSet, h.AuthorityUs, uint64(h.Level), uint64(h.Refusal), uint64(h.Code),
 	} {
 		if v != 0 {
 			f(protowire.Number(i+1), v)
@@ -209,6 +212,8 @@ func (h *Header) set(field protowire.Number, v uint64) {
 		h.Level = pb.Level(int32(v))
 	case fieldRefusal:
 		h.Refusal = pb.Refusal(int32(v))
+	case fieldCode:
+		h.Code = codes.Code(v)
 	}
 }
 

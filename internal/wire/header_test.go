@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
@@ -21,7 +22,7 @@ func asProto(h *Header) *pb.Header {
 	return &pb.Header{
 		Session: uint64(h.Session), SeqNum: uint64(h.SeqNum), SourceEpoch: uint64(h.SourceEpoch), DestEpoch: uint64(h.DestEpoch), HeldUpTo: uint64(h.HeldUpTo), Outstanding: uint64(h.Outstanding),
 		DestOrderInfo: RunsToProto(h.DestOrderInfo, false), SourceOrderInfo: RunsToProto(h.SourceOrderInfo, false),
-		OrderNum: uint64(h.OrderNum), FirstOrderNum: uint64(h.FirstOrderNum), Stable: uint64(h.Stable), RequiredSet: h.RequiredSet, AuthorityUs: h.AuthorityUs, Level: h.Level, Refusal: h.Refusal,
+		OrderNum: uint64(h.OrderNum), FirstOrderNum: uint64(h.FirstOrderNum), Stable: uint64(h.Stable), RequiredSet: h.RequiredSet, AuthorityUs: h.AuthorityUs, Level: h.Level, Refusal: h.Refusal, Code: uint32(h.Code),
 	}
 }
 
@@ -51,7 +52,7 @@ func full() *Header {
 	envelope := orderstate.Envelope{Epoch: 1, EpochFirst: 1, First: 2, Count: 3}
 	return &Header{
 		Session: 1, SeqNum: 2, SourceEpoch: 3, DestEpoch: 4, HeldUpTo: 5, Outstanding: 1, OrderNum: 6, FirstOrderNum: 7, Stable: 8, RequiredSet: 9, AuthorityUs: 10,
-		Level: pb.Level_LEVEL_STABLE, Refusal: pb.Refusal_REFUSAL_ANSWERED,
+		Level: pb.Level_LEVEL_STABLE, Refusal: pb.Refusal_REFUSAL_ANSWERED, Code: codes.DataLoss,
 		DestOrderInfo:   []orderstate.Announcement{{Envelope: envelope}, {Envelope: orderstate.Envelope{Epoch: 9, EpochFirst: 9, First: math.MaxUint64, Count: 1}}},
 		SourceOrderInfo: []orderstate.Announcement{{Envelope: envelope, Sealed: []byte("sealed")}},
 	}
@@ -70,7 +71,7 @@ func TestHeaderIsProtobuf(t *testing.T) {
 	for _, h := range []*Header{
 		{}, request, reply, full(),
 		{Session: most, SeqNum: most, SourceEpoch: most, DestEpoch: most, HeldUpTo: most, Outstanding: most, OrderNum: most, FirstOrderNum: most, Stable: most, RequiredSet: most, AuthorityUs: most},
-		{Level: -1, Refusal: math.MaxInt32},
+		{Level: -1, Refusal: math.MaxInt32, Code: math.MaxUint32},
 	} {
 		b := h.AppendTo([]byte("before"))[len("before"):]
 		if len(b) != h.Size() {

@@ -173,7 +173,9 @@ type Header struct {
 	// Request: the level asked for this call (see Level); at least the group's.
 	Level Level `protobuf:"varint,14,opt,name=level,proto3,enum=understudy.v1.Level" json:"level,omitempty"`
 	// Reply: why the primary didn't take the request.
-	Refusal       Refusal `protobuf:"varint,15,opt,name=refusal,proto3,enum=understudy.v1.Refusal" json:"refusal,omitempty"`
+	Refusal Refusal `protobuf:"varint,15,opt,name=refusal,proto3,enum=understudy.v1.Refusal" json:"refusal,omitempty"`
+	// Reply: the gRPC status code that the primary's server has sent with it. With another one, the reply was lost on its way, though the message was executed.
+	Code          uint32 `protobuf:"varint,16,opt,name=code,proto3" json:"code,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -313,6 +315,13 @@ func (x *Header) GetRefusal() Refusal {
 	return Refusal_REFUSAL_UNSPECIFIED
 }
 
+func (x *Header) GetCode() uint32 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
+}
+
 // Run is an announcement: orderInfos of one epoch with no gap, sealed by the primary that ordered them.
 // A source reads the envelope only, and reflects the rest verbatim.
 type Run struct {
@@ -400,7 +409,7 @@ var File_understudy_v1_header_proto protoreflect.FileDescriptor
 
 const file_understudy_v1_header_proto_rawDesc = "" +
 	"\n" +
-	"\x1aunderstudy/v1/header.proto\x12\runderstudy.v1\"\xba\x04\n" +
+	"\x1aunderstudy/v1/header.proto\x12\runderstudy.v1\"\xce\x04\n" +
 	"\x06Header\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x17\n" +
 	"\aseq_num\x18\x02 \x01(\x04R\x06seqNum\x12!\n" +
@@ -419,7 +428,8 @@ const file_understudy_v1_header_proto_rawDesc = "" +
 	"\frequired_set\x18\f \x01(\x04R\vrequiredSet\x12!\n" +
 	"\fauthority_us\x18\r \x01(\x04R\vauthorityUs\x12*\n" +
 	"\x05level\x18\x0e \x01(\x0e2\x14.understudy.v1.LevelR\x05level\x120\n" +
-	"\arefusal\x18\x0f \x01(\x0e2\x16.understudy.v1.RefusalR\arefusal\"\x80\x01\n" +
+	"\arefusal\x18\x0f \x01(\x0e2\x16.understudy.v1.RefusalR\arefusal\x12\x12\n" +
+	"\x04code\x18\x10 \x01(\rR\x04code\"\x80\x01\n" +
 	"\x03Run\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1f\n" +
 	"\vepoch_first\x18\x02 \x01(\x04R\n" +
