@@ -25,6 +25,10 @@ func errHeader(err error) error {
 	return status.Errorf(codes.InvalidArgument, "understudy: %v", err)
 }
 
+func errAnothers(s orderstate.Session) error {
+	return status.Errorf(codes.PermissionDenied, "understudy: session %d belongs to another source: the request doesn't carry its token", s)
+}
+
 func errMinInSync(have, want int) error {
 	return status.Errorf(codes.Unavailable, "understudy: %d replicas are in-sync, MinInSync is %d", have, want)
 }

@@ -138,7 +138,7 @@ func refused(in *incarnation, err error) Answer {
 func (in *incarnation) admit(ctx context.Context, h *wire.Header, id orderstate.MessageID, answeredUpTo orderstate.SeqNum) (orderstate.Verdict, error) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if err := in.enter(ctx, h, id.Session); err != nil {
+	if err := in.enter(ctx, h); err != nil {
 		return 0, err
 	}
 	for {
@@ -178,8 +178,8 @@ func (in *incarnation) admit(ctx context.Context, h *wire.Header, id orderstate.
 	return orderstate.Fresh, nil
 }
 
-// enter waits until this replica may take requests, refuses what isn't for this primary, and does FIG. 9. Called with mu held.
-func (in *incarnation) enter(ctx context.Context, h *wire.Header, s orderstate.Session) error {
+// enter waits until this replica may take requests, refuses what isn't for this primary, or not of the session's source, and does FIG. 9. Called with mu held.
+func (in *incarnation) enter(ctx context.Context, h *wire.Header) error {
 	open := func() bool { return in.role != takingOver && (in.role != leading || in.gate) }
 	if !open() {
 		if err := in.await(ctx, open); err != nil {
@@ -189,7 +189,10 @@ func (in *incarnation) enter(ctx context.Context, h *wire.Header, s orderstate.S
 	if in.role != leading || h.DestEpoch != in.primary.Epoch() {
 		return errNotPrimary
 	}
-	in.primary.Receive(s, h.HeldUpTo, wire.Envelopes(h.DestOrderInfo)) // FIG. 9
+	if err := in.owns(h); err != nil {
+		return err
+	}
+	in.primary.Receive(h.Session, h.HeldUpTo, wire.Envelopes(h.DestOrderInfo)) // FIG. 9
 	return nil
 }
 

@@ -60,7 +60,11 @@ func TestHostileHeaders(t *testing.T) {
 			{"an unknown level", []string{marshal(func(h *pb.Header) { h.Level = 99 })}, codes.InvalidArgument, "unknown level 99", 0},
 			{"a level below 0", []string{marshal(func(h *pb.Header) { h.Level = -1 })}, codes.InvalidArgument, "unknown level -1", 0},
 		}
+		tokenless := marshal(func(h *pb.Header) { h.Token = 0 })
 		for n := range len(good) {
+			if n == len(tokenless) {
+				continue // a header that is well formed
+			}
 			malformed = append(malformed, hostile{fmt.Sprint("truncated at ", n), []string{good[:n]}, codes.InvalidArgument, "understudy: ", 0})
 		}
 		const notPrimary, unknown = pb.Refusal_REFUSAL_NOT_PRIMARY, pb.Refusal_REFUSAL_UNKNOWN_SESSION
@@ -72,6 +76,7 @@ func TestHostileHeaders(t *testing.T) {
 			{"a session to come", []string{marshal(func(h *pb.Header) { h.Session = 1000 })}, codes.FailedPrecondition, "the session is unknown", unknown},
 			{"the last session", []string{marshal(func(h *pb.Header) { h.Session = math.MaxUint64 })}, codes.FailedPrecondition, "the session is unknown", unknown},
 			{"a session that is a request", []string{marshal(func(h *pb.Header) { h.Session = 2 })}, codes.FailedPrecondition, "the session is unknown", unknown},
+			{"no token", []string{tokenless}, codes.PermissionDenied, "belongs to another source", 0},
 			{"a run of nothing", []string{marshal(func(h *pb.Header) { h.DestOrderInfo = []*pb.Run{{}} })}, codes.InvalidArgument, "has a field of 0", 0},
 			{"a run from 0", []string{marshal(func(h *pb.Header) { h.DestOrderInfo = []*pb.Run{{Epoch: 1, EpochFirst: 1, Count: 1}} })}, codes.InvalidArgument, "has a field of 0", 0},
 			{"a run too long", []string{marshal(func(h *pb.Header) {

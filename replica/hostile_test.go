@@ -108,6 +108,8 @@ type siege struct {
 	conns                 []*grpc.ClientConn // to each replica
 	nonce                 []byte
 	session, group, epoch uint64
+	token                 uint64
+	method                string // what its RPCs call
 	attached              stream // to the primary
 	inMessage             bool   // RPCs carry their headers in the message
 }
@@ -116,7 +118,16 @@ type stream = grpc.BidiStreamingClient[pb.AttachRequest, pb.AttachResponse]
 
 func besiege(t *testing.T, opts ...understudytest.Option) *siege {
 	t.Helper()
-	s := &siege{t: t, c: understudytest.New(t, 3, registerJournal, append([]understudytest.Option{understudytest.Logger(verbose)}, opts...)...), nonce: []byte("the hostile one.")}
+	return besiegeService(t, registerJournal, opts...)
+}
+
+// besiegeService is besiege with another service, whose state is a journal, too.
+func besiegeService(t *testing.T, register func(grpc.ServiceRegistrar) replica.Snapshotter, opts ...understudytest.Option) *siege {
+	t.Helper()
+	s := &siege{
+		t: t, c: understudytest.New(t, 3, register, append([]understudytest.Option{understudytest.Logger(verbose)}, opts...)...),
+		nonce: []byte("the hostile one."), method: write,
+	}
 	s.good = s.c.Dial("good")
 	s.serves()
 	for i := range 3 {
@@ -124,7 +135,7 @@ func besiege(t *testing.T, opts ...understudytest.Option) *siege {
 	}
 	var w *pb.Welcome
 	s.attached, w = s.attach(0, &pb.Hello{Nonce: s.nonce})
-	s.session, s.group, s.epoch = w.Session, w.Group, w.Primary.Epoch
+	s.session, s.token, s.group, s.epoch = w.Session, w.Token, w.Group, w.Primary.Epoch
 	return s
 }
 
@@ -194,6 +205,9 @@ func (s *siege) attach(i int, hello *pb.Hello) (stream, *pb.Welcome) {
 	if err != nil || resp.GetWelcome() == nil {
 		s.t.Fatalf("got %v, %v, want a welcome", resp, err)
 	}
+	if w := resp.GetWelcome(); w.Session == s.session && w.Token != s.token {
+		s.t.Errorf("replica %d welcomes session %d with token %x, the one before with %x", i, w.Session, w.Token, s.token)
+	}
 	return st, resp.GetWelcome()
 }
 
@@ -224,7 +238,7 @@ func ends(t *testing.T, what string, st stream, code codes.Code, words ...string
 
 // header is one that a good client would send.
 func (s *siege) header(seqNum uint64) *pb.Header {
-	return &pb.Header{Session: s.session, SeqNum: seqNum, Outstanding: 1, DestEpoch: s.epoch}
+	return &pb.Header{Session: s.session, SeqNum: seqNum, Outstanding: 1, DestEpoch: s.epoch, Token: s.token}
 }
 
 func marshalHeader(h *pb.Header) (string, error) {
@@ -260,7 +274,7 @@ func (s *siege) raw(i int, payload []byte, headers ...string) (*pb.Header, error
 	}
 	var trailer metadata.MD
 	var reply []byte
-	err := s.conns[i].Invoke(ctx, write, payload, &reply, grpc.ForceCodec(bytesCodec{}), grpc.Trailer(&trailer))
+	err := s.conns[i].Invoke(ctx, s.method, payload, &reply, grpc.ForceCodec(bytesCodec{}), grpc.Trailer(&trailer))
 	header, _, parseErr := wire.CutHeader(reply)
 	if inMessage := header != nil; err == nil && inMessage != s.inMessage {
 		s.t.Errorf("the header of a reply is in its message: %v", inMessage)

@@ -17,7 +17,7 @@ func (in *incarnation) serveRead(ctx context.Context, h *wire.Header, received t
 	}
 	s := h.Session
 	in.mu.Lock()
-	err := in.enter(ctx, h, s)
+	err := in.enter(ctx, h)
 	if err == nil && (!in.primary.Known(s) || in.primary.Stable() < orderstate.OrderNum(s)) {
 		err = errUnknownSession
 	}

@@ -36,6 +36,7 @@ type replyLog struct {
 
 type repliesOf struct {
 	nonce    orderstate.Nonce
+	token    uint64 // what its requests carry; 0 until incarnation.token is asked for it
 	answered orderstate.SeqNum
 	replies  map[orderstate.SeqNum]*reply
 }

@@ -2,10 +2,12 @@ package replica
 
 import (
 	"context"
+	"crypto/subtle"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/understudy-rpc/understudy/internal/wire"
 	"github.com/understudy-rpc/understudy/orderstate"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
@@ -89,6 +91,7 @@ func (in *incarnation) welcome(ctx context.Context, a *attachment) error {
 	a.bound = true
 	a.out.Welcome = &pb.Welcome{
 		Session: uint64(a.session), Group: in.group, Replica: in.self.Name, Incarnation: in.self.Incarnation, Level: pb.Level(in.r.config.level + 1),
+		Token:   in.token(a.session, a.nonce),
 		Primary: &pb.NewEpoch{Epoch: uint64(in.epoch()), Primary: in.leader.Name, Incarnation: in.leader.Incarnation},
 	}
 	switch in.role {
@@ -99,6 +102,30 @@ func (in *incarnation) welcome(ctx context.Context, a *attachment) error {
 		a.acknowledge()
 	}
 	signal(a.wake)
+	return nil
+}
+
+// token is what the requests of a session that is open here must carry. It is made once, so that no call pays for it. Called with mu held.
+func (in *incarnation) token(s orderstate.Session, n orderstate.Nonce) uint64 {
+	known := in.replies.sessions[s]
+	if known == nil { // a backup hasn't executed its opening yet
+		return in.seal.Token(s, n)
+	}
+	if known.token == 0 {
+		known.token = in.seal.Token(s, n)
+	}
+	return known.token
+}
+
+// owns checks that a request is of the source to which its session belongs: anyone can guess the session's number. One whose session isn't open is left to Judge. Called with mu held, while leading.
+func (in *incarnation) owns(h *wire.Header) error {
+	nonce, open := in.primary.Nonce(h.Session)
+	if !open {
+		return nil
+	}
+	if d := h.Token ^ in.token(h.Session, nonce); subtle.ConstantTimeEq(int32(d), 0)&subtle.ConstantTimeEq(int32(d>>32), 0) == 0 {
+		return errAnothers(h.Session)
+	}
 	return nil
 }
 

@@ -212,7 +212,7 @@ func (k *call) attempt() *attempt {
 	held := s.source.HeldUpTo()
 	h := wire.Header{
 		Session: orderstate.Session(s.number), SeqNum: orderstate.SeqNum(k.seqNum), DestEpoch: k.epoch, HeldUpTo: held,
-		Outstanding: orderstate.SeqNum(k.outstanding), Level: k.level, DestOrderInfo: s.envelopes(held),
+		Outstanding: orderstate.SeqNum(k.outstanding), Level: k.level, DestOrderInfo: s.envelopes(held), Token: s.token,
 	}
 	a.carry(&h, c.cfg.inMetadata)
 	return a

@@ -56,7 +56,7 @@ func TestCall(t *testing.T) {
 			t.Errorf("%+v", s)
 		}
 		for i, q := range c.received() {
-			want := &pb.Header{Session: 1, SeqNum: uint64(i + 1), DestEpoch: 10, HeldUpTo: uint64(i + 1), Outstanding: 1}
+			want := &pb.Header{Session: 1, SeqNum: uint64(i + 1), DestEpoch: 10, HeldUpTo: uint64(i + 1), Outstanding: 1, Token: tokenOf(1)}
 			if !proto.Equal(q.header, want) { // R2: 1 is stable, the rest was announced
 				t.Errorf("call %d: %v; want %v", i, q.header, want)
 			}

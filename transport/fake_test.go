@@ -468,10 +468,13 @@ func (r *replica) welcome(hello *pb.Hello) *pb.Welcome {
 		c.sessions[string(hello.Nonce)] = number
 	}
 	return &pb.Welcome{
-		Session: number, Group: groupID, Replica: r.member.Name, Incarnation: r.member.Incarnation, Level: c.level,
+		Session: number, Token: tokenOf(number), Group: groupID, Replica: r.member.Name, Incarnation: r.member.Incarnation, Level: c.level,
 		Primary: c.newEpochLocked(), EpochStart: c.epochStart(), RequiredSet: c.requiredSet(),
 	}
 }
+
+// tokenOf is what the requests of a session must carry.
+func tokenOf(session uint64) uint64 { return 0x70c3e0000000 + session }
 
 func (r *replica) call(_ any, ctx context.Context, dec func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
 	raw := new(emptypb.Empty) // keeps every field as unknown, with the bytes as they came
@@ -553,6 +556,9 @@ func (r *replica) honest(q *request) *answer {
 	defer c.mu.Unlock()
 	if r.member.Name != c.primary || q.header.DestEpoch != c.epoch {
 		return &answer{header: &pb.Header{SourceEpoch: c.epoch, Refusal: pb.Refusal_REFUSAL_NOT_PRIMARY}, err: status.Error(codes.Unavailable, "not the primary")}
+	}
+	if q.header.Token != tokenOf(q.header.Session) {
+		return &answer{header: &pb.Header{SourceEpoch: c.epoch}, err: status.Error(codes.PermissionDenied, "not the session's token")}
 	}
 	k, ok := c.ordered[q.header.SeqNum]
 	if !ok {

@@ -197,7 +197,7 @@ func welcomed(tb testing.TB) (*Client, *link) {
 	c.links = append(c.links, l)
 	primary := &pb.NewEpoch{Epoch: 10, Primary: "a", Incarnation: 1}
 	err := c.receive(l, c.session, &pb.AttachResponse{Welcome: &pb.Welcome{
-		Session: 1, Group: 1, Replica: "a", Incarnation: 1, Primary: primary,
+		Session: 1, Token: 1, Group: 1, Replica: "a", Incarnation: 1, Primary: primary,
 		EpochStart: &pb.EpochStart{Epoch: 10, FirstOrderNum: 1, Stable: 1}, RequiredSet: &pb.RequiredSet{Epoch: 10, Number: 1},
 	}})
 	if err != nil {
@@ -210,7 +210,7 @@ func welcomed(tb testing.TB) (*Client, *link) {
 func FuzzStream(f *testing.F) {
 	for _, msg := range []*pb.AttachResponse{
 		{},
-		{Welcome: &pb.Welcome{Session: 1, Group: 1, Replica: "a", Incarnation: 1}},
+		{Welcome: &pb.Welcome{Session: 1, Token: 1, Group: 1, Replica: "a", Incarnation: 1}},
 		{NewEpoch: &pb.NewEpoch{Epoch: 20, Primary: "b", Incarnation: 2}},
 		{EpochStart: &pb.EpochStart{Epoch: 10, FirstOrderNum: 1, Stable: 5, Earlier: []*pb.Start{{Epoch: 5, FirstOrderNum: 1}}}},
 		{RequiredSet: &pb.RequiredSet{Epoch: 10, Number: 2, Replicas: []string{"b#1"}}},

@@ -92,7 +92,7 @@ func (c *Client) welcome(l *link, s *session, w *pb.Welcome) error {
 	switch {
 	case err != nil:
 		return err
-	case w.Session == 0 || w.Group == 0 || speaker.Validate() != nil || w.Level < 0 || w.Level > pb.Level_LEVEL_STABLE:
+	case w.Session == 0 || w.Token == 0 || w.Group == 0 || speaker.Validate() != nil || w.Level < 0 || w.Level > pb.Level_LEVEL_STABLE:
 		return malformed("a Welcome by %v to session %d of group %d at level %d", speaker, w.Session, w.Group, w.Level)
 	case c.group != 0 && w.Group != c.group:
 		return fmt.Errorf("transport: replica %s at %s is of the group with id %x; this connection's has %x", l.name, l.addr, w.Group, c.group)
@@ -106,7 +106,7 @@ func (c *Client) welcome(l *link, s *session, w *pb.Welcome) error {
 	}
 	// R11: the session is open when the primary of the acknowledged epoch says so, once its gate is open.
 	if e := s.source.Epoch(); s.number == 0 && n.primary == speaker && n.epoch == e && n.start != nil && orderstate.Epoch(n.start.Epoch) == e {
-		c.adopt(s, w.Session)
+		c.adopt(s, w.Session, w.Token)
 	}
 	l.up, l.problem, l.unknown = true, nil, false
 	l.question, l.queued, l.held, l.sent = nil, 0, 0, 0
@@ -115,9 +115,9 @@ func (c *Client) welcome(l *link, s *session, w *pb.Welcome) error {
 	return nil
 }
 
-// adopt takes the session's number. A stream that was welcomed to another one, whose opening was lost, begins anew.
-func (c *Client) adopt(s *session, number uint64) {
-	s.number = number
+// adopt takes the session's number and token. A stream that was welcomed to another one, whose opening was lost, begins anew.
+func (c *Client) adopt(s *session, number, token uint64) {
+	s.number, s.token = number, token
 	close(s.begun)
 	for _, l := range c.links {
 		if l.up && l.session == s && l.number != number {

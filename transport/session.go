@@ -16,6 +16,7 @@ import (
 type session struct {
 	nonce  orderstate.Nonce
 	number uint64        // the orderNum of its opening; 0 while it isn't open
+	token  uint64        // proves to the primary that a request is of this session
 	begun  chan struct{} // closed when the session is open, or over
 	over   error         // why it has ended
 	ended  chan struct{} // closed when it has

@@ -355,7 +355,7 @@ func TestMalformed(t *testing.T) {
 		many[i] = "r#1"
 	}
 	for name, msg := range map[string]*pb.AttachResponse{
-		"second welcome":   {Welcome: &pb.Welcome{Session: 1, Group: groupID, Replica: "b", Incarnation: 2}},
+		"second welcome":   {Welcome: &pb.Welcome{Session: 1, Token: tokenOf(1), Group: groupID, Replica: "b", Incarnation: 2}},
 		"no epoch":         {NewEpoch: &pb.NewEpoch{Primary: "b", Incarnation: 2}},
 		"no primary":       {NewEpoch: &pb.NewEpoch{Epoch: 20}},
 		"primary's name":   {NewEpoch: &pb.NewEpoch{Epoch: 20, Primary: "b/\n", Incarnation: 2}},
@@ -390,6 +390,7 @@ func TestMalformed(t *testing.T) {
 	}
 	for name, change := range map[string]func(*pb.Welcome){
 		"session":  func(w *pb.Welcome) { w.Session = 0 },
+		"token":    func(w *pb.Welcome) { w.Token = 0 },
 		"group":    func(w *pb.Welcome) { w.Group = 0 },
 		"speaker":  func(w *pb.Welcome) { w.Incarnation = 0 },
 		"level":    func(w *pb.Welcome) { w.Level = 9 },

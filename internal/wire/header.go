@@ -55,6 +55,7 @@ type Header struct {
 	Level                 pb.Level
 	Refusal               pb.Refusal
 	Code                  codes.Code
+	Token                 uint64
 
 	one [1]orderstate.Announcement // the room of SourceOrderInfo, while one run is all it has
 }
@@ -80,6 +81,7 @@ const (
 	fieldLevel
 	fieldRefusal
 	fieldCode
+	fieldToken
 )
 
 const (
@@ -118,7 +120,7 @@ func (h *Header) AppendTo(b []byte) []byte {
 func (h *Header) numbers(f func(protowire.Number, uint64)) {
 	for i, v := range [...]uint64{
 		uint64(h.Session), uint64(h.SeqNum), uint64(h.SourceEpoch), uint64(h.DestEpoch), uint64(h.HeldUpTo), uint64(h.Outstanding), 0, 0,
-		uint64(h.OrderNum), uint64(h.FirstOrderNum), uint64(h.Stable), h.RequiredSet, h.AuthorityUs, uint64(h.Level), uint64(h.Refusal), uint64(h.Code),
+		uint64(h.OrderNum), uint64(h.FirstOrderNum), uint64(h.Stable), h.RequiredSet, h.AuthorityUs, uint64(h.Level), uint64(h.Refusal), uint64(h.Code), h.Token,
 	} {
 		if v != 0 {
 			f(protowire.Number(i+1), v)
@@ -214,6 +216,8 @@ func (h *Header) set(field protowire.Number, v uint64) {
 		h.Refusal = pb.Refusal(int32(v))
 	case fieldCode:
 		h.Code = codes.Code(v)
+	case fieldToken:
+		h.Token = v
 	}
 }
 

@@ -22,7 +22,7 @@ func asProto(h *Header) *pb.Header {
 	return &pb.Header{
 		Session: uint64(h.Session), SeqNum: uint64(h.SeqNum), SourceEpoch: uint64(h.SourceEpoch), DestEpoch: uint64(h.DestEpoch), HeldUpTo: uint64(h.HeldUpTo), Outstanding: uint64(h.Outstanding),
 		DestOrderInfo: RunsToProto(h.DestOrderInfo, false), SourceOrderInfo: RunsToProto(h.SourceOrderInfo, false),
-		OrderNum: uint64(h.OrderNum), FirstOrderNum: uint64(h.FirstOrderNum), Stable: uint64(h.Stable), RequiredSet: h.RequiredSet, AuthorityUs: h.AuthorityUs, Level: h.Level, Refusal: h.Refusal, Code: uint32(h.Code),
+		OrderNum: uint64(h.OrderNum), FirstOrderNum: uint64(h.FirstOrderNum), Stable: uint64(h.Stable), RequiredSet: h.RequiredSet, AuthorityUs: h.AuthorityUs, Level: h.Level, Refusal: h.Refusal, Code: uint32(h.Code), Token: h.Token,
 	}
 }
 
@@ -40,7 +40,7 @@ func same(a, b *Header) bool { return proto.Equal(asProto(a), asProto(b)) }
 
 // request and reply are what the headers of most calls look like.
 var (
-	request = &Header{Session: 1000, SeqNum: 1 << 20, DestEpoch: 1 << 20, HeldUpTo: 1 << 27, Outstanding: 64}
+	request = &Header{Session: 1000, SeqNum: 1 << 20, DestEpoch: 1 << 20, HeldUpTo: 1 << 27, Outstanding: 64, Token: 1<<48 - 1}
 	reply   = &Header{
 		SourceEpoch: 1 << 20, OrderNum: 1 << 27, FirstOrderNum: 1 << 26, Stable: 1<<27 - 100, RequiredSet: 3, AuthorityUs: 900_000,
 		SourceOrderInfo: []orderstate.Announcement{testSeal().Close(run(7, 1000, ordinary(16, 4)...))},
@@ -52,7 +52,7 @@ func full() *Header {
 	envelope := orderstate.Envelope{Epoch: 1, EpochFirst: 1, First: 2, Count: 3}
 	return &Header{
 		Session: 1, SeqNum: 2, SourceEpoch: 3, DestEpoch: 4, HeldUpTo: 5, Outstanding: 1, OrderNum: 6, FirstOrderNum: 7, Stable: 8, RequiredSet: 9, AuthorityUs: 10,
-		Level: pb.Level_LEVEL_STABLE, Refusal: pb.Refusal_REFUSAL_ANSWERED, Code: codes.DataLoss,
+		Level: pb.Level_LEVEL_STABLE, Refusal: pb.Refusal_REFUSAL_ANSWERED, Code: codes.DataLoss, Token: 11,
 		DestOrderInfo:   []orderstate.Announcement{{Envelope: envelope}, {Envelope: orderstate.Envelope{Epoch: 9, EpochFirst: 9, First: math.MaxUint64, Count: 1}}},
 		SourceOrderInfo: []orderstate.Announcement{{Envelope: envelope, Sealed: []byte("sealed")}},
 	}
@@ -70,7 +70,7 @@ func TestHeaderIsProtobuf(t *testing.T) {
 	const most = math.MaxUint64
 	for _, h := range []*Header{
 		{}, request, reply, full(),
-		{Session: most, SeqNum: most, SourceEpoch: most, DestEpoch: most, HeldUpTo: most, Outstanding: most, OrderNum: most, FirstOrderNum: most, Stable: most, RequiredSet: most, AuthorityUs: most},
+		{Session: most, SeqNum: most, SourceEpoch: most, DestEpoch: most, HeldUpTo: most, Outstanding: most, OrderNum: most, FirstOrderNum: most, Stable: most, RequiredSet: most, AuthorityUs: most, Token: most},
 		{Level: -1, Refusal: math.MaxInt32, Code: math.MaxUint32},
 	} {
 		b := h.AppendTo([]byte("before"))[len("before"):]
@@ -88,14 +88,14 @@ func TestHeaderIsProtobuf(t *testing.T) {
 	}
 }
 
-// TestRequestHeaderSize: what a request always carries is at most 48 bytes, before base64, for values below 2^49: thousands of years at a million messages a second.
+// TestRequestHeaderSize: what a request always carries is at most 57 bytes, before base64, for values below 2^49: thousands of years at a million messages a second.
 func TestRequestHeaderSize(t *testing.T) {
 	t.Parallel()
 	const most = 1<<49 - 1
-	if n := (&Header{Session: most, SeqNum: most, SourceEpoch: most, DestEpoch: most, HeldUpTo: most, Outstanding: most}).Size(); n > 48 {
+	if n := (&Header{Session: most, SeqNum: most, SourceEpoch: most, DestEpoch: most, HeldUpTo: most, Outstanding: most, Token: most}).Size(); n > 57 {
 		t.Errorf("%d bytes", n)
 	}
-	if n := base64.RawStdEncoding.EncodedLen(request.Size()); n > 28 {
+	if n := base64.RawStdEncoding.EncodedLen(request.Size()); n > 40 {
 		t.Errorf("an ordinary one has %d bytes in base64", n)
 	}
 }

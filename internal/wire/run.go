@@ -48,6 +48,7 @@ const (
 	domainRun     = 'r'
 	domainMessage = 'm'
 	domainOpening = 'o'
+	domainToken   = 't'
 )
 
 // Digest binds a message to its bytes. method and payload are what will be executed.
@@ -68,6 +69,13 @@ func (s *Seal) DigestOpening(n orderstate.Nonce) uint64 {
 	m := s.macs.Get().(*mac)
 	defer s.macs.Put(m)
 	return m.digest(append(m.buf[:0], domainOpening), n[:])
+}
+
+// Token is what a session's requests carry: only its source, which has it with its welcome, and the replicas know it. It is never 0.
+func (s *Seal) Token(session orderstate.Session, n orderstate.Nonce) uint64 {
+	m := s.macs.Get().(*mac)
+	defer s.macs.Put(m)
+	return max(m.digest(binary.AppendUvarint(append(m.buf[:0], domainToken), uint64(session)), n[:]), 1)
 }
 
 func (m *mac) digest(b, payload []byte) uint64 {

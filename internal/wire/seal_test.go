@@ -214,6 +214,31 @@ func TestDigest(t *testing.T) {
 	}
 }
 
+// TestToken: it depends on the session, its nonce and the key, is no digest, and never 0.
+func TestToken(t *testing.T) {
+	t.Parallel()
+	s := testSeal()
+	nonce := orderstate.Nonce([]byte("sixteen bytes..."))
+	seen := map[uint64]string{}
+	for what, token := range map[string]uint64{
+		"a session":       s.Token(1, nonce),
+		"another session": s.Token(2, nonce),
+		"the last one":    s.Token(math.MaxUint64, nonce),
+		"another nonce":   s.Token(1, orderstate.Nonce{}),
+		"another key":     NewSeal([]byte("another")).Token(1, nonce),
+		"the opening":     s.DigestOpening(nonce),
+		"a message":       s.Digest(orderstate.MessageID{Session: 1}, 0, "", nonce[:]),
+	} {
+		if other, ok := seen[token]; ok || token > digestMax || token == 0 {
+			t.Errorf("%s and %s have token %x", what, other, token)
+		}
+		seen[token] = what
+	}
+	if a, b := s.Token(1, nonce), testSeal().Token(1, nonce); a != b {
+		t.Errorf("one session has the tokens %x and %x", a, b)
+	}
+}
+
 // TestSealConcurrently uses one seal from everywhere.
 func TestSealConcurrently(t *testing.T) {
 	t.Parallel()

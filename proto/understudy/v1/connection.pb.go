@@ -465,8 +465,10 @@ type Welcome struct {
 	// The primary of the highest epoch that this replica has acknowledged.
 	Primary *NewEpoch `protobuf:"bytes,6,opt,name=primary,proto3" json:"primary,omitempty"`
 	// Where that epoch starts; absent while a takeover hasn't fixed it.
-	EpochStart    *EpochStart  `protobuf:"bytes,7,opt,name=epoch_start,json=epochStart,proto3" json:"epoch_start,omitempty"`
-	RequiredSet   *RequiredSet `protobuf:"bytes,8,opt,name=required_set,json=requiredSet,proto3" json:"required_set,omitempty"`
+	EpochStart  *EpochStart  `protobuf:"bytes,7,opt,name=epoch_start,json=epochStart,proto3" json:"epoch_start,omitempty"`
+	RequiredSet *RequiredSet `protobuf:"bytes,8,opt,name=required_set,json=requiredSet,proto3" json:"required_set,omitempty"`
+	// What the session's requests must carry (Header.token): 6 bytes of HMAC-SHA256 under the group's secret over session and nonce, never 0, and the same at each replica.
+	Token         uint64 `protobuf:"varint,9,opt,name=token,proto3" json:"token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -555,6 +557,13 @@ func (x *Welcome) GetRequiredSet() *RequiredSet {
 		return x.RequiredSet
 	}
 	return nil
+}
+
+func (x *Welcome) GetToken() uint64 {
+	if x != nil {
+		return x.Token
+	}
+	return 0
 }
 
 type Acknowledgement struct {
@@ -894,7 +903,7 @@ const file_understudy_v1_connection_proto_rawDesc = "" +
 	"\frequired_set\x18\x06 \x01(\v2\x1a.understudy.v1.RequiredSetR\vrequiredSet\x12>\n" +
 	"\x11source_order_info\x18\a \x03(\v2\x12.understudy.v1.RunR\x0fsourceOrderInfo\x12\x16\n" +
 	"\x06stable\x18\b \x01(\x04R\x06stable\x12!\n" +
-	"\fstable_epoch\x18\t \x01(\x04R\vstableEpoch\"\xcf\x02\n" +
+	"\fstable_epoch\x18\t \x01(\x04R\vstableEpoch\"\xe5\x02\n" +
 	"\aWelcome\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x14\n" +
 	"\x05group\x18\x02 \x01(\x06R\x05group\x12\x18\n" +
@@ -904,7 +913,8 @@ const file_understudy_v1_connection_proto_rawDesc = "" +
 	"\aprimary\x18\x06 \x01(\v2\x17.understudy.v1.NewEpochR\aprimary\x12:\n" +
 	"\vepoch_start\x18\a \x01(\v2\x19.understudy.v1.EpochStartR\n" +
 	"epochStart\x12=\n" +
-	"\frequired_set\x18\b \x01(\v2\x1a.understudy.v1.RequiredSetR\vrequiredSet\"D\n" +
+	"\frequired_set\x18\b \x01(\v2\x1a.understudy.v1.RequiredSetR\vrequiredSet\x12\x14\n" +
+	"\x05token\x18\t \x01(\x04R\x05token\"D\n" +
 	"\x0fAcknowledgement\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1b\n" +
 	"\torder_num\x18\x02 \x01(\x04R\borderNum\"\\\n" +

@@ -175,7 +175,9 @@ type Header struct {
 	// Reply: why the primary didn't take the request.
 	Refusal Refusal `protobuf:"varint,15,opt,name=refusal,proto3,enum=understudy.v1.Refusal" json:"refusal,omitempty"`
 	// Reply: the gRPC status code that the primary's server has sent with it. With another one, the reply was lost on its way, though the message was executed.
-	Code          uint32 `protobuf:"varint,16,opt,name=code,proto3" json:"code,omitempty"`
+	Code uint32 `protobuf:"varint,16,opt,name=code,proto3" json:"code,omitempty"`
+	// Request: the session's token, as its Welcome has it. It proves that the request is of the source that opened the session: without it nothing of the request is believed.
+	Token         uint64 `protobuf:"varint,17,opt,name=token,proto3" json:"token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -322,6 +324,13 @@ func (x *Header) GetCode() uint32 {
 	return 0
 }
 
+func (x *Header) GetToken() uint64 {
+	if x != nil {
+		return x.Token
+	}
+	return 0
+}
+
 // Run is an announcement: orderInfos of one epoch with no gap, sealed by the primary that ordered them.
 // A source reads the envelope only, and reflects the rest verbatim.
 type Run struct {
@@ -409,7 +418,7 @@ var File_understudy_v1_header_proto protoreflect.FileDescriptor
 
 const file_understudy_v1_header_proto_rawDesc = "" +
 	"\n" +
-	"\x1aunderstudy/v1/header.proto\x12\runderstudy.v1\"\xce\x04\n" +
+	"\x1aunderstudy/v1/header.proto\x12\runderstudy.v1\"\xe4\x04\n" +
 	"\x06Header\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x17\n" +
 	"\aseq_num\x18\x02 \x01(\x04R\x06seqNum\x12!\n" +
@@ -429,7 +438,8 @@ const file_understudy_v1_header_proto_rawDesc = "" +
 	"\fauthority_us\x18\r \x01(\x04R\vauthorityUs\x12*\n" +
 	"\x05level\x18\x0e \x01(\x0e2\x14.understudy.v1.LevelR\x05level\x120\n" +
 	"\arefusal\x18\x0f \x01(\x0e2\x16.understudy.v1.RefusalR\arefusal\x12\x12\n" +
-	"\x04code\x18\x10 \x01(\rR\x04code\"\x80\x01\n" +
+	"\x04code\x18\x10 \x01(\rR\x04code\x12\x14\n" +
+	"\x05token\x18\x11 \x01(\x04R\x05token\"\x80\x01\n" +
 	"\x03Run\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1f\n" +
 	"\vepoch_first\x18\x02 \x01(\x04R\n" +
