@@ -35,7 +35,8 @@ type attachment struct {
 	framesTold   orderstate.SeqNum
 	lastOrder    orderstate.OrderNum // of a reply to it
 	stableTold   orderstate.OrderNum
-	out          pb.AttachResponse // what is to be sent next
+	announced    orderstate.OrderNum // leading: what the source hadn't said to hold, up to here, is on this stream (R5)
+	out          pb.AttachResponse   // what is to be sent next
 	size         int
 }
 
@@ -305,17 +306,21 @@ func (a *attachment) acknowledge() {
 	}
 }
 
-// announce sends the source what didn't fit on its reply (R5).
-func (a *attachment) announce(run orderstate.Announcement) {
-	a.in.mu.Lock()
-	defer a.in.mu.Unlock()
-	a.addRun(run)
+// announce sends the source a run of this primary's, but for what its stream has carried already (R5). The source holds what is below the run, or it is stable, or announced. Called with mu held.
+func (a *attachment) announce(r orderstate.Run) {
+	if a.announced >= r.First {
+		_, r = split(r, int(min(a.announced, r.Last())-r.First+1))
+	}
+	for r.Count > 0 {
+		var run orderstate.Run
+		run, r = split(r, min(r.Count, wire.MaxRun))
+		a.announced = run.Last()
+		a.addRun(a.in.seal.Close(run))
+	}
 }
 
+// addRun queues one announcement. Called with mu held.
 func (a *attachment) addRun(run orderstate.Announcement) {
-	if run.Count == 0 {
-		return
-	}
 	a.out.SourceOrderInfo = append(a.out.SourceOrderInfo, wire.RunToProto(run, false))
 	if a.size += len(run.Sealed); a.size > maxQueueBytes {
 		a.cut(errors.New("replica: a source's queue is full"))
@@ -331,9 +336,10 @@ func (a *attachment) waits(e orderstate.Epoch, heldUpTo orderstate.OrderNum) {
 	}
 	r := in.primary.Multicast(a.session, heldUpTo, in.primary.Last(), nil)
 	if r.Count > wire.MaxRun {
-		r.Count, r.Entries = wire.MaxRun, r.Entries[:wire.MaxRun]
+		r, _ = split(r, wire.MaxRun)
 	}
-	a.addRun(in.seal.Close(r))
+	a.announced = r.First - 1 // what it lacks it is told again
+	a.announce(r)
 	a.out.RequiredSet = in.required()
 	a.tellStable()
 }
@@ -355,7 +361,7 @@ func (a *attachment) tellLazily() {
 	}
 }
 
-// send sends what there is to say, as one message however much there is; the welcome first.
+// send sends what there is to say, as one message, unless its runs are large; the welcome first.
 func (a *attachment) send(ctx context.Context, stream grpc.BidiStreamingServer[pb.AttachRequest, pb.AttachResponse]) error {
 	for {
 		select {
@@ -372,11 +378,21 @@ func (a *attachment) send(ctx context.Context, stream grpc.BidiStreamingServer[p
 	}
 }
 
+// next takes what is to be sent next, nil if there is nothing: of the runs no more than a chunk, or one.
 func (a *attachment) next() *pb.AttachResponse {
 	a.in.mu.Lock()
 	defer a.in.mu.Unlock()
 	if !a.bound {
 		return nil
+	}
+	var later []*pb.Run
+	size := 0
+	for i, r := range a.out.SourceOrderInfo {
+		if size += len(r.Sealed); size > wire.ChunkSize && i > 0 {
+			a.out.SourceOrderInfo, later = a.out.SourceOrderInfo[:i:i], a.out.SourceOrderInfo[i:]
+			size -= len(r.Sealed)
+			break
+		}
 	}
 	out := &pb.AttachResponse{
 		Welcome: a.out.Welcome, Acknowledgement: a.out.Acknowledgement, NewEpoch: a.out.NewEpoch, EpochStart: a.out.EpochStart,
@@ -389,7 +405,11 @@ func (a *attachment) next() *pb.AttachResponse {
 	empty := out.Welcome == nil && out.Acknowledgement == nil && out.NewEpoch == nil && out.EpochStart == nil && out.RequiredSet == nil &&
 		out.SourceOrderInfo == nil && out.StableEpoch == 0 && out.FramesUpTo == 0
 	a.out.Reset()
-	a.size = 0
+	a.size -= size
+	if len(later) > 0 {
+		a.out.SourceOrderInfo = later
+		signal(a.wake)
+	}
 	if empty {
 		return nil
 	}

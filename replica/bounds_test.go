@@ -94,7 +94,7 @@ func TestStreamQueueBounds(t *testing.T) {
 	run := orderstate.Announcement{Envelope: orderstate.Envelope{Epoch: 1, EpochFirst: 1, First: 1, Count: 1}, Sealed: make([]byte, 1<<20)}
 	n := 0
 	for ; ctx.Err() == nil && n <= maxQueueBytes>>20+1; n++ {
-		a.announce(run)
+		a.addRun(run)
 	}
 	if n != maxQueueBytes>>20+1 {
 		t.Errorf("a source's stream was cut after %d MiB, want %d", n, maxQueueBytes>>20+1)
@@ -121,7 +121,7 @@ func TestAttachmentEmptiesItsQueue(t *testing.T) {
 	a := &attachment{in: in, bound: true, wake: make(chan struct{}, 1), cut: func(err error) { t.Errorf("cut: %v", err) }}
 	run := orderstate.Announcement{Envelope: orderstate.Envelope{Epoch: 1, EpochFirst: 1, First: 1, Count: 1}, Sealed: make([]byte, 1<<20)}
 	for range 3 * maxQueueBytes >> 20 {
-		a.announce(run)
+		a.addRun(run)
 		if out := a.next(); len(out.GetSourceOrderInfo()) != 1 {
 			t.Fatalf("sent %d runs", len(out.GetSourceOrderInfo()))
 		}

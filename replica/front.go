@@ -309,13 +309,18 @@ func (in *incarnation) transmit(ctx context.Context, h *wire.Header, received ti
 	}
 	scratch := entries.Get().(*[]orderstate.OrderInfo)
 	defer entries.Put(scratch)
-	run := p.Multicast(id, h.HeldUpTo, orderNum, *scratch)
-	if run.Count > 0 {
-		*scratch = run.Entries
-	}
+	above := h.HeldUpTo
 	session := in.bySession[id]
 	if session != nil {
 		session.lastOrder, session.stableTold = max(session.lastOrder, orderNum), p.Stable()
+		above = max(above, session.announced) // R5: the stream has it, or soon will
+	}
+	run := p.Multicast(id, above, orderNum, *scratch)
+	if run.Count > 0 {
+		*scratch = run.Entries
+	}
+	if run.Count > wire.MostEntries(inHeader) { // don't seal it first
+		run = session.overflow(run)
 	}
 	in.mu.Unlock()
 
@@ -323,14 +328,12 @@ func (in *incarnation) transmit(ctx context.Context, h *wire.Header, received ti
 	if run.Count == 0 {
 		return a
 	}
-	onReply, onStream := run, orderstate.Run{}
-	announcement := in.seal.Close(onReply)
-	if len(announcement.Sealed) > wire.MaxHeader-headerRest { // R5: the newest on the reply, the rest on the stream
-		onStream, onReply = split(run)
-		announcement = in.seal.Close(onReply)
-		if session != nil {
-			session.announce(in.seal.Close(onStream))
-		}
+	announcement := in.seal.Close(run)
+	if len(announcement.Sealed) > inHeader {
+		in.mu.Lock()
+		run = session.overflow(run)
+		in.mu.Unlock()
+		announcement = in.seal.Close(run)
 	}
 	w.Announce(announcement)
 	if w.Size() > wire.MaxHeader {
@@ -342,17 +345,25 @@ func (in *incarnation) transmit(ctx context.Context, h *wire.Header, received ti
 // entries are those of a run until it is sealed.
 var entries = sync.Pool{New: func() any { return new([]orderstate.OrderInfo) }}
 
-// headerRest is what a reply's header takes besides its run.
-const headerRest = 160
+// inHeader is how many bytes a run may have in a reply's header, of which 160 are for the rest.
+const inHeader = wire.MaxHeader - 160
 
-// split leaves as many of the newest entries as fit in a header whatever they are.
-func split(r orderstate.Run) (older, newest orderstate.Run) {
-	const most = (wire.MaxHeader - headerRest) / 40
-	n := max(r.Count-most, 0)
-	older, newest = r, r
+// overflow queues of a run what can't go on the reply, and returns the newest entries, which fit in a header whatever they are (R5). Without a stream the source asks for the rest, once it has one (R1). Called with mu held.
+func (a *attachment) overflow(r orderstate.Run) (newest orderstate.Run) {
+	const most = inHeader / 40
+	older, newest := split(r, max(r.Count-most, 0))
+	if a != nil {
+		a.announce(older)
+	}
+	return newest
+}
+
+// split cuts a run behind its first n entries.
+func split(r orderstate.Run, n int) (older, newer orderstate.Run) {
+	older, newer = r, r
 	older.Count, older.Entries = n, r.Entries[:n]
-	newest.First, newest.Count, newest.Entries = r.First+orderstate.OrderNum(n), r.Count-n, r.Entries[n:]
-	return older, newest
+	newer.First, newer.Count, newer.Entries = r.First+orderstate.OrderNum(n), r.Count-n, r.Entries[n:]
+	return older, newer
 }
 
 // epoch is the acknowledged epoch. Called with mu held.

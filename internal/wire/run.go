@@ -23,6 +23,9 @@ const (
 	minEntry = 2 + digestSize
 )
 
+// MostEntries is how many entries of a run fit at most in some sealed bytes.
+func MostEntries(bytes int) int { return (bytes - macSize) / minEntry }
+
 // ErrForged says that a run's seal doesn't fit: some source changed it, or it is from another group.
 var ErrForged = errors.New("wire: a run's seal doesn't fit")
 
