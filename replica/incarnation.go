@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -369,14 +370,13 @@ func (in *incarnation) forget() {
 
 // executor executes messageOrder, one entry after the other: all of a backup's turns, and those that a takeover found ordered.
 func (in *incarnation) executor() {
-	var turns []replayed
-	for {
+	var turns []replayed // taken from messageOrder, and not executed yet
+	for in.ctx.Err() == nil {
 		in.mu.Lock()
-		turns = in.next(turns[:0])
+		turns = in.next(turns)
 		in.mu.Unlock()
 		if len(turns) > 0 {
-			in.replay(turns)
-			clear(turns)
+			turns = slices.Delete(turns, 0, in.replay(turns))
 			continue
 		}
 		select {
@@ -387,7 +387,7 @@ func (in *incarnation) executor() {
 	}
 }
 
-// next takes from messageOrder, as much as may be executed at once; while leading only what was ordered before the epoch. Called with mu held.
+// next takes from messageOrder, up to as much as may be executed at once; while leading only what was ordered before the epoch. Called with mu held.
 func (in *incarnation) next(turns []replayed) []replayed {
 	for in.backup != nil && in.ctx.Err() == nil && len(turns) < executeAtOnce && (in.primary == nil || in.backup.Taken() < in.primary.First()-1) {
 		o, m, ok := in.backup.Next()

@@ -185,18 +185,35 @@ type replayed struct {
 	said    *reply
 }
 
-// executeAtOnce bounds the turns that a backup takes together: who wants to be between them waits so long.
-const executeAtOnce = 32
+// executeAtOnce and executeFor bound the turns that a backup takes together: who wants to be between them waits so long, or for one handler.
+const (
+	executeAtOnce = 32
+	executeFor    = 10 * time.Millisecond
+)
 
-// replay executes messages of messageOrder, one after the other: a backup's turns, or those that a takeover executes before its gate opens.
-func (in *incarnation) replay(turns []replayed) {
-	_ = in.r.turns.take(context.Background()) // never cancelled, so never fails
+// replay executes messages of messageOrder, one after the other: a backup's turns, or those that a takeover executes before its gate opens. It says how many: fewer when they take
+// long, at least one though; and when the incarnation ends.
+func (in *incarnation) replay(turns []replayed) int {
+	if in.r.turns.take(in.ctx) != nil {
+		return 0
+	}
 	defer in.r.turns.end()
-	for i, t := range turns {
-		if t.Kind == orderstate.Request {
-			turns[i].said = in.replayOne(t.OrderInfo, t.message.Body.(*message))
+	n := 0
+	for began := in.r.clock(); n < len(turns) && in.ctx.Err() == nil; {
+		t := &turns[n]
+		n++
+		if t.Kind != orderstate.Request {
+			continue
+		}
+		t.said = in.replayOne(t.OrderInfo, t.message.Body.(*message))
+		if in.r.clock()-began >= executeFor {
+			break
 		}
 	}
+	if n == 0 {
+		return 0
+	}
+	turns = turns[:n]
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	for _, t := range turns {
@@ -209,10 +226,11 @@ func (in *incarnation) replay(turns []replayed) {
 			in.replies.put(t.Message(), t.message.AnsweredUpTo, t.said)
 		}
 	}
-	in.turned(turns[len(turns)-1].OrderInfo, len(turns))
+	in.turned(turns[n-1].OrderInfo, n)
 	if in.role == takingOver || in.role == leading {
 		in.broadcast() // who opens the gate waits for the last one
 	}
+	return n
 }
 
 func (in *incarnation) replayOne(o orderstate.OrderInfo, body *message) *reply {
