@@ -30,7 +30,7 @@ type Answer struct {
 
 // RequestHeader is the header that a request's message carried, in the context of the front door; nil if none did.
 func RequestHeader(ctx context.Context) *wire.Header {
-	if c := callFrom(ctx); c != nil && c.carried {
+	if c := callFrom(ctx); c != nil && c.request.carried {
 		return &c.header
 	}
 	return nil

@@ -13,8 +13,12 @@ import (
 // so that compression and limits are as ever.
 type raw struct {
 	protoreflect.Message
-	header *wire.Header // in front of b, when it is marshalled; nil: none
+	header *wire.Header // in front of b: it is written when r is marshalled, and read when r is unmarshalled; nil: none
 	b      []byte
+
+	// Of an unmarshalled one.
+	carried   bool  // there was a header
+	malformed error // it can't be read
 }
 
 // set makes r the message of some bytes.
@@ -56,7 +60,12 @@ var rawMethods = protoiface.Methods{
 		return protoiface.MarshalOutput{Buf: append(in.Buf, r.b...)}, nil
 	},
 	Unmarshal: func(in protoiface.UnmarshalInput) (protoiface.UnmarshalOutput, error) {
-		in.Message.(*raw).b = append([]byte(nil), in.Buf...) // gRPC takes its buffer back
+		r := in.Message.(*raw)
+		message := in.Buf
+		if r.header != nil {
+			message, r.carried, r.malformed = r.header.FromMessage(in.Buf)
+		}
+		r.b = append([]byte(nil), message...) // gRPC takes its buffer back; and the log, which counts a message's own bytes, should keep no others
 		return protoiface.UnmarshalOutput{Flags: protoiface.UnmarshalInitialized}, nil
 	},
 	// Whether required fields are there is for the message that the bytes are.

@@ -101,11 +101,11 @@ func (r *Replica) wrap(m *method) grpc.MethodHandler {
 		}
 		c := &call{method: m, chain: interceptor}
 		c.request.set(nil)
+		c.request.header = &c.header
 		if err := dec(&c.request); err != nil {
 			return nil, err
 		}
-		var err error
-		if c.request.b, c.carried, err = c.header.FromMessage(c.request.b); err != nil {
+		if err := c.request.malformed; err != nil {
 			return nil, errHeader(err)
 		}
 		return m.handle(srv, context.WithValue(ctx, callKey{}, c), unmarshal(c.request.b), throughChain)

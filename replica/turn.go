@@ -23,9 +23,8 @@ type message struct {
 // call is one RPC on its way through the chain of interceptors: from the wrapped handler, which has its bytes, to the front door, which gives it its place, to its turn.
 type call struct {
 	method  *method
-	request raw                         // as it was received, and then its own bytes
-	carried bool                        // the message carried the header
-	header  wire.Header                 // if it did
+	request raw                         // its own bytes, as they were received
+	header  wire.Header                 // if the message carried it
 	chain   grpc.UnaryServerInterceptor // the server's
 
 	// Set at the chain's beginning: the user's handler, its last link.
