@@ -32,6 +32,8 @@ type attachment struct {
 	heard        time.Duration     // when something came
 	missed       time.Duration     // since when this backup has had to fetch the session's messages; 0: frames come
 	dropped      bool              // one was dropped: nothing above it may be acknowledged on this stream
+	partial      int               // bytes of a frame that isn't whole yet
+	detached     bool              // the stream has ended
 	framesTold   orderstate.SeqNum
 	lastOrder    orderstate.OrderNum // of a reply to it
 	stableTold   orderstate.OrderNum
@@ -202,6 +204,7 @@ func (a *attachment) take(req *pb.AttachRequest, assembler *wire.Assembler) erro
 			a.frames = max(a.frames, m.SeqNum)
 		}
 	}
+	a.keeps(assembler)
 	if a.frames-a.framesTold >= lazyFrames {
 		signal(a.wake)
 	}
@@ -221,6 +224,24 @@ func (a *attachment) take(req *pb.AttachRequest, assembler *wire.Assembler) erro
 		}
 	}
 	return nil
+}
+
+// keeps counts what a stream keeps of a frame that isn't whole yet. All streams together may keep as much as the log; beyond that such a frame is dropped, as one that is whole would be. Called with mu held.
+func (a *attachment) keeps(frames *wire.Assembler) {
+	in := a.in
+	if a.detached {
+		frames.Drop()
+	}
+	in.partial += frames.Held() - a.partial
+	a.partial = frames.Held()
+	if in.partial <= maxLogBytes || a.partial == 0 {
+		return
+	}
+	in.r.stats.dropped.Add(1)
+	a.dropped = true
+	frames.Drop()
+	in.partial -= a.partial
+	a.partial = 0
 }
 
 // logFrame logs a message for its order to come. The primary has its messages from the RPCs. Beyond the log's bound frames are dropped: what is ordered of them is fetched. It says false of one

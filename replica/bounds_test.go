@@ -85,6 +85,60 @@ func TestDroppedFramesAreNotAcknowledged(t *testing.T) {
 	}
 }
 
+// TestPartialFramesBounds: what sources send of frames that they never end is bounded, over all streams.
+func TestPartialFramesBounds(t *testing.T) {
+	t.Parallel()
+	in := backup(t)
+	type stream struct {
+		*attachment
+		frames wire.Assembler
+	}
+	attach := func() *stream {
+		return &stream{attachment: &attachment{in: in, bound: true, session: 1, wake: make(chan struct{}, 1)}}
+	}
+	send := func(s *stream, f *pb.Frame) {
+		t.Helper()
+		if err := s.take(&pb.AttachRequest{Frames: []*pb.Frame{f}}, &s.frames); err != nil {
+			t.Fatal(err)
+		}
+	}
+	begin := func(s *stream, q uint64, message []byte, more uint32) {
+		t.Helper()
+		send(s, &pb.Frame{Group: in.group, Session: 1, SeqNum: q, Outstanding: q, Method: "/m", Message: message, More: more})
+	}
+	check := func(when string, partial int, dropped uint64, held int) {
+		t.Helper()
+		if in.partial != partial || in.r.stats.dropped.Load() != dropped || in.backup.Held() != held {
+			t.Errorf("%s %d bytes are kept, %d frames dropped, %d held; want %d, %d, %d", when, in.partial, in.r.stats.dropped.Load(), in.backup.Held(), partial, dropped, held)
+		}
+	}
+	const large = maxLogBytes / 4
+	some := make([]byte, large-1)
+	var four []*stream
+	for q := range uint64(4) {
+		four = append(four, attach())
+		begin(four[q], q+1, some, 1)
+	}
+	check("with four", 4*(large-1), 0, 0)
+	small, fifth := attach(), attach()
+	begin(small, 5, make([]byte, 2), 1)
+	begin(fifth, 6, some, 1)
+	check("beyond the bound", 4*(large-1)+2, 1, 0)
+	send(fifth, &pb.Frame{Message: make([]byte, 1)})
+	begin(fifth, 7, nil, 0)
+	send(small, &pb.Frame{Message: make([]byte, 1)})
+	check("with what is whole", 4*(large-1), 1, 2)
+	if fifth.frames.Held() != 0 || fifth.next() != nil || small.next().GetFramesUpTo() != 5 {
+		t.Error("a frame that was dropped, or one above it, was acknowledged, or another one wasn't")
+	}
+	for _, s := range append(four, fifth) {
+		in.detach(s.attachment)
+	}
+	check("without streams", 0, 1, 2)
+	begin(fifth, 8, make([]byte, 2), 1) // who receives may notice it last
+	check("on a stream that has ended", 0, 1, 2)
+}
+
 // TestStreamQueueBounds: what is queued for a source, or for a follower, that doesn't read is bounded; then its stream is cut (R6).
 func TestStreamQueueBounds(t *testing.T) {
 	t.Parallel()

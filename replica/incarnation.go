@@ -59,6 +59,7 @@ type incarnation struct {
 
 	attached  map[*attachment]struct{}
 	bySession map[orderstate.Session]*attachment
+	partial   int                                  // bytes that the streams keep of frames that aren't whole yet
 	absent    map[orderstate.Session]time.Duration // leading: since when a session has no stream
 
 	// Following.

@@ -133,6 +133,8 @@ func (in *incarnation) detach(a *attachment) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	delete(in.attached, a)
+	in.partial -= a.partial
+	a.partial, a.detached = 0, true
 	if !a.bound || in.bySession[a.session] != a {
 		return
 	}

@@ -33,6 +33,22 @@ const growth = 8
 // Assembler puts the frames of one stream together from their chunks. The zero value is ready.
 type Assembler struct {
 	partial *pb.Frame
+	dropped bool // partial was
+}
+
+// Held is how many bytes are kept of a frame that isn't whole yet.
+func (a *Assembler) Held() int {
+	if a.partial == nil {
+		return 0
+	}
+	return cap(a.partial.Message)
+}
+
+// Drop gives up the frame that isn't whole yet, if there is one. What is to come of it is checked, and passed over.
+func (a *Assembler) Drop() {
+	if a.partial != nil {
+		a.partial.Message, a.dropped = nil, true
+	}
 }
 
 // Add takes the next chunk, and returns a frame when it is whole. What is declared is bounded before it is allocated; a malformed chunk ends the stream.
@@ -50,6 +66,12 @@ func (a *Assembler) Add(f *pb.Frame) (*pb.Frame, error) {
 	p := a.partial
 	if f.GetMethod() != "" || f.GetSession() != 0 || len(f.GetMessage()) == 0 || uint64(len(f.GetMessage()))+uint64(f.GetMore()) != uint64(p.More) {
 		return nil, errors.New("wire: a chunk doesn't continue its frame")
+	}
+	if a.dropped {
+		if p.More = f.GetMore(); p.More == 0 {
+			a.partial, a.dropped = nil, false
+		}
+		return nil, nil
 	}
 	if whole := len(p.Message) + int(p.More); cap(p.Message)-len(p.Message) < len(f.GetMessage()) {
 		// Room for what is declared, but never more than some times what has come.

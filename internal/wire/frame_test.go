@@ -134,6 +134,45 @@ func TestAssembler(t *testing.T) {
 	}
 }
 
+// TestAssemblerDrops: the rest of a frame that was given up is checked, and isn't kept; the next frame is.
+func TestAssemblerDrops(t *testing.T) {
+	t.Parallel()
+	var a Assembler
+	add := func(f *pb.Frame, want *pb.Frame) {
+		t.Helper()
+		if got, err := a.Add(f); err != nil || !proto.Equal(got, want) {
+			t.Fatalf("got %v, %v, want %v", got, err, want)
+		}
+	}
+	begin := func() *pb.Frame {
+		f := goodFrame(10)
+		f.More = 20
+		return f
+	}
+	a.Drop() // nothing
+	add(begin(), nil)
+	if a.Held() < 10 {
+		t.Errorf("%d bytes are kept of 10", a.Held())
+	}
+	a.Drop()
+	add(&pb.Frame{Message: pattern(15), More: 5}, nil)
+	if a.Held() != 0 {
+		t.Errorf("%d bytes are kept of a frame that was dropped", a.Held())
+	}
+	add(&pb.Frame{Message: pattern(5)}, nil)
+	add(goodFrame(3), goodFrame(3))
+	add(begin(), nil)
+	whole := goodFrame(10)
+	whole.Message = append(whole.Message, pattern(20)...)
+	add(&pb.Frame{Message: pattern(20)}, whole)
+
+	add(begin(), nil)
+	a.Drop()
+	if _, err := a.Add(&pb.Frame{Message: pattern(15), More: 6}); err == nil {
+		t.Error("a chunk that doesn't continue a dropped frame was taken")
+	}
+}
+
 // FuzzAssembler: whatever chunks come, frames are what their chunks say, within their bound, or there is an error. Each chunk is 2 bytes of its message's length, 4 of more, 1 of what else it has.
 func FuzzAssembler(f *testing.F) {
 	f.Add([]byte{1, 0, 0, 0, 0, 0, 1})
