@@ -249,15 +249,6 @@ func (b *Backup) Lacks(limit int) []MessageID {
 	return ids
 }
 
-// Gap says whether announcements are pending beyond a gap in orderNum.
-func (b *Backup) Gap() bool {
-	if len(b.pendingDestOrder) == 0 {
-		return false
-	}
-	_, ok := b.pendingDestOrder[b.Last()+1]
-	return !ok
-}
-
 // Next takes the next entry of messageOrder, ready to be executed, with its message; an expiry has none.
 func (b *Backup) Next() (Ordered, Message, bool) {
 	o, ok := b.At(b.executed + 1)

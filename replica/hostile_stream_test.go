@@ -37,7 +37,7 @@ func TestHostileHellos(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := besiege(t)
 		hello := func(change func(*pb.Hello)) *pb.AttachRequest {
-			h := &pb.Hello{Nonce: s.nonce, Session: s.session, Group: s.group, AcknowledgedEpoch: s.epoch}
+			h := &pb.Hello{Nonce: s.nonce, Session: s.session, Group: s.group}
 			change(h)
 			return &pb.AttachRequest{Hello: h}
 		}
@@ -306,13 +306,13 @@ func TestOtherBytesToTheBackups(t *testing.T) {
 	}
 }
 
-// TestFutureEpochs: a source that has acknowledged epochs to come, from its hello on. When they come it counts as having answered, and nobody waits for it.
+// TestFutureEpochs: a source that has acknowledged epochs to come, from its welcome on. When they come it counts as having answered, and nobody waits for it.
 func TestFutureEpochs(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := besiege(t)
 		for i := range 3 {
-			st, w := s.attach(i, &pb.Hello{Nonce: s.nonce, Session: s.session, AcknowledgedEpoch: math.MaxUint64})
+			st, w := s.attach(i, &pb.Hello{Nonce: s.nonce, Session: s.session})
 			if w.Primary.Epoch != s.epoch {
 				t.Errorf("replica %d believes in epoch %d", i, w.Primary.Epoch)
 			}

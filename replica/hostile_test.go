@@ -214,7 +214,7 @@ func (s *siege) attach(i int, hello *pb.Hello) (stream, *pb.Welcome) {
 // mine attaches the hostile client's own session.
 func (s *siege) mine(i int) stream {
 	s.t.Helper()
-	st, _ := s.attach(i, &pb.Hello{Nonce: s.nonce, Session: s.session, Group: s.group, AcknowledgedEpoch: s.epoch})
+	st, _ := s.attach(i, &pb.Hello{Nonce: s.nonce, Session: s.session, Group: s.group})
 	return st
 }
 

@@ -169,7 +169,7 @@ func (p *peerServer) Answer(req *pb.AnswerRequest, stream grpc.ServerStreamingSe
 	}
 	in.leader = election.Member{Name: req.GetNewEpoch().GetPrimary(), Incarnation: req.GetNewEpoch().GetIncarnation()}
 	in.start = nil
-	resp := &pb.AnswerResponse{Starts: wire.StartsToProto(in.backup.Epochs().Starts()), HeldUpTo: uint64(in.backup.Last()), Stable: uint64(in.backup.Stable())}
+	resp := &pb.AnswerResponse{Starts: wire.StartsToProto(in.backup.Epochs().Starts())}
 	runs, err := in.runsOf(known)
 	if in.cut != nil {
 		in.cut(errNewEpoch)

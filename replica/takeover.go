@@ -116,7 +116,6 @@ func (in *incarnation) askPeer(e elected, m election.Member) {
 func (in *incarnation) peerAnswers(e elected, m election.Member) error {
 	in.mu.Lock()
 	r, ok := in.view.Replica(m.Name)
-	held := in.backup.Last()
 	in.mu.Unlock()
 	if !ok || r.Member != m {
 		return errors.New("replica: the peer isn't registered")
@@ -128,7 +127,7 @@ func (in *incarnation) peerAnswers(e elected, m election.Member) error {
 	ctx, cancel := context.WithTimeout(in.ctx, silence)
 	defer cancel()
 	stream, err := peer.Answer(ctx, &pb.AnswerRequest{
-		Group: in.group, HeldUpTo: uint64(held),
+		Group:    in.group,
 		NewEpoch: &pb.NewEpoch{Epoch: uint64(e.epoch), Primary: in.self.Name, Incarnation: in.self.Incarnation},
 	})
 	if err != nil {

@@ -96,7 +96,7 @@ func (l *link) attach() (welcomed bool, err error) {
 	c.mu.Lock()
 	s := c.session
 	l.session, l.restart = s, cancel
-	hello := &pb.Hello{Nonce: s.nonce[:], Session: s.number, Group: c.group, AcknowledgedEpoch: uint64(s.source.Epoch())}
+	hello := &pb.Hello{Nonce: s.nonce[:], Session: s.number, Group: c.group}
 	c.mu.Unlock()
 
 	sending := make(chan struct{})

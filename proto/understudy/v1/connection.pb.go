@@ -111,11 +111,9 @@ type Hello struct {
 	// 0: open one.
 	Session uint64 `protobuf:"varint,2,opt,name=session,proto3" json:"session,omitempty"`
 	// The group as the source knows it (0: not yet); another one is refused.
-	Group uint64 `protobuf:"fixed64,3,opt,name=group,proto3" json:"group,omitempty"`
-	// The highest epoch that the source has acknowledged.
-	AcknowledgedEpoch uint64 `protobuf:"varint,4,opt,name=acknowledged_epoch,json=acknowledgedEpoch,proto3" json:"acknowledged_epoch,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	Group         uint64 `protobuf:"fixed64,3,opt,name=group,proto3" json:"group,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Hello) Reset() {
@@ -165,13 +163,6 @@ func (x *Hello) GetSession() uint64 {
 func (x *Hello) GetGroup() uint64 {
 	if x != nil {
 		return x.Group
-	}
-	return 0
-}
-
-func (x *Hello) GetAcknowledgedEpoch() uint64 {
-	if x != nil {
-		return x.AcknowledgedEpoch
 	}
 	return 0
 }
@@ -872,12 +863,11 @@ const file_understudy_v1_connection_proto_rawDesc = "" +
 	"\x0fdest_order_info\x18\x03 \x03(\v2\x12.understudy.v1.RunR\rdestOrderInfo\x12-\n" +
 	"\x12acknowledged_epoch\x18\x04 \x01(\x04R\x11acknowledgedEpoch\x12:\n" +
 	"\vwaiting_for\x18\x05 \x01(\v2\x19.understudy.v1.WaitingForR\n" +
-	"waitingFor\"|\n" +
+	"waitingFor\"g\n" +
 	"\x05Hello\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\fR\x05nonce\x12\x18\n" +
 	"\asession\x18\x02 \x01(\x04R\asession\x12\x14\n" +
-	"\x05group\x18\x03 \x01(\x06R\x05group\x12-\n" +
-	"\x12acknowledged_epoch\x18\x04 \x01(\x04R\x11acknowledgedEpoch\"\xe4\x01\n" +
+	"\x05group\x18\x03 \x01(\x06R\x05groupJ\x04\b\x04\x10\x05R\x12acknowledged_epoch\"\xe4\x01\n" +
 	"\x05Frame\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\x06R\x05group\x12\x18\n" +
 	"\asession\x18\x02 \x01(\x04R\asession\x12\x17\n" +

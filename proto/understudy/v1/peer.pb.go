@@ -257,8 +257,7 @@ type FollowResponse struct {
 	SourceOrderInfo []*Run `protobuf:"bytes,3,rep,name=source_order_info,json=sourceOrderInfo,proto3" json:"source_order_info,omitempty"`
 	Stable          uint64 `protobuf:"varint,4,opt,name=stable,proto3" json:"stable,omitempty"`
 	// Messages that the followers may not have from their sources.
-	Messages    []*LoggedMessage `protobuf:"bytes,5,rep,name=messages,proto3" json:"messages,omitempty"`
-	RequiredSet *RequiredSet     `protobuf:"bytes,6,opt,name=required_set,json=requiredSet,proto3" json:"required_set,omitempty"`
+	Messages []*LoggedMessage `protobuf:"bytes,5,rep,name=messages,proto3" json:"messages,omitempty"`
 	// R13: the follower was written to in-sync.
 	InSync bool `protobuf:"varint,7,opt,name=in_sync,json=inSync,proto3" json:"in_sync,omitempty"`
 	// R11: confirmations; all that they depend on is in this message, or in one before it.
@@ -330,13 +329,6 @@ func (x *FollowResponse) GetStable() uint64 {
 func (x *FollowResponse) GetMessages() []*LoggedMessage {
 	if x != nil {
 		return x.Messages
-	}
-	return nil
-}
-
-func (x *FollowResponse) GetRequiredSet() *RequiredSet {
-	if x != nil {
-		return x.RequiredSet
 	}
 	return nil
 }
@@ -580,11 +572,9 @@ func (x *LoggedMessage) GetMessage() []byte {
 }
 
 type AnswerRequest struct {
-	state    protoimpl.MessageState `protogen:"open.v1"`
-	Group    uint64                 `protobuf:"fixed64,1,opt,name=group,proto3" json:"group,omitempty"`
-	NewEpoch *NewEpoch              `protobuf:"bytes,2,opt,name=new_epoch,json=newEpoch,proto3" json:"new_epoch,omitempty"`
-	// The caller holds order and messages up to here.
-	HeldUpTo      uint64 `protobuf:"varint,3,opt,name=held_up_to,json=heldUpTo,proto3" json:"held_up_to,omitempty"`
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         uint64                 `protobuf:"fixed64,1,opt,name=group,proto3" json:"group,omitempty"`
+	NewEpoch      *NewEpoch              `protobuf:"bytes,2,opt,name=new_epoch,json=newEpoch,proto3" json:"new_epoch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -633,19 +623,10 @@ func (x *AnswerRequest) GetNewEpoch() *NewEpoch {
 	return nil
 }
 
-func (x *AnswerRequest) GetHeldUpTo() uint64 {
-	if x != nil {
-		return x.HeldUpTo
-	}
-	return 0
-}
-
 type AnswerResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// First message: what the replica knows of epochs, and how far it holds order and messages.
-	Starts   []*Start `protobuf:"bytes,1,rep,name=starts,proto3" json:"starts,omitempty"`
-	HeldUpTo uint64   `protobuf:"varint,2,opt,name=held_up_to,json=heldUpTo,proto3" json:"held_up_to,omitempty"`
-	Stable   uint64   `protobuf:"varint,3,opt,name=stable,proto3" json:"stable,omitempty"`
+	// First message: what the replica knows of epochs.
+	Starts []*Start `protobuf:"bytes,1,rep,name=starts,proto3" json:"starts,omitempty"`
 	// Announcements that it holds above the stable point, as runs.
 	Order []*Run `protobuf:"bytes,4,rep,name=order,proto3" json:"order,omitempty"`
 	// True in the last message.
@@ -689,20 +670,6 @@ func (x *AnswerResponse) GetStarts() []*Start {
 		return x.Starts
 	}
 	return nil
-}
-
-func (x *AnswerResponse) GetHeldUpTo() uint64 {
-	if x != nil {
-		return x.HeldUpTo
-	}
-	return 0
-}
-
-func (x *AnswerResponse) GetStable() uint64 {
-	if x != nil {
-		return x.Stable
-	}
-	return 0
 }
 
 func (x *AnswerResponse) GetOrder() []*Run {
@@ -1420,18 +1387,17 @@ const file_understudy_v1_peer_proto_rawDesc = "" +
 	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\x12\x18\n" +
 	"\ajoining\x18\x05 \x01(\bR\ajoining\x12\x18\n" +
 	"\aversion\x18\x06 \x01(\tR\aversion\x12*\n" +
-	"\x05level\x18\a \x01(\x0e2\x14.understudy.v1.LevelR\x05level\"\xc5\x03\n" +
+	"\x05level\x18\a \x01(\x0e2\x14.understudy.v1.LevelR\x05level\"\x9a\x03\n" +
 	"\x0eFollowResponse\x126\n" +
 	"\awelcome\x18\x01 \x01(\v2\x1c.understudy.v1.FollowWelcomeR\awelcome\x12:\n" +
 	"\vepoch_start\x18\x02 \x01(\v2\x19.understudy.v1.EpochStartR\n" +
 	"epochStart\x12>\n" +
 	"\x11source_order_info\x18\x03 \x03(\v2\x12.understudy.v1.RunR\x0fsourceOrderInfo\x12\x16\n" +
 	"\x06stable\x18\x04 \x01(\x04R\x06stable\x128\n" +
-	"\bmessages\x18\x05 \x03(\v2\x1c.understudy.v1.LoggedMessageR\bmessages\x12=\n" +
-	"\frequired_set\x18\x06 \x01(\v2\x1a.understudy.v1.RequiredSetR\vrequiredSet\x12\x17\n" +
+	"\bmessages\x18\x05 \x03(\v2\x1c.understudy.v1.LoggedMessageR\bmessages\x12\x17\n" +
 	"\ain_sync\x18\a \x01(\bR\x06inSync\x123\n" +
 	"\bdetached\x18\b \x03(\v2\x17.understudy.v1.DetachedR\bdetached\x12 \n" +
-	"\vacknowledge\x18\t \x01(\x04R\vacknowledge\"Q\n" +
+	"\vacknowledge\x18\t \x01(\x04R\vacknowledgeJ\x04\b\x06\x10\aR\frequired_set\"Q\n" +
 	"\bDetached\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\x04R\x06number\x12\x13\n" +
@@ -1449,19 +1415,16 @@ const file_understudy_v1_peer_proto_rawDesc = "" +
 	"\aseq_num\x18\x02 \x01(\x04R\x06seqNum\x12 \n" +
 	"\voutstanding\x18\x03 \x01(\x04R\voutstanding\x12\x16\n" +
 	"\x06method\x18\x04 \x01(\tR\x06method\x12\x18\n" +
-	"\amessage\x18\x05 \x01(\fR\amessage\"y\n" +
+	"\amessage\x18\x05 \x01(\fR\amessage\"m\n" +
 	"\rAnswerRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\x06R\x05group\x124\n" +
-	"\tnew_epoch\x18\x02 \x01(\v2\x17.understudy.v1.NewEpochR\bnewEpoch\x12\x1c\n" +
-	"\n" +
-	"held_up_to\x18\x03 \x01(\x04R\bheldUpTo\"\xb2\x01\n" +
+	"\tnew_epoch\x18\x02 \x01(\v2\x17.understudy.v1.NewEpochR\bnewEpochJ\x04\b\x03\x10\x04R\n" +
+	"held_up_to\"\x9c\x01\n" +
 	"\x0eAnswerResponse\x12,\n" +
-	"\x06starts\x18\x01 \x03(\v2\x14.understudy.v1.StartR\x06starts\x12\x1c\n" +
-	"\n" +
-	"held_up_to\x18\x02 \x01(\x04R\bheldUpTo\x12\x16\n" +
-	"\x06stable\x18\x03 \x01(\x04R\x06stable\x12(\n" +
+	"\x06starts\x18\x01 \x03(\v2\x14.understudy.v1.StartR\x06starts\x12(\n" +
 	"\x05order\x18\x04 \x03(\v2\x12.understudy.v1.RunR\x05order\x12\x12\n" +
-	"\x04done\x18\x05 \x01(\bR\x04done\"Z\n" +
+	"\x04done\x18\x05 \x01(\bR\x04doneJ\x04\b\x02\x10\x03J\x04\b\x03\x10\x04R\n" +
+	"held_up_toR\x06stable\"Z\n" +
 	"\fFetchRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\x06R\x05group\x124\n" +
 	"\bmessages\x18\x02 \x03(\v2\x18.understudy.v1.MessageIDR\bmessages\">\n" +
@@ -1552,9 +1515,8 @@ var file_understudy_v1_peer_proto_goTypes = []any{
 	(Level)(0),               // 21: understudy.v1.Level
 	(*EpochStart)(nil),       // 22: understudy.v1.EpochStart
 	(*Run)(nil),              // 23: understudy.v1.Run
-	(*RequiredSet)(nil),      // 24: understudy.v1.RequiredSet
-	(*NewEpoch)(nil),         // 25: understudy.v1.NewEpoch
-	(*Start)(nil),            // 26: understudy.v1.Start
+	(*NewEpoch)(nil),         // 24: understudy.v1.NewEpoch
+	(*Start)(nil),            // 25: understudy.v1.Start
 }
 var file_understudy_v1_peer_proto_depIdxs = []int32{
 	2,  // 0: understudy.v1.FollowRequest.hello:type_name -> understudy.v1.FollowHello
@@ -1565,34 +1527,33 @@ var file_understudy_v1_peer_proto_depIdxs = []int32{
 	22, // 5: understudy.v1.FollowResponse.epoch_start:type_name -> understudy.v1.EpochStart
 	23, // 6: understudy.v1.FollowResponse.source_order_info:type_name -> understudy.v1.Run
 	6,  // 7: understudy.v1.FollowResponse.messages:type_name -> understudy.v1.LoggedMessage
-	24, // 8: understudy.v1.FollowResponse.required_set:type_name -> understudy.v1.RequiredSet
-	4,  // 9: understudy.v1.FollowResponse.detached:type_name -> understudy.v1.Detached
-	25, // 10: understudy.v1.AnswerRequest.new_epoch:type_name -> understudy.v1.NewEpoch
-	26, // 11: understudy.v1.AnswerResponse.starts:type_name -> understudy.v1.Start
-	23, // 12: understudy.v1.AnswerResponse.order:type_name -> understudy.v1.Run
-	10, // 13: understudy.v1.FetchRequest.messages:type_name -> understudy.v1.MessageID
-	6,  // 14: understudy.v1.FetchResponse.messages:type_name -> understudy.v1.LoggedMessage
-	16, // 15: understudy.v1.SnapshotResponse.history:type_name -> understudy.v1.History
-	26, // 16: understudy.v1.History.starts:type_name -> understudy.v1.Start
-	17, // 17: understudy.v1.History.sessions:type_name -> understudy.v1.SessionState
-	18, // 18: understudy.v1.History.replies:type_name -> understudy.v1.LoggedReply
-	19, // 19: understudy.v1.LoggedReply.header:type_name -> understudy.v1.MetadataEntry
-	19, // 20: understudy.v1.LoggedReply.trailer:type_name -> understudy.v1.MetadataEntry
-	0,  // 21: understudy.v1.Peer.Follow:input_type -> understudy.v1.FollowRequest
-	7,  // 22: understudy.v1.Peer.Answer:input_type -> understudy.v1.AnswerRequest
-	9,  // 23: understudy.v1.Peer.Fetch:input_type -> understudy.v1.FetchRequest
-	12, // 24: understudy.v1.Peer.Hears:input_type -> understudy.v1.HearsRequest
-	14, // 25: understudy.v1.Peer.Snapshot:input_type -> understudy.v1.SnapshotRequest
-	3,  // 26: understudy.v1.Peer.Follow:output_type -> understudy.v1.FollowResponse
-	8,  // 27: understudy.v1.Peer.Answer:output_type -> understudy.v1.AnswerResponse
-	11, // 28: understudy.v1.Peer.Fetch:output_type -> understudy.v1.FetchResponse
-	13, // 29: understudy.v1.Peer.Hears:output_type -> understudy.v1.HearsResponse
-	15, // 30: understudy.v1.Peer.Snapshot:output_type -> understudy.v1.SnapshotResponse
-	26, // [26:31] is the sub-list for method output_type
-	21, // [21:26] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	4,  // 8: understudy.v1.FollowResponse.detached:type_name -> understudy.v1.Detached
+	24, // 9: understudy.v1.AnswerRequest.new_epoch:type_name -> understudy.v1.NewEpoch
+	25, // 10: understudy.v1.AnswerResponse.starts:type_name -> understudy.v1.Start
+	23, // 11: understudy.v1.AnswerResponse.order:type_name -> understudy.v1.Run
+	10, // 12: understudy.v1.FetchRequest.messages:type_name -> understudy.v1.MessageID
+	6,  // 13: understudy.v1.FetchResponse.messages:type_name -> understudy.v1.LoggedMessage
+	16, // 14: understudy.v1.SnapshotResponse.history:type_name -> understudy.v1.History
+	25, // 15: understudy.v1.History.starts:type_name -> understudy.v1.Start
+	17, // 16: understudy.v1.History.sessions:type_name -> understudy.v1.SessionState
+	18, // 17: understudy.v1.History.replies:type_name -> understudy.v1.LoggedReply
+	19, // 18: understudy.v1.LoggedReply.header:type_name -> understudy.v1.MetadataEntry
+	19, // 19: understudy.v1.LoggedReply.trailer:type_name -> understudy.v1.MetadataEntry
+	0,  // 20: understudy.v1.Peer.Follow:input_type -> understudy.v1.FollowRequest
+	7,  // 21: understudy.v1.Peer.Answer:input_type -> understudy.v1.AnswerRequest
+	9,  // 22: understudy.v1.Peer.Fetch:input_type -> understudy.v1.FetchRequest
+	12, // 23: understudy.v1.Peer.Hears:input_type -> understudy.v1.HearsRequest
+	14, // 24: understudy.v1.Peer.Snapshot:input_type -> understudy.v1.SnapshotRequest
+	3,  // 25: understudy.v1.Peer.Follow:output_type -> understudy.v1.FollowResponse
+	8,  // 26: understudy.v1.Peer.Answer:output_type -> understudy.v1.AnswerResponse
+	11, // 27: understudy.v1.Peer.Fetch:output_type -> understudy.v1.FetchResponse
+	13, // 28: understudy.v1.Peer.Hears:output_type -> understudy.v1.HearsResponse
+	15, // 29: understudy.v1.Peer.Snapshot:output_type -> understudy.v1.SnapshotResponse
+	25, // [25:30] is the sub-list for method output_type
+	20, // [20:25] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_understudy_v1_peer_proto_init() }
