@@ -21,10 +21,15 @@ const (
 	MaxRun = 1 << 16
 	// minEntry is the least that an entry takes when packed: flags, time, digest.
 	minEntry = 2 + digestSize
+	// maxEntry is the most: flags, session, seqNum, epoch, time, digest.
+	maxEntry = 1 + 4*binary.MaxVarintLen64 + digestSize
 )
 
 // MostEntries is how many entries of a run fit at most in some sealed bytes.
 func MostEntries(bytes int) int { return (bytes - macSize) / minEntry }
+
+// AnyEntries is how many entries of a run fit in some sealed bytes whatever they are.
+func AnyEntries(bytes int) int { return (bytes - macSize) / maxEntry }
 
 // ErrForged says that a run's seal doesn't fit: some source changed it, or it is from another group.
 var ErrForged = errors.New("wire: a run's seal doesn't fit")

@@ -377,3 +377,28 @@ func BenchmarkDigest(b *testing.B) {
 		})
 	}
 }
+
+// TestEntriesFit: so many entries fit however large they are, and one more doesn't if they are as small as can be.
+func TestEntriesFit(t *testing.T) {
+	t.Parallel()
+	const room = 1000
+	size := func(n int, entry func(i int) orderstate.OrderInfo) int {
+		r := orderstate.Run{Envelope: orderstate.Envelope{Epoch: 1, EpochFirst: 1, First: 1, Count: n}}
+		for i := range n {
+			r.Entries = append(r.Entries, entry(i))
+		}
+		return len(testSeal().Close(r).Sealed)
+	}
+	largest := func(i int) orderstate.OrderInfo { // each of another session, and the times as far apart as can be
+		return orderstate.OrderInfo{Session: math.MaxUint64 - orderstate.Session(i), SeqNum: math.MaxUint64, First: math.MaxUint64, Time: math.MaxInt64 * int64(i%2*2-1)}
+	}
+	if n := AnyEntries(room); n < room/60 || size(n, largest) > room {
+		t.Errorf("%d of the largest entries have %d bytes", n, size(n, largest))
+	}
+	smallest := func(i int) orderstate.OrderInfo {
+		return orderstate.OrderInfo{SeqNum: orderstate.SeqNum(i + 1), First: 1}
+	}
+	if n := MostEntries(room); size(n+1, smallest) <= room {
+		t.Errorf("%d of the smallest entries have %d bytes", n+1, size(n+1, smallest))
+	}
+}
