@@ -103,7 +103,7 @@ bench-peers: ## beside other systems, at several loads, delays and sizes of the 
 bench-scale: ## sessions, groups, sizes of states and messages: writes bench/RESULTS.md in 6 minutes
 	@go -C bench run . scale $(BENCHFLAGS)
 
-bench-failover: ## primaries killed and stopped, beside other systems: writes bench/RESULTS.md in 45 minutes
+bench-failover: ## primaries killed and stopped, beside other systems: writes bench/RESULTS.md in 22 minutes
 	@go -C bench run . failover $(BENCHFLAGS)
 
 fuzz: ## run each fuzz target for FUZZTIME (10m); make test runs their seeds
