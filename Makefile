@@ -97,10 +97,10 @@ bench-compare: ## the Go benchmarks of the root module at BASE=<commit> (HEAD) a
 bench-quick: ## within 2 minutes, name=value lines: ratios to plain gRPC and to hashicorp/raft
 	@go -C bench run . quick $(BENCHFLAGS)
 
-bench-peers: ## beside other systems, at several loads, delays and sizes of the group: writes bench/RESULTS.md in 16 minutes
+bench-peers: ## beside other systems, at several loads, delays and sizes of the group: writes bench/RESULTS.md in 14 minutes
 	@go -C bench run . peers $(BENCHFLAGS)
 
-bench-scale: ## sessions, groups, sizes of states and messages: writes bench/RESULTS.md in 6 minutes
+bench-scale: ## sessions, groups, sizes of states and messages: writes bench/RESULTS.md in 5 minutes
 	@go -C bench run . scale $(BENCHFLAGS)
 
 bench-failover: ## primaries killed and stopped, beside other systems: writes bench/RESULTS.md in 22 minutes
