@@ -29,11 +29,10 @@ type attachment struct {
 	acknowledged orderstate.Epoch  // by the source, on this stream: it has sent what it had to (R12.1)
 	stable       bool              // it has sent frames at Stable
 	frames       orderstate.SeqNum // held up to here, of those that were sent
-	heard        time.Duration     // when something came
+	heard        time.Duration     // when frames came, or a part of one
 	missed       time.Duration     // since when this backup has had to fetch the session's messages; 0: frames come
 	dropped      bool              // one was dropped: nothing above it may be acknowledged on this stream
 	partial      int               // bytes of a frame that isn't whole yet
-	detached     bool              // the stream has ended
 	framesTold   orderstate.SeqNum
 	lastOrder    orderstate.OrderNum // of a reply to it
 	stableTold   orderstate.OrderNum
@@ -194,7 +193,10 @@ func (a *attachment) take(req *pb.AttachRequest, assembler *wire.Assembler) erro
 		return errors.New("a source must wait for its welcome")
 	}
 	a.stable = a.stable || stable
-	a.heard, a.missed = in.r.clock(), 0
+	a.missed = 0
+	if len(req.GetFrames()) > 0 { // nothing else says that a message is on its way
+		a.heard = in.r.clock()
+	}
 	for _, m := range messages {
 		if m.Session != a.session {
 			return fmt.Errorf("a frame of session %d on the stream of session %d", m.Session, a.session)
@@ -229,7 +231,7 @@ func (a *attachment) take(req *pb.AttachRequest, assembler *wire.Assembler) erro
 // keeps counts what a stream keeps of a frame that isn't whole yet. All streams together may keep as much as the log; beyond that such a frame is dropped, as one that is whole would be. Called with mu held.
 func (a *attachment) keeps(frames *wire.Assembler) {
 	in := a.in
-	if a.detached {
+	if _, attached := in.attached[a]; !attached { // the stream has ended
 		frames.Drop()
 	}
 	in.partial += frames.Held() - a.partial

@@ -94,7 +94,9 @@ func TestPartialFramesBounds(t *testing.T) {
 		frames wire.Assembler
 	}
 	attach := func() *stream {
-		return &stream{attachment: &attachment{in: in, bound: true, session: 1, wake: make(chan struct{}, 1)}}
+		s := &stream{attachment: &attachment{in: in, bound: true, session: 1, wake: make(chan struct{}, 1)}}
+		in.attached[s.attachment] = struct{}{}
+		return s
 	}
 	send := func(s *stream, f *pb.Frame) {
 		t.Helper()

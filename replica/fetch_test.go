@@ -4,8 +4,36 @@ import (
 	"testing"
 	"time"
 
+	"github.com/understudy-rpc/understudy/internal/wire"
 	"github.com/understudy-rpc/understudy/orderstate"
+	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
+
+// What comes without a frame doesn't put off that the source's messages are fetched: else any client could, and hold up what is ordered after them.
+func TestOnlyFramesAreHeard(t *testing.T) {
+	t.Parallel()
+	in := backup(t)
+	now := time.Hour
+	in.r.clock = func() time.Duration { return now }
+	a := &attachment{in: in, bound: true, session: 1, wake: make(chan struct{}, 1)}
+	in.attached[a] = struct{}{}
+	for _, tt := range []struct {
+		req   *pb.AttachRequest
+		heard bool
+	}{
+		{&pb.AttachRequest{}, false},
+		{&pb.AttachRequest{WaitingFor: &pb.WaitingFor{Epoch: 1}}, false},
+		{&pb.AttachRequest{Frames: []*pb.Frame{{Group: in.group, Session: 1, SeqNum: 1, Outstanding: 1, Method: "/m", Message: []byte("x"), More: 1}}}, true},
+	} {
+		now += time.Second
+		if err := a.take(tt.req, new(wire.Assembler)); err != nil {
+			t.Fatal(err)
+		}
+		if heard := a.heard == now; heard != tt.heard {
+			t.Errorf("after %v: heard is %v", tt.req, heard)
+		}
+	}
+}
 
 // A message that its source's stream is bringing isn't fetched, unless that takes too long.
 func TestLate(t *testing.T) {

@@ -134,7 +134,7 @@ func (in *incarnation) detach(a *attachment) {
 	defer in.mu.Unlock()
 	delete(in.attached, a)
 	in.partial -= a.partial
-	a.partial, a.detached = 0, true
+	a.partial = 0
 	if !a.bound || in.bySession[a.session] != a {
 		return
 	}
