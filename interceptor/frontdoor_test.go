@@ -160,7 +160,7 @@ func TestFrontDoorDoesNotWait(t *testing.T) {
 				} else {
 					wants(t, err, codes.Unavailable, "too slow")
 				}
-				time.Sleep(5 * time.Second)
+				time.Sleep(5 * time.Second) // fake: a turn that comes late would have come
 				mustSend(t, conn, "second")
 				once(t, agreed(t, c, 0, 1, 2), append(values, "second")...)
 			})

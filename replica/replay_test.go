@@ -108,7 +108,7 @@ func TestReplayLetsOthersIn(t *testing.T) {
 				t.Errorf("waited %v for handlers of %v", waited, each)
 			}
 			executed(t, in, int(waited/each))
-			time.Sleep(executeAtOnce * each)
+			time.Sleep(executeAtOnce * each) // fake: what the batch takes
 			synctest.Wait()
 			executed(t, in, executeAtOnce)
 			in.end(errStopped)
