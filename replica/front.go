@@ -350,7 +350,7 @@ const inHeader = wire.MaxHeader - 160
 
 // overflow queues of a run what can't go on the reply, and returns the newest entries, which fit in a header whatever they are (R5). Without a stream the source asks for the rest, once it has one (R1). Called with mu held.
 func (a *attachment) overflow(r orderstate.Run) (newest orderstate.Run) {
-	older, newest := split(r, max(r.Count-wire.AnyEntries(inHeader), 0))
+	older, newest := split(r, max(r.Count-wire.FewestEntries(inHeader), 0))
 	if a != nil {
 		a.announce(older)
 	}

@@ -28,8 +28,8 @@ const (
 // MostEntries is how many entries of a run fit at most in some sealed bytes.
 func MostEntries(bytes int) int { return (bytes - macSize) / minEntry }
 
-// AnyEntries is how many entries of a run fit in some sealed bytes whatever they are.
-func AnyEntries(bytes int) int { return (bytes - macSize) / maxEntry }
+// FewestEntries is how many entries of a run fit at least in some sealed bytes.
+func FewestEntries(bytes int) int { return (bytes - macSize) / maxEntry }
 
 // ErrForged says that a run's seal doesn't fit: some source changed it, or it is from another group.
 var ErrForged = errors.New("wire: a run's seal doesn't fit")

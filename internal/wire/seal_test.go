@@ -392,7 +392,7 @@ func TestEntriesFit(t *testing.T) {
 	largest := func(i int) orderstate.OrderInfo { // each of another session, and the times as far apart as can be
 		return orderstate.OrderInfo{Session: math.MaxUint64 - orderstate.Session(i), SeqNum: math.MaxUint64, First: math.MaxUint64, Time: math.MaxInt64 * int64(i%2*2-1)}
 	}
-	if n := AnyEntries(room); n < room/60 || size(n, largest) > room {
+	if n := FewestEntries(room); n < room/60 || size(n, largest) > room {
 		t.Errorf("%d of the largest entries have %d bytes", n, size(n, largest))
 	}
 	smallest := func(i int) orderstate.OrderInfo {

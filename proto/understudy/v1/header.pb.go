@@ -174,7 +174,7 @@ type Header struct {
 	Level Level `protobuf:"varint,14,opt,name=level,proto3,enum=understudy.v1.Level" json:"level,omitempty"`
 	// Reply: why the primary didn't take the request.
 	Refusal Refusal `protobuf:"varint,15,opt,name=refusal,proto3,enum=understudy.v1.Refusal" json:"refusal,omitempty"`
-	// Reply: the gRPC status code that the primary's server has sent with it. With another one, the reply was lost on its way, though the message was executed.
+	// Reply: the gRPC status code of the primary's answer. Where it is 0 (OK) and the call has an error, the source couldn't receive the reply; the message was executed.
 	Code uint32 `protobuf:"varint,16,opt,name=code,proto3" json:"code,omitempty"`
 	// Request: the session's token, as its Welcome has it. It proves that the request is of the source that opened the session: without it nothing of the request is believed.
 	Token         uint64 `protobuf:"varint,17,opt,name=token,proto3" json:"token,omitempty"`
