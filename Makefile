@@ -43,6 +43,8 @@ test: ## go test -race in every module
 	@echo "test: ."
 	@$(GOTEST) ./...
 	@$(MAKE) --no-print-directory -j2 --output-sync=target $(TESTS)
+	@echo "test: simulation's seeds repeat (without -race, which makes the scheduler random)"
+	@go -C simulation test -count=1 -run '^TestRepeats$$' .
 
 $(TESTS): test/%:
 	@echo "test: ./$*"
