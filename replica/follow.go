@@ -203,14 +203,16 @@ func (in *incarnation) listen(ctx context.Context, cut context.CancelCauseFunc) 
 // read takes what the primary sends. A joiner keeps it until it has its snapshot.
 func (in *incarnation) read(ctx context.Context, stream grpc.BidiStreamingClient[pb.FollowRequest, pb.FollowResponse], joined bool) error {
 	if joined {
-		in.startAcks(ctx, stream)
-		for {
+		for first := true; ; first = false {
 			resp, err := stream.Recv()
 			if err != nil {
 				return err
 			}
 			if err := in.followed(resp); err != nil {
 				return err
+			}
+			if first { // not before: see startAcks
+				in.startAcks(ctx, stream)
 			}
 		}
 	}
@@ -284,7 +286,8 @@ func (in *incarnation) becomes(r role) {
 	in.broadcast()
 }
 
-// startAcks acknowledges: at once when asked to, and at every heartbeat. It ends with the stream's context.
+// startAcks acknowledges: at once when asked to, and at every heartbeat. It ends with the stream's context. The primary must have been heard on the stream: until then gRPC may take another connection for it, once, and whoever
+// sends meanwhile waits for that on a mutex, deaf to the context.
 func (in *incarnation) startAcks(ctx context.Context, stream grpc.BidiStreamingClient[pb.FollowRequest, pb.FollowResponse]) {
 	in.mu.Lock()
 	tells := in.telling

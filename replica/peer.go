@@ -68,11 +68,12 @@ func (p *peers) client(addr string) (pb.PeerClient, error) {
 
 func (p *peers) close() {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, cc := range p.conns {
+	conns := p.conns
+	p.conns = nil
+	p.mu.Unlock()
+	for _, cc := range conns { // which may take a while: whoever asks for one now is refused
 		_ = cc.Close()
 	}
-	p.conns = nil
 }
 
 // alive asks whoever answers at a registered replica's address whether it is that incarnation. It isn't known while somebody may listen there who is slow.
