@@ -15,6 +15,8 @@ import (
 	"testing/cryptotest"
 	"testing/synctest"
 	"time"
+
+	"github.com/understudy-rpc/understudy/internal/hang"
 )
 
 var (
@@ -37,9 +39,8 @@ var summary struct {
 }
 
 func TestMain(m *testing.M) {
-	flag.Parse()
 	summary.began, summary.coverage = time.Now(), map[string]int{}
-	code := m.Run()
+	code := hang.Run(m)
 	report(os.Stdout)
 	os.Exit(code)
 }
