@@ -24,7 +24,6 @@ type request struct {
 	method            string
 	message, response any
 	payload           []byte
-	codec             encoding.CodecV2
 	conn              *grpc.ClientConn
 	invoker           grpc.UnaryInvoker
 	opts              []grpc.CallOption
@@ -33,24 +32,13 @@ type request struct {
 func standardCodec() encoding.CodecV2 { return encoding.GetCodecV2(grpcproto.Name) }
 
 // marshal makes the payload.
-func (r *request) marshal() error {
-	if t := reflect.TypeOf(r.message); t == nil || !t.Comparable() {
+func (r *request) marshal() (err error) {
+	m := messageOf(r.message)
+	if m == nil || !reflect.TypeOf(r.message).Comparable() {
 		return fmt.Errorf("the request is a %T, not a protobuf message", r.message)
 	}
-	r.codec = standardCodec()
-	buffers, err := r.codec.Marshal(r.message)
-	if err != nil {
-		return err
-	}
-	if len(buffers) == 1 {
-		if b, ok := buffers[0].(mem.SliceBuffer); ok {
-			r.payload = b
-			return nil
-		}
-	}
-	r.payload = buffers.Materialize() // it is in buffers of a pool
-	buffers.Free()
-	return nil
+	r.payload, err = proto.Marshal(m)
+	return err
 }
 
 // attempt is one RPC of a call: the context under which it runs, the codec that puts its header in front of the message and takes that of the reply off, and what has arrived.
@@ -124,7 +112,7 @@ func (a *attempt) Marshal(v any) (mem.BufferSlice, error) {
 func (a *attempt) Unmarshal(data mem.BufferSlice, v any) error {
 	m := messageOf(v)
 	if m == nil {
-		return a.request.codec.Unmarshal(data, v) // says what is wrong
+		return standardCodec().Unmarshal(data, v) // says what is wrong
 	}
 	buffer := data.MaterializeToBuffer(mem.DefaultBufferPool())
 	defer buffer.Free()

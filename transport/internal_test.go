@@ -274,7 +274,6 @@ func FuzzReplyHeader(f *testing.F) {
 		k.retained = c.session.frames.add(new(pb.Frame), k)
 		now := c.cfg.elapsed()
 		a := &attempt{request: &k.request}
-		a.request.codec = standardCodec()
 		a.request.invoker = func(_ context.Context, _ string, _, reply any, _ *grpc.ClientConn, opts ...grpc.CallOption) error {
 			if !inMessage {
 				a.trailer = metadata.Pairs(wire.HeaderKey, value)

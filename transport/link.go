@@ -8,6 +8,8 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/encoding"
+	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/status"
 
 	"github.com/understudy-rpc/understudy/election"
@@ -127,7 +129,7 @@ func (l *link) attach() (welcomed bool, err error) {
 	}()
 
 	to := &choice{name: l.name, wait: true}
-	stream, err := pb.NewConnectionClient(c.conn).Attach(to.in(ctx), grpc.MaxCallRecvMsgSize(maxStreamMessage), grpc.ForceCodecV2(standardCodec()))
+	stream, err := pb.NewConnectionClient(c.conn).Attach(to.in(ctx), grpc.MaxCallRecvMsgSize(maxStreamMessage), grpc.ForceCodecV2(linkCodec{standardCodec()}))
 	if err != nil {
 		return false, err
 	}
@@ -152,6 +154,29 @@ func (l *link) attach() (welcomed bool, err error) {
 			}()
 		}
 	}
+}
+
+// linkCodec is gRPC's for protobuf, but that retained messages that are large aren't copied for each replica.
+type linkCodec struct{ encoding.CodecV2 }
+
+// Marshal implements encoding.CodecV2.
+func (c linkCodec) Marshal(v any) (mem.BufferSlice, error) {
+	req, ok := v.(*pb.AttachRequest)
+	if !ok {
+		return c.CodecV2.Marshal(v)
+	}
+	parts, err := wire.Parts(req)
+	switch {
+	case err != nil:
+		return nil, err
+	case parts == nil:
+		return c.CodecV2.Marshal(v)
+	}
+	buffers := make(mem.BufferSlice, len(parts))
+	for i, part := range parts {
+		buffers[i] = mem.SliceBuffer(part)
+	}
+	return buffers, nil
 }
 
 // send is the sender of one stream. It ends with ctx, or when the stream doesn't take anything any more, as the receiver will notice.

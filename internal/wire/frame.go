@@ -3,6 +3,10 @@ package wire
 import (
 	"errors"
 	"fmt"
+	"slices"
+
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/understudy-rpc/understudy/orderstate"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
@@ -26,6 +30,59 @@ func Chunks(f *pb.Frame) []*pb.Frame {
 	}
 	return chunks
 }
+
+// byReference is from how many bytes on a frame's message isn't copied to be sent.
+const byReference = 4 << 10
+
+// Parts encodes a source's message in parts, of which large messages of frames are their own bytes; nil if it has none.
+func Parts(req *pb.AttachRequest) ([][]byte, error) {
+	if !slices.ContainsFunc(req.GetFrames(), func(f *pb.Frame) bool { return len(f.GetMessage()) >= byReference }) {
+		return nil, nil
+	}
+	var parts [][]byte
+	var buf []byte
+	whole := proto.MarshalOptions{UseCachedSize: true}
+	for _, f := range req.GetFrames() {
+		message := f.GetMessage()
+		if len(message) < byReference {
+			message = nil
+		} else {
+			f = &pb.Frame{Group: f.Group, Session: f.Session, SeqNum: f.SeqNum, Outstanding: f.Outstanding, Method: f.Method, More: f.More, Level: f.Level}
+		}
+		size := proto.Size(f)
+		if message != nil {
+			size += protowire.SizeTag(frameMessage) + protowire.SizeBytes(len(message))
+		}
+		buf = protowire.AppendTag(buf, attachFrames, protowire.BytesType)
+		buf = protowire.AppendVarint(buf, uint64(size))
+		var err error
+		if buf, err = whole.MarshalAppend(buf, f); err != nil {
+			return nil, err
+		}
+		if message != nil {
+			buf = protowire.AppendTag(buf, frameMessage, protowire.BytesType)
+			buf = protowire.AppendVarint(buf, uint64(len(message)))
+			parts = append(parts, buf, message)
+			buf = nil
+		}
+	}
+	buf, err := proto.MarshalOptions{}.MarshalAppend(buf, &pb.AttachRequest{
+		Hello: req.Hello, DestOrderInfo: req.DestOrderInfo, AcknowledgedEpoch: req.AcknowledgedEpoch, WaitingFor: req.WaitingFor,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if len(buf) > 0 {
+		parts = append(parts, buf)
+	}
+	return parts, nil
+}
+
+// Fields of AttachRequest and Frame.
+const (
+	attachFrames = 2
+	frameMessage = 6
+)
 
 // growth is by how much a frame's room may exceed what has come of it.
 const growth = 8

@@ -76,6 +76,56 @@ func TestChunks(t *testing.T) {
 }
 
 // TestAssembler: chunks that aren't.
+// Parts are a message's encoding, whatever it has, and large messages in them aren't copies.
+func TestParts(t *testing.T) {
+	rest := &pb.AttachRequest{
+		Hello: &pb.Hello{Nonce: pattern(16)}, DestOrderInfo: []*pb.Run{{Epoch: 3, Sealed: pattern(40)}}, AcknowledgedEpoch: 4, WaitingFor: &pb.WaitingFor{Epoch: 5, HeldUpTo: 6},
+	}
+	if fields := rest.ProtoReflect().Descriptor().Fields().Len(); fields != 5 {
+		t.Errorf("AttachRequest has %d fields: Parts and this test know 5", fields)
+	}
+	if fields := new(pb.Frame).ProtoReflect().Descriptor().Fields().Len(); fields != 8 {
+		t.Errorf("Frame has %d fields: Parts knows 8", fields)
+	}
+	more := goodFrame(byReference)
+	more.More = 8
+	for _, sizes := range [][]int{nil, {0}, {byReference - 1, 10}, {byReference}, {100, 2 * byReference, 0, byReference, 5}, {ChunkSize}} {
+		req := proto.CloneOf(rest)
+		var large [][]byte
+		for _, n := range sizes {
+			req.Frames = append(req.Frames, goodFrame(n))
+			if n >= byReference {
+				large = append(large, req.Frames[len(req.Frames)-1].Message)
+			}
+		}
+		for _, req := range []*pb.AttachRequest{req, {Frames: req.Frames}, {Frames: append([]*pb.Frame{more}, req.Frames...)}} {
+			large := large
+			if len(req.Frames) > 0 && req.Frames[0] == more {
+				large = append([][]byte{more.Message}, large...)
+			}
+			parts, err := Parts(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(large) == 0 {
+				if parts != nil {
+					t.Errorf("%v: %d parts, and nothing is large", sizes, len(parts))
+				}
+				continue
+			}
+			var got pb.AttachRequest
+			if err := proto.Unmarshal(bytes.Join(parts, nil), &got); err != nil || !proto.Equal(&got, req) {
+				t.Errorf("%v: the parts are of another message: %v", sizes, err)
+			}
+			for _, message := range large {
+				if !slices.ContainsFunc(parts, func(p []byte) bool { return &p[0] == &message[0] && len(p) == len(message) }) {
+					t.Errorf("%v: a message of %d bytes was copied", sizes, len(message))
+				}
+			}
+		}
+	}
+}
+
 func TestAssembler(t *testing.T) {
 	t.Parallel()
 	change := func(c func(*pb.Frame)) *pb.Frame {
