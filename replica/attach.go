@@ -214,7 +214,7 @@ func (a *attachment) take(req *pb.AttachRequest, assembler *wire.Assembler) erro
 		return err
 	}
 	if w := req.GetWaitingFor(); w != nil {
-		a.waits(orderstate.Epoch(w.GetEpoch()), orderstate.OrderNum(w.GetHeldUpTo()))
+		a.waits(w)
 	}
 	if e := orderstate.Epoch(req.GetAcknowledgedEpoch()); e > a.acknowledged {
 		a.acknowledged = e
@@ -351,13 +351,20 @@ func (a *attachment) addRun(run orderstate.Announcement) {
 	signal(a.wake)
 }
 
-// waits answers a source that waits under R1: a null message with what it lacks (R4). Called with mu held.
-func (a *attachment) waits(e orderstate.Epoch, heldUpTo orderstate.OrderNum) {
+// waits answers a source that waits under R1: a null message with what it lacks (R4). One that waits for room hears what is stable, and again when that has moved. Called with mu held.
+func (a *attachment) waits(w *pb.WaitingFor) {
 	in := a.in
-	if in.role != leading || !in.gate || e != in.primary.Epoch() {
+	if in.role != leading || !in.gate || orderstate.Epoch(w.GetEpoch()) != in.primary.Epoch() {
 		return
 	}
-	r := in.primary.Multicast(a.session, heldUpTo, in.primary.Last(), nil)
+	if w.GetStable() {
+		if a.tellStable(); in.primary.Stable() < in.primary.Last() {
+			in.asking[a] = struct{}{}
+			in.askMembers()
+		}
+		return
+	}
+	r := in.primary.Multicast(a.session, orderstate.OrderNum(w.GetHeldUpTo()), in.primary.Last(), nil)
 	if r.Count > wire.MaxRun {
 		r, _ = split(r, wire.MaxRun)
 	}

@@ -398,7 +398,7 @@ func (in *incarnation) advanced(last orderstate.OrderNum) {
 	grown := in.backup.Above(last)
 	if len(grown) > 0 {
 		signal(in.work)
-		if in.acked < in.asked || in.backup.Last() >= in.acked+lazyAck {
+		if in.acked < in.asked || in.backup.Last() >= in.acked+lazyAck || in.backup.Bytes() > lazyAckBytes {
 			signal(in.ackDue)
 		}
 	}

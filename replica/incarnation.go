@@ -58,6 +58,7 @@ type incarnation struct {
 	lastTime  int64 // of the executed turns
 
 	attached  map[*attachment]struct{}
+	asking    map[*attachment]struct{} // leading: whose sources wait for what is to become stable
 	bySession map[orderstate.Session]*attachment
 	partial   int                                  // bytes that the streams keep of frames that aren't whole yet
 	absent    map[orderstate.Session]time.Duration // leading: since when a session has no stream
@@ -101,7 +102,7 @@ func newIncarnation(ctx context.Context, r *Replica) *incarnation {
 		self:    election.Member{Name: r.config.name, Incarnation: newNumber()},
 		changed: make(chan struct{}), work: make(chan struct{}, 1), lacking: make(chan struct{}, 1), ackDue: make(chan struct{}, 1), push: make(chan struct{}, 1),
 		replies:  newReplyLog(),
-		attached: map[*attachment]struct{}{}, bySession: map[orderstate.Session]*attachment{}, absent: map[orderstate.Session]time.Duration{},
+		attached: map[*attachment]struct{}{}, asking: map[*attachment]struct{}{}, bySession: map[orderstate.Session]*attachment{}, absent: map[orderstate.Session]time.Duration{},
 		followers: map[orderstate.Replica]*follower{}, members: map[orderstate.Replica]election.Member{}, lost: map[orderstate.Replica]time.Duration{},
 		adding:   map[orderstate.Replica]bool{},
 		doubted:  map[orderstate.Replica]bool{},
@@ -339,12 +340,17 @@ func (in *incarnation) awaitProgress(ctx context.Context, cond func() bool) erro
 		return nil
 	}
 	in.progressWaiters++
-	for _, f := range in.followers {
-		signal(f.wake)
-	}
+	in.askMembers()
 	err := in.await(ctx, cond)
 	in.progressWaiters--
 	return err
+}
+
+// askMembers asks the members to acknowledge at once, while someone waits for that: sendTo asks. Called with mu held.
+func (in *incarnation) askMembers() {
+	for _, f := range in.followers {
+		signal(f.wake)
+	}
 }
 
 // progressed wakes those who wait for the stable point, for a turn, or for what a member acknowledges. Called with mu held.

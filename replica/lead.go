@@ -276,6 +276,10 @@ func (in *incarnation) acknowledged(f *follower, req *pb.FollowRequest) error {
 // stableMoved does what waited for the stable point. Called with mu held.
 func (in *incarnation) stableMoved() {
 	in.forget()
+	for a := range in.asking {
+		a.tellStable()
+	}
+	clear(in.asking)
 	if in.progressWaiters > 0 || !in.gate {
 		in.broadcast()
 	}

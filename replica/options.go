@@ -164,6 +164,7 @@ const (
 	lazyParts             = 10        // of the sessions, who hear lazily one part after the other
 	lazyFrames            = 1 << 10   // a source hears of its frames at least this often (frames), too
 	lazyAck               = 64        // a backup acknowledges at least this often (entries)
+	lazyAckBytes          = 1 << 20   // and all that it holds, while its log has messages of more bytes
 	maxLog                = 1 << 18   // entries and messages of the log, each
 	maxLogBytes           = 256 << 20 // bytes of its messages
 	maxQueueBytes         = 64 << 20  // bytes queued for one stream; then it is cut (R6)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/understudy-rpc/understudy/election/memory"
 	"github.com/understudy-rpc/understudy/orderstate"
+	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
 // leadingAlone returns an incarnation that leads a group whose backup, "backup", acknowledges when it is told to.
@@ -62,4 +63,77 @@ func TestRoomIsGiven(t *testing.T) {
 			t.Errorf("after %v: %v", waited, err)
 		}
 	})
+}
+
+// A source without room is told what is stable at once, and again when that has moved; the backups are asked, and acknowledge.
+func TestSourceAsksForRoom(t *testing.T) {
+	t.Parallel()
+	in := leadingAlone(t)
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	a := &attachment{in: in, session: 1, bound: true, wake: make(chan struct{}, 1)}
+	f := &follower{id: "backup", wake: make(chan struct{}, 1)}
+	in.attached[a], in.followers[f.id] = struct{}{}, f
+	told := func(what string, want uint64) {
+		t.Helper()
+		if a.out.StableEpoch != 1 && want > 0 || a.out.Stable != want {
+			t.Errorf("%s: told %d, want %d", what, a.out.Stable, want)
+		}
+		a.out.Reset()
+	}
+	open, _, _ := in.primary.Open(orderstate.Nonce{1}, 1, nil, now())
+	_, _ = in.primary.Acknowledge("backup", 1, open.OrderNum)
+	in.stableMoved()
+	told("nobody has asked", 0)
+	o, _, _ := in.primary.Order(orderstate.Message{MessageID: orderstate.MessageID{Session: 1, SeqNum: 1}}, now())
+
+	a.waits(&pb.WaitingFor{Epoch: 2, Stable: true})
+	told("asked in another epoch", 0)
+	a.waits(&pb.WaitingFor{Epoch: 1, Stable: true})
+	told("asked", 1)
+	if len(f.wake) != 1 || len(a.out.GetSourceOrderInfo()) > 0 {
+		t.Errorf("the backup is asked: %v; announced: %v", len(f.wake) == 1, a.out.GetSourceOrderInfo())
+	}
+	_, _ = in.primary.Acknowledge("backup", 1, o.OrderNum)
+	in.stableMoved()
+	told("it has moved", 2)
+	in.stableMoved()
+	told("it was told", 0)
+	a.waits(&pb.WaitingFor{Epoch: 1, Stable: true})
+	if told("all is stable", 2); len(in.asking) > 0 {
+		t.Error("all is stable, and it waits")
+	}
+}
+
+// A backup whose log has many bytes acknowledges all that it holds at once: sources can't forget them before.
+func TestAcknowledgesBytes(t *testing.T) {
+	t.Parallel()
+	in := backup(t)
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	holds := func(q orderstate.SeqNum, size int) bool {
+		last := in.backup.Last()
+		m := orderstate.Message{MessageID: orderstate.MessageID{Session: 1, SeqNum: q}, Digest: uint64(q), Size: size}
+		in.backup.Message(m)
+		err := in.backup.Receive(orderstate.Run{
+			Envelope: orderstate.Envelope{Epoch: 1, EpochFirst: 1, First: last + 1, Count: 1},
+			Entries:  []orderstate.OrderInfo{{OrderNum: last + 1, SeqNum: q, Session: 1, Kind: orderstate.Request, First: 1, Digest: uint64(q)}},
+		})
+		if err != nil || in.backup.Last() != last+1 {
+			t.Fatal(in.backup.Last(), err)
+		}
+		in.advanced(last)
+		select {
+		case <-in.ackDue:
+			return true
+		default:
+			return false
+		}
+	}
+	if holds(1, lazyAckBytes) {
+		t.Error("it acknowledges what others will make it acknowledge")
+	}
+	if !holds(2, 1) {
+		t.Error("it doesn't acknowledge, and holds many bytes")
+	}
 }

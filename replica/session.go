@@ -133,6 +133,7 @@ func (in *incarnation) detach(a *attachment) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	delete(in.attached, a)
+	delete(in.asking, a)
 	in.partial -= a.partial
 	a.partial = 0
 	if !a.bound || in.bySession[a.session] != a {

@@ -3,6 +3,7 @@ package transport
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -93,11 +94,15 @@ func (c *Client) begin(r request, level understudy.Level, reads bool) (*call, *a
 		if err != nil {
 			return nil, nil, err
 		}
-		if !reads && !s.frames.fits(len(r.payload)) {
-			if err := c.awaitRoom(r.ctx, s); err != nil {
+		if !reads && (len(s.line) > 0 || !s.frames.fits(len(r.payload))) {
+			if err := c.awaitRoom(r.ctx, s, len(r.payload)); err != nil {
+				c.mu.Unlock()
 				return nil, nil, err
 			}
-			continue
+			if s.over != nil {
+				c.mu.Unlock()
+				continue
+			}
 		}
 		k := &call{request: r, client: c, session: s}
 		if asked := levelToProto(level); asked > c.level {
@@ -120,25 +125,31 @@ func (c *Client) begin(r request, level understudy.Level, reads bool) (*call, *a
 	}
 }
 
-// awaitRoom is called with mu held, and unlocks it.
-func (c *Client) awaitRoom(ctx context.Context, s *session) error {
-	room := s.room
-	s.seekers++
-	c.mu.Unlock()
-	defer func() {
-		c.mu.Lock()
-		s.seekers--
+// awaitRoom waits until there is room for a call of so many bytes, after those who came before; or until the session is over. mu is held, and given up meanwhile.
+func (c *Client) awaitRoom(ctx context.Context, s *session, size int) (err error) {
+	turn := make(chan struct{}, 1)
+	s.line = append(s.line, turn)
+	var again <-chan time.Time
+	for err == nil && s.over == nil && (s.line[0] != turn || !s.frames.fits(size)) {
+		if s.line[0] == turn && s.frames.full(size) {
+			c.askPrimary(s, &pb.WaitingFor{Epoch: uint64(s.source.Epoch()), Stable: true})
+			again = time.After(askEvery)
+		}
 		c.mu.Unlock()
-	}()
-	select {
-	case <-room:
-	case <-s.ended:
-	case <-ctx.Done():
-		return statusEnded(ctx, false, "too much is outstanding on the connection")
-	case <-c.ctx.Done():
-		return c.closing()
+		select {
+		case <-turn:
+		case <-again:
+		case <-s.ended:
+		case <-ctx.Done():
+			err = statusEnded(ctx, false, "too much is outstanding on the connection")
+		case <-c.ctx.Done():
+			err = c.closing()
+		}
+		c.mu.Lock()
 	}
-	return nil
+	s.line = slices.DeleteFunc(s.line, func(other chan struct{}) bool { return other == turn })
+	s.makeRoom() // there may be some for the next one
+	return err
 }
 
 // reads says whether the call is read-only.
@@ -291,14 +302,24 @@ func (c *Client) ask(s *session, order orderstate.OrderNum, now time.Duration) {
 	if q == s.question && now-s.asked < askEvery {
 		return
 	}
+	if c.askPrimary(s, &pb.WaitingFor{Epoch: uint64(q.epoch), HeldUpTo: uint64(q.held)}) {
+		s.question, s.asked = q, now
+	}
+}
+
+// askPrimary sends a question, if the primary has a stream. What is stable it tells whoever asks for announcements, too. mu is held.
+func (c *Client) askPrimary(s *session, q *pb.WaitingFor) bool {
 	for _, l := range c.links {
 		if l.up && l.session == s && l.isPrimary() {
-			s.question, s.asked = q, now
-			l.question = &pb.WaitingFor{Epoch: uint64(q.epoch), HeldUpTo: uint64(q.held)}
+			if l.question == nil || l.question.Stable {
+				l.question = q
+			}
 			l.urgent = true
 			l.notify()
+			return true
 		}
 	}
+	return false
 }
 
 // question is what was asked last.

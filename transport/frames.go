@@ -11,7 +11,7 @@ const (
 	// maxOutstanding bounds the seqNums from the lowest call that hasn't ended to the next one.
 	maxOutstanding = 8192
 	// maxRetained bounds the bytes that a session retains.
-	maxRetained = 64 << 20
+	maxRetained = 16 << 20
 	// frameOverhead is what a retained frame is counted for besides its message.
 	frameOverhead = 256
 )
@@ -54,8 +54,11 @@ func (f *frames) next() uint64 { return f.base + uint64(len(f.list)) }
 
 // fits says whether a request of so many bytes may be added now. One that is alone always does.
 func (f *frames) fits(size int) bool {
-	return f.next()-f.mark <= maxOutstanding && (f.bytes == 0 || f.bytes+size+frameOverhead <= maxRetained)
+	return f.next()-f.mark <= maxOutstanding && !f.full(size)
 }
+
+// full says whether so many bytes are too many to retain besides what is.
+func (f *frames) full(size int) bool { return f.bytes > 0 && f.bytes+size+frameOverhead > maxRetained }
 
 // add gives the frame its seqNum, and its mark.
 func (f *frames) add(frame *pb.Frame, k *call) *retained {

@@ -29,15 +29,14 @@ type session struct {
 	announced orderstate.OrderNum
 	// waiting are the calls that hold a reply (R1, R1b).
 	waiting []*call
-	room    chan struct{} // closed, and another one made, when calls that wait for room may look again
-	seekers int           // that wait for room
+	line    []chan struct{} // of calls that wait for room, in the order in which they came; each has room for one
 	// question is what was asked last, and when (R1).
 	question question
 	asked    time.Duration
 }
 
 func newSession() *session {
-	s := &session{begun: make(chan struct{}), ended: make(chan struct{}), room: make(chan struct{}), source: orderstate.NewSource(), frames: newFrames(), reads: map[*call]struct{}{}}
+	s := &session{begun: make(chan struct{}), ended: make(chan struct{}), source: orderstate.NewSource(), frames: newFrames(), reads: map[*call]struct{}{}}
 	_, _ = rand.Read(s.nonce[:]) // never fails, says its documentation
 	return s
 }
@@ -154,12 +153,15 @@ func (c *Client) sweep(s *session) {
 	}
 }
 
+// makeRoom lets whoever is first in line look again.
 func (s *session) makeRoom() {
-	if s.seekers == 0 {
+	if len(s.line) == 0 {
 		return
 	}
-	close(s.room)
-	s.room = make(chan struct{})
+	select {
+	case s.line[0] <- struct{}{}:
+	default:
+	}
 }
 
 // framesHeld is up to where every member of the required set has acknowledged the session's frames; 0 if the set isn't known, or one of its members has no stream.

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -312,6 +313,28 @@ func TestLargeMessages(t *testing.T) {
 		c.Start(0)
 		l.wg.Wait()
 		time.Sleep(time.Second)
+		l.settle(others(3))
+	})
+}
+
+// Calls that fill what a client may retain go on as soon as the backups hold what was ordered: nobody waits for what is told lazily.
+func TestRoomIsGivenAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := understudytest.New(t, 3, registerLedger, understudytest.Logger(verbose))
+		l := &load{t: t, c: c, stop: make(chan struct{})}
+		conn := c.Dial("client")
+		began := time.Now()
+		for i := range 20 {
+			l.wg.Go(func() {
+				for k := range 2 {
+					l.call(conn, fmt.Sprintf("caller%d call%d ", i, k)+strings.Repeat("x", 1<<20))
+				}
+			})
+		}
+		l.wg.Wait()
+		if took := time.Since(began); took > 100*time.Millisecond {
+			t.Errorf("40 calls of 1 MiB took %v", took)
+		}
 		l.settle(others(3))
 	})
 }

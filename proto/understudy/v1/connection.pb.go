@@ -32,7 +32,7 @@ type AttachRequest struct {
 	// R9: the source has acknowledged this epoch, accepts nothing from below, and has sent on this stream, before this, all that
 	// R12 asks of it: its pendingRemoteOrder and its unacknowledged frames.
 	AcknowledgedEpoch uint64 `protobuf:"varint,4,opt,name=acknowledged_epoch,json=acknowledgedEpoch,proto3" json:"acknowledged_epoch,omitempty"`
-	// R1: the source holds a reply that waits for announcements from above this orderNum (0: it doesn't wait).
+	// What the source waits for, and only the primary can tell it.
 	WaitingFor    *WaitingFor `protobuf:"bytes,5,opt,name=waiting_for,json=waitingFor,proto3" json:"waiting_for,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -274,12 +274,14 @@ func (x *Frame) GetLevel() Level {
 	return Level_LEVEL_UNSPECIFIED
 }
 
-// WaitingFor asks the primary for announcements that a held reply depends on (R1).
+// WaitingFor asks the primary for announcements that a held reply depends on (R1), or for what has become stable.
 type WaitingFor struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Epoch uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// The source holds everything up to here, and waits for more.
-	HeldUpTo      uint64 `protobuf:"varint,2,opt,name=held_up_to,json=heldUpTo,proto3" json:"held_up_to,omitempty"`
+	HeldUpTo uint64 `protobuf:"varint,2,opt,name=held_up_to,json=heldUpTo,proto3" json:"held_up_to,omitempty"`
+	// It waits for what it retains to be stable, so that it may forget that (R3), and for nothing else.
+	Stable        bool `protobuf:"varint,3,opt,name=stable,proto3" json:"stable,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -326,6 +328,13 @@ func (x *WaitingFor) GetHeldUpTo() uint64 {
 		return x.HeldUpTo
 	}
 	return 0
+}
+
+func (x *WaitingFor) GetStable() bool {
+	if x != nil {
+		return x.Stable
+	}
+	return false
 }
 
 // AttachResponse is what a replica sends on the stream.
@@ -876,12 +885,13 @@ const file_understudy_v1_connection_proto_rawDesc = "" +
 	"\x06method\x18\x05 \x01(\tR\x06method\x12\x18\n" +
 	"\amessage\x18\x06 \x01(\fR\amessage\x12\x12\n" +
 	"\x04more\x18\a \x01(\rR\x04more\x12*\n" +
-	"\x05level\x18\b \x01(\x0e2\x14.understudy.v1.LevelR\x05level\"@\n" +
+	"\x05level\x18\b \x01(\x0e2\x14.understudy.v1.LevelR\x05level\"X\n" +
 	"\n" +
 	"WaitingFor\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1c\n" +
 	"\n" +
-	"held_up_to\x18\x02 \x01(\x04R\bheldUpTo\"\xda\x03\n" +
+	"held_up_to\x18\x02 \x01(\x04R\bheldUpTo\x12\x16\n" +
+	"\x06stable\x18\x03 \x01(\bR\x06stable\"\xda\x03\n" +
 	"\x0eAttachResponse\x120\n" +
 	"\awelcome\x18\x01 \x01(\v2\x16.understudy.v1.WelcomeR\awelcome\x12 \n" +
 	"\fframes_up_to\x18\x02 \x01(\x04R\n" +
