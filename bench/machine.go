@@ -50,10 +50,10 @@ func thisMachine() machine {
 	}
 	if out, err := exec.Command("git", "describe", "--always").Output(); err == nil {
 		m.Revision = strings.TrimSpace(string(out))
-	}
-	// What is written about the code, these results among it, doesn't change it.
-	if out, err := exec.Command("git", "status", "--porcelain", "--", ":/", ":(exclude,top)*.md", ":(exclude,top)*.svg").Output(); err != nil || len(out) > 0 {
-		m.Revision += "-dirty"
+		// What is written about the code, these results among it, doesn't change it.
+		if out, err := exec.Command("git", "status", "--porcelain", "--", ":/", ":(exclude,top)*.md", ":(exclude,top)*.svg").Output(); err != nil || len(out) > 0 {
+			m.Revision += "-dirty"
+		}
 	}
 	return m
 }
