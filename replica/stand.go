@@ -177,8 +177,9 @@ func (in *incarnation) awaitEpoch(e orderstate.Epoch, leader election.Member) er
 	defer in.mu.Unlock()
 	ctx, cancel := context.WithTimeout(in.ctx, silence)
 	defer cancel()
-	if err := in.await(ctx, func() bool { return in.epoch() >= e }); in.ctx.Err() != nil {
-		return err
+	_ = in.await(ctx, func() bool { return in.epoch() >= e })
+	if in.ctx.Err() != nil {
+		return context.Cause(in.ctx)
 	}
 	if in.epoch() < e {
 		in.leader = leader

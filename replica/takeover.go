@@ -198,10 +198,10 @@ func (in *incarnation) reconcile(e elected, report *Failover) (*orderstate.Prima
 			cancel()
 			ctx, cancel = context.WithCancel(in.ctx)
 		}
-		err := in.changes(ctx)
+		_ = in.changes(ctx)
 		cancel()
 		if in.ctx.Err() != nil {
-			return nil, err
+			return nil, context.Cause(in.ctx)
 		}
 	}
 	report.PeersAnswered, report.SessionsGivenUp = len(t.members), t.givenUp

@@ -1,0 +1,50 @@
+package replica
+
+import (
+	"context"
+	"testing"
+
+	"github.com/understudy-rpc/understudy/orderstate"
+)
+
+// endsSoon is a context that has ended when it is asked for the second time.
+type endsSoon struct {
+	context.Context
+	asked int
+}
+
+func (c *endsSoon) Err() error {
+	if c.asked++; c.asked > 1 {
+		return context.Canceled
+	}
+	return nil
+}
+
+// An incarnation that ends while it takes over says so, at whatever moment: else it would lead without a primary's state, and panic with its mutex held, on which its end waits.
+func TestTakeoverEnds(t *testing.T) {
+	t.Parallel()
+	in := backup(t)
+	state, err := in.backup.Elected(2, []orderstate.Replica{"peer#1"}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in.role, in.taking = takingOver, &takeover{epoch: 2, state: state}
+	in.ctx = &endsSoon{Context: context.Background()}
+	done := make(chan struct{})
+	defer close(done)
+	go func() {
+		for { // until it has noticed
+			select {
+			case <-done:
+				return
+			default:
+				in.mu.Lock()
+				in.broadcast()
+				in.mu.Unlock()
+			}
+		}
+	}()
+	if p, err := in.reconcile(elected{epoch: 2}, &Failover{}); p != nil || err == nil {
+		t.Errorf("reconciled: %v, %v", p, err)
+	}
+}
