@@ -359,8 +359,7 @@ func (a *attachment) waits(w *pb.WaitingFor) {
 	}
 	if w.GetStable() {
 		if a.tellStable(); in.primary.Stable() < in.primary.Last() {
-			in.asking[a] = struct{}{}
-			in.askMembers()
+			in.asking[a] = struct{}{} // the backups, whose logs are as full, acknowledge unasked
 		}
 		return
 	}

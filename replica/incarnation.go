@@ -340,17 +340,12 @@ func (in *incarnation) awaitProgress(ctx context.Context, cond func() bool) erro
 		return nil
 	}
 	in.progressWaiters++
-	in.askMembers()
-	err := in.await(ctx, cond)
-	in.progressWaiters--
-	return err
-}
-
-// askMembers asks the members to acknowledge at once, while someone waits for that: sendTo asks. Called with mu held.
-func (in *incarnation) askMembers() {
 	for _, f := range in.followers {
 		signal(f.wake)
 	}
+	err := in.await(ctx, cond)
+	in.progressWaiters--
+	return err
 }
 
 // progressed wakes those who wait for the stable point, for a turn, or for what a member acknowledges. Called with mu held.

@@ -389,7 +389,7 @@ func (in *incarnation) sendTo(ctx context.Context, f *follower, stream grpc.Bidi
 			Welcome: f.out.Welcome, EpochStart: f.out.EpochStart, SourceOrderInfo: f.out.SourceOrderInfo, Messages: f.out.Messages, InSync: f.out.InSync, Detached: f.out.Detached,
 			Stable: uint64(in.primary.Stable()),
 		}
-		if in.progressWaiters+len(in.asking) > 0 || !in.gate {
+		if in.progressWaiters > 0 || !in.gate {
 			out.Acknowledge = uint64(in.primary.Last())
 		}
 		f.out.Reset()

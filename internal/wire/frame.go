@@ -23,12 +23,18 @@ func Chunks(f *pb.Frame) []*pb.Frame {
 		n := min(len(rest), ChunkSize)
 		c := &pb.Frame{Message: rest[:n], More: uint32(len(rest) - n)}
 		if first {
-			c.Group, c.Session, c.SeqNum, c.Outstanding, c.Method, c.Level = f.Group, f.Session, f.SeqNum, f.Outstanding, f.Method, f.Level
+			c = bare(f)
+			c.Message, c.More = rest[:n], uint32(len(rest)-n)
 		}
 		chunks = append(chunks, c)
 		rest = rest[n:]
 	}
 	return chunks
+}
+
+// bare is a frame without its message.
+func bare(f *pb.Frame) *pb.Frame {
+	return &pb.Frame{Group: f.Group, Session: f.Session, SeqNum: f.SeqNum, Outstanding: f.Outstanding, Method: f.Method, More: f.More, Level: f.Level}
 }
 
 // byReference is from how many bytes on a frame's message isn't copied to be sent.
@@ -47,7 +53,7 @@ func Parts(req *pb.AttachRequest) ([][]byte, error) {
 		if len(message) < byReference {
 			message = nil
 		} else {
-			f = &pb.Frame{Group: f.Group, Session: f.Session, SeqNum: f.SeqNum, Outstanding: f.Outstanding, Method: f.Method, More: f.More, Level: f.Level}
+			f = bare(f)
 		}
 		size := proto.Size(f)
 		if message != nil {

@@ -75,7 +75,6 @@ func TestChunks(t *testing.T) {
 	}
 }
 
-// TestAssembler: chunks that aren't.
 // Parts are a message's encoding, whatever it has, and large messages in them aren't copies.
 func TestParts(t *testing.T) {
 	rest := &pb.AttachRequest{
@@ -126,6 +125,7 @@ func TestParts(t *testing.T) {
 	}
 }
 
+// TestAssembler: chunks that aren't.
 func TestAssembler(t *testing.T) {
 	t.Parallel()
 	change := func(c func(*pb.Frame)) *pb.Frame {
