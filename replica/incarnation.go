@@ -118,9 +118,14 @@ func newIncarnation(ctx context.Context, r *Replica) *incarnation {
 // replicaID is how a member is called in acknowledgements and required sets.
 func replicaID(m election.Member) orderstate.Replica { return orderstate.Replica(m.String()) }
 
-// live runs the incarnation until its end, and returns why it ended.
+// live runs the incarnation until its end, and returns why it ended. After a panic nothing is closed: who panicked may hold mu, and to wait for that would hide the panic.
 func (in *incarnation) live() error {
-	defer in.close()
+	err := in.run()
+	in.close()
+	return err
+}
+
+func (in *incarnation) run() error {
 	view, err := in.r.store.Read(in.ctx)
 	if err != nil {
 		return err
