@@ -17,16 +17,17 @@ import (
 	"time"
 )
 
-// before is how long before go test's time-out the report is made.
-const before = 10 * time.Second
+// early is by how much the report comes before go test's own.
+const early = 10 * time.Second
 
-// Run runs a package's tests, and returns their exit code. Shortly before -timeout it reports to standard error, and ends the process with 2.
+// Run runs a package's tests, and returns their exit code. If a bubble hangs shortly before -timeout, it reports that to standard error, and ends the process with 2; what is only slow is go test's to report.
 func Run(m interface{ Run() int }) int {
 	flag.Parse()
-	if limit := timeout(); limit > before {
-		defer time.AfterFunc(limit-before, func() {
-			report(os.Stderr, stacks())
-			os.Exit(2)
+	if limit := timeout(); limit > early {
+		defer time.AfterFunc(limit-early, func() {
+			if report(os.Stderr, stacks()) {
+				os.Exit(2)
+			}
 		}).Stop()
 	}
 	return m.Run()
@@ -63,8 +64,8 @@ type place struct {
 	where   string
 }
 
-// report writes all stacks, and then what those of a bubble that hangs wait for, one place a line, with how many wait there, and last who may be the reason. A bubble hangs in which someone waits, but not durably.
-func report(w io.Writer, dump []byte) {
+// report writes, if a bubble hangs, all stacks, and then what those of a bubble that hangs wait for, one place a line, with how many wait there, and last who may be the reason. A bubble hangs in which someone waits, but not durably.
+func report(w io.Writer, dump []byte) bool {
 	bubbles := map[string]map[place]int{}
 	hangs := map[string]bool{}
 	for stack := range bytes.SplitSeq(dump, []byte("\n\n")) {
@@ -79,23 +80,30 @@ func report(w io.Writer, dump []byte) {
 			bubbles[bubble] = map[place]int{}
 		}
 		bubbles[bubble][p]++
-		hangs[bubble] = hangs[bubble] || !p.durably && state != "running" && state != "runnable"
+		if !p.durably && state != "running" && state != "runnable" {
+			hangs[bubble] = true
+		}
+	}
+	if len(hangs) == 0 {
+		return false
 	}
 	_, _ = w.Write(dump)
-	for bubble, places := range bubbles {
-		if !hangs[bubble] {
-			continue
-		}
+	for bubble := range hangs {
+		places := bubbles[bubble]
 		_, _ = fmt.Fprintf(w, "\n\nsynctest bubble %s hangs. There wait:\n", bubble)
 		for _, p := range slices.SortedFunc(maps.Keys(places), func(a, b place) int {
-			if a.durably != b.durably {
-				return map[bool]int{true: -1, false: 1}[a.durably]
+			switch {
+			case a.durably && !b.durably:
+				return -1
+			case b.durably && !a.durably:
+				return 1
 			}
 			return cmp.Or(cmp.Compare(places[b], places[a]), strings.Compare(a.where, b.where))
 		}) {
 			_, _ = fmt.Fprintf(w, "%4d  %s\n", places[p], p.where)
 		}
 	}
+	return true
 }
 
 // chain is where a goroutine waits: the innermost frame that isn't the runtime's, and those of this module, from the inside.

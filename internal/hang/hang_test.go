@@ -1,9 +1,37 @@
 package hang
 
 import (
+	"os"
+	"os/exec"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 )
+
+// hangs makes a process of this test's own hang.
+const hangs = "UNDERSTUDY_TEST_HANGS"
+
+func TestMain(m *testing.M) { os.Exit(Run(m)) }
+
+// A test that hangs ends its process with a report.
+func TestRun(t *testing.T) {
+	if os.Getenv(hangs) != "" {
+		synctest.Test(t, func(*testing.T) {
+			var mu sync.Mutex
+			mu.Lock()
+			go func() { mu.Lock() }()
+			time.Sleep(time.Hour) // fake, and never over
+		})
+	}
+	cmd := exec.Command(os.Args[0], "-test.run", "^TestRun$", "-test.timeout", (early + 100*time.Millisecond).String())
+	cmd.Env = append(os.Environ(), hangs+"=1")
+	out, _ := cmd.CombinedOutput() // its exit code says it
+	if code := cmd.ProcessState.ExitCode(); code != 2 || !strings.HasSuffix(string(out), "   1  sync.Mutex.Lock: internal/hang.TestRun.func1.1\n") {
+		t.Errorf("ended with %d: %s", code, out)
+	}
+}
 
 const dump = `goroutine 1 [chan receive, 14 minutes]:
 testing.(*T).Run(0xc0002b6d88, {0x1217cbf, 0x20}, 0x1249780)
@@ -46,7 +74,9 @@ time.Sleep(0x1)
 
 func TestReport(t *testing.T) {
 	var b strings.Builder
-	report(&b, []byte(dump))
+	if !report(&b, []byte(dump)) {
+		t.Error("nothing hangs")
+	}
 	const want = `
 
 synctest bubble 4 hangs. There wait:
@@ -56,5 +86,10 @@ synctest bubble 4 hangs. There wait:
 `
 	if got, all := strings.CutPrefix(b.String(), dump); !all || got != want {
 		t.Errorf("after all stacks (%v) it says %s", all, got)
+	}
+
+	b.Reset()
+	if slow, _, _ := strings.Cut(dump, "goroutine 11"); report(&b, []byte(slow)) || b.Len() > 0 { // that is go test's to report
+		t.Errorf("nothing hangs, and it says %s", b.String())
 	}
 }
