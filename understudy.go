@@ -59,8 +59,15 @@ func ParseLevel(s string) (Level, error) {
 	return 0, fmt.Errorf("understudy: unknown level %q: it is Reflected, Direct or Stable", s)
 }
 
-// Now returns the time of the turn that ctx belongs to: the primary recorded it when it ordered the message, in microseconds, and it never goes back from one turn to the next. Outside of a turn
-// (in a unit test of a handler, say) it is time.Now.
+// Now returns the time of the turn that ctx belongs to: the primary recorded it when it ordered the message, in
+// microseconds, by its wall clock, and it never goes back from one turn to the next. So it is as right as the clock of
+// the machine that leads: it leaps ahead with that clock, and where a clock was ahead and is set right, or a replica
+// takes over whose clock is behind, Now goes on at half speed until that clock has caught up: after an hour that was
+// too much, within two hours. It is ahead of the primary's clock by no more than the clocks of two primaries differ, or
+// one clock from itself before it was set; and it never stands still. What a read-only method sees is the primary's time, too, but recorded nowhere: from one
+// primary to the next it may go back.
+//
+// Outside of a turn (in a unit test of a handler, say) it is time.Now.
 func Now(ctx context.Context) time.Time {
 	if t := turn.FromContext(ctx); t != nil {
 		return t.Now()

@@ -241,7 +241,7 @@ func (in *incarnation) order(c *call) (orderstate.OrderInfo, orderstate.Verdict,
 	if in.role != leading || !in.gate || c.gone {
 		return orderstate.OrderInfo{}, 0, errNotPrimary
 	}
-	o, v, push := in.primary.Order(c.msg, now())
+	o, v, push := in.primary.Order(c.msg, in.now())
 	switch v {
 	case orderstate.Fresh:
 		c.ordered = true

@@ -108,7 +108,7 @@ func FuzzAcknowledged(f *testing.F) {
 		}
 		in := leadingAlone(t)
 		in.seal = wire.NewSeal(make([]byte, secretSize))
-		o, _, _ := in.primary.Open(orderstate.Nonce{1}, 1, nil, now())
+		o, _, _ := in.primary.Open(orderstate.Nonce{1}, 1, nil, in.now())
 		in.mu.Lock()
 		in.turned(o, 1)
 		follows := &follower{id: "backup", wake: make(chan struct{}, 1), cut: func(error) {}}

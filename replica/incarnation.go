@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/understudy-rpc/understudy/election"
+	"github.com/understudy-rpc/understudy/internal/clock"
 	"github.com/understudy-rpc/understudy/internal/wire"
 	"github.com/understudy-rpc/understudy/orderstate"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
@@ -55,7 +56,8 @@ type incarnation struct {
 	authority time.Duration                          // leading: up to this reading of the clock (R10)
 	replies   *replyLog
 	executed  orderstate.OrderNum
-	lastTime  int64 // of the executed turns
+	lastTime  int64         // of the executed turns
+	wall      *clock.Steady // leading: what is recorded as a turn's time
 
 	attached  map[*attachment]struct{}
 	asking    map[*attachment]struct{} // leading: whose sources wait for what is to become stable
@@ -102,6 +104,7 @@ func newIncarnation(ctx context.Context, r *Replica) *incarnation {
 		self:    election.Member{Name: r.config.name, Incarnation: newNumber()},
 		changed: make(chan struct{}), work: make(chan struct{}, 1), lacking: make(chan struct{}, 1), ackDue: make(chan struct{}, 1), push: make(chan struct{}, 1),
 		replies:  newReplyLog(),
+		wall:     clock.NewSteady(r.wall, r.clock),
 		attached: map[*attachment]struct{}{}, asking: map[*attachment]struct{}{}, bySession: map[orderstate.Session]*attachment{}, absent: map[orderstate.Session]time.Duration{},
 		followers: map[orderstate.Replica]*follower{}, members: map[orderstate.Replica]election.Member{}, lost: map[orderstate.Replica]time.Duration{},
 		adding:   map[orderstate.Replica]bool{},

@@ -107,42 +107,13 @@ func (in *incarnation) lead(began time.Duration, report Failover) error {
 	return context.Cause(in.ctx)
 }
 
-// keepAuthority is R10: this primary may transmit for A after the start of each linearizable read that still names it.
-func (in *incarnation) keepAuthority() {
-	epoch := uint64(in.primary.Epoch())
-	for {
-		start := in.r.clock()
-		ctx, cancel := context.WithTimeout(in.ctx, authority)
-		leader, e, err := in.r.store.Primary(ctx)
-		cancel()
-		pause := authorityRefresh
-		switch {
-		case err != nil:
-			pause = authorityRefresh / 10
-		case leader != in.self || e != epoch:
-			in.end(errDeposed)
-			return
-		default:
-			in.mu.Lock()
-			lapsed := in.authority <= in.r.clock()
-			in.authority = start + authority
-			if lapsed {
-				in.broadcast()
-			}
-			in.mu.Unlock()
-		}
-		select {
-		case <-time.After(pause):
-		case <-in.ctx.Done():
-			return
-		}
-	}
-}
-
-// pusher sends null messages (FIG. 7, R4): when one is due, and when the oldest entry that none has carried is an idle interval old.
+// pusher sends null messages (FIG. 7, R4): when one is due, and when the oldest entry that none has carried is an idle
+// interval old. That is told by the ticks that it has seen: an entry's recorded time is of a wall clock, perhaps
+// another replica's, and that one leaps.
 func (in *incarnation) pusher() {
 	t := time.NewTicker(idle / 2)
 	defer t.Stop()
+	var last, before orderstate.OrderNum // where the order ended at the last tick, and at the one before that
 	for {
 		select {
 		case <-in.push:
@@ -151,7 +122,8 @@ func (in *incarnation) pusher() {
 		case <-t.C:
 			in.mu.Lock()
 			o, ok := in.primary.Unpushed()
-			due := ok && now()-o.Time >= idle.Microseconds()
+			due := ok && o.OrderNum <= before
+			before, last = last, in.primary.Last()
 			in.mu.Unlock()
 			if due {
 				in.null()

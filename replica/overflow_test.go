@@ -20,7 +20,7 @@ func behind(t testing.TB, entries int) (*incarnation, *attachment) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.authority = math.MaxInt64
-	opening, _, _ := in.primary.Open(orderstate.Nonce{1}, 1, nil, now())
+	opening, _, _ := in.primary.Open(orderstate.Nonce{1}, 1, nil, in.now())
 	if _, err := in.primary.Acknowledge("backup", 1, opening.OrderNum); err != nil {
 		t.Fatal(err)
 	}
@@ -33,7 +33,7 @@ func behind(t testing.TB, entries int) (*incarnation, *attachment) {
 
 func orderMore(in *incarnation, s orderstate.Session, first orderstate.SeqNum, n int) {
 	for q := first; q < first+orderstate.SeqNum(n); q++ {
-		in.primary.Order(orderstate.Message{MessageID: orderstate.MessageID{Session: s, SeqNum: q}, Digest: uint64(q)}, now())
+		in.primary.Order(orderstate.Message{MessageID: orderstate.MessageID{Session: s, SeqNum: q}, Digest: uint64(q)}, in.now())
 	}
 }
 

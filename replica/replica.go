@@ -33,6 +33,7 @@ type Replica struct {
 	etcd     *clientv3.Client // closed by Stop; nil when the store was given
 	log      *slog.Logger
 	clock    clock.Clock
+	wall     func() time.Time
 	turns    sequencer
 	methods  map[string]*method
 	reads    bool // some method is read-only
@@ -58,13 +59,14 @@ type stats struct {
 // Join prepares a replica of the group that target names: etcd://host:port[,host:port]/group. Nothing is published before Serve.
 //
 // ctx bounds the call. An error means that the target or an option is wrong; an etcd that doesn't answer is noticed in Serve.
-func Join(_ context.Context, target string, kind Kind, opts ...Option) (*Replica, error) {
+func Join(ctx context.Context, target string, kind Kind, opts ...Option) (*Replica, error) {
 	if kind.state == nil {
 		return nil, errors.New("replica: Join needs State or Stateless")
 	}
 	r := &Replica{
 		methods: map[string]*method{}, streams: map[string]bool{}, services: map[string]bool{},
 		stopped: make(chan struct{}), lifeMade: make(chan struct{}),
+		wall: clock.Wall(ctx),
 	}
 	r.config.state = kind.state
 	r.config.minInSync = 1

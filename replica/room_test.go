@@ -40,9 +40,9 @@ func TestRoomIsGiven(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		in := leadingAlone(t)
 		in.mu.Lock()
-		o, _, _ := in.primary.Open(orderstate.Nonce{1}, 1, nil, now())
+		o, _, _ := in.primary.Open(orderstate.Nonce{1}, 1, nil, in.now())
 		in.turned(o, 1)
-		o, _, _ = in.primary.Order(orderstate.Message{MessageID: orderstate.MessageID{Session: 1, SeqNum: 1}, Size: maxLogBytes}, now())
+		o, _, _ = in.primary.Order(orderstate.Message{MessageID: orderstate.MessageID{Session: 1, SeqNum: 1}, Size: maxLogBytes}, in.now())
 		in.turned(o, 1)
 		f := &follower{id: "backup"}
 		in.followers["backup"] = f
@@ -80,11 +80,11 @@ func TestSourceAsksForRoom(t *testing.T) {
 		}
 		a.out.Reset()
 	}
-	open, _, _ := in.primary.Open(orderstate.Nonce{1}, 1, nil, now())
+	open, _, _ := in.primary.Open(orderstate.Nonce{1}, 1, nil, in.now())
 	_, _ = in.primary.Acknowledge("backup", 1, open.OrderNum)
 	in.stableMoved()
 	told("nobody has asked", 0)
-	o, _, _ := in.primary.Order(orderstate.Message{MessageID: orderstate.MessageID{Session: 1, SeqNum: 1}}, now())
+	o, _, _ := in.primary.Order(orderstate.Message{MessageID: orderstate.MessageID{Session: 1, SeqNum: 1}}, in.now())
 
 	a.waits(&pb.WaitingFor{Epoch: 2, Stable: true})
 	told("asked in another epoch", 0)

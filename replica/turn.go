@@ -109,7 +109,10 @@ func (c *call) read(ctx context.Context, req any) (any, error) {
 	defer in.r.turns.endRead()
 	in.mu.Lock()
 	leads := in.role == leading && in.gate
-	seen := orderstate.OrderInfo{OrderNum: in.executed, Time: max(in.lastTime, now())}
+	seen := orderstate.OrderInfo{OrderNum: in.executed}
+	if leads {
+		seen.Time = in.now()
+	}
 	in.mu.Unlock()
 	if !leads {
 		return nil, errNotPrimary
@@ -244,8 +247,8 @@ func (in *incarnation) replayOne(o orderstate.OrderInfo, body *message) *reply {
 	return said
 }
 
-// now is the time that a primary records.
-func now() int64 { return time.Now().UnixMicro() }
+// now is the time that a primary records for a turn, in microseconds since 1970. Called with mu held.
+func (in *incarnation) now() int64 { return in.wall.Next(in.primary.LastTime()) }
 
 // ownTurn takes a turn for an entry of the group's own (a session's opening, its expiry): order runs with mu held.
 func (in *incarnation) ownTurn(ctx context.Context, order func(now int64) (orderstate.OrderInfo, bool)) (orderstate.OrderInfo, error) {
@@ -258,7 +261,7 @@ func (in *incarnation) ownTurn(ctx context.Context, order func(now int64) (order
 	if in.role != leading || !in.gate {
 		return orderstate.OrderInfo{}, errNotPrimary
 	}
-	o, push := order(now())
+	o, push := order(in.now())
 	if push {
 		signal(in.push)
 	}

@@ -58,6 +58,7 @@ type Cluster struct {
 	between  func(host string, e election.Election) election.Election
 	nodes    []*node
 	clock    func(host string) func() time.Duration
+	wall     func(host string) func() time.Time
 	monitors map[string]*transport.Monitor
 }
 
@@ -91,6 +92,11 @@ func Logger(l *slog.Logger) Option { return func(c *Cluster) { c.log = l } }
 // Clocks gives each host, replica or client, its own clock of elapsed time; the default is that they all have one.
 func Clocks(of func(host string) func() time.Duration) Option {
 	return func(c *Cluster) { c.clock = of }
+}
+
+// WallClocks gives each replica's host its own wall clock, which may leap; the default is that they all have time.Now.
+func WallClocks(of func(host string) func() time.Time) Option {
+	return func(c *Cluster) { c.wall = of }
 }
 
 // Between puts something between each replica and the election, to delay or fail what it asks of it.
@@ -145,7 +151,11 @@ func (c *Cluster) Start(i int) {
 	if c.between != nil {
 		store = c.between(n.host, store)
 	}
-	n.r, err = replica.Join(context.Background(), "etcd:///"+group, replica.State(late), append([]replica.Option{
+	ctx := context.Background()
+	if c.wall != nil {
+		ctx = clock.WithWall(ctx, c.wall(n.host))
+	}
+	n.r, err = replica.Join(ctx, "etcd:///"+group, replica.State(late), append([]replica.Option{
 		replica.Name(n.host), replica.Level(c.level), replica.Store(store), replica.Peers(peers, nil, nil), replica.InsecurePeers(),
 		replica.PeerDialer(c.net.Dialer(n.host)), replica.Clock(c.clock(n.host)), replica.Logger(c.log),
 	}, c.replica...)...)
