@@ -37,6 +37,7 @@ type (
 		system      string
 		name        string
 		folder      string
+		peers       string // host:port for the other servers
 		etcd, group string
 		delay       time.Duration
 		tight       bool
@@ -161,6 +162,7 @@ func parseServer(args []string, errOut io.Writer) (cfg serverConfig, err error) 
 	err = parse("server", args, errOut, func(f *flag.FlagSet) {
 		f.StringVar(&cfg.name, "name", "", "the server's `name`")
 		f.StringVar(&cfg.folder, "folder", "", "the `folder` for who writes files")
+		f.StringVar(&cfg.peers, "peers", anyPort, "`host:port` for this library's other replicas")
 		f.DurationVar(&cfg.delay, "delay", 0, delayUsage)
 		f.BoolVar(&cfg.tight, "tight", false, tightUsage)
 		f.IntVar(&cfg.groups, "groups", 1, groupsUsage)

@@ -18,6 +18,7 @@ type fleet struct {
 	common  []string // arguments of all its processes
 	folder  string   // of the servers' files, for as long as the fleet is there
 	addrs   []string // of the servers, as the client was told: the primary's first
+	peers   []string // where each server is for the others: one that is started again comes back at once
 	servers []*process
 	client  *process
 	expect  state // what every server's state must be by now; History is the primary's
@@ -48,6 +49,11 @@ func startFleet(ctx context.Context, s system, cfg config, etcd string) (f *flee
 		count = cfg.Replicas
 	}
 	for i := range count {
+		peers, err := freeAddr()
+		if err != nil {
+			return f, err
+		}
+		f.peers = append(f.peers, peers)
 		p, err := f.startServer(i)
 		if err != nil {
 			return f, err
@@ -78,7 +84,7 @@ func startFleet(ctx context.Context, s system, cfg config, etcd string) (f *flee
 // startServer starts the server at place i, once more after it has ended.
 func (f *fleet) startServer(i int) (*process, error) {
 	name := nameOf(i)
-	args := []string{"server", f.system.name, "-name", name, "-folder", f.folder, fmt.Sprintf("-tight=%t", f.cfg.Tight), "-filled", fmt.Sprint(f.cfg.Filled)}
+	args := []string{"server", f.system.name, "-name", name, "-folder", f.folder, "-peers", f.peers[i], fmt.Sprintf("-tight=%t", f.cfg.Tight), "-filled", fmt.Sprint(f.cfg.Filled)}
 	return startProcess(f.system.name+" "+name, append(args, f.common...)...)
 }
 
@@ -121,6 +127,8 @@ func (f *fleet) join(ctx context.Context) error {
 	}
 	return f.eachServer(ctx, command{Do: doJoin, Peers: all}, startTimeout, func(int, event) {})
 }
+
+const anyPort = "127.0.0.1:0"
 
 // nameOf is the name of the server at place i.
 func nameOf(i int) string { return string(rune('a' + i)) }

@@ -32,6 +32,7 @@ func newReplicas(cfg serverConfig, level understudy.Level, app *adder, m *meter)
 		of := cfg
 		of.group = groupName(cfg.group, i)
 		if i > 0 {
+			of.peers = anyPort
 			app = newAdder()
 			app.fill(cfg.filled)
 		}

@@ -148,7 +148,7 @@ func newReplica(cfg serverConfig, level understudy.Level, app *adder, m *meter) 
 	tookOver := func(f replica.Failover) {
 		took.Store(&failover{Epoch: f.Epoch, Suspected: f.Suspected, Elected: f.Elected, Opened: f.Opened})
 	}
-	peers, err := net.Listen("tcp", "127.0.0.1:0")
+	peers, err := net.Listen("tcp", cfg.peers)
 	if err != nil {
 		return nil, err
 	}

@@ -38,6 +38,12 @@ func allHosts() []string { return slices.Concat(etcdHosts, replicaHosts, clientH
 
 const group = "chaos"
 
+// The ports of every replica's host: each process of a name is where the one before it was.
+const (
+	replicaPort = "7000"
+	peerPort    = "7001"
+)
+
 // deadline is that of each call. Only a hang exceeds it.
 const deadline = 30 * time.Second
 
@@ -224,7 +230,8 @@ func (n *node) launch() error {
 	case n.isReplica():
 		n.said(&replica.Status{})
 		argv = append(argv, binary("journal"), "replica", "-etcd", n.w.endpoints(), "-via", n.w.net.via(n.host),
-			"-group", group, "-name", n.host, "-host", addr, "-level", n.w.level.String())
+			"-group", group, "-name", n.host, "-host", addr, "-port", replicaPort, "-peer-port", peerPort,
+			"-level", n.w.level.String())
 		n.process, err = process.Start(n.w.starter, n.host, argv, log, func(e journal.Event) { n.said(e.Status) })
 	default:
 		ledger := &cluster.Ledger{Client: fmt.Sprintf("%s%d", n.host, n.started)}

@@ -17,10 +17,11 @@ import (
 type Replica struct {
 	Name string
 
-	c       *Cluster
-	args    []string
-	process *process.Process // nil while there is none; written with Cluster.mu held
-	stopped bool
+	c        *Cluster
+	args     []string
+	peerPort int              // of all its processes
+	process  *process.Process // nil while there is none; written with Cluster.mu held
+	stopped  bool
 
 	// Guarded by Cluster.mu:
 	addr      string
@@ -32,6 +33,10 @@ type Replica struct {
 func (c *Cluster) StartReplica(name string, args ...string) *Replica {
 	c.t.Helper()
 	r := &Replica{Name: name, c: c, args: append([]string{"-level", c.level.String()}, args...)}
+	var err error
+	if r.peerPort, err = freePort(); err != nil {
+		c.t.Fatal(err)
+	}
 	c.mu.Lock()
 	c.replicas = append(c.replicas, r)
 	c.mu.Unlock()
@@ -71,7 +76,7 @@ func (r *Replica) start() *process.Process {
 	r.addr, r.status = "", replica.Status{}
 	r.c.mu.Unlock()
 	r.c.did("%s is started", r.Name)
-	p := r.c.launch(r.Name, r.arguments(), r.said)
+	p := r.c.launch(r.Name, r.arguments(r.peerPort), r.said)
 	go func() {
 		<-p.Done
 		r.c.broadcast(func() {})
@@ -79,8 +84,10 @@ func (r *Replica) start() *process.Process {
 	return p
 }
 
-func (r *Replica) arguments() []string {
-	return append([]string{"replica", "-etcd", r.c.Etcd.Addr(), "-name", r.Name}, r.args...)
+func (r *Replica) arguments(peerPort int) []string {
+	return append([]string{
+		"replica", "-etcd", r.c.Etcd.Addr(), "-name", r.Name, "-peer-port", fmt.Sprint(peerPort),
+	}, r.args...)
 }
 
 func (r *Replica) said(e journal.Event) {
@@ -96,12 +103,12 @@ func (r *Replica) said(e journal.Event) {
 	})
 }
 
-// Rival starts another process of the same name while the first one lives, waits until the rival has ended, and returns
+// Rival starts another process of the same name, on ports of its own, while the first one lives, waits until the rival has ended, and returns
 // its log and how it ended.
 func (r *Replica) Rival() (log string, err error) {
 	r.c.t.Helper()
 	name := r.Name + "-rival"
-	p := r.c.launch(name, r.arguments(), func(journal.Event) {})
+	p := r.c.launch(name, r.arguments(0), func(journal.Event) {})
 	defer p.Kill()
 	select {
 	case <-p.Done:

@@ -25,10 +25,10 @@ type (
 		logs      string // empty: nowhere
 	}
 	replicaConfig struct {
-		name, listen, etcd, group string
-		level                     understudy.Level
-		verbose                   bool
-		control                   bool
+		name, listen, peers, etcd, group string
+		level                            understudy.Level
+		verbose                          bool
+		control                          bool
 	}
 	clientConfig struct {
 		etcd, group string
@@ -98,6 +98,8 @@ func parseReplica(args []string, errOut io.Writer) (cfg replicaConfig, err error
 	err = parse("replica", args, errOut, func(f *flag.FlagSet) {
 		f.StringVar(&cfg.name, "name", "", "the replica's `name`, which outlives its processes")
 		f.StringVar(&cfg.listen, "listen", "127.0.0.1:0", "`host:port` to serve on")
+		f.StringVar(&cfg.peers, "peers", "127.0.0.1:0",
+			"`host:port` for the other replicas; with a port of its own, a replica that was killed is back at once")
 		groupVars(f, &cfg.etcd, &cfg.group, &cfg.verbose, &cfg.control)
 		levelVar(f, &cfg.level)
 	}, func() error {

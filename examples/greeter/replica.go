@@ -63,7 +63,12 @@ func (s *served) serve(ctx context.Context, cfg replicaConfig, log *slog.Logger,
 		return err
 	}
 	defer lis.Close()
-	r, err := replica.Join(ctx, "etcd://"+cfg.etcd+"/"+cfg.group, replica.State(s.greeter),
+	peers, err := net.Listen("tcp", cfg.peers)
+	if err != nil {
+		return err
+	}
+	defer peers.Close()
+	r, err := replica.Join(ctx, "etcd://"+cfg.etcd+"/"+cfg.group, replica.State(s.greeter), replica.Peers(peers, nil, nil),
 		replica.Name(cfg.name), replica.Level(cfg.level), replica.Logger(log), replica.OnFailover(told))
 	if err != nil {
 		return err

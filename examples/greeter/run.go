@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"os"
 	"path/filepath"
 	"sync"
@@ -100,7 +101,11 @@ func (p *play) start(ctx context.Context, etcd, name string) (stop func(), err e
 	}
 	for i := range p.cfg.replicas {
 		m := &member{name: string(rune('a' + i)), event: p.unasked, say: p.say, rest: restartAfter}
-		m.args = append([]string{"replica", "--name", m.name, "--level", p.cfg.level.String()}, common...)
+		peers, err := freeAddr()
+		if err != nil {
+			return stop, err
+		}
+		m.args = append([]string{"replica", "--name", m.name, "--peers", peers, "--level", p.cfg.level.String()}, common...)
 		if p.cfg.logs != "" {
 			f, err := os.Create(filepath.Join(p.cfg.logs, m.name+".log"))
 			if err != nil {
@@ -140,6 +145,16 @@ func (p *play) start(ctx context.Context, etcd, name string) (stop func(), err e
 		return stop, err
 	}
 	return stop, nil
+}
+
+// freeAddr is an address that all processes of one name have for the other replicas: so the next one has the name at once,
+// since it is itself who answers where the last one was.
+func freeAddr() (string, error) {
+	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	return lis.Addr().String(), lis.Close()
 }
 
 // unasked takes what the children say unasked.

@@ -43,13 +43,18 @@ func run() error {
 		levelName := flags.String("level", "Reflected", "of the group")
 		minInSync := flags.Int("min", 1, "replicas in-sync, else calls are refused")
 		host := flags.String("host", "127.0.0.1", "to listen on; off loopback, replicas trust whoever reaches them")
+		port := flags.Int("port", 0, "on which clients are served; 0 for a free one")
+		peerPort := flags.Int("peer-port", 0, "on which the other replicas are; 0 for a free one")
 		ballast := flags.Int("ballast", 0, "bytes of a state that begins here")
 		_ = flags.Parse(os.Args[2:])
 		level, err := understudy.ParseLevel(*levelName)
 		if err != nil {
 			return err
 		}
-		r := &member{journal: journal.New(*ballast), link: link, group: *group, host: *host, relay: *relay}
+		r := &member{
+			journal: journal.New(*ballast), link: link, group: *group,
+			host: *host, port: *port, peerPort: *peerPort, relay: *relay,
+		}
 		go func() {
 			defer cancel()
 			if err := link.Serve(ctx, os.Stdin, r.answer); err != nil {

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net"
 	"reflect"
+	"strconv"
 	"strings"
 	"time"
 
@@ -19,23 +20,31 @@ import (
 
 // member is a replica's process.
 type member struct {
-	journal *journal.Journal
-	link    *journal.Link
-	group   string
-	host    string
-	relay   string // "" for none
-	replica *replica.Replica
+	journal  *journal.Journal
+	link     *journal.Link
+	group    string
+	host     string
+	port     int    // of clients; 0 for a free one
+	peerPort int    // of the other replicas; 0 for a free one
+	relay    string // "" for none
+	replica  *replica.Replica
 }
 
 // serve serves the journal until ctx ends: a stock gRPC server and four lines.
 func (m *member) serve(ctx context.Context, etcd, name string, level understudy.Level, minInSync int, log *slog.Logger) error {
-	lis, err := net.Listen("tcp", net.JoinHostPort(m.host, "0"))
+	lis, err := m.listen(m.port)
 	if err != nil {
 		return err
 	}
 	defer lis.Close()
+	peers, err := m.listen(m.peerPort)
+	if err != nil {
+		return err
+	}
+	defer peers.Close()
 	options := []replica.Option{
 		replica.Name(name), replica.Level(level), replica.MinInSync(minInSync), replica.Logger(log),
+		replica.Peers(peers, nil, nil),
 		replica.OnFailover(func(f replica.Failover) { m.link.Tell(journal.Event{Failover: &f}) }),
 	}
 	if !net.ParseIP(m.host).IsLoopback() {
@@ -58,6 +67,10 @@ func (m *member) serve(ctx context.Context, etcd, name string, level understudy.
 	m.link.Tell(journal.Event{Addr: lis.Addr().String()})
 	go m.watch(ctx)
 	return m.replica.Serve(ctx, s, lis)
+}
+
+func (m *member) listen(port int) (net.Listener, error) {
+	return net.Listen("tcp", net.JoinHostPort(m.host, strconv.Itoa(port)))
 }
 
 // watch tells the test when this replica's part in the group changes.
