@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/health"
 
 	"github.com/understudy-rpc/understudy"
 	"github.com/understudy-rpc/understudy/election"
@@ -58,6 +59,7 @@ type config struct {
 	store                    election.Election
 	dial                     func(context.Context, string) (net.Conn, error)
 	clock                    clock.Clock
+	health                   *health.Server
 }
 
 // Name is the replica's name, which outlives its processes; the default is the host's name. Two live replicas of a group can't have one name.
@@ -114,6 +116,16 @@ func PeerDialer(dial func(ctx context.Context, addr string) (net.Conn, error)) O
 
 // Clock tells elapsed time for R10; the default counts suspend (CLOCK_BOOTTIME on Linux). Tests in fake time give one that is based on time.Now.
 func Clock(elapsed func() time.Duration) Option { return func(c *config) { c.clock = elapsed } }
+
+// Health lets the replica set the statuses of a health server, which serves where the user registers
+// it: on Serve's server, or on one of its own, in plaintext, for probes. The names are those of the
+// replicated services, and "" for the whole process. They are SERVING while the replica is ready, as
+// Ready says, and NOT_SERVING otherwise: from Join until it is in-sync, and from the beginning of its
+// end, before its listener closes. Other names are the user's. A health server is one replica's.
+//
+// It is for readiness. A replica that isn't ready may be joining, or wait for etcd or for the others:
+// whoever kills it for that, makes it worse. Let a liveness probe see whether the port accepts.
+func Health(h *health.Server) Option { return func(c *config) { c.health = h } }
 
 // Failover reports a takeover by this replica. The times are of this replica's wall clock.
 type Failover struct {

@@ -143,7 +143,7 @@ func (p *peerServer) Hears(_ context.Context, req *pb.HearsRequest) (*pb.HearsRe
 	case leading, takingOver:
 		resp.Hears = true
 	case following:
-		resp.Hears = in.cut != nil && in.hearing && in.r.clock()-in.heard < silence
+		resp.Hears = in.hearsLeader()
 	}
 	return resp, nil
 }

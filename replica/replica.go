@@ -17,6 +17,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
 
 	"github.com/understudy-rpc/understudy"
@@ -118,6 +119,9 @@ func (r *Replica) complete(target string) error {
 		}
 		r.store = election.NewEtcd(r.etcd, group)
 	}
+	if c.health != nil {
+		c.health.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
+	}
 	return nil
 }
 
@@ -184,6 +188,8 @@ func (r *Replica) Serve(ctx context.Context, s *grpc.Server, lis net.Listener) e
 	peerServer := newPeerServer(r, r.config.peerServerCreds)
 	pb.RegisterConnectionServer(s, &connection{r: r})
 
+	health := r.reportHealth()
+	defer health.end()
 	served := make(chan error, 2)
 	go func() { served <- peerServer.Serve(peerLis) }()
 	go func() { served <- s.Serve(lis) }()
@@ -195,6 +201,7 @@ func (r *Replica) Serve(ctx context.Context, s *grpc.Server, lis net.Listener) e
 			stop(err)
 		case <-ctx.Done():
 		}
+		health.end()
 		if in := r.current(); in != nil {
 			in.settle()
 		}
