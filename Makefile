@@ -28,7 +28,7 @@ DURATION   ?= 2m
 CHAOSFLAGS ?=
 
 .PHONY: help check test $(TESTS) faults simulate explore mutants chaos lint breaking generate check-generated bench \
-	bench-quick bench-peers bench-scale bench-failover bench-compare fuzz fuzz-keep
+	bench-quick bench-revisions bench-peers bench-scale bench-failover bench-compare fuzz fuzz-keep
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -98,6 +98,9 @@ bench-compare: ## the Go benchmarks of the root module at BASE=<commit> (HEAD) a
 
 bench-quick: ## within 2 minutes, name=value lines: ratios to plain gRPC and to hashicorp/raft
 	@go -C bench run . quick $(BENCHFLAGS)
+
+bench-revisions: ## calls at BASE=<commit> (HEAD) and as they are now, in turn: fails if they cost more, 4 minutes
+	@go -C bench run . revisions -base $(or $(BASE),HEAD) $(BENCHFLAGS)
 
 bench-peers: ## beside other systems, at several loads, delays and sizes of the group: writes bench/RESULTS.md in 14 minutes
 	@go -C bench run . peers $(BENCHFLAGS)

@@ -155,7 +155,9 @@ func TestCommandLine(t *testing.T) {
 	t.Parallel()
 	for _, args := range [][]string{
 		{"-systems", "paxos"}, {"-systems", "plain"}, {"-callers", "0"}, {"-callers", "1,x"}, {"-rounds", "0"}, {"-window", "0s"}, {"-replicas", "0"},
-		{"-request", "10"}, {"-delay", "-1ms"}, {"-bound", "-1s"}, {"quick", "-bound", "0s"}, {"peers", "-window", "0s"}, {"scale", "-bound", "0s"}, {"scale", "more"}, {"failover", "-runs", "-1"}, {"failover", "-peers", "paxos"}, {"server", "plain", "-groups", "0"}, {"client", "plain", "-servers", "x", "-sessions", "0"}, {"peers", "-systems", "plain"}, {"-deadline", "-1s"}, {"more"}, {"server", "paxos"}, {"server"}, {"client", "plain"}, {"client"}, {"breakdown"}, {"breakdown", "x", "-of", "time"},
+		{"-request", "10"}, {"-delay", "-1ms"}, {"-bound", "-1s"}, {"quick", "-bound", "0s"}, {"peers", "-window", "0s"}, {"scale", "-bound", "0s"}, {"scale", "more"}, {"failover", "-runs", "-1"}, {"failover", "-peers", "paxos"}, {"server", "plain", "-groups", "0"}, {"client", "plain", "-servers", "x", "-sessions", "0"}, {"peers", "-systems", "plain"}, {"-deadline", "-1s"}, {"more"},
+		{"revisions"}, {"revisions", "-base", "HEAD", "-rounds", "5"}, {"revisions", "-base", "HEAD", "-callers", "x"}, {"revisions", "-base", "HEAD", "-limit", "0"},
+		{"server", "paxos"}, {"server"}, {"client", "plain"}, {"client"}, {"breakdown"}, {"breakdown", "x", "-of", "time"},
 	} {
 		if code := dispatch(args, strings.NewReader(""), io.Discard, io.Discard); code != 2 {
 			t.Errorf("%q: exit code %d, want 2", args, code)

@@ -29,6 +29,7 @@ type (
 		Filled     int           `json:"filled"`   // keys that are there before the first call
 		Think      time.Duration `json:"think"`    // between a caller's calls
 		Attempt    time.Duration `json:"attempt"`  // how long a peer's client waits before it asks another server; 0: it only knows the first
+		Program    string        `json:"-"`        // of the servers and the client; empty: this one
 		JSON       bool          `json:"-"`
 		Profile    string        `json:"-"` // folder; empty: none
 		ProfileFor time.Duration `json:"-"`
@@ -63,8 +64,9 @@ type (
 )
 
 const (
-	delayUsage = "how much longer everything takes that is sent, one way, between clients and servers and between servers"
-	tightUsage = "elections after about 100 ms for who has them, instead of the defaults"
+	delayUsage   = "how much longer everything takes that is sent, one way, between clients and servers and between servers"
+	callersUsage = "how many callers, each with one call at a time: `numbers`, one after the other"
+	tightUsage   = "elections after about 100 ms for who has them, instead of the defaults"
 
 	sessionsUsage = "how many connections the client has, each a session of its own"
 	groupsUsage   = "how many groups each server process has a replica of"
@@ -102,7 +104,7 @@ func parseBench(args []string, errOut io.Writer) (cfg config, err error) {
 	systems, callers := strings.Join(levelNames(), ","), "1,16,64"
 	err = parse("", args, errOut, func(f *flag.FlagSet) {
 		f.StringVar(&systems, "systems", systems, "what is compared with plain gRPC: `names` of "+strings.Join(comparedNames(), ", "))
-		f.StringVar(&callers, "callers", callers, "how many callers, each with one call at a time: `numbers`, one after the other")
+		f.StringVar(&callers, "callers", callers, callersUsage)
 		f.IntVar(&cfg.Rounds, "rounds", 5, "how many windows of each system at each number of callers, each between two of plain gRPC")
 		f.DurationVar(&cfg.Bound, "bound", 0, "fewer rounds, if they would take longer than this; 0 is no bound")
 		f.DurationVar(&cfg.Window, "window", 800*time.Millisecond, "how long the callers call in one window")
@@ -120,12 +122,7 @@ func parseBench(args []string, errOut io.Writer) (cfg config, err error) {
 		f.DurationVar(&cfg.ProfileFor, "profile-for", 5*time.Second, "how long that window is")
 	}, func() (err error) {
 		cfg.Systems, err = systemNames(systems)
-		for s := range strings.SplitSeq(callers, ",") {
-			n, notOne := strconv.Atoi(s)
-			err = errors.Join(err, complain(notOne != nil || n < 1 || n > maxCallers, "-callers has %q: each is a number from 1 to %d", s, maxCallers))
-			cfg.Callers = append(cfg.Callers, n)
-		}
-		return errors.Join(err,
+		return errors.Join(err, parseCallers(&cfg, callers),
 			complain(cfg.Rounds < 1 || cfg.Bound < 0, "-rounds must be at least 1, and -bound not negative"),
 			complain(cfg.Window <= 0 || cfg.WarmUp <= 0 || cfg.ProfileFor <= 0, "-window, -warm-up and -profile-for must be positive"),
 			complain(cfg.Replicas < 1 || cfg.Replicas > maxReplicas, "-replicas must be from 1 to %d", maxReplicas),
@@ -135,6 +132,15 @@ func parseBench(args []string, errOut io.Writer) (cfg config, err error) {
 		)
 	})
 	return cfg, err
+}
+
+func parseCallers(cfg *config, callers string) (err error) {
+	for s := range strings.SplitSeq(callers, ",") {
+		n, notOne := strconv.Atoi(s)
+		err = errors.Join(err, complain(notOne != nil || n < 1 || n > maxCallers, "-callers has %q: each is a number from 1 to %d", s, maxCallers))
+		cfg.Callers = append(cfg.Callers, n)
+	}
+	return err
 }
 
 // delayText is part of a sentence.

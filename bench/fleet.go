@@ -36,10 +36,11 @@ const (
 // startFleet starts the servers, and when they have come together the client. stop must be called even after an error.
 func startFleet(ctx context.Context, s system, cfg config, etcd string) (f *fleet, err error) {
 	f = &fleet{system: s, cfg: cfg, common: []string{
-		"-etcd", etcd, "-group", fmt.Sprintf("bench-%s-%x", s.name, time.Now().UnixNano()), "-delay", cfg.Delay.String(), "-groups", "1",
+		"-etcd", etcd, "-group", fmt.Sprintf("bench-%s-%x", s.name, time.Now().UnixNano()),
 	}}
+	f.common = with(f.common, "-delay", cfg.Delay)
 	if !s.joins && cfg.Groups > 1 {
-		f.common[len(f.common)-1] = fmt.Sprint(cfg.Groups)
+		f.common = with(f.common, "-groups", cfg.Groups)
 	}
 	if f.folder, err = os.MkdirTemp("", "bench-"+s.name+"-"); err != nil {
 		return f, err
@@ -81,18 +82,38 @@ func startFleet(ctx context.Context, s system, cfg config, etcd string) (f *flee
 	return f, err
 }
 
+// with adds a flag unless its value is 0, which is every such flag's default: a program of another revision may lack
+// what nobody asked for (revisions.go).
+func with[T comparable](args []string, flag string, value T) []string {
+	var none T
+	if value == none {
+		return args
+	}
+	return append(args, flag, fmt.Sprint(value))
+}
+
 // startServer starts the server at place i, once more after it has ended.
 func (f *fleet) startServer(i int) (*process, error) {
 	name := nameOf(i)
-	args := []string{"server", f.system.name, "-name", name, "-folder", f.folder, "-peers", f.peers[i], fmt.Sprintf("-tight=%t", f.cfg.Tight), "-filled", fmt.Sprint(f.cfg.Filled)}
-	return startProcess(f.system.name+" "+name, append(args, f.common...)...)
+	args := []string{"server", f.system.name, "-name", name, "-folder", f.folder}
+	if f.cfg.Program == "" { // only failovers start a server again, and an older program lacks it
+		args = append(args, "-peers", f.peers[i])
+	}
+	if f.cfg.Tight {
+		args = append(args, "-tight")
+	}
+	args = with(args, "-filled", f.cfg.Filled)
+	return startProcess(f.cfg.Program, f.system.name+" "+name, append(args, f.common...)...)
 }
 
 // startClient starts a client process of that name. The servers must be there.
 func (f *fleet) startClient(name string) (*process, error) {
-	args := []string{"client", f.system.name, "-servers", strings.Join(f.addrs, ","), "-request", fmt.Sprint(f.cfg.Request),
-		"-deadline", f.cfg.Deadline.String(), "-sessions", fmt.Sprint(max(1, f.cfg.Sessions)), "-think", f.cfg.Think.String(), "-attempt", f.cfg.Attempt.String()}
-	return startProcess(f.system.name+" "+name, append(args, f.common...)...)
+	args := []string{"client", f.system.name, "-servers", strings.Join(f.addrs, ","), "-request", fmt.Sprint(f.cfg.Request)}
+	args = with(args, "-deadline", f.cfg.Deadline)
+	args = with(args, "-sessions", f.cfg.Sessions)
+	args = with(args, "-think", f.cfg.Think)
+	args = with(args, "-attempt", f.cfg.Attempt)
+	return startProcess(f.cfg.Program, f.system.name+" "+name, append(args, f.common...)...)
 }
 
 // startFleets starts one of each named system, all at once. stopFleets must be called even after an error.

@@ -7,7 +7,8 @@
 // alternate. What is counted is in meter.go and usage.go, how windows become figures in figures.go, and what the figures
 // say in README.md.
 //
-// The subcommands quick, peers, scale and failover measure what README.md says, and write name=value lines or RESULTS.md.
+// The subcommands quick, peers, scale and failover measure what README.md says, and write name=value lines or RESULTS.md;
+// revisions compares the working tree with a commit, and fails when it costs more.
 //
 // With -profile folder it also writes profiles; "go -C bench run . breakdown folder" says where the CPU goes.
 //
@@ -57,6 +58,8 @@ func dispatch(args []string, in io.Reader, out, errOut io.Writer) int {
 		err = peersMain(args[1:], errOut)
 	case "scale":
 		err = scaleMain(args[1:], errOut)
+	case "revisions":
+		err = revisionsMain(args[1:], out, errOut)
 	case "failover":
 		err = failoverMain(args[1:], errOut)
 	default:

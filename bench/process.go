@@ -16,8 +16,8 @@ import (
 	"time"
 )
 
-// A process is this program, running again with a subcommand, at the other end of a pipe. Its methods may run
-// concurrently.
+// A process is this program, or that of another revision, running with a subcommand at the other end of a pipe. Its
+// methods may run concurrently.
 type process struct {
 	name string
 	cmd  *exec.Cmd
@@ -49,16 +49,20 @@ func startAll(starts <-chan func()) {
 	}
 }
 
-// startProcess runs this program with args.
-func startProcess(name string, args ...string) (*process, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
+// startProcess runs program with args; an empty program is this one.
+func startProcess(program, name string, args ...string) (*process, error) {
+	if program == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return nil, err
+		}
+		program = self
 	}
-	p := &process{name: name, cmd: exec.Command(self, args...), log: &tail{}, pending: map[int]chan<- event{}, done: make(chan struct{})}
+	p := &process{name: name, cmd: exec.Command(program, args...), log: &tail{}, pending: map[int]chan<- event{}, done: make(chan struct{})}
 	p.cmd.Stderr = p.log
 	p.cmd.WaitDelay = time.Second
 	dieWithParent(p.cmd)
+	var err error
 	if p.stdin, err = p.cmd.StdinPipe(); err != nil {
 		return nil, err
 	}
