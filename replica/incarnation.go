@@ -253,7 +253,11 @@ func (in *incarnation) idler() {
 					a.tellLazily()
 				}
 			}
+			view := in.view
 			in.mu.Unlock()
+			if part == 0 {
+				in.peers.prune(view)
+			}
 		case <-in.ctx.Done():
 			return
 		}

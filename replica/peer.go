@@ -6,14 +6,11 @@ import (
 	"fmt"
 	"net"
 	"runtime"
-	"sync"
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
 	"github.com/understudy-rpc/understudy/election"
@@ -24,57 +21,6 @@ import (
 
 // maxPeerMessage bounds a message between replicas: a queue's bound, and the frame that overran it.
 const maxPeerMessage = maxQueueBytes + wire.MaxMessage + 1<<20
-
-// peers is one incarnation's connections to the other replicas, by address.
-type peers struct {
-	r     *Replica
-	mu    sync.Mutex // guards conns
-	conns map[string]*grpc.ClientConn
-}
-
-func newPeers(r *Replica) *peers { return &peers{r: r, conns: map[string]*grpc.ClientConn{}} }
-
-func (p *peers) client(addr string) (pb.PeerClient, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.conns == nil {
-		return nil, errStopped
-	}
-	if cc := p.conns[addr]; cc != nil {
-		return pb.NewPeerClient(cc), nil
-	}
-	creds := p.r.config.peerCreds
-	if creds == nil {
-		creds = insecure.NewCredentials()
-	}
-	opts := []grpc.DialOption{
-		grpc.WithTransportCredentials(creds), grpc.WithIdleTimeout(0),
-		grpc.WithStaticStreamWindowSize(wire.StreamWindow), grpc.WithStaticConnWindowSize(wire.ConnWindow),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxPeerMessage), grpc.MaxCallSendMsgSize(maxPeerMessage)),
-		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff: backoff.Config{BaseDelay: reconnect / 5, Multiplier: 1.6, MaxDelay: silence}, MinConnectTimeout: time.Second,
-		}),
-	}
-	if d := p.r.config.dial; d != nil {
-		opts = append(opts, grpc.WithContextDialer(d))
-	}
-	cc, err := grpc.NewClient("passthrough:///"+addr, opts...)
-	if err != nil {
-		return nil, err
-	}
-	p.conns[addr] = cc
-	return pb.NewPeerClient(cc), nil
-}
-
-func (p *peers) close() {
-	p.mu.Lock()
-	conns := p.conns
-	p.conns = nil
-	p.mu.Unlock()
-	for _, cc := range conns { // which may take a while: whoever asks for one now is refused
-		_ = cc.Close()
-	}
-}
 
 // alive asks whoever answers at a registered replica's address whether it is that incarnation. It isn't known while somebody may listen there who is slow.
 func (in *incarnation) alive(r election.Replica) (alive, known bool) {

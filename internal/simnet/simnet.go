@@ -28,6 +28,7 @@ type Network struct {
 	paused    map[string]bool
 	slow      map[Link]time.Duration
 	writes    map[Link]int
+	dials     map[Link]int
 	conns     map[*conn]struct{}
 	onWrite   func(Link, int) Fate
 }
@@ -46,7 +47,7 @@ const (
 func New() *Network {
 	return &Network{
 		listeners: map[string]*listener{}, dead: map[string]bool{}, cut: map[Link]bool{}, paused: map[string]bool{}, slow: map[Link]time.Duration{},
-		writes: map[Link]int{}, conns: map[*conn]struct{}{},
+		writes: map[Link]int{}, dials: map[Link]int{}, conns: map[*conn]struct{}{},
 	}
 }
 
@@ -185,6 +186,7 @@ func (n *Network) Dialer(host string) func(context.Context, string) (net.Conn, e
 			return nil, err
 		}
 		n.mu.Lock()
+		n.dials[Link{host, to}]++
 		there, back := n.delay(Link{host, to}), n.delay(Link{to, host})
 		n.mu.Unlock()
 		if err := sleep(ctx, there); err != nil {
@@ -292,6 +294,7 @@ type conn struct {
 	laddr, raddr  address
 	in, out       *pipe
 	once          sync.Once
+	stranded      bool // guarded by n.mu
 }
 
 func (c *conn) Write(b []byte) (int, error) {
@@ -306,7 +309,7 @@ func (c *conn) Write(b []byte) (int, error) {
 		fate = trigger(l, k)
 	}
 	n.mu.Lock()
-	lost, delay := n.dead[c.local] || n.cut[l] || fate == Discard, n.delay(l)
+	lost, delay := n.dead[c.local] || n.cut[l] || c.stranded || fate == Discard, n.delay(l)
 	n.mu.Unlock()
 	return c.out.write(b, lost, delay)
 }
@@ -318,9 +321,11 @@ func (c *conn) Close() error {
 	c.once.Do(func() {
 		c.n.mu.Lock()
 		delete(c.n.conns, c)
-		delay := c.n.delay(Link{c.local, c.remote})
+		delay, stranded := c.n.delay(Link{c.local, c.remote}), c.stranded
 		c.n.mu.Unlock()
-		c.out.finish(delay)
+		if !stranded {
+			c.out.finish(delay)
+		}
 		c.in.abandon()
 	})
 	return nil

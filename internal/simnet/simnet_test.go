@@ -100,3 +100,31 @@ func TestReset(t *testing.T) {
 		}
 	})
 }
+
+// TestStrand: what is sent on a half-open connection never arrives, nor does its end; a new connection is as ever.
+func TestStrand(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := New()
+		near, far := ends(t, n)
+		write(t, near, '1')
+		arrives(t, far, '1')
+		n.Strand("b", "a")
+		write(t, near, '2')
+		_ = near.Close()
+		heard := make(chan struct{})
+		go func() {
+			_, _ = far.Read(make([]byte, 1))
+			close(heard)
+		}()
+		select {
+		case <-heard:
+			t.Error("the other end has heard something")
+		case <-time.After(time.Hour):
+		}
+		_ = far.Close()
+		<-heard
+		near, far = ends(t, n)
+		write(t, near, '3')
+		arrives(t, far, '3')
+	})
+}
