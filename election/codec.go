@@ -54,6 +54,7 @@ func (k keys) state(all entries, revision int64) (s State, skipped []*MalformedE
 		switch folder, name, inFolder := strings.Cut(rest, "/"); {
 		case rest == "id":
 			s.Group, err = decodeGroup(e.value)
+			s.Fence = e.mod
 		case rest == "primary":
 			s.Primary, err = decodePrimary(e.value)
 			s.Epoch = uint64(e.mod)
@@ -88,6 +89,8 @@ type (
 		ID      string `json:"id"` // hexadecimal: a JSON number holds 53 bits
 		Level   string `json:"level"`
 		Version string `json:"version"`
+		// Replaces is Group's, absent if it is empty.
+		Replaces string `json:"replaces,omitempty"`
 	}
 	primaryJSON struct {
 		Name        string `json:"name"`
@@ -106,7 +109,7 @@ type (
 )
 
 func encodeGroup(g Group) string {
-	return encode(groupJSON{ID: encodeHex(g.ID), Level: g.Level, Version: g.Version})
+	return encode(groupJSON{ID: encodeHex(g.ID), Level: g.Level, Version: g.Version, Replaces: g.Replaces})
 }
 
 func decodeGroup(value []byte) (Group, error) {
@@ -118,7 +121,7 @@ func decodeGroup(value []byte) (Group, error) {
 	if err != nil {
 		return Group{}, err
 	}
-	g := Group{ID: id, Level: j.Level, Version: j.Version}
+	g := Group{ID: id, Level: j.Level, Version: j.Version, Replaces: j.Replaces}
 	return g, g.Validate()
 }
 

@@ -34,6 +34,7 @@ func TestStateRoundTrip(t *testing.T) {
 		Group:    Group{ID: math.MaxUint64, Level: "stable", Version: `v1 "quoted"`},
 		Primary:  Member{"b", 0xb1},
 		Epoch:    17,
+		Fence:    3,
 		InSync:   []Member{{"a", math.MaxUint64}, {"b", 0xb1}},
 		Replicas: []Replica{{Member{"a", 7}, "host:1", "host:2"}, {Member{"c", 1}, "[::1]:3", ""}},
 	}

@@ -30,7 +30,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
+	"strings"
 	"unicode"
 	"unicode/utf8"
 )
@@ -97,6 +99,28 @@ type Group struct {
 	Level string
 	// Version is the version of the service that created the group. At most 128 bytes.
 	Version string
+	// Replaces names the groups whose place this one has taken, by an operator's act and without their state: their ids
+	// as in the store, the newest first, separated by commas; at most 16. Empty for a group that is the first of its name.
+	Replaces string
+}
+
+// maxReplaces bounds how many groups a group names that it replaces.
+const maxReplaces = 16
+
+// Replacing returns g as the group that takes the place of another one, known by its id and, if its record was found, by
+// that.
+func (g Group) Replacing(id uint64, record Group) Group {
+	ids := []string{encodeHex(id)}
+	if record.ID == id && record.Replaces != "" {
+		ids = append(ids, strings.Split(record.Replaces, ",")...)
+	}
+	g.Replaces = strings.Join(ids[:min(len(ids), maxReplaces)], ",")
+	return g
+}
+
+// HasReplaced reports whether g has taken the place of the group with this id.
+func (g Group) HasReplaced(id uint64) bool {
+	return g.Replaces != "" && slices.Contains(strings.Split(g.Replaces, ","), encodeHex(id))
 }
 
 // IsZero reports whether there is no group.
@@ -110,7 +134,19 @@ func (g Group) Validate() error {
 	if err := validText("level", g.Level, maxName); err != nil {
 		return err
 	}
-	return validText("version", g.Version, maxName)
+	if err := validText("version", g.Version, maxName); err != nil || g.Replaces == "" {
+		return err
+	}
+	replaces := strings.Split(g.Replaces, ",")
+	if len(replaces) > maxReplaces {
+		return &InvalidError{Field: "replaced groups", Reason: fmt.Sprintf("are %d, at most %d are allowed", len(replaces), maxReplaces)}
+	}
+	for _, id := range replaces {
+		if n, err := decodeHex(id); err != nil || n == 0 || n == g.ID {
+			return &InvalidError{Field: "replaced group", Reason: fmt.Sprintf("%.40q can't be one", id)}
+		}
+	}
+	return nil
 }
 
 // A State is one linearizable view of a group, all of one revision. The caller owns it.
@@ -124,10 +160,24 @@ type State struct {
 	Primary Member
 	// Epoch is the ModRevision of `primary`; 0 when there is none.
 	Epoch uint64
+	// Fence is the ModRevision of `id`: it grows with each change of InSync by AddInSync or RemoveInSync. 0 when there is
+	// no group.
+	Fence int64
 	// InSync are those who may be elected, and the primary itself, sorted by name.
 	InSync []Member
 	// Replicas are those alive under their lease, sorted by name.
 	Replicas []Replica
+	// Suspect says why the store isn't believed now: all else is what it said before. Nil: it is believed. Only Trusted
+	// sets it.
+	Suspect error
+}
+
+// IsDown reports whether there is a group, none of whose members that are in sync is alive.
+func (s State) IsDown() bool {
+	return !s.Group.IsZero() && !slices.ContainsFunc(s.InSync, func(m Member) bool {
+		r, ok := s.Replica(m.Name)
+		return ok && r.Member == m
+	})
 }
 
 // IsInSync reports whether this incarnation of m is in sync.
@@ -173,8 +223,9 @@ type Election interface {
 	Register(ctx context.Context, r Replica, displaces Member) (Registration, error)
 
 	// Create makes the group in one transaction: `id`, `primary` = self, `insync/<self>`. It returns the epoch, which
-	// is the transaction's revision. ErrExists when there is a group; ErrNotRegistered when self is not alive under
-	// its lease. After an unknown outcome, Read: if State.Group is g, the group was made.
+	// is the transaction's revision. ErrExists when there is a group, unless g.Replaces begins with its id: then g takes
+	// its place, and nobody of it stays in sync. ErrNotRegistered when self is not alive under its lease. After an unknown
+	// outcome, Read: if State.Group is g, the group was made.
 	Create(ctx context.Context, g Group, self Registration) (epoch uint64, err error)
 
 	// Elect is R8: in one transaction, if `primary` still has ModRevision seen, insync/<self> holds this incarnation, and
@@ -217,7 +268,8 @@ type Election interface {
 type Registration interface {
 	// Replica returns what was registered.
 	Replica() Replica
-	// Lost is closed when this registration can't come back: another incarnation took the name, or it was closed.
+	// Lost is closed when this registration can't come back: another incarnation took the name after it, or it was
+	// closed. One that a restored store has under the name from before doesn't count: this one waits for its lease's end.
 	Lost() <-chan struct{}
 	// Err says why it is lost: a *NameTakenError, or ErrClosed. It is nil while Lost is open.
 	Err() error
@@ -247,6 +299,8 @@ var (
 // A NameTakenError says that another incarnation holds the name.
 type NameTakenError struct {
 	Holder Replica
+
+	since int64 // the ModRevision of the holder's key in etcd
 }
 
 func (e *NameTakenError) Error() string {

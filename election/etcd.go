@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -98,18 +99,20 @@ func (e *etcd) Create(ctx context.Context, g Group, self Registration) (uint64, 
 	m, key, lease := r.replica.Member, r.key(), r.leaseID()
 	// A group without an id but with somebody primary or in sync has lost its id: its log may live on somewhere, so
 	// it isn't made anew.
+	vacant := []clientv3.Cmp{absent(e.keys.id()), absent(e.keys.primary()), absent(e.keys.inSync("")).WithPrefix()}
+	var former []clientv3.Op
+	if g.Replaces != "" {
+		if vacant, former, err = e.replace(ctx, g, m.Name, vacant); err != nil {
+			return 0, err
+		}
+	}
 	resp, err := e.commit(ctx, "create", clientv3.OpTxn(
-		[]clientv3.Cmp{
-			absent(e.keys.id()),
-			absent(e.keys.primary()),
-			absent(e.keys.inSync("")).WithPrefix(),
-			underLease(key, lease),
-		},
-		[]clientv3.Op{
+		append(vacant, underLease(key, lease)),
+		append(former,
 			clientv3.OpPut(e.keys.id(), encodeGroup(g)),
 			clientv3.OpPut(e.keys.primary(), encodePrimary(m)),
 			clientv3.OpPut(e.keys.inSync(m.Name), encodeInSync(m)),
-		},
+		),
 		[]clientv3.Op{
 			clientv3.OpGet(e.keys.id()),
 			clientv3.OpGet(key),
@@ -127,6 +130,33 @@ func (e *etcd) Create(ctx context.Context, g Group, self Registration) (uint64, 
 	default:
 		return 0, malformed(e.keys.id(), errors.New("is missing, though the group has a primary or somebody in sync"))
 	}
+}
+
+// replace returns what must hold, and what is deleted, for g to take the place of the group that is there; vacant, and
+// nothing, if none is.
+func (e *etcd) replace(ctx context.Context, g Group, self string, vacant []clientv3.Cmp) ([]clientv3.Cmp, []clientv3.Op, error) {
+	all, revision, err := e.list(ctx)
+	if err != nil {
+		return nil, nil, fmt.Errorf("election: create: %w", err)
+	}
+	s, err := e.decode(all, revision)
+	switch {
+	case err != nil:
+		return nil, nil, err
+	case s.Group.IsZero():
+		return vacant, nil, nil
+	case !strings.HasPrefix(g.Replaces+",", encodeHex(s.Group.ID)+","):
+		return nil, nil, ErrExists
+	}
+	var former []clientv3.Op
+	for _, m := range s.InSync {
+		if m.Name != self { // whose key is put: one transaction can't do both
+			former = append(former, clientv3.OpDelete(e.keys.inSync(m.Name)))
+		}
+	}
+	// A change of who is in sync puts `id` again; so does an election `primary`.
+	unmoved := []clientv3.Cmp{unchanged(e.keys.id(), s.Fence), unchanged(e.keys.primary(), int64(s.Epoch))}
+	return unmoved, former, nil
 }
 
 // R8: `primary` unchanged since it was seen, this incarnation in `insync`, its `replicas/<name>` alive under its lease

@@ -30,6 +30,7 @@ func (e *etcd) Register(ctx context.Context, replica Replica, displaces Member) 
 		stopped: make(chan struct{}),
 		lost:    make(chan struct{}),
 		lease:   l.id,
+		newest:  l.rev,
 	}
 	go r.run(life, l)
 	return r, nil
@@ -84,7 +85,7 @@ func (e *etcd) vacancy(ctx context.Context, key string, replica Replica, displac
 	case held.mod == 0, holder.Member == replica.Member, holder.Member == displaces:
 		return held.mod, nil
 	default:
-		return 0, &NameTakenError{Holder: holder}
+		return 0, &NameTakenError{Holder: holder, since: held.mod}
 	}
 }
 
@@ -117,9 +118,10 @@ type registration struct {
 
 	lost chan struct{}
 
-	mu    sync.Mutex // guards:
-	lease clientv3.LeaseID
-	err   error // set before lost is closed
+	mu     sync.Mutex // guards:
+	lease  clientv3.LeaseID
+	newest int64 // the ModRevision of the newest put of ours
+	err    error // set before lost is closed
 }
 
 func (r *registration) Replica() Replica { return r.replica }
@@ -165,6 +167,12 @@ func (r *registration) leaseID() clientv3.LeaseID {
 	return r.lease
 }
 
+func (r *registration) newestPut() int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.newest
+}
+
 func (r *registration) key() string { return r.e.keys.replica(r.replica.Name) }
 
 // run keeps the registration: while a lease lives it watches the key, then it registers again, until another
@@ -192,7 +200,7 @@ func (r *registration) again(ctx context.Context) *lease {
 		cancel()
 		if err == nil {
 			r.mu.Lock()
-			r.lease = l.id
+			r.lease, r.newest = l.id, l.rev
 			r.mu.Unlock()
 			return l
 		}
@@ -208,6 +216,9 @@ func (r *registration) lostTo(err error) bool {
 	var taken *NameTakenError
 	if !errors.As(err, &taken) {
 		return false
+	}
+	if taken.since < r.newestPut() {
+		return false // it held the name before: the store was restored, and the holder's lease runs out
 	}
 	r.lose(taken)
 	r.e.log.Warn("lost the name", "replica", r.replica.Member, "holder", taken.Holder.Member)
@@ -298,6 +309,6 @@ func (r *registration) check(l *lease, holder Replica, held entry) error {
 	case held.lease == int64(l.id):
 		return nil
 	default:
-		return &NameTakenError{Holder: holder}
+		return &NameTakenError{Holder: holder, since: held.mod}
 	}
 }

@@ -21,6 +21,8 @@ type Backup struct {
 	// started: the first orderNum of the acknowledged epoch is known (R12.1).
 	started bool
 	stable  OrderNum
+	// stableIn is the epoch in which stable was learned: no later one may begin at or below it.
+	stableIn Epoch
 	// pendingDestOrder holds announcements that wait for lower orderNums, or for their messages.
 	pendingDestOrder map[OrderNum]Ordered
 	// early holds, by session, the messages whose session isn't known yet: its opening, or what follows an opening that is pending.
@@ -271,7 +273,9 @@ func (b *Backup) Executed(k OrderNum) { b.Cut(min(k, b.stable, b.executed)) }
 // LearnStable takes the primary's word for the stable point, in an epoch.
 func (b *Backup) LearnStable(epoch Epoch, stable OrderNum) {
 	if epoch == b.acknowledged && b.started {
-		b.stable = max(b.stable, min(stable, b.Last()))
+		if stable = min(stable, b.Last()); stable > b.stable {
+			b.stable, b.stableIn = stable, epoch
+		}
 	}
 }
 
@@ -306,7 +310,7 @@ func (b *Backup) Answer(e Epoch) ([]Ordered, error) {
 }
 
 // Start learns where the acknowledged epoch starts, and where those before it did; void entries are dropped (R9). A backup that holds an entry from there on has diverged: it must join again as
-// a new incarnation, and till then neither executes nor acknowledges. Any other error changes nothing.
+// a new incarnation, and till then neither executes nor acknowledges. Any other error changes nothing: an UnstableError says that what is stable isn't in the epoch.
 func (b *Backup) Start(e Epoch, first OrderNum, earlier []Start) error {
 	if e < b.acknowledged {
 		return &FencedError{Epoch: e, Acknowledged: b.acknowledged}
@@ -320,6 +324,9 @@ func (b *Backup) Start(e Epoch, first OrderNum, earlier []Start) error {
 	}
 	if e == b.acknowledged && b.started {
 		return nil
+	}
+	if err := b.keepsStable(table); err != nil {
+		return err
 	}
 	b.acknowledged, b.started = e, false
 	if err := b.adopt(table); err != nil {
@@ -340,7 +347,18 @@ func (b *Backup) learn(starts ...Start) error {
 	if err != nil {
 		return err
 	}
+	if err := b.keepsStable(table); err != nil {
+		return err
+	}
 	return b.adopt(table)
+}
+
+// keepsStable refuses an epoch that begins at or below what was stable before: every in-sync replica holds that, so whoever has begun the epoch wasn't one.
+func (b *Backup) keepsStable(table Epochs) error {
+	if b.stable == 0 || !table.Void(b.stableIn, b.stable) || without("I5: a backup refuses an epoch that lacks what is stable") {
+		return nil
+	}
+	return &UnstableError{b.stable, b.stableIn}
 }
 
 // adopt takes a larger table of epoch starts: what is void by it doesn't stay pending, and mustn't be held. What is below the cut needn't be stable, if it came as a snapshot.

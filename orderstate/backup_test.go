@@ -1,6 +1,7 @@
 package orderstate
 
 import (
+	"bytes"
 	"errors"
 	"math"
 	"testing"
@@ -185,4 +186,29 @@ func TestCorruptPrimary(t *testing.T) {
 			t.Errorf("%s: follows to %d: %v", name, b.Last(), err)
 		}
 	}
+}
+
+// What is stable is in every later epoch: an epoch that lacks it was begun by who wasn't in-sync, and is refused without giving up anything.
+func TestEpochBelowTheStablePointIsRefused(t *testing.T) {
+	p, b := newPrimary(t, []Replica{"S2"}, 'a'), newBackup(t)
+	for q := range SeqNum(2) {
+		b.Message(message(1, q+1, 0))
+		order(t, p, message(1, q+1, 0)) // 2 and 3
+	}
+	feed(t, b, p, 0)
+	b.LearnStable(1, 3)
+	_, err := b.Answer(2)
+	must(t, err)
+	state := b.AppendTo(nil)
+	var unstable *UnstableError
+	if err := b.Start(2, 3, []Start{{1, 1}}); !errors.As(err, &unstable) || unstable.Stable != 3 || unstable.In != 1 {
+		t.Errorf("3 being stable, it follows an epoch that starts at 3: %v", err)
+	}
+	if err := b.Receive(Run{Envelope{2, 3, 3, 1}, []OrderInfo{{OrderNum: 3, Session: 1, SeqNum: 9, First: 2}}}); !errors.As(err, &unstable) {
+		t.Errorf("nor does it take an announcement of that: %v", err)
+	}
+	if !bytes.Equal(state, b.AppendTo(nil)) {
+		t.Error("the refusals have changed it")
+	}
+	must(t, b.Start(2, 5, []Start{{1, 1}}))
 }

@@ -12,7 +12,7 @@ import (
 
 // AppendTo appends the canonical encoding of the state.
 func (s *Source) AppendTo(b []byte) []byte {
-	b = appendUints(append(b, 'S'), uint64(s.epoch), uint64(s.first), uint64(s.stable), uint64(s.held), s.arrivals, s.number)
+	b = appendUints(append(b, 'S'), uint64(s.epoch), uint64(s.first), uint64(s.stable), uint64(s.stableIn), uint64(s.untold), uint64(s.held), s.arrivals, s.number)
 	b = appendBools(b, s.started, s.told)
 	b = s.epochs.appendTo(b)
 	b = appendUints(b, uint64(s.pendingRemoteOrder.len()))
@@ -49,7 +49,7 @@ func (b *Backup) AppendTo(buf []byte) []byte { return b.appendTo(append(buf, 'B'
 
 func (b *Backup) appendTo(buf []byte) []byte {
 	buf = b.History.appendTo(buf)
-	buf = appendUints(buf, uint64(b.acknowledged), uint64(b.stable), uint64(b.validIn), uint64(b.executed), uint64(b.diverged))
+	buf = appendUints(buf, uint64(b.acknowledged), uint64(b.stable), uint64(b.stableIn), uint64(b.validIn), uint64(b.executed), uint64(b.diverged))
 	buf = appendBools(buf, b.started)
 	buf = appendMap(buf, b.pendingDestOrder, appendUint, appendOrdered)
 	buf = appendUints(buf, uint64(b.base), b.detachings)

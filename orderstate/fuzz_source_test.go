@@ -14,6 +14,8 @@ type oracle struct {
 	first    OrderNum // 0: not known
 	told     bool
 	stable   OrderNum
+	stableIn Epoch
+	untold   OrderNum // of this epoch
 	starts   map[Epoch]OrderNum
 	arrived  []pendingRun
 	arrivals uint64
@@ -58,7 +60,16 @@ func (o *oracle) lost() bool {
 			return true
 		}
 	}
-	return false
+	return o.stable > 0 && o.void(o.stableIn, o.stable)
+}
+
+func (o *oracle) learnStable(k OrderNum) {
+	switch {
+	case !o.told:
+		o.untold = max(o.untold, k)
+	case k > o.stable:
+		o.stable, o.stableIn = k, o.epoch
+	}
 }
 
 func (o *oracle) accept(r Reply) Decision {
@@ -139,7 +150,7 @@ func compareSources(t *testing.T, data []byte) {
 			e := s.Epoch() + Epoch(next()%3)
 			log = append(log, fmt.Sprintf("NewEpoch(%d)", e))
 			if s.NewEpoch(e) {
-				o.epoch, o.first, o.told = e, 0, len(o.accepted) == 0
+				o.epoch, o.first, o.told, o.untold = e, 0, len(o.accepted) == 0 && o.stable == 0, 0
 				o.number, o.required = 0, nil
 				clear(o.acked)
 			}
@@ -162,14 +173,14 @@ func compareSources(t *testing.T, data []byte) {
 				lost = &LostError{}
 			} else {
 				o.told = true
-				o.stable = max(o.stable, stable)
+				o.learnStable(max(stable, o.untold))
 			}
 		case 2, 3: // the stable point
 			stable := OrderNum(next() % orders)
 			log = append(log, fmt.Sprintf("LearnStable(%d, %d)", s.Epoch(), stable))
 			s.LearnStable(s.Epoch(), stable)
 			if s.Epoch() > 0 {
-				o.stable = max(o.stable, stable)
+				o.learnStable(stable)
 			}
 		case 4, 5: // a reply
 			r := Reply{Epoch: s.Epoch() - Epoch(next()%8/7), OrderNum: OrderNum(next() % orders), Number: uint64(next() % 3), Stable: next()%4 == 0}

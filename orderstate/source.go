@@ -14,7 +14,7 @@ import (
 //	S1  a reply is accepted only when every announcement up to it is held or known stable, in the epoch that the source has acknowledged (R1, R9)
 //	S2  an announcement stays until it is known stable, or void (R3)
 //	S3  no announcement in pendingRemoteOrder is covered by others of its epoch, and what is stable
-//	S4  nothing is accepted in an epoch before all that was accepted in earlier ones is known to be in it (I5)
+//	S4  nothing is accepted in an epoch before all that was accepted in earlier ones, or known stable, is known to be in it (I5)
 type Source struct {
 	epoch   Epoch
 	started bool // the epoch's first orderNum is known
@@ -22,6 +22,10 @@ type Source struct {
 	// told: what was accepted in earlier epochs is known to be in this one.
 	told   bool
 	stable OrderNum // in any epoch: what is stable stays
+	// stableIn is the epoch in which stable was learned: no later one may begin at or below it.
+	stableIn Epoch
+	// untold is what was said of the stable point in this epoch before told.
+	untold OrderNum
 	held   OrderNum // HeldUpTo
 	epochs Epochs
 	// pendingRemoteOrder holds announcements not known stable, by epoch, then by first orderNum, and so, in an epoch, by last orderNum.
@@ -62,7 +66,8 @@ func (s *Source) NewEpoch(e Epoch) bool {
 	if !without("R2: held is 0 in a new epoch") {
 		s.held = 0
 	}
-	s.told = len(s.accepted) == 0
+	s.told = len(s.accepted) == 0 && s.stable == 0
+	s.untold = 0
 	s.number, s.required = 0, nil
 	if !without("R1b: acknowledgements count in their epoch") {
 		clear(s.acked)
@@ -71,7 +76,7 @@ func (s *Source) NewEpoch(e Epoch) bool {
 }
 
 // Start learns where the acknowledged epoch starts, where earlier ones did (those that the primary knows), and up to where the order is stable. Void announcements are dropped. A LostError says
-// that a reply that was accepted isn't in the epoch (I5): the session ends; until it does, nothing more is accepted, and Start says the same again. Any other error changes nothing.
+// that a reply that was accepted, or what was known stable, isn't in the epoch (I5): the session ends; until it does, nothing more is accepted, and Start says the same again. Any other error changes nothing.
 func (s *Source) Start(e Epoch, first, stable OrderNum, earlier []Start) error {
 	if e != s.epoch {
 		return &FencedError{Epoch: e, Acknowledged: s.epoch}
@@ -84,7 +89,7 @@ func (s *Source) Start(e Epoch, first, stable OrderNum, earlier []Start) error {
 		return err
 	}
 	s.told = true
-	s.LearnStable(e, stable)
+	s.LearnStable(e, max(stable, s.untold))
 	s.settle()
 	return nil
 }
@@ -113,6 +118,9 @@ func (s *Source) lost() error {
 		if s.epochs.Void(a, k) && (lost == nil || k > lost.OrderNum) {
 			lost = &LostError{OrderNum: k, Epoch: a}
 		}
+	}
+	if s.epochs.Void(s.stableIn, s.stable) && s.stable > 0 && !without("I5: stable means in every later epoch") {
+		lost = &LostError{OrderNum: s.stable, Epoch: s.stableIn, Stable: true}
 	}
 	if lost == nil {
 		return nil
@@ -143,12 +151,16 @@ func (s *Source) Receive(a Announcement) error {
 	return nil
 }
 
-// LearnStable takes the primary's word for the stable point; announcements up to there are done with.
+// LearnStable takes the primary's word for the stable point; announcements up to there are done with. It counts once Start has told that the epoch has all that was stable before.
 func (s *Source) LearnStable(e Epoch, stable OrderNum) {
 	if e != s.epoch || e == 0 || stable <= s.stable {
 		return
 	}
-	s.stable = stable
+	if !s.told {
+		s.untold = max(s.untold, stable)
+		return
+	}
+	s.stable, s.stableIn = stable, e
 	s.settle()
 	list, n := s.pendingRemoteOrder.all(), 0
 	for n < len(list) && s.done(n, list[n]) {
@@ -346,13 +358,18 @@ func (s *Source) Require(e Epoch, number uint64, members []Replica) {
 // Required returns the required set, as last learned; 0 and nothing in a new epoch. The caller must not change it.
 func (s *Source) Required() (number uint64, members []Replica) { return s.number, s.required }
 
-// LostError says that a reply which the source has accepted isn't in the order any more (two faults at once): its caller must be told (I5).
+// LostError says that a reply which the source has accepted isn't in the order any more (two faults at once): its caller must be told (I5). With Stable, that what every in-sync replica held isn't: then
+// the group was taken over by a replica that wasn't in-sync, as after a restored store.
 type LostError struct {
 	OrderNum OrderNum
 	Epoch    Epoch
+	Stable   bool
 }
 
 func (e *LostError) Error() string {
+	if e.Stable {
+		return fmt.Sprintf("orderstate: orderNum %d was stable in epoch %d, and a later epoch begins below: the group was taken over by a replica that wasn't in-sync", e.OrderNum, e.Epoch)
+	}
 	return fmt.Sprintf("orderstate: the reply at orderNum %d of epoch %d was accepted, and is lost", e.OrderNum, e.Epoch)
 }
 

@@ -70,7 +70,7 @@ func (w *world) check() error {
 			}
 		}
 		for _, s := range w.sources {
-			if r.history().Last() < s.state.Stable() {
+			if r.history().Last() < s.state.Stable() && !w.oldStored {
 				bad("R3: to %s %d is stable, %s holds %d", s.name, s.state.Stable(), name, r.history().Last())
 			}
 		}

@@ -184,6 +184,16 @@ func (w *world) evict(name, whom, _ string) error {
 	return nil
 }
 
+// oldStore puts a replica in-sync that was evicted, as a store does that was restored from before.
+func (w *world) oldStore(whom, _, _ string) error {
+	r := w.replicas[Replica(whom)]
+	if r == nil || w.inSync[r.name] {
+		return fmt.Errorf("%w: an old store has %s in-sync", errWorld, whom)
+	}
+	w.inSync[r.name], w.oldStored, w.excused = true, true, true
+	return nil
+}
+
 // requires tells the sources the required set.
 func (w *world) requires(r *replica) {
 	number, members := r.primary.Required()

@@ -29,6 +29,8 @@ type world struct {
 
 	// excused: two faults at once, after which what was accepted may be lost, if it is told.
 	excused bool
+	// oldStored: the store has gone back, and what was stable may be lost, if it is told.
+	oldStored bool
 	said    strings.Builder
 }
 
@@ -164,7 +166,7 @@ func (w *world) do(command string) (said string, err error) {
 	words := append(strings.Fields(command), "", "", "")
 	on, ok := map[string]func(a, b, c string) error{
 		"call": w.call, "deliver": w.deliver, "repeat": w.repeat, "lose": w.lose, "reply": w.reply, "null": w.null, "push": w.push, "nested": w.nested, "reflect": w.reflect,
-		"ack": w.ack, "fetch": w.fetch, "cut": w.cut, "crash": w.crash, "elect": w.elect, "tell": w.tell, "fix": w.fix, "gate": w.gate, "evict": w.evict, "giveup": w.giveUp, "reconnect": w.reconnect,
+		"ack": w.ack, "fetch": w.fetch, "cut": w.cut, "crash": w.crash, "elect": w.elect, "tell": w.tell, "fix": w.fix, "gate": w.gate, "evict": w.evict, "oldstore": w.oldStore, "giveup": w.giveUp, "reconnect": w.reconnect,
 		"detach": w.detach, "attach": w.attach, "stream": w.stream, "join": w.join, "admit": w.admit, "expire": w.expire, "show": w.show,
 	}[words[0]]
 	if !ok {

@@ -77,8 +77,9 @@ func (c *connection) Attach(stream grpc.BidiStreamingServer[pb.AttachRequest, pb
 		return err
 	}
 	if g := hello.GetGroup(); g != 0 && g != in.group {
-		return status.Errorf(codes.FailedPrecondition, "understudy: the source is attached to group %x, this is a replica of group %x", g, in.group)
+		return status.Errorf(codes.FailedPrecondition, "understudy: the source is attached to group %x, this is %s of group %x", g, in.self.Name, in.group)
 	}
+	in.broughtBy(hello)
 	a := &attachment{
 		in: in, nonce: orderstate.Nonce(hello.GetNonce()), session: orderstate.Session(hello.GetSession()),
 		wake: make(chan struct{}, 1), cut: cancel,
@@ -308,7 +309,7 @@ func (a *attachment) newEpoch(in *incarnation) {
 	if !a.bound {
 		return // its welcome says it
 	}
-	a.out.NewEpoch = &pb.NewEpoch{Epoch: uint64(in.epoch()), Primary: in.self.Name, Incarnation: in.self.Incarnation}
+	a.out.NewEpoch = newEpochToProto(in.epoch(), in.self, in.fence)
 	signal(a.wake)
 }
 
@@ -426,6 +427,7 @@ func (a *attachment) next() *pb.AttachResponse {
 	out := &pb.AttachResponse{
 		Welcome: a.out.Welcome, Acknowledgement: a.out.Acknowledgement, NewEpoch: a.out.NewEpoch, EpochStart: a.out.EpochStart,
 		RequiredSet: a.out.RequiredSet, SourceOrderInfo: a.out.SourceOrderInfo, Stable: a.out.Stable, StableEpoch: a.out.StableEpoch,
+		Mark: a.out.Mark,
 	}
 	if a.frames > a.framesTold {
 		out.FramesUpTo = uint64(a.frames)

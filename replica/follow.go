@@ -88,7 +88,7 @@ func (in *incarnation) findLeader() error {
 			return err
 		}
 		if r, ok := in.view.Replica(in.view.Primary.Name); ok && r.Member == in.view.Primary && r.Member != in.self {
-			in.leader = in.view.Primary
+			in.leader, in.fence = in.view.Primary, in.view.Fence
 			return nil
 		}
 		if !said && in.down() {
@@ -117,8 +117,8 @@ func (in *incarnation) compatible() error {
 	switch {
 	case g.IsZero():
 		return nil
-	case in.group != 0 && in.group != g.ID:
-		return &MismatchError{"id", fmt.Sprintf("%x", in.group), fmt.Sprintf("%x", g.ID)}
+	case in.group != 0 && in.group != g.ID: // the view is believed
+		return errReplaced
 	case g.Level != in.r.config.level.String():
 		return &MismatchError{"level", in.r.config.level.String(), g.Level}
 	case g.Version != in.r.config.version:
@@ -161,7 +161,7 @@ func (in *incarnation) followOnce() error {
 	in.mu.Unlock()
 	err = stream.Send(&pb.FollowRequest{Hello: &pb.FollowHello{
 		Group: group, Replica: in.self.Name, Incarnation: in.self.Incarnation, Epoch: uint64(epoch), Joining: !joined,
-		Version: in.r.config.version, Level: pb.Level(in.r.config.level + 1),
+		Version: in.r.config.version, Level: pb.Level(in.r.config.level + 1), Mark: markToProto(in.r.store.Known()),
 	}})
 	if err != nil && !errors.Is(err, io.EOF) {
 		return err

@@ -3,6 +3,7 @@ package replica
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -41,12 +42,14 @@ type incarnation struct {
 	work    chan struct{} // capacity 1: messageOrder has grown
 	lacking chan struct{} // capacity 1: messages are ordered and not held
 	role    role
-	view    election.State // the newest known; what was, not what is
+	view    election.State // the newest that is believed; what was, not what is
+	suspect error          // why the store isn't believed now; nil: it is
 
 	backup  *orderstate.Backup  // while following, and until a takeover has executed up to N
 	taking  *takeover           // while taking over
 	primary *orderstate.Primary // while leading
 	leader  election.Member     // of the acknowledged epoch
+	fence   int64               // as the leader has read it since its election (pb.NewEpoch)
 	start   *pb.EpochStart      // of the acknowledged epoch, once known
 
 	progressWaiters int // who wants changed when the stable point moves, or a turn was executed
@@ -129,22 +132,24 @@ func (in *incarnation) live() error {
 }
 
 func (in *incarnation) run() error {
-	view, err := in.r.store.Read(in.ctx)
+	view, err := in.firstView()
+	if err != nil {
+		return err
+	}
+	begins, err := in.begins(view)
 	if err != nil {
 		return err
 	}
 	if err := in.register(view); err != nil {
 		return err
 	}
-	in.mu.Lock()
-	in.view = view
-	in.mu.Unlock()
+	in.viewed(view)
 	in.goes(in.watch)
 	in.goes(in.executor)
 	in.goes(in.watchdog)
 	in.goes(in.idler)
-	if view.Group.IsZero() {
-		err := in.found()
+	if begins {
+		err := in.found(view)
 		if !errors.Is(err, election.ErrExists) {
 			return err
 		}
@@ -214,12 +219,7 @@ func signal(c chan struct{}) {
 // watch keeps the view.
 func (in *incarnation) watch() {
 	for view := range in.r.store.Watch(in.ctx) {
-		in.mu.Lock()
-		if view.Revision >= in.view.Revision {
-			in.view = view
-			in.broadcast()
-		}
-		in.mu.Unlock()
+		in.viewed(view)
 	}
 }
 
@@ -299,10 +299,13 @@ func (in *incarnation) register(view election.State) error {
 	}
 }
 
-// found makes the group, with this replica as its first primary.
-func (in *incarnation) found() error {
-	secret, id := newSecret(), newNumber()
+// found makes the group, with this replica as its first primary, in the place of the one that an operator gives up, or of none.
+func (in *incarnation) found(view election.State) error {
+	secret, id, old := newSecret(), newNumber(), in.r.config.replaces
 	group := election.Group{ID: id, Level: in.r.config.level.String(), Version: in.r.config.version}
+	if old != 0 {
+		group = group.Replacing(old, view.Group)
+	}
 	epoch, err := in.r.store.Create(in.ctx, group, in.reg)
 	for unknown := false; election.IsUnknown(err) || unknown && errors.Is(err, election.ErrExists); {
 		unknown = true
@@ -312,7 +315,7 @@ func (in *incarnation) found() error {
 			return readErr
 		case view.Group.ID == id:
 			epoch, err = view.Epoch, nil
-		case view.Group.IsZero(): // it may take place later, so that this replica must know
+		case view.Group.IsZero(), view.Group.ID == old: // it may take place later, so that this replica must know
 			epoch, err = in.r.store.Create(in.ctx, group, in.reg)
 		default:
 			return election.ErrExists
@@ -331,9 +334,12 @@ func (in *incarnation) found() error {
 		return err
 	}
 	in.mu.Lock()
-	in.group, in.secret, in.seal = id, secret, wire.NewSeal(secret)
+	in.group, in.secret, in.seal, in.fence = id, secret, wire.NewSeal(secret), int64(epoch)
 	in.leads(primary)
 	in.mu.Unlock()
+	if old != 0 {
+		in.log.Warn("began the group anew, without the state of the one that it replaces", "replaced", fmt.Sprintf("%x", old), "group", fmt.Sprintf("%x", id))
+	}
 	in.log.Info("made the group", "epoch", epoch)
 	return in.lead(began, Failover{})
 }

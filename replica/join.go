@@ -74,6 +74,7 @@ func (in *incarnation) restore(ctx context.Context, w *pb.FollowWelcome, start *
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.group, in.secret, in.seal = w.GetGroup(), w.GetSecret(), wire.NewSeal(w.GetSecret())
+	in.learn(w.GetMark())
 	in.backup, in.start, in.replies = backup, start, replies
 	in.executed, in.lastTime = orderstate.OrderNum(h.GetExecuted()), h.GetLastTime()
 	return nil

@@ -419,10 +419,10 @@ func (in *incarnation) shrink(e orderstate.Epoch, m election.Member) error {
 
 // tellRequired pushes the required set on the sessions' streams (R1b). Called with mu held.
 func (in *incarnation) tellRequired() {
-	set := in.required()
+	set, mark := in.required(), in.sealedMark()
 	for a := range in.attached {
 		if a.bound {
-			a.out.RequiredSet = set
+			a.out.RequiredSet, a.out.Mark = set, mark
 			signal(a.wake)
 		}
 	}

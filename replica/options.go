@@ -53,6 +53,8 @@ type config struct {
 	peerServerCreds          credentials.TransportCredentials
 	insecurePeers            bool
 	unreplicated             map[string]bool
+	replace                  string
+	replaces                 uint64 // the group's id, from replace
 	log                      *slog.Logger
 	onFailover               func(Failover)
 	authenticate             func(context.Context) error
@@ -106,6 +108,11 @@ func AuthenticateSession(f func(context.Context) error) Option {
 	return func(c *config) { c.authenticate = f }
 }
 
+// ReplaceGroup begins the group anew, with the state that this replica's service has, in the place of the group with this id, whose state is given up: an operator's act, when the state is lost, or the store is. The id is in hexadecimal,
+// as it is in the errors and log lines that call for this. Callers of the old group are told DataLoss, once; its replicas, should any be alive, give up their state and join the new one. Nothing is done while in-sync replicas of the old
+// group are registered, or once it was replaced: so the option may stay while all replicas are started.
+func ReplaceGroup(id string) Option { return func(c *config) { c.replace = id } }
+
 // Store replaces etcd: election/memory in tests, or an etcd client of one's own. The target of Join then needs a group only.
 func Store(e election.Election) Option { return func(c *config) { c.store = e } }
 
@@ -149,6 +156,7 @@ type Status struct {
 	InSync   []string
 	Executed uint64 // every turn up to here is in the state
 	Stable   uint64 // every in-sync replica holds order and messages up to here, as far as this replica knows
+	Suspect  string // why the store isn't believed: calls wait, and the state is kept; empty: it is believed
 	Detached int    // at the primary: how many backups can't hear one session, summed over the sessions; replies to these wait for these backups
 	// Counters since the process started.
 	Turns, Duplicates, Refused, Forged, Dropped uint64

@@ -81,8 +81,15 @@ func (p *peerServer) Hears(_ context.Context, req *pb.HearsRequest) (*pb.HearsRe
 	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	resp := &pb.HearsResponse{Incarnation: in.self.Incarnation, AcknowledgedEpoch: uint64(in.epoch())}
-	if in.group == 0 || req.GetGroup() != in.group || req.GetEpoch() != resp.AcknowledgedEpoch {
+	resp := &pb.HearsResponse{
+		Incarnation: in.self.Incarnation, Replica: in.self.Name, GroupName: in.r.group, AcknowledgedEpoch: uint64(in.epoch()),
+	}
+	if in.group == 0 || req.GetGroup() != in.group {
+		return resp, nil
+	}
+	in.learn(req.GetMark())
+	resp.Mark = markToProto(in.r.store.Known())
+	if req.GetEpoch() != resp.AcknowledgedEpoch {
 		return resp, nil
 	}
 	switch in.role {
@@ -101,6 +108,12 @@ func (p *peerServer) Answer(req *pb.AnswerRequest, stream grpc.ServerStreamingSe
 		return err
 	}
 	e := orderstate.Epoch(req.GetNewEpoch().GetEpoch())
+	elected := election.Mark{Group: in.group, Epoch: uint64(e), Fence: req.GetNewEpoch().GetFence()}
+	if err := in.r.store.JudgeMark(elected); err != nil {
+		in.log.Error("refused a primary that a store from before has elected", "primary", req.GetNewEpoch().GetPrimary(), "error", err)
+		return stream.Send(&pb.AnswerResponse{Mark: markToProto(in.r.store.Known())})
+	}
+	in.learn(req.GetMark())
 	in.mu.Lock()
 	if e > in.epoch() && (in.role == leading || in.role == takingOver) {
 		in.end(errDeposed)
@@ -115,7 +128,7 @@ func (p *peerServer) Answer(req *pb.AnswerRequest, stream grpc.ServerStreamingSe
 		return status.Error(codes.FailedPrecondition, err.Error())
 	}
 	in.leader = election.Member{Name: req.GetNewEpoch().GetPrimary(), Incarnation: req.GetNewEpoch().GetIncarnation()}
-	in.start = nil
+	in.fence, in.start = req.GetNewEpoch().GetFence(), nil
 	resp := &pb.AnswerResponse{Starts: wire.StartsToProto(in.backup.Epochs().Starts())}
 	runs, err := in.runsOf(known)
 	if in.cut != nil {
@@ -246,6 +259,7 @@ func (p *peerServer) Follow(stream grpc.BidiStreamingServer[pb.FollowRequest, pb
 
 // admitFollower makes a stream a follower's, once this replica leads; until then (a takeover is fixing N) the follower hears heartbeats.
 func (in *incarnation) admitFollower(ctx context.Context, hello *pb.FollowHello, cut context.CancelCauseFunc, stream grpc.BidiStreamingServer[pb.FollowRequest, pb.FollowResponse]) (*follower, error) {
+	in.learn(hello.GetMark())
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	for in.role == takingOver {
@@ -290,7 +304,7 @@ func (in *incarnation) admitFollower(ctx context.Context, hello *pb.FollowHello,
 		sent: in.primary.Stable(),
 	}
 	in.primary.DetachAll(id)
-	w := &pb.FollowWelcome{Group: in.group, Secret: in.secret}
+	w := &pb.FollowWelcome{Group: in.group, Secret: in.secret, Mark: markToProto(in.r.store.Known())}
 	if f.joining {
 		f.sent = in.primary.CutAt() // and nothing above is cut until it is in-sync
 		f.keptAbove = f.sent

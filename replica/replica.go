@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -30,7 +31,7 @@ import (
 type Replica struct {
 	config   config
 	group    string
-	store    election.Election
+	store    *election.Trusted
 	etcd     *clientv3.Client // closed by Stop; nil when the store was given
 	log      *slog.Logger
 	clock    clock.Clock
@@ -100,6 +101,11 @@ func (r *Replica) complete(target string) error {
 	if err := election.ValidName(c.name); err != nil {
 		return fmt.Errorf("replica: Name: %w", err)
 	}
+	if c.replace != "" {
+		if c.replaces, err = strconv.ParseUint(c.replace, 16, 64); err != nil || c.replaces == 0 {
+			return fmt.Errorf("replica: ReplaceGroup: %q is no group's id in hexadecimal", c.replace)
+		}
+	}
 	if c.level < understudy.Reflected || c.level > understudy.Stable {
 		return fmt.Errorf("replica: Level: %v", c.level)
 	}
@@ -110,18 +116,19 @@ func (r *Replica) complete(target string) error {
 	if r.clock = c.clock; r.clock == nil {
 		r.clock = clock.System()
 	}
-	if r.store = c.store; r.store == nil {
+	if c.store == nil {
 		if len(endpoints) == 0 {
 			return fmt.Errorf("replica: target %q names no etcd: it is etcd://host:port[,host:port]/group", target)
 		}
 		if r.etcd, err = election.Dial(endpoints); err != nil {
 			return err
 		}
-		r.store = election.NewEtcd(r.etcd, group)
+		c.store = election.NewEtcd(r.etcd, group)
 	}
 	if c.health != nil {
 		c.health.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
 	}
+	r.store = election.Trust(c.store)
 	return nil
 }
 
@@ -258,7 +265,7 @@ func (r *Replica) lives(ctx context.Context) error {
 				return cause
 			}
 			return nil
-		case errors.As(err, &mismatch) || errors.As(err, &taken):
+		case errors.As(err, &mismatch) || errors.As(err, &taken) || errors.As(err, new(startError)):
 			return err
 		}
 		in.log.Info("beginning again as a new incarnation", "because", err)
@@ -350,6 +357,9 @@ func (r *Replica) Status() Status {
 		}
 	case in.backup != nil:
 		s.Stable = uint64(in.backup.Stable())
+	}
+	if in.suspect != nil {
+		s.Suspect = in.suspect.Error()
 	}
 	for _, m := range in.view.InSync {
 		s.InSync = append(s.InSync, m.Name)

@@ -92,8 +92,9 @@ func (in *incarnation) welcome(ctx context.Context, a *attachment) error {
 	a.out.Welcome = &pb.Welcome{
 		Session: uint64(a.session), Group: in.group, Replica: in.self.Name, Incarnation: in.self.Incarnation, Level: pb.Level(in.r.config.level + 1),
 		Token:   in.token(a.session, a.nonce),
-		Primary: &pb.NewEpoch{Epoch: uint64(in.epoch()), Primary: in.leader.Name, Incarnation: in.leader.Incarnation},
+		Primary: newEpochToProto(in.epoch(), in.leader, in.fence),
 	}
+	a.out.Mark = in.sealedMark()
 	switch in.role {
 	case leading:
 		a.out.Welcome.EpochStart, a.out.Welcome.RequiredSet = in.start, in.required()

@@ -2,7 +2,6 @@ package replica
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -25,6 +24,7 @@ func (in *incarnation) stand(epoch orderstate.Epoch, suspected time.Time) (*elec
 	in.mu.Lock()
 	if view.Revision >= in.view.Revision {
 		in.view = view
+		in.noteReplaced()
 	}
 	if err := in.compatible(); err != nil {
 		in.mu.Unlock()
@@ -41,24 +41,25 @@ func (in *incarnation) stand(epoch orderstate.Epoch, suspected time.Time) (*elec
 		return nil, errEvicted
 	case acknowledged > epoch:
 		return nil, nil // another primary has asked meanwhile (R12.1): it is the former one that isn't heard
-	case orderstate.Epoch(view.Epoch) < acknowledged:
-		return nil, &MismatchError{"epoch", fmt.Sprint(acknowledged), fmt.Sprint(view.Epoch)} // a store that was replaced or restored
+	case orderstate.Epoch(view.Epoch) < acknowledged: // a store that was replaced or restored, or a primary that such a one has elected
+		return nil, in.later(epoch, fmt.Errorf("replica: the store has epoch %d, and epoch %d was acknowledged", view.Epoch, acknowledged))
 	case view.Primary != known || orderstate.Epoch(view.Epoch) > acknowledged && in.hearsPrimary(ctx, view):
 		// Somebody else was elected; it will ask (R12.1). One that didn't, nor is heard now, has died before it could.
-		return nil, in.awaitEpoch(orderstate.Epoch(view.Epoch), view.Primary)
+		return nil, in.awaitEpoch(view)
 	}
 	if in.heardByPeers(ctx, view, view.Epoch) {
 		return nil, in.later(epoch, nil)
+	}
+	if err := in.r.store.Judge(view); err != nil { // a peer has seen more
+		return nil, in.later(epoch, err)
 	}
 	_, err = in.r.store.Elect(ctx, in.reg, view.Epoch)
 	switch {
 	case err == nil || election.IsUnknown(err):
 		return in.outcome(epoch, e)
-	case errors.Is(err, election.ErrNotInSync):
-		return nil, errEvicted
 	case in.ctx.Err() != nil:
 		return nil, context.Cause(in.ctx)
-	default: // somebody was faster, or the lease is being renewed, or etcd is away
+	default: // somebody was faster, or it was evicted, or the lease is being renewed, or etcd is away: the next view says
 		return nil, in.later(epoch, nil)
 	}
 }
@@ -151,7 +152,8 @@ func (in *incarnation) hears(ctx context.Context, r election.Replica, epoch uint
 	}
 	ctx, cancel := context.WithTimeout(ctx, hearsTimeout)
 	defer cancel()
-	resp, err := peer.Hears(ctx, &pb.HearsRequest{Group: in.group, Epoch: epoch})
+	resp, err := peer.Hears(ctx, &pb.HearsRequest{Group: in.group, Epoch: epoch, Mark: markToProto(in.r.store.Known())})
+	in.learn(resp.GetMark())
 	return resp.GetHears(), err
 }
 
@@ -172,7 +174,8 @@ func (in *incarnation) later(epoch orderstate.Epoch, err error) error {
 }
 
 // awaitEpoch waits a little for a new primary's question (R12.1). One that doesn't come, from a primary that etcd names, is followed all the same: its answer to the stream says whether it still counts this replica.
-func (in *incarnation) awaitEpoch(e orderstate.Epoch, leader election.Member) error {
+func (in *incarnation) awaitEpoch(view election.State) error {
+	e := orderstate.Epoch(view.Epoch)
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	ctx, cancel := context.WithTimeout(in.ctx, silence)
@@ -182,7 +185,7 @@ func (in *incarnation) awaitEpoch(e orderstate.Epoch, leader election.Member) er
 		return context.Cause(in.ctx)
 	}
 	if in.epoch() < e {
-		in.leader = leader
+		in.leader, in.fence = view.Primary, view.Fence
 	}
 	return nil
 }

@@ -75,7 +75,7 @@ func (in *incarnation) ask(e elected) error {
 			in.log.Info("doesn't wait for a session that it couldn't hear", "session", uint64(s))
 		}
 	}
-	in.role, in.leader, in.start, in.taking = takingOver, in.self, nil, t
+	in.role, in.leader, in.fence, in.start, in.taking = takingOver, in.self, e.view.Fence, nil, t
 	for a := range in.attached {
 		a.newEpoch(in)
 	}
@@ -127,8 +127,7 @@ func (in *incarnation) peerAnswers(e elected, m election.Member) error {
 	ctx, cancel := context.WithTimeout(in.ctx, silence)
 	defer cancel()
 	stream, err := peer.Answer(ctx, &pb.AnswerRequest{
-		Group:    in.group,
-		NewEpoch: &pb.NewEpoch{Epoch: uint64(e.epoch), Primary: in.self.Name, Incarnation: in.self.Incarnation},
+		Group: in.group, NewEpoch: newEpochToProto(e.epoch, in.self, e.view.Fence), Mark: markToProto(in.r.store.Known()),
 	})
 	if err != nil {
 		return err
@@ -140,6 +139,9 @@ func (in *incarnation) peerAnswers(e elected, m election.Member) error {
 		}
 		if err != nil {
 			return err
+		}
+		if resp.GetMark() != nil {
+			return in.disown(m, resp.GetMark())
 		}
 		announced, err := wire.RunsFromProto(resp.GetOrder())
 		if err != nil {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/understudy-rpc/understudy/election"
@@ -145,11 +147,12 @@ func (c *Client) Create(ctx context.Context, what election.Group, self election.
 	var epoch uint64 // not a result: a held transaction writes it late
 	err = c.do(ctx, "create", true, func(g *group) error {
 		switch {
-		case !g.what.IsZero():
+		case !g.what.IsZero() && !strings.HasPrefix(what.Replaces+",", strconv.FormatUint(g.what.ID, 16)+","):
 			return election.ErrExists
 		case !r.alive(g):
 			return election.ErrNotRegistered
 		}
+		clear(g.inSync)
 		g.what, g.primary = what, r.replica.Member
 		g.inSync[r.replica.Name] = r.replica.Member
 		c.newEpoch(g)

@@ -172,7 +172,7 @@ func (s *Store) group(name string) *group {
 }
 
 func (s *Store) state(g *group) election.State {
-	state := election.State{Revision: s.rev, Group: g.what, Primary: g.primary, Epoch: uint64(g.epoch)}
+	state := election.State{Revision: s.rev, Group: g.what, Primary: g.primary, Epoch: uint64(g.epoch), Fence: g.fence}
 	for _, m := range g.inSync {
 		state.InSync = append(state.InSync, m)
 	}

@@ -57,6 +57,7 @@ const (
 	domainMessage = 'm'
 	domainOpening = 'o'
 	domainToken   = 't'
+	domainMark    = 's'
 )
 
 // Digest binds a message to its bytes. method and payload are what will be executed.

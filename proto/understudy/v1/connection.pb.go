@@ -110,8 +110,10 @@ type Hello struct {
 	Nonce []byte `protobuf:"bytes,1,opt,name=nonce,proto3" json:"nonce,omitempty"`
 	// 0: open one.
 	Session uint64 `protobuf:"varint,2,opt,name=session,proto3" json:"session,omitempty"`
-	// The group as the source knows it (0: not yet); another one is refused.
-	Group         uint64 `protobuf:"fixed64,3,opt,name=group,proto3" json:"group,omitempty"`
+	// The group as the store's view has it; another one is refused.
+	Group uint64 `protobuf:"fixed64,3,opt,name=group,proto3" json:"group,omitempty"`
+	// How far the source has seen the store, as a replica has sealed it: one that has seen less holds the store suspect.
+	Mark          *StoreMark `protobuf:"bytes,40,opt,name=mark,proto3" json:"mark,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -167,6 +169,84 @@ func (x *Hello) GetGroup() uint64 {
 	return 0
 }
 
+func (x *Hello) GetMark() *StoreMark {
+	if x != nil {
+		return x.Mark
+	}
+	return nil
+}
+
+// StoreMark is how far somebody has seen the store with the group. On its way through a source it is sealed, since a source's word for it isn't taken.
+type StoreMark struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The store's revision, the group's epoch, and the revision of the last change of who is in-sync.
+	Revision int64  `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	Epoch    uint64 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Fence    int64  `protobuf:"varint,3,opt,name=fence,proto3" json:"fence,omitempty"`
+	// 16 bytes of HMAC-SHA256 under the group's secret; absent between replicas.
+	Mac           []byte `protobuf:"bytes,4,opt,name=mac,proto3" json:"mac,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StoreMark) Reset() {
+	*x = StoreMark{}
+	mi := &file_understudy_v1_connection_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StoreMark) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StoreMark) ProtoMessage() {}
+
+func (x *StoreMark) ProtoReflect() protoreflect.Message {
+	mi := &file_understudy_v1_connection_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StoreMark.ProtoReflect.Descriptor instead.
+func (*StoreMark) Descriptor() ([]byte, []int) {
+	return file_understudy_v1_connection_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *StoreMark) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *StoreMark) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *StoreMark) GetFence() int64 {
+	if x != nil {
+		return x.Fence
+	}
+	return 0
+}
+
+func (x *StoreMark) GetMac() []byte {
+	if x != nil {
+		return x.Mac
+	}
+	return nil
+}
+
 // Frame is one request on its way to a replica that isn't the primary.
 type Frame struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -190,7 +270,7 @@ type Frame struct {
 
 func (x *Frame) Reset() {
 	*x = Frame{}
-	mi := &file_understudy_v1_connection_proto_msgTypes[2]
+	mi := &file_understudy_v1_connection_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -202,7 +282,7 @@ func (x *Frame) String() string {
 func (*Frame) ProtoMessage() {}
 
 func (x *Frame) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_connection_proto_msgTypes[2]
+	mi := &file_understudy_v1_connection_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -215,7 +295,7 @@ func (x *Frame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Frame.ProtoReflect.Descriptor instead.
 func (*Frame) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_connection_proto_rawDescGZIP(), []int{2}
+	return file_understudy_v1_connection_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Frame) GetGroup() uint64 {
@@ -288,7 +368,7 @@ type WaitingFor struct {
 
 func (x *WaitingFor) Reset() {
 	*x = WaitingFor{}
-	mi := &file_understudy_v1_connection_proto_msgTypes[3]
+	mi := &file_understudy_v1_connection_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -300,7 +380,7 @@ func (x *WaitingFor) String() string {
 func (*WaitingFor) ProtoMessage() {}
 
 func (x *WaitingFor) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_connection_proto_msgTypes[3]
+	mi := &file_understudy_v1_connection_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -313,7 +393,7 @@ func (x *WaitingFor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitingFor.ProtoReflect.Descriptor instead.
 func (*WaitingFor) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_connection_proto_rawDescGZIP(), []int{3}
+	return file_understudy_v1_connection_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *WaitingFor) GetEpoch() uint64 {
@@ -355,15 +435,17 @@ type AttachResponse struct {
 	// A null message (R4, R5): announcements that didn't travel on a reply; only from the primary.
 	SourceOrderInfo []*Run `protobuf:"bytes,7,rep,name=source_order_info,json=sourceOrderInfo,proto3" json:"source_order_info,omitempty"`
 	// With source_order_info: up to where the primary knows stable, in `stable_epoch`.
-	Stable        uint64 `protobuf:"varint,8,opt,name=stable,proto3" json:"stable,omitempty"`
-	StableEpoch   uint64 `protobuf:"varint,9,opt,name=stable_epoch,json=stableEpoch,proto3" json:"stable_epoch,omitempty"`
+	Stable      uint64 `protobuf:"varint,8,opt,name=stable,proto3" json:"stable,omitempty"`
+	StableEpoch uint64 `protobuf:"varint,9,opt,name=stable_epoch,json=stableEpoch,proto3" json:"stable_epoch,omitempty"`
+	// With the welcome, and with each required set: for a hello to come.
+	Mark          *StoreMark `protobuf:"bytes,40,opt,name=mark,proto3" json:"mark,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_understudy_v1_connection_proto_msgTypes[4]
+	mi := &file_understudy_v1_connection_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -375,7 +457,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_connection_proto_msgTypes[4]
+	mi := &file_understudy_v1_connection_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -388,7 +470,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_connection_proto_rawDescGZIP(), []int{4}
+	return file_understudy_v1_connection_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *AttachResponse) GetWelcome() *Welcome {
@@ -454,6 +536,13 @@ func (x *AttachResponse) GetStableEpoch() uint64 {
 	return 0
 }
 
+func (x *AttachResponse) GetMark() *StoreMark {
+	if x != nil {
+		return x.Mark
+	}
+	return nil
+}
+
 type Welcome struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Session uint64                 `protobuf:"varint,1,opt,name=session,proto3" json:"session,omitempty"`
@@ -475,7 +564,7 @@ type Welcome struct {
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_understudy_v1_connection_proto_msgTypes[5]
+	mi := &file_understudy_v1_connection_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -487,7 +576,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_connection_proto_msgTypes[5]
+	mi := &file_understudy_v1_connection_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -500,7 +589,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_connection_proto_rawDescGZIP(), []int{5}
+	return file_understudy_v1_connection_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Welcome) GetSession() uint64 {
@@ -576,7 +665,7 @@ type Acknowledgement struct {
 
 func (x *Acknowledgement) Reset() {
 	*x = Acknowledgement{}
-	mi := &file_understudy_v1_connection_proto_msgTypes[6]
+	mi := &file_understudy_v1_connection_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -588,7 +677,7 @@ func (x *Acknowledgement) String() string {
 func (*Acknowledgement) ProtoMessage() {}
 
 func (x *Acknowledgement) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_connection_proto_msgTypes[6]
+	mi := &file_understudy_v1_connection_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -601,7 +690,7 @@ func (x *Acknowledgement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Acknowledgement.ProtoReflect.Descriptor instead.
 func (*Acknowledgement) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_connection_proto_rawDescGZIP(), []int{6}
+	return file_understudy_v1_connection_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Acknowledgement) GetEpoch() uint64 {
@@ -619,17 +708,19 @@ func (x *Acknowledgement) GetOrderNum() uint64 {
 }
 
 type NewEpoch struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Epoch         uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	Primary       string                 `protobuf:"bytes,2,opt,name=primary,proto3" json:"primary,omitempty"`
-	Incarnation   uint64                 `protobuf:"varint,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Epoch       uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Primary     string                 `protobuf:"bytes,2,opt,name=primary,proto3" json:"primary,omitempty"`
+	Incarnation uint64                 `protobuf:"varint,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// The store's revision of the last change of who is in-sync, as the primary has read it after its election. Who has seen a higher one before knows that a store from before has elected it.
+	Fence         int64 `protobuf:"varint,40,opt,name=fence,proto3" json:"fence,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NewEpoch) Reset() {
 	*x = NewEpoch{}
-	mi := &file_understudy_v1_connection_proto_msgTypes[7]
+	mi := &file_understudy_v1_connection_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -641,7 +732,7 @@ func (x *NewEpoch) String() string {
 func (*NewEpoch) ProtoMessage() {}
 
 func (x *NewEpoch) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_connection_proto_msgTypes[7]
+	mi := &file_understudy_v1_connection_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -654,7 +745,7 @@ func (x *NewEpoch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NewEpoch.ProtoReflect.Descriptor instead.
 func (*NewEpoch) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_connection_proto_rawDescGZIP(), []int{7}
+	return file_understudy_v1_connection_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *NewEpoch) GetEpoch() uint64 {
@@ -678,6 +769,13 @@ func (x *NewEpoch) GetIncarnation() uint64 {
 	return 0
 }
 
+func (x *NewEpoch) GetFence() int64 {
+	if x != nil {
+		return x.Fence
+	}
+	return 0
+}
+
 // EpochStart says where an epoch starts, and where each earlier one that is still told apart did.
 type EpochStart struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -691,7 +789,7 @@ type EpochStart struct {
 
 func (x *EpochStart) Reset() {
 	*x = EpochStart{}
-	mi := &file_understudy_v1_connection_proto_msgTypes[8]
+	mi := &file_understudy_v1_connection_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -703,7 +801,7 @@ func (x *EpochStart) String() string {
 func (*EpochStart) ProtoMessage() {}
 
 func (x *EpochStart) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_connection_proto_msgTypes[8]
+	mi := &file_understudy_v1_connection_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -716,7 +814,7 @@ func (x *EpochStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EpochStart.ProtoReflect.Descriptor instead.
 func (*EpochStart) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_connection_proto_rawDescGZIP(), []int{8}
+	return file_understudy_v1_connection_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *EpochStart) GetEpoch() uint64 {
@@ -757,7 +855,7 @@ type Start struct {
 
 func (x *Start) Reset() {
 	*x = Start{}
-	mi := &file_understudy_v1_connection_proto_msgTypes[9]
+	mi := &file_understudy_v1_connection_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -769,7 +867,7 @@ func (x *Start) String() string {
 func (*Start) ProtoMessage() {}
 
 func (x *Start) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_connection_proto_msgTypes[9]
+	mi := &file_understudy_v1_connection_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -782,7 +880,7 @@ func (x *Start) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Start.ProtoReflect.Descriptor instead.
 func (*Start) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_connection_proto_rawDescGZIP(), []int{9}
+	return file_understudy_v1_connection_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Start) GetEpoch() uint64 {
@@ -812,7 +910,7 @@ type RequiredSet struct {
 
 func (x *RequiredSet) Reset() {
 	*x = RequiredSet{}
-	mi := &file_understudy_v1_connection_proto_msgTypes[10]
+	mi := &file_understudy_v1_connection_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -824,7 +922,7 @@ func (x *RequiredSet) String() string {
 func (*RequiredSet) ProtoMessage() {}
 
 func (x *RequiredSet) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_connection_proto_msgTypes[10]
+	mi := &file_understudy_v1_connection_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -837,7 +935,7 @@ func (x *RequiredSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequiredSet.ProtoReflect.Descriptor instead.
 func (*RequiredSet) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_connection_proto_rawDescGZIP(), []int{10}
+	return file_understudy_v1_connection_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RequiredSet) GetEpoch() uint64 {
@@ -872,11 +970,17 @@ const file_understudy_v1_connection_proto_rawDesc = "" +
 	"\x0fdest_order_info\x18\x03 \x03(\v2\x12.understudy.v1.RunR\rdestOrderInfo\x12-\n" +
 	"\x12acknowledged_epoch\x18\x04 \x01(\x04R\x11acknowledgedEpoch\x12:\n" +
 	"\vwaiting_for\x18\x05 \x01(\v2\x19.understudy.v1.WaitingForR\n" +
-	"waitingFor\"g\n" +
+	"waitingFor\"\x95\x01\n" +
 	"\x05Hello\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\fR\x05nonce\x12\x18\n" +
 	"\asession\x18\x02 \x01(\x04R\asession\x12\x14\n" +
-	"\x05group\x18\x03 \x01(\x06R\x05groupJ\x04\b\x04\x10\x05R\x12acknowledged_epoch\"\xe4\x01\n" +
+	"\x05group\x18\x03 \x01(\x06R\x05group\x12,\n" +
+	"\x04mark\x18( \x01(\v2\x18.understudy.v1.StoreMarkR\x04markJ\x04\b\x04\x10\x05R\x12acknowledged_epoch\"e\n" +
+	"\tStoreMark\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x14\n" +
+	"\x05fence\x18\x03 \x01(\x03R\x05fence\x12\x10\n" +
+	"\x03mac\x18\x04 \x01(\fR\x03mac\"\xe4\x01\n" +
 	"\x05Frame\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\x06R\x05group\x12\x18\n" +
 	"\asession\x18\x02 \x01(\x04R\asession\x12\x17\n" +
@@ -891,7 +995,7 @@ const file_understudy_v1_connection_proto_rawDesc = "" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1c\n" +
 	"\n" +
 	"held_up_to\x18\x02 \x01(\x04R\bheldUpTo\x12\x16\n" +
-	"\x06stable\x18\x03 \x01(\bR\x06stable\"\xda\x03\n" +
+	"\x06stable\x18\x03 \x01(\bR\x06stable\"\x88\x04\n" +
 	"\x0eAttachResponse\x120\n" +
 	"\awelcome\x18\x01 \x01(\v2\x16.understudy.v1.WelcomeR\awelcome\x12 \n" +
 	"\fframes_up_to\x18\x02 \x01(\x04R\n" +
@@ -903,7 +1007,8 @@ const file_understudy_v1_connection_proto_rawDesc = "" +
 	"\frequired_set\x18\x06 \x01(\v2\x1a.understudy.v1.RequiredSetR\vrequiredSet\x12>\n" +
 	"\x11source_order_info\x18\a \x03(\v2\x12.understudy.v1.RunR\x0fsourceOrderInfo\x12\x16\n" +
 	"\x06stable\x18\b \x01(\x04R\x06stable\x12!\n" +
-	"\fstable_epoch\x18\t \x01(\x04R\vstableEpoch\"\xe5\x02\n" +
+	"\fstable_epoch\x18\t \x01(\x04R\vstableEpoch\x12,\n" +
+	"\x04mark\x18( \x01(\v2\x18.understudy.v1.StoreMarkR\x04mark\"\xe5\x02\n" +
 	"\aWelcome\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x14\n" +
 	"\x05group\x18\x02 \x01(\x06R\x05group\x12\x18\n" +
@@ -917,11 +1022,12 @@ const file_understudy_v1_connection_proto_rawDesc = "" +
 	"\x05token\x18\t \x01(\x04R\x05token\"D\n" +
 	"\x0fAcknowledgement\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1b\n" +
-	"\torder_num\x18\x02 \x01(\x04R\borderNum\"\\\n" +
+	"\torder_num\x18\x02 \x01(\x04R\borderNum\"r\n" +
 	"\bNewEpoch\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x18\n" +
 	"\aprimary\x18\x02 \x01(\tR\aprimary\x12 \n" +
-	"\vincarnation\x18\x03 \x01(\x04R\vincarnation\"\x92\x01\n" +
+	"\vincarnation\x18\x03 \x01(\x04R\vincarnation\x12\x14\n" +
+	"\x05fence\x18( \x01(\x03R\x05fence\"\x92\x01\n" +
 	"\n" +
 	"EpochStart\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12&\n" +
@@ -951,46 +1057,49 @@ func file_understudy_v1_connection_proto_rawDescGZIP() []byte {
 	return file_understudy_v1_connection_proto_rawDescData
 }
 
-var file_understudy_v1_connection_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_understudy_v1_connection_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_understudy_v1_connection_proto_goTypes = []any{
 	(*AttachRequest)(nil),   // 0: understudy.v1.AttachRequest
 	(*Hello)(nil),           // 1: understudy.v1.Hello
-	(*Frame)(nil),           // 2: understudy.v1.Frame
-	(*WaitingFor)(nil),      // 3: understudy.v1.WaitingFor
-	(*AttachResponse)(nil),  // 4: understudy.v1.AttachResponse
-	(*Welcome)(nil),         // 5: understudy.v1.Welcome
-	(*Acknowledgement)(nil), // 6: understudy.v1.Acknowledgement
-	(*NewEpoch)(nil),        // 7: understudy.v1.NewEpoch
-	(*EpochStart)(nil),      // 8: understudy.v1.EpochStart
-	(*Start)(nil),           // 9: understudy.v1.Start
-	(*RequiredSet)(nil),     // 10: understudy.v1.RequiredSet
-	(*Run)(nil),             // 11: understudy.v1.Run
-	(Level)(0),              // 12: understudy.v1.Level
+	(*StoreMark)(nil),       // 2: understudy.v1.StoreMark
+	(*Frame)(nil),           // 3: understudy.v1.Frame
+	(*WaitingFor)(nil),      // 4: understudy.v1.WaitingFor
+	(*AttachResponse)(nil),  // 5: understudy.v1.AttachResponse
+	(*Welcome)(nil),         // 6: understudy.v1.Welcome
+	(*Acknowledgement)(nil), // 7: understudy.v1.Acknowledgement
+	(*NewEpoch)(nil),        // 8: understudy.v1.NewEpoch
+	(*EpochStart)(nil),      // 9: understudy.v1.EpochStart
+	(*Start)(nil),           // 10: understudy.v1.Start
+	(*RequiredSet)(nil),     // 11: understudy.v1.RequiredSet
+	(*Run)(nil),             // 12: understudy.v1.Run
+	(Level)(0),              // 13: understudy.v1.Level
 }
 var file_understudy_v1_connection_proto_depIdxs = []int32{
 	1,  // 0: understudy.v1.AttachRequest.hello:type_name -> understudy.v1.Hello
-	2,  // 1: understudy.v1.AttachRequest.frames:type_name -> understudy.v1.Frame
-	11, // 2: understudy.v1.AttachRequest.dest_order_info:type_name -> understudy.v1.Run
-	3,  // 3: understudy.v1.AttachRequest.waiting_for:type_name -> understudy.v1.WaitingFor
-	12, // 4: understudy.v1.Frame.level:type_name -> understudy.v1.Level
-	5,  // 5: understudy.v1.AttachResponse.welcome:type_name -> understudy.v1.Welcome
-	6,  // 6: understudy.v1.AttachResponse.acknowledgement:type_name -> understudy.v1.Acknowledgement
-	7,  // 7: understudy.v1.AttachResponse.new_epoch:type_name -> understudy.v1.NewEpoch
-	8,  // 8: understudy.v1.AttachResponse.epoch_start:type_name -> understudy.v1.EpochStart
-	10, // 9: understudy.v1.AttachResponse.required_set:type_name -> understudy.v1.RequiredSet
-	11, // 10: understudy.v1.AttachResponse.source_order_info:type_name -> understudy.v1.Run
-	12, // 11: understudy.v1.Welcome.level:type_name -> understudy.v1.Level
-	7,  // 12: understudy.v1.Welcome.primary:type_name -> understudy.v1.NewEpoch
-	8,  // 13: understudy.v1.Welcome.epoch_start:type_name -> understudy.v1.EpochStart
-	10, // 14: understudy.v1.Welcome.required_set:type_name -> understudy.v1.RequiredSet
-	9,  // 15: understudy.v1.EpochStart.earlier:type_name -> understudy.v1.Start
-	0,  // 16: understudy.v1.Connection.Attach:input_type -> understudy.v1.AttachRequest
-	4,  // 17: understudy.v1.Connection.Attach:output_type -> understudy.v1.AttachResponse
-	17, // [17:18] is the sub-list for method output_type
-	16, // [16:17] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	3,  // 1: understudy.v1.AttachRequest.frames:type_name -> understudy.v1.Frame
+	12, // 2: understudy.v1.AttachRequest.dest_order_info:type_name -> understudy.v1.Run
+	4,  // 3: understudy.v1.AttachRequest.waiting_for:type_name -> understudy.v1.WaitingFor
+	2,  // 4: understudy.v1.Hello.mark:type_name -> understudy.v1.StoreMark
+	13, // 5: understudy.v1.Frame.level:type_name -> understudy.v1.Level
+	6,  // 6: understudy.v1.AttachResponse.welcome:type_name -> understudy.v1.Welcome
+	7,  // 7: understudy.v1.AttachResponse.acknowledgement:type_name -> understudy.v1.Acknowledgement
+	8,  // 8: understudy.v1.AttachResponse.new_epoch:type_name -> understudy.v1.NewEpoch
+	9,  // 9: understudy.v1.AttachResponse.epoch_start:type_name -> understudy.v1.EpochStart
+	11, // 10: understudy.v1.AttachResponse.required_set:type_name -> understudy.v1.RequiredSet
+	12, // 11: understudy.v1.AttachResponse.source_order_info:type_name -> understudy.v1.Run
+	2,  // 12: understudy.v1.AttachResponse.mark:type_name -> understudy.v1.StoreMark
+	13, // 13: understudy.v1.Welcome.level:type_name -> understudy.v1.Level
+	8,  // 14: understudy.v1.Welcome.primary:type_name -> understudy.v1.NewEpoch
+	9,  // 15: understudy.v1.Welcome.epoch_start:type_name -> understudy.v1.EpochStart
+	11, // 16: understudy.v1.Welcome.required_set:type_name -> understudy.v1.RequiredSet
+	10, // 17: understudy.v1.EpochStart.earlier:type_name -> understudy.v1.Start
+	0,  // 18: understudy.v1.Connection.Attach:input_type -> understudy.v1.AttachRequest
+	5,  // 19: understudy.v1.Connection.Attach:output_type -> understudy.v1.AttachResponse
+	19, // [19:20] is the sub-list for method output_type
+	18, // [18:19] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_understudy_v1_connection_proto_init() }
@@ -1005,7 +1114,7 @@ func file_understudy_v1_connection_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_understudy_v1_connection_proto_rawDesc), len(file_understudy_v1_connection_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -161,9 +161,10 @@ type FollowHello struct {
 	Incarnation uint64                 `protobuf:"varint,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	Epoch       uint64                 `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// True while the follower isn't in-sync and has no state yet.
-	Joining       bool   `protobuf:"varint,5,opt,name=joining,proto3" json:"joining,omitempty"`
-	Version       string `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
-	Level         Level  `protobuf:"varint,7,opt,name=level,proto3,enum=understudy.v1.Level" json:"level,omitempty"`
+	Joining       bool       `protobuf:"varint,5,opt,name=joining,proto3" json:"joining,omitempty"`
+	Version       string     `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
+	Level         Level      `protobuf:"varint,7,opt,name=level,proto3,enum=understudy.v1.Level" json:"level,omitempty"`
+	Mark          *StoreMark `protobuf:"bytes,40,opt,name=mark,proto3" json:"mark,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -245,6 +246,13 @@ func (x *FollowHello) GetLevel() Level {
 		return x.Level
 	}
 	return Level_LEVEL_UNSPECIFIED
+}
+
+func (x *FollowHello) GetMark() *StoreMark {
+	if x != nil {
+		return x.Mark
+	}
+	return nil
 }
 
 type FollowResponse struct {
@@ -424,7 +432,8 @@ type FollowWelcome struct {
 	Donor     string `protobuf:"bytes,3,opt,name=donor,proto3" json:"donor,omitempty"`
 	DonorAddr string `protobuf:"bytes,4,opt,name=donor_addr,json=donorAddr,proto3" json:"donor_addr,omitempty"`
 	// For a joiner: the primary keeps the order above this orderNum for it.
-	KeptAbove     uint64 `protobuf:"varint,5,opt,name=kept_above,json=keptAbove,proto3" json:"kept_above,omitempty"`
+	KeptAbove     uint64     `protobuf:"varint,5,opt,name=kept_above,json=keptAbove,proto3" json:"kept_above,omitempty"`
+	Mark          *StoreMark `protobuf:"bytes,40,opt,name=mark,proto3" json:"mark,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -492,6 +501,13 @@ func (x *FollowWelcome) GetKeptAbove() uint64 {
 		return x.KeptAbove
 	}
 	return 0
+}
+
+func (x *FollowWelcome) GetMark() *StoreMark {
+	if x != nil {
+		return x.Mark
+	}
+	return nil
 }
 
 // LoggedMessage is a message as the log holds it.
@@ -572,9 +588,11 @@ func (x *LoggedMessage) GetMessage() []byte {
 }
 
 type AnswerRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Group         uint64                 `protobuf:"fixed64,1,opt,name=group,proto3" json:"group,omitempty"`
-	NewEpoch      *NewEpoch              `protobuf:"bytes,2,opt,name=new_epoch,json=newEpoch,proto3" json:"new_epoch,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Group    uint64                 `protobuf:"fixed64,1,opt,name=group,proto3" json:"group,omitempty"`
+	NewEpoch *NewEpoch              `protobuf:"bytes,2,opt,name=new_epoch,json=newEpoch,proto3" json:"new_epoch,omitempty"`
+	// As the caller has read it since it was elected: who has seen more refuses, and says what.
+	Mark          *StoreMark `protobuf:"bytes,40,opt,name=mark,proto3" json:"mark,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -623,6 +641,13 @@ func (x *AnswerRequest) GetNewEpoch() *NewEpoch {
 	return nil
 }
 
+func (x *AnswerRequest) GetMark() *StoreMark {
+	if x != nil {
+		return x.Mark
+	}
+	return nil
+}
+
 type AnswerResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// First message: what the replica knows of epochs.
@@ -630,7 +655,9 @@ type AnswerResponse struct {
 	// Announcements that it holds above the stable point, as runs.
 	Order []*Run `protobuf:"bytes,4,rep,name=order,proto3" json:"order,omitempty"`
 	// True in the last message.
-	Done          bool `protobuf:"varint,5,opt,name=done,proto3" json:"done,omitempty"`
+	Done bool `protobuf:"varint,5,opt,name=done,proto3" json:"done,omitempty"`
+	// First message, when the caller's mark is refused: nothing else is said then.
+	Mark          *StoreMark `protobuf:"bytes,40,opt,name=mark,proto3" json:"mark,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -684,6 +711,13 @@ func (x *AnswerResponse) GetDone() bool {
 		return x.Done
 	}
 	return false
+}
+
+func (x *AnswerResponse) GetMark() *StoreMark {
+	if x != nil {
+		return x.Mark
+	}
+	return nil
 }
 
 type FetchRequest struct {
@@ -838,6 +872,7 @@ type HearsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Group         uint64                 `protobuf:"fixed64,1,opt,name=group,proto3" json:"group,omitempty"`
 	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Mark          *StoreMark             `protobuf:"bytes,40,opt,name=mark,proto3" json:"mark,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -886,13 +921,25 @@ func (x *HearsRequest) GetEpoch() uint64 {
 	return 0
 }
 
+func (x *HearsRequest) GetMark() *StoreMark {
+	if x != nil {
+		return x.Mark
+	}
+	return nil
+}
+
 type HearsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Hears bool                   `protobuf:"varint,1,opt,name=hears,proto3" json:"hears,omitempty"`
 	// The highest epoch that the replica has acknowledged.
 	AcknowledgedEpoch uint64 `protobuf:"varint,2,opt,name=acknowledged_epoch,json=acknowledgedEpoch,proto3" json:"acknowledged_epoch,omitempty"`
-	// Who answers: a name's address may be another incarnation's by now.
-	Incarnation   uint64 `protobuf:"varint,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// Who answers: an address may be another incarnation's by now, or another replica's, or another group's.
+	Incarnation uint64 `protobuf:"varint,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	Replica     string `protobuf:"bytes,41,opt,name=replica,proto3" json:"replica,omitempty"`
+	// The group's name.
+	GroupName string `protobuf:"bytes,42,opt,name=group_name,json=groupName,proto3" json:"group_name,omitempty"`
+	// If both know the same group.
+	Mark          *StoreMark `protobuf:"bytes,40,opt,name=mark,proto3" json:"mark,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -946,6 +993,27 @@ func (x *HearsResponse) GetIncarnation() uint64 {
 		return x.Incarnation
 	}
 	return 0
+}
+
+func (x *HearsResponse) GetReplica() string {
+	if x != nil {
+		return x.Replica
+	}
+	return ""
+}
+
+func (x *HearsResponse) GetGroupName() string {
+	if x != nil {
+		return x.GroupName
+	}
+	return ""
+}
+
+func (x *HearsResponse) GetMark() *StoreMark {
+	if x != nil {
+		return x.Mark
+	}
+	return nil
 }
 
 type SnapshotRequest struct {
@@ -1379,7 +1447,7 @@ const file_understudy_v1_peer_proto_rawDesc = "" +
 	"\x06detach\x18\x05 \x03(\v2\x18.understudy.v1.DetachingR\x06detach\"=\n" +
 	"\tDetaching\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x16\n" +
-	"\x06number\x18\x02 \x01(\x04R\x06number\"\xd5\x01\n" +
+	"\x06number\x18\x02 \x01(\x04R\x06number\"\x83\x02\n" +
 	"\vFollowHello\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\x06R\x05group\x12\x18\n" +
 	"\areplica\x18\x02 \x01(\tR\areplica\x12 \n" +
@@ -1387,7 +1455,8 @@ const file_understudy_v1_peer_proto_rawDesc = "" +
 	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\x12\x18\n" +
 	"\ajoining\x18\x05 \x01(\bR\ajoining\x12\x18\n" +
 	"\aversion\x18\x06 \x01(\tR\aversion\x12*\n" +
-	"\x05level\x18\a \x01(\x0e2\x14.understudy.v1.LevelR\x05level\"\x9a\x03\n" +
+	"\x05level\x18\a \x01(\x0e2\x14.understudy.v1.LevelR\x05level\x12,\n" +
+	"\x04mark\x18( \x01(\v2\x18.understudy.v1.StoreMarkR\x04mark\"\x9a\x03\n" +
 	"\x0eFollowResponse\x126\n" +
 	"\awelcome\x18\x01 \x01(\v2\x1c.understudy.v1.FollowWelcomeR\awelcome\x12:\n" +
 	"\vepoch_start\x18\x02 \x01(\v2\x19.understudy.v1.EpochStartR\n" +
@@ -1401,7 +1470,7 @@ const file_understudy_v1_peer_proto_rawDesc = "" +
 	"\bDetached\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\x04R\x06number\x12\x13\n" +
-	"\x05up_to\x18\x03 \x01(\x04R\x04upTo\"\x91\x01\n" +
+	"\x05up_to\x18\x03 \x01(\x04R\x04upTo\"\xbf\x01\n" +
 	"\rFollowWelcome\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\x06R\x05group\x12\x16\n" +
 	"\x06secret\x18\x02 \x01(\fR\x06secret\x12\x14\n" +
@@ -1409,21 +1478,24 @@ const file_understudy_v1_peer_proto_rawDesc = "" +
 	"\n" +
 	"donor_addr\x18\x04 \x01(\tR\tdonorAddr\x12\x1d\n" +
 	"\n" +
-	"kept_above\x18\x05 \x01(\x04R\tkeptAbove\"\x96\x01\n" +
+	"kept_above\x18\x05 \x01(\x04R\tkeptAbove\x12,\n" +
+	"\x04mark\x18( \x01(\v2\x18.understudy.v1.StoreMarkR\x04mark\"\x96\x01\n" +
 	"\rLoggedMessage\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x17\n" +
 	"\aseq_num\x18\x02 \x01(\x04R\x06seqNum\x12 \n" +
 	"\voutstanding\x18\x03 \x01(\x04R\voutstanding\x12\x16\n" +
 	"\x06method\x18\x04 \x01(\tR\x06method\x12\x18\n" +
-	"\amessage\x18\x05 \x01(\fR\amessage\"m\n" +
+	"\amessage\x18\x05 \x01(\fR\amessage\"\x9b\x01\n" +
 	"\rAnswerRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\x06R\x05group\x124\n" +
-	"\tnew_epoch\x18\x02 \x01(\v2\x17.understudy.v1.NewEpochR\bnewEpochJ\x04\b\x03\x10\x04R\n" +
-	"held_up_to\"\x9c\x01\n" +
+	"\tnew_epoch\x18\x02 \x01(\v2\x17.understudy.v1.NewEpochR\bnewEpoch\x12,\n" +
+	"\x04mark\x18( \x01(\v2\x18.understudy.v1.StoreMarkR\x04markJ\x04\b\x03\x10\x04R\n" +
+	"held_up_to\"\xca\x01\n" +
 	"\x0eAnswerResponse\x12,\n" +
 	"\x06starts\x18\x01 \x03(\v2\x14.understudy.v1.StartR\x06starts\x12(\n" +
 	"\x05order\x18\x04 \x03(\v2\x12.understudy.v1.RunR\x05order\x12\x12\n" +
-	"\x04done\x18\x05 \x01(\bR\x04doneJ\x04\b\x02\x10\x03J\x04\b\x03\x10\x04R\n" +
+	"\x04done\x18\x05 \x01(\bR\x04done\x12,\n" +
+	"\x04mark\x18( \x01(\v2\x18.understudy.v1.StoreMarkR\x04markJ\x04\b\x02\x10\x03J\x04\b\x03\x10\x04R\n" +
 	"held_up_toR\x06stable\"Z\n" +
 	"\fFetchRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\x06R\x05group\x124\n" +
@@ -1432,14 +1504,19 @@ const file_understudy_v1_peer_proto_rawDesc = "" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x17\n" +
 	"\aseq_num\x18\x02 \x01(\x04R\x06seqNum\"I\n" +
 	"\rFetchResponse\x128\n" +
-	"\bmessages\x18\x01 \x03(\v2\x1c.understudy.v1.LoggedMessageR\bmessages\":\n" +
+	"\bmessages\x18\x01 \x03(\v2\x1c.understudy.v1.LoggedMessageR\bmessages\"h\n" +
 	"\fHearsRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\x06R\x05group\x12\x14\n" +
-	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"v\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12,\n" +
+	"\x04mark\x18( \x01(\v2\x18.understudy.v1.StoreMarkR\x04mark\"\xdd\x01\n" +
 	"\rHearsResponse\x12\x14\n" +
 	"\x05hears\x18\x01 \x01(\bR\x05hears\x12-\n" +
 	"\x12acknowledged_epoch\x18\x02 \x01(\x04R\x11acknowledgedEpoch\x12 \n" +
-	"\vincarnation\x18\x03 \x01(\x04R\vincarnation\"\xa5\x01\n" +
+	"\vincarnation\x18\x03 \x01(\x04R\vincarnation\x12\x18\n" +
+	"\areplica\x18) \x01(\tR\areplica\x12\x1d\n" +
+	"\n" +
+	"group_name\x18* \x01(\tR\tgroupName\x12,\n" +
+	"\x04mark\x18( \x01(\v2\x18.understudy.v1.StoreMarkR\x04mark\"\xa5\x01\n" +
 	"\x0fSnapshotRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\x06R\x05group\x12\x18\n" +
 	"\areplica\x18\x02 \x01(\tR\areplica\x12 \n" +
@@ -1513,47 +1590,54 @@ var file_understudy_v1_peer_proto_goTypes = []any{
 	(*MetadataEntry)(nil),    // 19: understudy.v1.MetadataEntry
 	(*Acknowledgement)(nil),  // 20: understudy.v1.Acknowledgement
 	(Level)(0),               // 21: understudy.v1.Level
-	(*EpochStart)(nil),       // 22: understudy.v1.EpochStart
-	(*Run)(nil),              // 23: understudy.v1.Run
-	(*NewEpoch)(nil),         // 24: understudy.v1.NewEpoch
-	(*Start)(nil),            // 25: understudy.v1.Start
+	(*StoreMark)(nil),        // 22: understudy.v1.StoreMark
+	(*EpochStart)(nil),       // 23: understudy.v1.EpochStart
+	(*Run)(nil),              // 24: understudy.v1.Run
+	(*NewEpoch)(nil),         // 25: understudy.v1.NewEpoch
+	(*Start)(nil),            // 26: understudy.v1.Start
 }
 var file_understudy_v1_peer_proto_depIdxs = []int32{
 	2,  // 0: understudy.v1.FollowRequest.hello:type_name -> understudy.v1.FollowHello
 	20, // 1: understudy.v1.FollowRequest.acknowledgement:type_name -> understudy.v1.Acknowledgement
 	1,  // 2: understudy.v1.FollowRequest.detach:type_name -> understudy.v1.Detaching
 	21, // 3: understudy.v1.FollowHello.level:type_name -> understudy.v1.Level
-	5,  // 4: understudy.v1.FollowResponse.welcome:type_name -> understudy.v1.FollowWelcome
-	22, // 5: understudy.v1.FollowResponse.epoch_start:type_name -> understudy.v1.EpochStart
-	23, // 6: understudy.v1.FollowResponse.source_order_info:type_name -> understudy.v1.Run
-	6,  // 7: understudy.v1.FollowResponse.messages:type_name -> understudy.v1.LoggedMessage
-	4,  // 8: understudy.v1.FollowResponse.detached:type_name -> understudy.v1.Detached
-	24, // 9: understudy.v1.AnswerRequest.new_epoch:type_name -> understudy.v1.NewEpoch
-	25, // 10: understudy.v1.AnswerResponse.starts:type_name -> understudy.v1.Start
-	23, // 11: understudy.v1.AnswerResponse.order:type_name -> understudy.v1.Run
-	10, // 12: understudy.v1.FetchRequest.messages:type_name -> understudy.v1.MessageID
-	6,  // 13: understudy.v1.FetchResponse.messages:type_name -> understudy.v1.LoggedMessage
-	16, // 14: understudy.v1.SnapshotResponse.history:type_name -> understudy.v1.History
-	25, // 15: understudy.v1.History.starts:type_name -> understudy.v1.Start
-	17, // 16: understudy.v1.History.sessions:type_name -> understudy.v1.SessionState
-	18, // 17: understudy.v1.History.replies:type_name -> understudy.v1.LoggedReply
-	19, // 18: understudy.v1.LoggedReply.header:type_name -> understudy.v1.MetadataEntry
-	19, // 19: understudy.v1.LoggedReply.trailer:type_name -> understudy.v1.MetadataEntry
-	0,  // 20: understudy.v1.Peer.Follow:input_type -> understudy.v1.FollowRequest
-	7,  // 21: understudy.v1.Peer.Answer:input_type -> understudy.v1.AnswerRequest
-	9,  // 22: understudy.v1.Peer.Fetch:input_type -> understudy.v1.FetchRequest
-	12, // 23: understudy.v1.Peer.Hears:input_type -> understudy.v1.HearsRequest
-	14, // 24: understudy.v1.Peer.Snapshot:input_type -> understudy.v1.SnapshotRequest
-	3,  // 25: understudy.v1.Peer.Follow:output_type -> understudy.v1.FollowResponse
-	8,  // 26: understudy.v1.Peer.Answer:output_type -> understudy.v1.AnswerResponse
-	11, // 27: understudy.v1.Peer.Fetch:output_type -> understudy.v1.FetchResponse
-	13, // 28: understudy.v1.Peer.Hears:output_type -> understudy.v1.HearsResponse
-	15, // 29: understudy.v1.Peer.Snapshot:output_type -> understudy.v1.SnapshotResponse
-	25, // [25:30] is the sub-list for method output_type
-	20, // [20:25] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	22, // 4: understudy.v1.FollowHello.mark:type_name -> understudy.v1.StoreMark
+	5,  // 5: understudy.v1.FollowResponse.welcome:type_name -> understudy.v1.FollowWelcome
+	23, // 6: understudy.v1.FollowResponse.epoch_start:type_name -> understudy.v1.EpochStart
+	24, // 7: understudy.v1.FollowResponse.source_order_info:type_name -> understudy.v1.Run
+	6,  // 8: understudy.v1.FollowResponse.messages:type_name -> understudy.v1.LoggedMessage
+	4,  // 9: understudy.v1.FollowResponse.detached:type_name -> understudy.v1.Detached
+	22, // 10: understudy.v1.FollowWelcome.mark:type_name -> understudy.v1.StoreMark
+	25, // 11: understudy.v1.AnswerRequest.new_epoch:type_name -> understudy.v1.NewEpoch
+	22, // 12: understudy.v1.AnswerRequest.mark:type_name -> understudy.v1.StoreMark
+	26, // 13: understudy.v1.AnswerResponse.starts:type_name -> understudy.v1.Start
+	24, // 14: understudy.v1.AnswerResponse.order:type_name -> understudy.v1.Run
+	22, // 15: understudy.v1.AnswerResponse.mark:type_name -> understudy.v1.StoreMark
+	10, // 16: understudy.v1.FetchRequest.messages:type_name -> understudy.v1.MessageID
+	6,  // 17: understudy.v1.FetchResponse.messages:type_name -> understudy.v1.LoggedMessage
+	22, // 18: understudy.v1.HearsRequest.mark:type_name -> understudy.v1.StoreMark
+	22, // 19: understudy.v1.HearsResponse.mark:type_name -> understudy.v1.StoreMark
+	16, // 20: understudy.v1.SnapshotResponse.history:type_name -> understudy.v1.History
+	26, // 21: understudy.v1.History.starts:type_name -> understudy.v1.Start
+	17, // 22: understudy.v1.History.sessions:type_name -> understudy.v1.SessionState
+	18, // 23: understudy.v1.History.replies:type_name -> understudy.v1.LoggedReply
+	19, // 24: understudy.v1.LoggedReply.header:type_name -> understudy.v1.MetadataEntry
+	19, // 25: understudy.v1.LoggedReply.trailer:type_name -> understudy.v1.MetadataEntry
+	0,  // 26: understudy.v1.Peer.Follow:input_type -> understudy.v1.FollowRequest
+	7,  // 27: understudy.v1.Peer.Answer:input_type -> understudy.v1.AnswerRequest
+	9,  // 28: understudy.v1.Peer.Fetch:input_type -> understudy.v1.FetchRequest
+	12, // 29: understudy.v1.Peer.Hears:input_type -> understudy.v1.HearsRequest
+	14, // 30: understudy.v1.Peer.Snapshot:input_type -> understudy.v1.SnapshotRequest
+	3,  // 31: understudy.v1.Peer.Follow:output_type -> understudy.v1.FollowResponse
+	8,  // 32: understudy.v1.Peer.Answer:output_type -> understudy.v1.AnswerResponse
+	11, // 33: understudy.v1.Peer.Fetch:output_type -> understudy.v1.FetchResponse
+	13, // 34: understudy.v1.Peer.Hears:output_type -> understudy.v1.HearsResponse
+	15, // 35: understudy.v1.Peer.Snapshot:output_type -> understudy.v1.SnapshotResponse
+	31, // [31:36] is the sub-list for method output_type
+	26, // [26:31] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_understudy_v1_peer_proto_init() }

@@ -1,0 +1,322 @@
+package election
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+)
+
+// A Mark is how far the store had got with a group, as somebody has seen it. It travels between those who know the
+// group, so that a store which was restored from a backup is found out by whoever has seen more.
+type Mark struct {
+	// Group is the group's id; 0: none is known.
+	Group uint64
+	// Revision is the store's, Epoch and Fence are the group's; see State.
+	Revision int64
+	Epoch    uint64
+	Fence    int64
+}
+
+// A SuspectError says that the store's word on a group can't be the newest, or isn't of that group: the store was
+// emptied, replaced, or restored from a backup, or somebody changed the group's keys. Nothing may be concluded from
+// what it says, and least of all that a state isn't needed any more.
+type SuspectError struct {
+	// Group is the id of the group that is known; 0: none is.
+	Group  uint64
+	Reason string
+}
+
+func (e *SuspectError) Error() string {
+	text := "election: the store is suspect: " + e.Reason
+	if e.Group == 0 {
+		return text
+	}
+	return text + fmt.Sprintf("; group %x keeps its state, and its calls wait, until the store makes sense again"+
+		" (to begin the group anew without its state: replica.ReplaceGroup(%q))", e.Group, encodeHex(e.Group))
+}
+
+// IsSuspect reports whether err comes from a store that isn't believed.
+func IsSuspect(err error) bool {
+	var suspect *SuspectError
+	return errors.As(err, &suspect)
+}
+
+// recheck is how often a store that is suspect is read again.
+const recheck = 250 * time.Millisecond
+
+// Trusted is an Election that believes its store only as long as that never goes back: who has known a group takes no
+// word that is older than what it knows, nor another group for this one. Instead it returns a *SuspectError, by which
+// nobody is elected, evicted or deposed, and sends States with Suspect set.
+//
+// A group is over only when the store's record of another one names it as replaced (Group.Replaces), which an operator's
+// act has written. Then Trusted knows the new one.
+type Trusted struct {
+	Election
+
+	mu      sync.Mutex // guards:
+	known   Mark
+	inSync  []Member // as of known's Epoch and Fence; nil: not known
+	newest  State    // that was believed
+	suspect error    // as a Watch has found it
+}
+
+// Trust returns e with a memory, which is empty at first.
+func Trust(e Election) *Trusted { return &Trusted{Election: e} }
+
+// Known is the newest that this process knows, to be told to others.
+func (t *Trusted) Known() Mark {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.known
+}
+
+// Learn takes the word of a member of the group for what it has seen. The caller has made sure who speaks. A Mark of
+// another group than the known one is passed over.
+func (t *Trusted) Learn(m Mark) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if m.Group == 0 || m.Group != t.known.Group {
+		return
+	}
+	if m.Epoch > t.known.Epoch || m.Fence > t.known.Fence {
+		t.inSync = nil
+	}
+	t.known.Revision = max(t.known.Revision, m.Revision)
+	t.known.Epoch = max(t.known.Epoch, m.Epoch)
+	t.known.Fence = max(t.known.Fence, m.Fence)
+}
+
+// Read is Election.Read, or a *SuspectError.
+func (t *Trusted) Read(ctx context.Context) (State, error) {
+	before, inSync := t.memory()
+	s, err := t.Election.Read(ctx)
+	if err != nil {
+		return State{}, err
+	}
+	if err := before.judge(s, inSync); err != nil {
+		return State{}, err
+	}
+	t.believe(s)
+	return s, nil
+}
+
+// JudgeMark returns a *SuspectError if somebody was elected in m's epoch by a store that lacked what is known: an
+// election sees every change of who is in sync that came before it.
+func (t *Trusted) JudgeMark(m Mark) error {
+	known, _ := t.memory()
+	if m.Epoch > known.Epoch && m.Fence < known.Fence {
+		return &SuspectError{Group: known.Group, Reason: fmt.Sprintf("epoch %d was begun in a store that had who was in"+
+			" sync at revision %d, and that was changed at revision %d", m.Epoch, m.Fence, known.Fence)}
+	}
+	return nil
+}
+
+// Relearn takes the word of a member of the group instead of what was known: it has shown that this was read in a store
+// that isn't the group's.
+func (t *Trusted) Relearn(m Mark) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if m.Group != 0 && m.Group == t.known.Group {
+		t.known, t.inSync = m, nil
+	}
+}
+
+// Judge returns a *SuspectError if a State, which was read before, can't be the newest by what is known now.
+func (t *Trusted) Judge(s State) error {
+	known, inSync := t.memory()
+	return known.judge(s, inSync)
+}
+
+// Primary is Election.Primary. What it says is looked at as a whole unless it is what was known.
+func (t *Trusted) Primary(ctx context.Context) (Member, uint64, error) {
+	t.mu.Lock()
+	primary, known, suspect := t.newest.Primary, t.known, t.suspect
+	t.mu.Unlock()
+	p, epoch, err := t.Election.Primary(ctx)
+	if err != nil || p == primary && epoch == known.Epoch && suspect == nil {
+		return p, epoch, err
+	}
+	s, err := t.Read(ctx)
+	return s.Primary, s.Epoch, err
+}
+
+// AddInSync is Election.AddInSync.
+func (t *Trusted) AddInSync(ctx context.Context, epoch uint64, m Member) error {
+	return t.change(ctx, "add in sync", func() error { return t.Election.AddInSync(ctx, epoch, m) })
+}
+
+// RemoveInSync is Election.RemoveInSync.
+func (t *Trusted) RemoveInSync(ctx context.Context, epoch uint64, m Member) error {
+	return t.change(ctx, "remove in sync", func() error { return t.Election.RemoveInSync(ctx, epoch, m) })
+}
+
+// change makes a change in a store that is believed before and afterwards. One that a suspect store has made, or
+// refused, has an unknown outcome: the store that comes back needn't have it.
+func (t *Trusted) change(ctx context.Context, op string, f func() error) error {
+	if _, err := t.Read(ctx); err != nil {
+		return err // nothing was sent
+	}
+	err := f()
+	if IsUnknown(err) {
+		return err
+	}
+	if _, suspect := t.Read(ctx); suspect != nil && IsSuspect(suspect) {
+		return &UnknownError{Op: op, Err: suspect}
+	} else if suspect != nil && err == nil {
+		return nil // etcd went away after it had answered
+	}
+	return err
+}
+
+// Watch is Election.Watch. While the store is suspect it sends the State that was believed last, with Suspect set, and
+// reads the store again every 250 ms.
+func (t *Trusted) Watch(ctx context.Context) <-chan State {
+	out := make(chan State, 1)
+	views := t.Election.Watch(ctx)
+	go func() {
+		defer close(out)
+		w := trustedWatch{t: t, out: out}
+		again := time.NewTicker(recheck)
+		again.Stop()
+		defer again.Stop()
+		for {
+			select {
+			case s, ok := <-views:
+				if !ok {
+					return
+				}
+				w.look(ctx, s)
+			case <-again.C:
+				w.confirm(ctx)
+			}
+			if w.suspect == nil {
+				again.Stop()
+			} else if !w.ticking {
+				again.Reset(recheck)
+			}
+			w.ticking = w.suspect != nil
+		}
+	}()
+	return out
+}
+
+// trustedWatch is one Watch, of one goroutine.
+type trustedWatch struct {
+	t       *Trusted
+	out     chan State // has room for one
+	suspect error
+	ticking bool
+}
+
+// look judges what the store's own watch has sent. That may be older than what was read meanwhile: so what isn't
+// believed is read again.
+func (w *trustedWatch) look(ctx context.Context, s State) {
+	before, inSync := w.t.memory()
+	if before.judge(s, inSync) != nil || w.suspect != nil {
+		w.confirm(ctx)
+		return
+	}
+	w.t.believe(s)
+	w.send(s)
+}
+
+// confirm reads the store, and tells what it finds.
+func (w *trustedWatch) confirm(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 4*recheck)
+	defer cancel()
+	s, err := w.t.Read(ctx)
+	switch {
+	case err == nil:
+		w.suspect = nil
+	case IsSuspect(err):
+		if w.suspect != nil && w.suspect.Error() == err.Error() {
+			return // the receiver knows
+		}
+		w.suspect = err
+	default: // away: the store's own watch says nothing either
+		if w.suspect == nil {
+			w.suspect = errUnconfirmed
+		}
+		return
+	}
+	w.t.mu.Lock()
+	if w.t.suspect = err; err != nil {
+		s = w.t.newest
+		s.Suspect = err
+	}
+	w.t.mu.Unlock()
+	w.send(s)
+}
+
+// errUnconfirmed lets a store be read again that went away before it could be judged.
+var errUnconfirmed = errors.New("election: the store went away")
+
+// send replaces what wasn't received yet. The receiver owns what it gets.
+func (w *trustedWatch) send(s State) {
+	s.InSync, s.Replicas = slices.Clone(s.InSync), slices.Clone(s.Replicas)
+	select {
+	case <-w.out:
+	default:
+	}
+	w.out <- s
+}
+
+func (t *Trusted) memory() (Mark, []Member) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.known, t.inSync
+}
+
+// believe remembers a State that was judged, unless something newer was meanwhile.
+func (t *Trusted) believe(s State) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	replaced := t.known.Group != 0 && s.Group.ID != t.known.Group
+	switch {
+	case replaced && !s.Group.HasReplaced(t.known.Group):
+		return // a State from before the group that is known by now
+	case replaced:
+		t.known = Mark{}
+	case s.Revision < t.known.Revision || s.Epoch < t.known.Epoch || s.Fence < t.known.Fence:
+		return
+	}
+	t.newest = s
+	t.known = Mark{Group: s.Group.ID, Revision: s.Revision, Epoch: s.Epoch, Fence: s.Fence}
+	t.inSync = slices.Clone(s.InSync)
+}
+
+// judge says what is wrong with a State that was read after m and inSync were known.
+func (m Mark) judge(s State, inSync []Member) error {
+	suspect := func(format string, args ...any) error {
+		return &SuspectError{Group: m.Group, Reason: fmt.Sprintf(format, args...)}
+	}
+	replaced := m.Group != 0 && s.Group.HasReplaced(m.Group)
+	switch {
+	case s.Group.IsZero() && (!s.Primary.IsZero() || len(s.InSync) > 0):
+		return suspect("the group's id is missing, though it has a primary or somebody in sync")
+	case s.Group.IsZero() && m.Group != 0:
+		return suspect("it has nothing of the group")
+	case s.Group.IsZero():
+		return nil
+	case m.Group != 0 && s.Group.ID != m.Group && !replaced:
+		return suspect("it has another group, with id %x, which doesn't replace this one", s.Group.ID)
+	case s.Primary.IsZero():
+		return suspect("the group's primary is missing")
+	case !s.IsInSync(s.Primary):
+		return suspect("the primary %v isn't in sync", s.Primary)
+	case replaced || m.Group == 0:
+		return nil
+	case s.Epoch < m.Epoch:
+		return suspect("its epoch is %d, after epoch %d had begun", s.Epoch, m.Epoch)
+	case s.Fence < m.Fence:
+		return suspect("it has who was in sync at revision %d, and that was changed at revision %d", s.Fence, m.Fence)
+	case s.Revision < m.Revision:
+		return suspect("its revision is %d, and was %d", s.Revision, m.Revision)
+	case s.Epoch == m.Epoch && s.Fence == m.Fence && inSync != nil && !slices.Equal(s.InSync, inSync):
+		return suspect("who is in sync was changed behind the group's back")
+	}
+	return nil
+}

@@ -1,0 +1,122 @@
+package replica
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/understudy-rpc/understudy/election"
+	"github.com/understudy-rpc/understudy/orderstate"
+	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
+)
+
+// This file has what this replica believes of the store. What can't be the newest is suspect (election.Trusted): then nothing is concluded from it, so that the group keeps its roles, its state and its log. Its calls wait,
+// since the primary's authority isn't renewed (R10), until the store makes sense again.
+
+// errReplaced ends an incarnation whose group an operator has begun anew, without its state.
+var errReplaced = errors.New("replica: the group was replaced: an operator has begun it anew, without the state that this replica had")
+
+// firstView reads the store until it is believed.
+func (in *incarnation) firstView() (election.State, error) {
+	for {
+		view, err := in.r.store.Read(in.ctx)
+		if !election.IsSuspect(err) {
+			return view, err
+		}
+		in.viewed(election.State{Suspect: err})
+		if err := in.later(0, nil); err != nil {
+			return election.State{}, err
+		}
+	}
+}
+
+// viewed takes a view of the store.
+func (in *incarnation) viewed(view election.State) {
+	in.mu.Lock()
+	before := in.suspect
+	if in.suspect = view.Suspect; view.Suspect == nil && (view.Revision >= in.view.Revision || view.Group != in.view.Group) {
+		in.view = view
+	}
+	in.noteReplaced()
+	in.broadcast()
+	in.mu.Unlock()
+	switch {
+	case view.Suspect != nil && (before == nil || before.Error() != view.Suspect.Error()):
+		in.log.Error("the store isn't believed: state and log are kept, and calls wait", "error", view.Suspect)
+	case view.Suspect == nil && before != nil:
+		in.log.Info("the store is believed again")
+	}
+}
+
+// noteReplaced ends an incarnation when the view that it believes has another group, which then has taken its group's place. Called with mu held.
+func (in *incarnation) noteReplaced() {
+	if in.group != 0 && !in.view.Group.IsZero() && in.view.Group.ID != in.group {
+		in.end(fmt.Errorf("%w: group %x by %x", errReplaced, in.group, in.view.Group.ID))
+	}
+}
+
+// startError says that a replica can't be started as it was asked to.
+type startError struct{ error }
+
+// begins says whether this replica has to make the group: nobody has, or an operator wants it to be begun anew.
+func (in *incarnation) begins(view election.State) (bool, error) {
+	old := in.r.config.replaces
+	switch {
+	case view.Group.IsZero():
+		return true, nil
+	case old == 0 || view.Group.HasReplaced(old):
+		return false, nil
+	case view.Group.ID != old:
+		return false, startError{fmt.Errorf("replica: ReplaceGroup names group %x, and the store has group %x, which hasn't replaced it", old, view.Group.ID)}
+	case !view.IsDown():
+		return false, startError{fmt.Errorf("replica: group %x isn't begun anew: in-sync replicas of it are alive (%v); stop them first", old, view.InSync)}
+	default:
+		return true, nil
+	}
+}
+
+// markToProto is a mark as it travels between replicas.
+func markToProto(m election.Mark) *pb.StoreMark {
+	return &pb.StoreMark{Revision: m.Revision, Epoch: m.Epoch, Fence: m.Fence}
+}
+
+func markFromProto(group uint64, m *pb.StoreMark) election.Mark {
+	return election.Mark{Group: group, Revision: m.GetRevision(), Epoch: m.GetEpoch(), Fence: m.GetFence()}
+}
+
+// learn takes a peer's mark of the store.
+func (in *incarnation) learn(m *pb.StoreMark) {
+	if m != nil {
+		in.r.store.Learn(markFromProto(in.group, m))
+	}
+}
+
+// sealedMark is how far this replica has seen the store, for a source to bring to other replicas.
+func (in *incarnation) sealedMark() *pb.StoreMark {
+	m := markToProto(in.r.store.Known())
+	in.seal.CloseMark(m)
+	return m
+}
+
+// broughtBy takes a mark that a source brings: if a replica of this group has sealed it.
+func (in *incarnation) broughtBy(hello *pb.Hello) {
+	switch m := hello.GetMark(); {
+	case m == nil:
+	case in.seal.OpenMark(m):
+		in.learn(m)
+	default:
+		in.r.stats.forged.Add(1)
+	}
+}
+
+// disown ends an incarnation that was elected by a store which lacked what a peer has seen: it isn't the primary of anything.
+func (in *incarnation) disown(peer election.Member, m *pb.StoreMark) error {
+	in.r.store.Relearn(markFromProto(in.group, m))
+	err := fmt.Errorf("replica: elected by a store from before: %v has seen a change of who is in-sync at revision %d", peer, m.GetFence())
+	in.end(err)
+	return err
+}
+
+// newEpochToProto is what sources and peers are told of an epoch.
+func newEpochToProto(e orderstate.Epoch, primary election.Member, fence int64) *pb.NewEpoch {
+	return &pb.NewEpoch{Epoch: uint64(e), Primary: primary.Name, Incarnation: primary.Incarnation, Fence: fence}
+}
