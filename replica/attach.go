@@ -77,7 +77,7 @@ func (c *connection) Attach(stream grpc.BidiStreamingServer[pb.AttachRequest, pb
 		return err
 	}
 	if g := hello.GetGroup(); g != 0 && g != in.group {
-		return status.Errorf(codes.FailedPrecondition, "understudy: the source is attached to group %x, this is %s of group %x", g, in.self.Name, in.group)
+		return status.Errorf(codes.FailedPrecondition, "understudy: the source is attached to group %x, this is a replica of group %x", g, in.group)
 	}
 	in.broughtBy(hello)
 	a := &attachment{

@@ -38,6 +38,12 @@ func (in *incarnation) follow() error {
 			return fmt.Errorf("replica: the state transfer ended: %w", err)
 		case errors.Is(err, errEvicted) || isDiverged(err):
 			return err
+		case errors.As(err, new(*orderstate.UnstableError)):
+			in.log.Error("refused an epoch that lacks what is stable: an in-sync replica didn't begin it; state and log are kept", "error", err)
+			if err := in.pause(silence); err != nil {
+				return err
+			}
+			continue
 		case epoch > before && before != 0:
 			continue // another primary has asked (R12.1): follow it
 		}
@@ -377,7 +383,9 @@ func (in *incarnation) followed(resp *pb.FollowResponse) error {
 func (in *incarnation) receive(runs []orderstate.Run) error {
 	for _, r := range runs {
 		if err := in.backup.Receive(r); err != nil {
-			in.end(err)
+			if !errors.As(err, new(*orderstate.UnstableError)) {
+				in.end(err)
+			}
 			return err
 		}
 	}

@@ -134,20 +134,30 @@ func TestHostileAcknowledgements(t *testing.T) {
 	})
 }
 
-// answer asks a replica as who says that it was elected.
+// answer asks a replica as who says that it was elected, by the newest store.
 func (s *siege) answer(i int, group, epoch uint64) error {
+	s.t.Helper()
+	_, err := s.answerBy(i, group, epoch, math.MaxInt64)
+	return err
+}
+
+// answerBy is answer by a store in which who is in-sync was changed last at the revision fence. It returns the mark of a replica that has seen more.
+func (s *siege) answerBy(i int, group, epoch uint64, fence int64) (*pb.StoreMark, error) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), time.Second)
 	defer cancel()
-	st, err := s.peer(i).Answer(ctx, &pb.AnswerRequest{Group: group, NewEpoch: &pb.NewEpoch{Epoch: epoch, Primary: "rogue", Incarnation: 7}})
+	st, err := s.peer(i).Answer(ctx, &pb.AnswerRequest{Group: group, NewEpoch: &pb.NewEpoch{Epoch: epoch, Primary: "rogue", Incarnation: 7, Fence: fence}})
 	if err != nil {
 		s.t.Fatal(err)
 	}
+	var mark *pb.StoreMark
 	for {
-		if _, err := st.Recv(); err == io.EOF {
-			return nil
+		if resp, err := st.Recv(); err == io.EOF {
+			return mark, nil
 		} else if err != nil {
-			return err
+			return mark, err
+		} else if resp.Mark != nil {
+			mark = resp.Mark
 		}
 	}
 }
@@ -188,6 +198,27 @@ func TestRogueDeposesThePrimary(t *testing.T) {
 		s.serves()
 		if e := s.c.Replica(s.c.Primary()).Status().Epoch; e == s.epoch {
 			t.Errorf("epoch %d goes on", e)
+		}
+	})
+}
+
+// TestPrimaryElectedByAnOldStoreIsRefused: a store that was restored from before elects somebody. Who has seen a later change of who is in-sync neither acknowledges the epoch nor gives way, and says what it has seen.
+func TestPrimaryElectedByAnOldStoreIsRefused(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := besiege(t)
+		newest := s.c.View().Fence
+		for i := range 3 {
+			mark, err := s.answerBy(i, s.group, s.epoch+100, newest-1)
+			if err != nil || mark.GetFence() != newest || mark.GetEpoch() != s.epoch {
+				t.Errorf("replica %d answers with %v, %v", i, mark, err)
+			}
+		}
+		s.serves()
+		for i := range 3 {
+			if st := s.c.Replica(i).Status(); st.Epoch != s.epoch || (st.Role == "leading") != (i == 0) {
+				t.Errorf("replica %d is now %+v", i, st)
+			}
 		}
 	})
 }

@@ -157,6 +157,16 @@ func (in *incarnation) hears(ctx context.Context, r election.Replica, epoch uint
 	return resp.GetHears(), err
 }
 
+// pause waits for so long, or for the incarnation's end.
+func (in *incarnation) pause(d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-in.ctx.Done():
+		return context.Cause(in.ctx)
+	}
+}
+
 // later pauses before the next try, less long if another primary asks: if this replica acknowledges an epoch above epoch. It ends with the incarnation.
 func (in *incarnation) later(epoch orderstate.Epoch, err error) error {
 	if err != nil {

@@ -159,6 +159,9 @@ func (in *incarnation) peerAnswers(e elected, m election.Member) error {
 			in.broadcast()
 		}
 		in.mu.Unlock()
+		if errors.As(err, new(*orderstate.UnstableError)) {
+			return err // this replica's state is kept; the peer is asked again, or evicted
+		}
 		if err != nil {
 			in.end(err) // what the peers hold can't be merged: nothing that this replica does now would be right
 			return err
