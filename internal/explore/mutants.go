@@ -31,6 +31,14 @@ func mutants() []Mutant {
 // unseen is what was explored without, and wasn't missed.
 var unseen = []Mutant{
 	{
+		"I5: stable means in every later epoch", "evict",
+		"it takes a store that goes back, which orderstate/testdata/i5_old_store.txt has",
+	},
+	{
+		"I5: a backup refuses an epoch that lacks what is stable", "evict",
+		"the same; TestEpochBelowTheStablePointIsRefused has it",
+	},
+	{
 		"R3: acknowledgements count in their epoch", "again",
 		"a backup acknowledges to who leads its epoch, on that one's stream",
 	},
