@@ -12,7 +12,7 @@ func TestValidName(t *testing.T) {
 	t.Parallel()
 	for name, ok := range map[string]bool{
 		"a": true, "replica-1.example": true, "répliqué": true, "two words": true, strings.Repeat("x", 128): true,
-		"": false, "a/b": false, "/": false, "tab\t": false, "nul\x00": false, "\xff": false, "soft\u00adhyphen": false,
+		"": false, "a/b": false, "/": false, "a?b": false, "a#b": false, "100%": false, "tab\t": false, "nul\x00": false, "\xff": false, "soft\u00adhyphen": false,
 		strings.Repeat("x", 129): false,
 	} {
 		err := ValidName(name)

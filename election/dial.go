@@ -13,6 +13,7 @@ import (
 // fails only if endpoints can't be used at all. The client
 //
 //   - logs nothing,
+//   - doesn't follow the proxy environment variables,
 //   - never goes idle, and after an outage of any length tries to connect again at least once a second,
 //   - finds a connection dead when a ping after 10 s of silence isn't answered within 3 s,
 //   - refuses answers above 8 MiB.
@@ -28,6 +29,7 @@ func Dial(endpoints []string) (*clientv3.Client, error) {
 		Logger:               zap.NewNop(),
 		DialOptions: []grpc.DialOption{
 			grpc.WithIdleTimeout(0),
+			grpc.WithNoProxy(),
 			grpc.WithConnectParams(grpc.ConnectParams{
 				Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
 				MinConnectTimeout: time.Second,

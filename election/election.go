@@ -354,7 +354,7 @@ const (
 )
 
 // ValidName returns an *InvalidError unless name may be that of a replica or of a group: 1 to 128 bytes of printable
-// UTF-8 without '/'.
+// UTF-8 without '/', and without '?', '#' and '%', which mean something else in the target that ends with the name.
 func ValidName(name string) error {
 	if name == "" {
 		return &InvalidError{Field: "name", Reason: "is empty"}
@@ -362,10 +362,8 @@ func ValidName(name string) error {
 	if err := validText("name", name, maxName); err != nil {
 		return err
 	}
-	for _, r := range name {
-		if r == '/' {
-			return &InvalidError{Field: "name", Reason: "contains '/'"}
-		}
+	if i := strings.IndexAny(name, "/?#%"); i >= 0 {
+		return &InvalidError{Field: "name", Reason: fmt.Sprintf("contains %q", name[i])}
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package replica
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -9,6 +10,7 @@ import (
 
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/health"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/understudy-rpc/understudy"
 	"github.com/understudy-rpc/understudy/election"
@@ -44,45 +46,100 @@ func (stateless) Restore(io.Reader) error { return nil }
 type Option func(*config)
 
 type config struct {
-	state                    Snapshotter
-	name, advertise, version string
-	level                    understudy.Level
-	minInSync                int
-	peers                    net.Listener
-	peerCreds                credentials.TransportCredentials
-	peerServerCreds          credentials.TransportCredentials
-	insecurePeers            bool
-	unreplicated             map[string]bool
-	replace                  string
-	replaces                 uint64 // the group's id, from replace
-	log                      *slog.Logger
-	onFailover               func(Failover)
-	authenticate             func(context.Context) error
-	store                    election.Election
-	dial                     func(context.Context, string) (net.Conn, error)
-	clock                    clock.Clock
-	health                   *health.Server
+	state           Snapshotter
+	wrong           []error // what options were given
+	name, version   string
+	advertise       string
+	advertisePeers  string
+	level           understudy.Level
+	minInSync       int
+	peers           net.Listener
+	peerCreds       credentials.TransportCredentials
+	peerServerCreds credentials.TransportCredentials
+	insecurePeers   bool
+	unreplicated    map[string]bool
+	log             *slog.Logger
+	replace         string
+	replaces        uint64 // the group's id, from replace
+	onFailover      func(Failover)
+	authenticate    func(context.Context) error
+	store           election.Election
+	dial            func(context.Context, string) (net.Conn, error)
+	clock           clock.Clock
+	health          *health.Server
 }
 
-// Name is the replica's name, which outlives its processes; the default is the host's name. Two live replicas of a group can't have one name.
-func Name(name string) Option { return func(c *config) { c.name = name } }
+// check notes an error of Join's when an option can't be what it was given.
+func (c *config) check(option string, ok bool, why string) {
+	if !ok {
+		c.wrong = append(c.wrong, fmt.Errorf("replica: %s: %s", option, why))
+	}
+}
 
-// Advertise is the host:port that clients dial; the default is the address of Serve's listener.
-func Advertise(addr string) Option { return func(c *config) { c.advertise = addr } }
+const isNil = "it is nil: leave the option out to have the default"
+
+// Name is the replica's name, which outlives its processes; the default is the host's name. Two live replicas of a group can't have one name.
+func Name(name string) Option {
+	return func(c *config) {
+		err := election.ValidName(name)
+		c.check("Name", err == nil, fmt.Sprint(err))
+		c.name = name
+	}
+}
+
+// Advertise is the host:port that clients dial; the default is the address of Serve's listener. It is
+// needed where that is [::] or 0.0.0.0, which is no address that another host can dial.
+func Advertise(addr string) Option {
+	return func(c *config) {
+		err := dialable(addr)
+		c.check("Advertise", err == nil, fmt.Sprint(err))
+		c.advertise = addr
+	}
+}
+
+// AdvertisePeers is the host:port that the other replicas dial; the default is the address of the
+// listener of Peers, with the host that clients dial where the listener's own is [::] or 0.0.0.0.
+func AdvertisePeers(addr string) Option {
+	return func(c *config) {
+		err := dialable(addr)
+		c.check("AdvertisePeers", err == nil, fmt.Sprint(err))
+		c.advertisePeers = addr
+	}
+}
 
 // Level is the group's level; the default is understudy.Reflected. All replicas of a group must agree.
-func Level(l understudy.Level) Option { return func(c *config) { c.level = l } }
+func Level(l understudy.Level) Option {
+	return func(c *config) {
+		c.check("Level", l >= understudy.Reflected && l <= understudy.Stable, fmt.Sprintf("there is no level %v", l))
+		c.level = l
+	}
+}
 
-// Version names the service's version, at most 128 bytes; the default is empty.
-func Version(v string) Option { return func(c *config) { c.version = v } }
+// Version names the service's version, at most 128 bytes of printable UTF-8; the default is empty.
+func Version(v string) Option {
+	return func(c *config) {
+		err := election.Group{ID: 1, Version: v}.Validate()
+		c.check("Version", err == nil, fmt.Sprint(err))
+		c.version = v
+	}
+}
 
 // MinInSync refuses calls with Unavailable while fewer than n replicas, the primary counted, are in-sync; the default is 1: calls go on with the primary alone.
-func MinInSync(n int) Option { return func(c *config) { c.minInSync = n } }
+func MinInSync(n int) Option {
+	return func(c *config) {
+		c.check("MinInSync", n >= 1, fmt.Sprintf("%d replicas: at least the primary is in-sync, so the least is 1", n))
+		c.minInSync = n
+	}
+}
 
 // Peers is the listener on which the replicas speak to each other, and the mutual TLS by which they know each other; client and server credentials are usually made from one certificate. The default
-// listener has port 0 on the host of Serve's listener, and is used without TLS on a loopback address only.
+// listener has port 0 on the host of Serve's listener, and is used without TLS on a loopback address only. Credentials are both given, or both nil: plaintext.
 func Peers(lis net.Listener, client, server credentials.TransportCredentials) Option {
-	return func(c *config) { c.peers, c.peerCreds, c.peerServerCreds = lis, client, server }
+	return func(c *config) {
+		c.check("Peers", lis != nil, "its listener is nil")
+		c.check("Peers", (client == nil) == (server == nil), "its credentials for clients or for servers are nil: give both, or neither")
+		c.peers, c.peerCreds, c.peerServerCreds = lis, client, server
+	}
 }
 
 // InsecurePeers lets the replicas speak to each other in plaintext on any address: whoever reaches the port can read and change the group's state.
@@ -92,20 +149,34 @@ func InsecurePeers() Option { return func(c *config) { c.insecurePeers = true } 
 func Unreplicated(services ...string) Option {
 	return func(c *config) {
 		for _, s := range services {
+			c.check("Unreplicated", protoreflect.FullName(s).IsValid(), fmt.Sprintf("%q isn't the full name of a service", s))
 			c.unreplicated[s] = true
 		}
 	}
 }
 
 // Logger is where the replica logs; the default discards.
-func Logger(l *slog.Logger) Option { return func(c *config) { c.log = l } }
+func Logger(l *slog.Logger) Option {
+	return func(c *config) {
+		c.check("Logger", l != nil, isNil)
+		c.log = l
+	}
+}
 
 // OnFailover is called when this replica has taken over, once its gate is open. It must not block.
-func OnFailover(f func(Failover)) Option { return func(c *config) { c.onFailover = f } }
+func OnFailover(f func(Failover)) Option {
+	return func(c *config) {
+		c.check("OnFailover", f != nil, isNil)
+		c.onFailover = f
+	}
+}
 
 // AuthenticateSession is called with the context of a source's stream before its session is opened or attached; an error refuses it. (The user's interceptors don't see that stream.)
 func AuthenticateSession(f func(context.Context) error) Option {
-	return func(c *config) { c.authenticate = f }
+	return func(c *config) {
+		c.check("AuthenticateSession", f != nil, isNil)
+		c.authenticate = f
+	}
 }
 
 // ReplaceGroup begins the group anew, with the state that this replica's service has, in the place of the group with this id, whose state is given up: an operator's act, when the state is lost, or the store is. The id is in hexadecimal,
@@ -114,15 +185,28 @@ func AuthenticateSession(f func(context.Context) error) Option {
 func ReplaceGroup(id string) Option { return func(c *config) { c.replace = id } }
 
 // Store replaces etcd: election/memory in tests, or an etcd client of one's own. The target of Join then needs a group only.
-func Store(e election.Election) Option { return func(c *config) { c.store = e } }
+func Store(e election.Election) Option {
+	return func(c *config) {
+		c.check("Store", e != nil, isNil)
+		c.store = e
+	}
+}
 
 // PeerDialer is how this replica reaches the others; the default dials TCP.
 func PeerDialer(dial func(ctx context.Context, addr string) (net.Conn, error)) Option {
-	return func(c *config) { c.dial = dial }
+	return func(c *config) {
+		c.check("PeerDialer", dial != nil, isNil)
+		c.dial = dial
+	}
 }
 
 // Clock tells elapsed time for R10; the default counts suspend (CLOCK_BOOTTIME on Linux). Tests in fake time give one that is based on time.Now.
-func Clock(elapsed func() time.Duration) Option { return func(c *config) { c.clock = elapsed } }
+func Clock(elapsed func() time.Duration) Option {
+	return func(c *config) {
+		c.check("Clock", elapsed != nil, isNil)
+		c.clock = elapsed
+	}
+}
 
 // Health lets the replica set the statuses of a health server, which serves where the user registers
 // it: on Serve's server, or on one of its own, in plaintext, for probes. The names are those of the
@@ -132,7 +216,12 @@ func Clock(elapsed func() time.Duration) Option { return func(c *config) { c.clo
 //
 // It is for readiness. A replica that isn't ready may be joining, or wait for etcd or for the others:
 // whoever kills it for that, makes it worse. Let a liveness probe see whether the port accepts.
-func Health(h *health.Server) Option { return func(c *config) { c.health = h } }
+func Health(h *health.Server) Option {
+	return func(c *config) {
+		c.check("Health", h != nil, isNil)
+		c.health = h
+	}
+}
 
 // Failover reports a takeover by this replica. The times are of this replica's wall clock.
 type Failover struct {

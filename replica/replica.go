@@ -76,8 +76,14 @@ func Join(ctx context.Context, target string, kind Kind, opts ...Option) (*Repli
 		pb.Connection_ServiceDesc.ServiceName: true, "grpc.health.v1.Health": true,
 		"grpc.reflection.v1.ServerReflection": true, "grpc.reflection.v1alpha.ServerReflection": true,
 	}
-	for _, o := range opts {
+	for i, o := range opts {
+		if o == nil {
+			return nil, fmt.Errorf("replica: option %d of Join is nil", i)
+		}
 		o(&r.config)
+	}
+	if err := errors.Join(r.config.wrong...); err != nil {
+		return nil, err
 	}
 	if err := r.complete(target); err != nil {
 		return nil, err
@@ -99,15 +105,12 @@ func (r *Replica) complete(target string) error {
 		}
 	}
 	if err := election.ValidName(c.name); err != nil {
-		return fmt.Errorf("replica: Name: %w", err)
+		return fmt.Errorf("replica: the host's name can't be the replica's, give one with replica.Name: %w", err)
 	}
 	if c.replace != "" {
 		if c.replaces, err = strconv.ParseUint(c.replace, 16, 64); err != nil || c.replaces == 0 {
 			return fmt.Errorf("replica: ReplaceGroup: %q is no group's id in hexadecimal", c.replace)
 		}
-	}
-	if c.level < understudy.Reflected || c.level > understudy.Stable {
-		return fmt.Errorf("replica: Level: %v", c.level)
 	}
 	if r.log = c.log; r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)
@@ -138,9 +141,9 @@ func parseTarget(target string) (endpoints []string, group string, err error) {
 	if !ok {
 		return nil, "", fmt.Errorf("replica: target %q isn't of the form etcd://host:port[,host:port]/group", target)
 	}
-	hosts, group, ok := strings.Cut(rest, "/")
-	if !ok || election.ValidName(group) != nil {
-		return nil, "", fmt.Errorf("replica: target %q names no group: it is etcd://host:port[,host:port]/group", target)
+	hosts, group, _ := strings.Cut(rest, "/")
+	if err := election.ValidName(group); err != nil {
+		return nil, "", fmt.Errorf("replica: target %q names no group (%w): it is etcd://host:port[,host:port]/group", target, err)
 	}
 	if hosts == "" {
 		return nil, group, nil
@@ -184,11 +187,10 @@ func (r *Replica) Serve(ctx context.Context, s *grpc.Server, lis net.Listener) e
 	if err != nil {
 		return err
 	}
-	r.addr, r.peerAddr = r.config.advertise, peerLis.Addr().String()
-	if r.addr == "" {
-		r.addr = lis.Addr().String()
-	}
 	defer peerLis.Close()
+	if err := r.publish(lis.Addr(), peerLis.Addr()); err != nil {
+		return err
+	}
 	if err := r.reach(ctx); err != nil {
 		return err
 	}

@@ -41,6 +41,9 @@ func TestTargets(t *testing.T) {
 		"etcd://127.0.0.1:2379":               "names no group",
 		"etcd://127.0.0.1:2379/":              "names no group",
 		"etcd://127.0.0.1:2379/a/b":           "names no group",
+		"etcd://127.0.0.1:2379/greeter?v=2":   "contains '?'",
+		"etcd://127.0.0.1:2379/greeter#blue":  "contains '#'",
+		"etcd://127.0.0.1:2379/a%20b":         "contains '%'",
 		"etcd:///greeter":                     "names no etcd",
 		"etcd://,/greeter":                    "isn't host:port",
 		"etcd://127.0.0.1/greeter":            `"127.0.0.1" isn't host:port`,
@@ -49,13 +52,6 @@ func TestTargets(t *testing.T) {
 	} {
 		_, err := replica.Join(t.Context(), target, replica.Stateless(), replica.Name("a"))
 		mentions(t, fmt.Sprintf("Join(%q)", target), err, words)
-	}
-	for what, err := range map[string]error{
-		"Name":      second(replica.Join(t.Context(), "etcd:///greeter", replica.Stateless(), replica.Name("a/b"), replica.Store(memory.NewStore().Client("greeter")))),
-		"Level(7)":  second(replica.Join(t.Context(), "etcd:///greeter", replica.Stateless(), replica.Name("a"), replica.Level(7), replica.Store(memory.NewStore().Client("greeter")))),
-		"Stateless": second(replica.Join(t.Context(), "etcd:///greeter", replica.Kind{}, replica.Name("a"))),
-	} {
-		mentions(t, what, err, what)
 	}
 	for target, words := range map[string]string{
 		"replicated://127.0.0.1:2379":     "the group",
@@ -67,6 +63,9 @@ func TestTargets(t *testing.T) {
 		"127.0.0.1:2379":                  "replicated://host:port[,host:port]/group",
 		"passthrough:///127.0.0.1:2379":   "replicated://host:port[,host:port]/group",
 		"replicated://127.0.0.1:2379/a/b": "the group",
+		"replicated://127.0.0.1:1/g?v=2":  "contains '?'",
+		"replicated://127.0.0.1:1/g#blue": "contains '#'",
+		"replicated://127.0.0.1:1/a%20b":  "contains '%'",
 	} {
 		conn, err := grpc.NewClient(target, append(interceptor.DialOptions(), grpc.WithTransportCredentials(insecure.NewCredentials()))...)
 		if err == nil {
@@ -410,10 +409,21 @@ func init() {
 // dial connects a client of the group.
 func (p *place) dial(host string) *grpc.ClientConn {
 	p.t.Helper()
-	conn, err := grpc.NewClient("replicated://store:1/test", append(interceptor.DialOptions(
+	return p.dialWith([]transport.Option{transport.WithClock(p.clock)}, grpc.WithContextDialer(p.net.Dialer(host)))
+}
+
+// dialTCP connects one to replicas that are on no network of the test's own.
+func (p *place) dialTCP() *grpc.ClientConn {
+	p.t.Helper()
+	return p.dialWith(nil)
+}
+
+func (p *place) dialWith(opts []transport.Option, more ...grpc.DialOption) *grpc.ClientConn {
+	p.t.Helper()
+	conn, err := grpc.NewClient("replicated://store:1/test", append(append(interceptor.DialOptions(append(opts,
 		transport.WithElection(func(transport.Target) (election.Election, io.Closer, error) { return p.store.Client("test"), nil, nil }),
-		transport.WithClock(p.clock), transport.WithLogger(verbose),
-	), grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithContextDialer(p.net.Dialer(host)))...)
+		transport.WithLogger(verbose))...,
+	), grpc.WithTransportCredentials(insecure.NewCredentials())), more...)...)
 	if err != nil {
 		p.t.Fatal(err)
 	}

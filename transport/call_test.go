@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -36,9 +37,10 @@ func must(t *testing.T, want string, r result) {
 }
 
 // fails fails the test unless the call failed with this code, and a text that contains says.
-func fails(t *testing.T, err error, code codes.Code, says string) {
+func fails(t *testing.T, err error, code codes.Code, says ...string) {
 	t.Helper()
-	if status.Code(err) != code || !strings.Contains(status.Convert(err).Message(), says) {
+	unsaid := func(words string) bool { return !strings.Contains(status.Convert(err).Message(), words) }
+	if status.Code(err) != code || slices.ContainsFunc(says, unsaid) {
 		t.Fatalf("%v; want %v, saying %q", err, code, says)
 	}
 }

@@ -62,6 +62,9 @@ func New(opts ...Option) *Client {
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	c.session = newSession()
 	c.cfg.monitor.client.Store(c)
+	if err := errors.Join(c.cfg.wrong...); err != nil {
+		c.fail(err)
+	}
 	return c
 }
 
@@ -127,11 +130,17 @@ func (c *Client) unreplicated(ctx context.Context, conn *grpc.ClientConn) (conte
 // connect makes sure that this Client serves conn, and waits until its replicas are known for the first time.
 func (c *Client) connect(ctx context.Context, conn *grpc.ClientConn) error {
 	c.mu.Lock()
-	if c.conn == nil {
+	if c.conn == nil && c.failed == nil {
+		// What gRPC has made of the target may be another one: a resolver sees a URL, taken apart.
+		if _, err := ParseTarget(conn.Target()); err != nil {
+			c.mu.Unlock()
+			c.fail(err)
+			return statusMisused(err)
+		}
 		c.conn = conn
 		close(c.bound)
 	}
-	ready, failed, other, opened := c.isReady, c.failed, c.conn != conn, c.opened
+	ready, failed, other, opened := c.isReady, c.failed, c.conn != nil && c.conn != conn, c.opened
 	c.mu.Unlock()
 	switch {
 	case other:
@@ -145,9 +154,6 @@ func (c *Client) connect(ctx context.Context, conn *grpc.ClientConn) error {
 		return nil
 	}
 	if !opened {
-		if _, err := ParseTarget(conn.Target()); err != nil { // gRPC may have found another resolver for it
-			return statusMisused(err)
-		}
 		conn.Connect() // has called open when it returns, unless the ClientConn is closed
 		if conn.GetState() == connectivity.Shutdown {
 			return statusClosing()
@@ -184,9 +190,12 @@ var errTwice = errors.New("transport: the options of one interceptor.DialOptions
 // open starts the Client. publish gives the replicas to the ClientConn.
 func (c *Client) open(t Target, publish func([]address) error) error {
 	c.mu.Lock()
-	opened := c.opened
+	opened, failed := c.opened, c.failed
 	c.opened = true
 	c.mu.Unlock()
+	if failed != nil {
+		return failed
+	}
 	if opened {
 		c.fail(errTwice)
 		return errTwice

@@ -2,22 +2,26 @@ package transport
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"strings"
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/understudy-rpc/understudy"
 	"github.com/understudy-rpc/understudy/election"
 	"github.com/understudy-rpc/understudy/internal/clock"
 )
 
-// An Option changes a default of a Client.
+// An Option changes a default of a Client. One that can't be what it was given makes every call fail with
+// FailedPrecondition, which says why.
 type Option func(*config)
 
 type config struct {
+	wrong         []error // what options were given
 	elect         func(Target) (election.Election, io.Closer, error)
 	level         understudy.Level
 	serviceConfig string
@@ -42,11 +46,25 @@ func newConfig(opts []Option) config {
 		monitor:      new(Monitor),
 	}
 	WithUnreplicated("grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")(&cfg)
-	for _, opt := range opts {
+	for i, opt := range opts {
+		if opt == nil {
+			cfg.check(fmt.Sprintf("option %d", i), false, "it is nil")
+			continue
+		}
 		opt(&cfg)
 	}
 	return cfg
 }
+
+// check says whether an option can be what it was given. If it can't, every call fails, and says so.
+func (c *config) check(option string, ok bool, why string) bool {
+	if !ok {
+		c.wrong = append(c.wrong, fmt.Errorf("transport: %s: %s", option, why))
+	}
+	return ok
+}
+
+const isNil = "it is nil: leave the option out to have the default"
 
 // dialEtcd is the default of WithElection, for all ClientConns of the process that name one target (stores.go).
 func dialEtcd(t Target) (election.Election, io.Closer, error) {
@@ -63,24 +81,38 @@ func dialEtcd(t Target) (election.Election, io.Closer, error) {
 // WithElection replaces etcd as dialled from the target: an etcd client with TLS or users, or election/memory in tests. It is called once, when the ClientConn connects, and
 // must not block. The closer, if there is one, is closed by the ClientConn's Close. The default is shared by the ClientConns of the process that have one target.
 func WithElection(elect func(Target) (election.Election, io.Closer, error)) Option {
-	return func(c *config) { c.elect = elect }
+	return func(c *config) {
+		c.check("WithElection", elect != nil, isNil)
+		c.elect = elect
+	}
 }
 
 // WithLevel raises the level of every call of the ClientConn; the default is the group's own level. A level below the group's changes nothing.
-func WithLevel(l understudy.Level) Option { return func(c *config) { c.level = l } }
+func WithLevel(l understudy.Level) Option {
+	return func(c *config) {
+		c.check("WithLevel", l >= understudy.Reflected && l <= understudy.Stable, fmt.Sprintf("there is no level %v", l))
+		c.level = l
+	}
+}
 
 // WithServiceConfig adds a gRPC service config (JSON), in place of grpc.WithDefaultServiceConfig, which would take away our load-balancing policy: then every call fails with
 // FailedPrecondition. It can't have a load-balancing policy of its own.
 func WithServiceConfig(json string) Option { return func(c *config) { c.serviceConfig = json } }
 
 // WithGiveUp is how long a call without a deadline goes on before it ends as Unknown; the default is 30 s, and 0 is for ever.
-func WithGiveUp(d time.Duration) Option { return func(c *config) { c.giveUp = d } }
+func WithGiveUp(d time.Duration) Option {
+	return func(c *config) {
+		c.check("WithGiveUp", d >= 0, fmt.Sprintf("%v is no time to wait; 0 is for ever", d))
+		c.giveUp = d
+	}
+}
 
 // WithUnreplicated names further services (their full names) that each replica serves for itself: their calls and streams go, untouched, to the primary's address, or while
 // none is known to any replica. Health and reflection are named already.
 func WithUnreplicated(services ...string) Option {
 	return func(c *config) {
 		for _, s := range services {
+			c.check("WithUnreplicated", protoreflect.FullName(s).IsValid(), fmt.Sprintf("%q isn't the full name of a service", s))
 			c.unreplicated[s] = true
 		}
 	}
@@ -91,14 +123,32 @@ func WithUnreplicated(services ...string) Option {
 func WithHeaderInMetadata() Option { return func(c *config) { c.inMetadata = true } }
 
 // WithLogger is where the client reports failovers, refused streams and malformed messages; the default discards.
-func WithLogger(log *slog.Logger) Option { return func(c *config) { c.log = log } }
+func WithLogger(log *slog.Logger) Option {
+	return func(c *config) {
+		if c.check("WithLogger", log != nil, isNil) {
+			c.log = log
+		}
+	}
+}
 
 // WithClock replaces the clock of R10. It must count the time during which the machine is suspended, and never go back; the default is CLOCK_BOOTTIME on Linux, elsewhere
 // time.Now. Tests in fake time give one that is based on time.Now.
-func WithClock(elapsed func() time.Duration) Option { return func(c *config) { c.elapsed = elapsed } }
+func WithClock(elapsed func() time.Duration) Option {
+	return func(c *config) {
+		if c.check("WithClock", elapsed != nil, isNil) {
+			c.elapsed = elapsed
+		}
+	}
+}
 
 // WithMonitor lets m read what the client counts.
-func WithMonitor(m *Monitor) Option { return func(c *config) { c.monitor = m } }
+func WithMonitor(m *Monitor) Option {
+	return func(c *config) {
+		if c.check("WithMonitor", m != nil, isNil) {
+			c.monitor = m
+		}
+	}
+}
 
 // AtLeast raises the level of one call. A level below the group's or the ClientConn's changes nothing.
 func AtLeast(l understudy.Level) grpc.CallOption { return levelOption{level: l} }
