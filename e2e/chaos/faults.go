@@ -14,8 +14,14 @@ import (
 // A kind is a kind of fault. make makes one in a phase, and says what it did; "" means that it can't be made now.
 type kind struct {
 	name   string
-	weight int
+	weight int // 0: it is drawn only where it is asked for by name
 	make   func(context.Context, *phase) (what string, err error)
+}
+
+// spares says whether a fault of this kind leaves every replica as it is: who leads, leads on, and no incarnation ends.
+func (k kind) spares() bool {
+	return strings.HasPrefix(k.name, "etcd") || strings.HasPrefix(k.name, "client") && k.name != clientAndPrimary && k.name != clientLeft ||
+		k.name == keysDeleted || k.name == twinStarted
 }
 
 var kinds = []kind{
@@ -25,7 +31,7 @@ var kinds = []kind{
 	{"backup stopped", 3, func(_ context.Context, p *phase) (string, error) { return p.stopNode(p.backup()) }},
 	{"client killed", 2, func(_ context.Context, p *phase) (string, error) { return p.killClient(p.client()), nil }},
 	{"client stopped", 2, func(_ context.Context, p *phase) (string, error) { return p.stopNode(p.client()) }},
-	{"client killed with the primary", 3, func(ctx context.Context, p *phase) (string, error) {
+	{clientAndPrimary, 3, func(ctx context.Context, p *phase) (string, error) {
 		if x := p.client(); x != nil {
 			return p.killReplica(ctx, p.primary(), x)
 		}
@@ -38,7 +44,7 @@ var kinds = []kind{
 		r := replicaHosts[p.rng.IntN(len(replicaHosts))]
 		return p.partition([]string{r}, others(allHosts(), r))
 	}},
-	{"client left with the primary", 3, leaveClient},
+	{clientLeft, 3, leaveClient},
 	{etcdPartitioned, 2, func(_ context.Context, p *phase) (string, error) { return p.partition(p.twoSets(etcdHosts)) }},
 	{"one-way drop", 5, oneWay},
 	{"connections reset", 4, resetConnections},
@@ -48,12 +54,42 @@ var kinds = []kind{
 	{"etcd leader killed", 2, func(ctx context.Context, p *phase) (string, error) { return p.loseEtcd(p.etcdLeader(ctx), true) }},
 	{"etcd leader stopped", 2, func(ctx context.Context, p *phase) (string, error) { return p.loseEtcd(p.etcdLeader(ctx), false) }},
 	{"etcd quorum lost", 3, loseQuorum},
+	{"etcd emptied", 0, emptyEtcd},
+	{"etcd restored", 0, restoreEtcd},
+	{keysDeleted, 0, deleteKeys},
+	{"primary killed, an etcd node hangs", 2, stopEtcdAndKill},
+	{twinStarted, 0, twin},
+	{"replica terminated", 0, terminate},
+	{"address reused", 2, reuseAddress},
+	{"connections half-open", 0, strand},
 }
 
 const (
-	stepped         = "clock stepped"
-	etcdPartitioned = "etcd partitioned"
+	stepped          = "clock stepped"
+	etcdPartitioned  = "etcd partitioned"
+	clientAndPrimary = "client killed with the primary"
+	clientLeft       = "client left with the primary"
+	keysDeleted      = "keys deleted"
+	twinStarted      = "twin started"
 )
+
+// named returns the kinds of these names, or without names those that are drawn by themselves.
+func named(names []string) ([]kind, error) {
+	var of []kind
+	for _, name := range names {
+		i := slices.IndexFunc(kinds, func(k kind) bool { return k.name == name })
+		if i < 0 {
+			return nil, fmt.Errorf("there is no fault %q", name)
+		}
+		k := kinds[i]
+		k.weight = max(1, k.weight)
+		of = append(of, k)
+	}
+	if len(names) == 0 {
+		of = slices.DeleteFunc(slices.Clone(kinds), func(k kind) bool { return k.weight == 0 })
+	}
+	return of, nil
+}
 
 // draw draws a kind of fault.
 func draw(rng *rand.Rand, kinds []kind) kind {
@@ -103,12 +139,7 @@ func (p *phase) killReplica(ctx context.Context, r, client *node) (string, error
 	if err := r.stop(); err != nil {
 		return "", err
 	}
-	s, err := p.w.read(ctx)
-	survives := func(n *node) bool {
-		now, ok := s.Replica(n.host)
-		return n != r && n.process != nil && ok && s.IsInSync(now.Member)
-	}
-	if err != nil || !slices.ContainsFunc(p.w.replicas, survives) {
+	if !p.survive(ctx, r) {
 		return "", r.proceed()
 	}
 	what := r.host + " is killed"
@@ -120,6 +151,18 @@ func (p *phase) killReplica(ctx context.Context, r, client *node) (string, error
 	r.kill()
 	p.replicaHurt = true
 	return what, nil
+}
+
+// survive says whether another replica is in-sync, and has a process.
+func (p *phase) survive(ctx context.Context, r *node) bool {
+	if p.w.kept { // what etcd says isn't so
+		return false
+	}
+	s, err := p.w.read(ctx)
+	return err == nil && slices.ContainsFunc(p.w.replicas, func(n *node) bool {
+		now, ok := s.Replica(n.host)
+		return n != r && n.process != nil && ok && s.IsInSync(now.Member)
+	})
 }
 
 func (p *phase) killClient(x *node) string {

@@ -3,6 +3,8 @@
 package chaos
 
 import (
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -59,6 +61,39 @@ func TestUndone(t *testing.T) {
 		w.judge(&journal.Dump{Entries: step.history})
 		if w.undone != step.undone {
 			t.Errorf("%v: %d undone, want %d", step.history, w.undone, step.undone)
+		}
+	}
+}
+
+// What may be drawn is what has a weight; by its name, anything.
+func TestNamed(t *testing.T) {
+	t.Parallel()
+	all, err := named(nil)
+	if err != nil || len(all) == 0 {
+		t.Fatal(all, err)
+	}
+	for _, k := range all {
+		if k.weight == 0 {
+			t.Errorf("%s is drawn", k.name)
+		}
+	}
+	two, err := named([]string{keysDeleted, stepped})
+	if err != nil || len(two) != 2 || two[0].weight < 1 || two[0].name != keysDeleted {
+		t.Error(two, err)
+	}
+	if _, err := named([]string{"no such"}); err == nil {
+		t.Error("an unknown fault is no error")
+	}
+}
+
+// Nobody's incarnation may end by what is done to etcd or to clients alone.
+func TestSpares(t *testing.T) {
+	t.Parallel()
+	for _, k := range kinds {
+		want := strings.HasPrefix(k.name, "etcd ") || slices.Contains(
+			[]string{"client killed", "client stopped", "keys deleted", "twin started"}, k.name)
+		if k.spares() != want {
+			t.Errorf("%s: %v", k.name, k.spares())
 		}
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/understudy-rpc/understudy"
 	"github.com/understudy-rpc/understudy/e2e/cluster"
 	"github.com/understudy-rpc/understudy/e2e/journal"
+	"github.com/understudy-rpc/understudy/election"
 )
 
 const (
@@ -39,6 +40,7 @@ type phase struct {
 	log    func(format string, args ...any)
 	faults []fault
 	hold   time.Duration // for which the faults last after the last one
+	spared bool          // every fault leaves the replicas as they are
 
 	// Whether a replica died, stood still, or was out of somebody's reach; whether a client died; and since when one stood
 	// still or was out of somebody's reach.
@@ -48,7 +50,15 @@ type phase struct {
 
 // run is a phase. An error is a promise not kept, unless it is context's.
 func (p *phase) run(ctx context.Context) error {
-	from := now()
+	from, before := now(), p.w.inSync
+	p.w.phases++
+	if p.w.savedIn == 0 || p.rng.IntN(4) == 0 {
+		if err := p.w.save(earlier); err != nil {
+			return err
+		}
+		p.w.savedIn = p.w.phases
+	}
+	p.spared = true
 	if err := p.hurtAll(ctx); err != nil {
 		return err
 	}
@@ -57,7 +67,7 @@ func (p *phase) run(ctx context.Context) error {
 	}
 	err := p.cameBack(ctx)
 	if err == nil {
-		err = p.judge(ctx, from)
+		err = p.judge(ctx, from, before)
 	}
 	to := now()
 	for i := range p.faults {
@@ -96,6 +106,7 @@ func (p *phase) hurtAll(ctx context.Context) error {
 			continue
 		}
 		p.faults = append(p.faults, fault{kind: k.name, what: what, at: at})
+		p.spared = p.spared && k.spares()
 		p.log("%s: %s", k.name, what)
 		if err := last(ctx, time.Duration(p.rng.IntN(700))*time.Millisecond); err != nil {
 			return err
@@ -129,6 +140,18 @@ func last(ctx context.Context, d time.Duration) error {
 
 // heal ends all faults, in any order, and starts what was killed.
 func (p *phase) heal(ctx context.Context) error {
+	for _, r := range p.w.replicas {
+		if err := r.evict(ctx); err != nil {
+			return err
+		}
+	}
+	var seen int64
+	if p.w.kept {
+		var err error
+		if seen, err = p.w.putBack(ctx); err != nil {
+			return err
+		}
+	}
 	nodes := slices.Concat(p.w.etcds, p.w.replicas, p.w.clients)
 	p.rng.Shuffle(len(nodes), func(i, j int) { nodes[i], nodes[j] = nodes[j], nodes[i] })
 	mend := p.rng.IntN(len(nodes))
@@ -166,6 +189,11 @@ func (p *phase) heal(ctx context.Context) error {
 			}
 		}
 	}
+	if seen > 0 {
+		if err := p.w.advance(ctx, seen); err != nil {
+			return err
+		}
+	}
 	p.healed = now()
 	p.log("healed")
 	return nil
@@ -196,7 +224,7 @@ func (p *phase) cameBack(ctx context.Context) error {
 
 // judge lets the clients rest, compares the replicas' states, and the replies with what was executed. The last verdict
 // stays with the world.
-func (p *phase) judge(ctx context.Context, from time.Duration) error {
+func (p *phase) judge(ctx context.Context, from time.Duration, before election.State) error {
 	if err := p.w.rest(ctx); err != nil {
 		return err
 	}
@@ -223,6 +251,11 @@ func (p *phase) judge(ctx context.Context, from time.Duration) error {
 		broken = append(broken, fmt.Errorf("time went back %d times", history.Backward))
 	}
 	broken = append(broken, p.failures(from)...)
+	if after := p.w.inSync; p.spared && (after.Epoch != before.Epoch || !slices.Equal(after.InSync, before.InSync)) {
+		p.w.gone++
+		broken = append(broken, fmt.Errorf("a replica that was healthy is gone: in-sync were %v in epoch %d, and are %v in epoch %d",
+			before.InSync, before.Epoch, after.InSync, after.Epoch))
+	}
 	if broken != nil {
 		return errors.Join(broken...)
 	}

@@ -4,8 +4,10 @@
 // process on a host of its own, makes faults drawn from a seed, and says after every few of them whether the group came
 // back, whether the replicas are in one state, and whether every caller was told the truth.
 //
-// The hosts are network namespaces on a bridge, or else there is a TCP relay before each. A fault is what a machine room does: processes killed and stopped, cables
-// cut in one direction or both, connections reset, etcd without a quorum. The seed decides what is drawn; when it strikes,
+// The hosts are network namespaces on a bridge, or else there is a TCP relay before each. A fault is what a machine room
+// does: processes killed and stopped, cables cut in one direction or both, connections reset or half-open, etcd without a
+// quorum; and what people do: etcd's data deleted or restored, a process started twice, or where another one was, and
+// replicas asked to end. The seed decides what is drawn; when it strikes,
 // the machine decides, so that a seed repeats the kind of a run and not its course.
 package chaos
 
@@ -39,6 +41,7 @@ type Config struct {
 	Seed     uint64
 	Duration time.Duration      // of the faults at all levels together
 	Levels   []understudy.Level // one after the other, each with a group of its own
+	Faults   []string           // by their names; those that are drawn by themselves without it
 	Bin      string             // where Build has put the processes
 	Dir      string             // for logs and etcd's data
 	Relays   bool               // instead of namespaces
@@ -50,11 +53,19 @@ type Config struct {
 type Report struct {
 	faults                                      []fault
 	calls, lost, duplicated, contradicted, told int
+	gone                                        int // replicas that were healthy
 }
 
 // Run makes faults until the duration is over, a promise is broken, or ctx ends; the last two are errors. Without relays it
 // must run in the process that Enter has started.
 func Run(ctx context.Context, c Config) (r Report, err error) {
+	drawn, err := named(c.Faults)
+	if err != nil {
+		return r, err
+	}
+	drawn = slices.DeleteFunc(drawn, func(k kind) bool {
+		return k.name == stepped && !c.Clocks || k.name == etcdPartitioned && c.Relays // relays can't
+	})
 	var n network
 	if c.Relays {
 		n, err = newRelays(allHosts()...)
@@ -72,7 +83,7 @@ func Run(ctx context.Context, c Config) (r Report, err error) {
 	log("seed %d, %v", c.Seed, n)
 	rng := rand.New(rand.NewPCG(c.Seed, 0))
 	for _, level := range c.Levels {
-		if err := r.at(ctx, c, level, n, rng, log); err != nil {
+		if err := r.at(ctx, c, level, drawn, n, rng, log); err != nil {
 			return r, fmt.Errorf("at %v: %w", level, err)
 		}
 	}
@@ -80,7 +91,9 @@ func Run(ctx context.Context, c Config) (r Report, err error) {
 }
 
 // at makes faults at one level for its share of the time.
-func (r *Report) at(ctx context.Context, c Config, level understudy.Level, n network, rng *rand.Rand, log func(string, ...any)) (err error) {
+func (r *Report) at(
+	ctx context.Context, c Config, level understudy.Level, drawn []kind, n network, rng *rand.Rand, log func(string, ...any),
+) (err error) {
 	w, err := newWorld(ctx, n, rng, level, c.Bin, filepath.Join(c.Dir, level.String()))
 	defer func() {
 		r.add(w)
@@ -90,9 +103,6 @@ func (r *Report) at(ctx context.Context, c Config, level understudy.Level, n net
 		return err
 	}
 	log("a group at %v", level)
-	drawn := slices.DeleteFunc(slices.Clone(kinds), func(k kind) bool {
-		return k.name == stepped && !c.Clocks || k.name == etcdPartitioned && c.Relays // relays can't
-	})
 	until := now() + c.Duration/time.Duration(len(c.Levels))
 	for now() < until {
 		p := &phase{w: w, kinds: drawn, rng: rng, log: log}
@@ -115,6 +125,7 @@ func (r *Report) add(w *world) {
 	r.calls += v.Calls
 	r.lost += v.Lost + w.unmasked + w.undone
 	r.told += v.Told
+	r.gone += w.gone
 	r.duplicated += v.Duplicated
 	r.contradicted += v.Contradicted + v.Reordered + v.Refused + v.Stray + w.differ
 }
@@ -137,5 +148,6 @@ func (r Report) Write(out io.Writer) {
 	if r.told > 0 {
 		fmt.Fprintf(out, "%d calls were lost in two faults at once, and their callers told or killed\n", r.told)
 	}
-	fmt.Fprintf(out, "faults=%d calls=%d lost=%d duplicated=%d contradicted=%d\n", len(r.faults), r.calls, r.lost, r.duplicated, r.contradicted)
+	fmt.Fprintf(out, "faults=%d calls=%d lost=%d duplicated=%d contradicted=%d gone=%d\n",
+		len(r.faults), r.calls, r.lost, r.duplicated, r.contradicted, r.gone)
 }

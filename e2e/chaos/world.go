@@ -68,6 +68,8 @@ type node struct {
 	off     bool // its clock was stepped
 	started int  // processes until now
 
+	squatter *process.Process // of another group, where this one's was; nil for none
+
 	// Guarded by world.mu:
 	status replica.Status  // of a replica
 	ledger *cluster.Ledger // of a client, its process of now
@@ -86,6 +88,12 @@ type world struct {
 
 	etcds, replicas, clients []*node
 
+	inSync  election.State // what whole has seen last
+	phases  int            // until now
+	savedIn int            // the phase in which etcd's data was copied as earlier; 0 for none
+	kept    bool           // etcd runs on other data than the group's, which is kept as newest
+	others  int            // groups that were started where one of ours was
+
 	mu      sync.Mutex // guards what follows, and what nodes say is guarded by it
 	ledgers []*cluster.Ledger
 
@@ -94,6 +102,7 @@ type world struct {
 	differ   int             // comparisons in which replicas differed
 	history  []journal.Entry // what all replicas had executed at the end of the last phase
 	undone   int             // of that, what isn't there any more
+	gone     int             // phases after which a replica was gone that nothing had happened to
 }
 
 // newWorld starts everything, and returns when the replicas are in-sync. close ends it, also after an error.
@@ -159,6 +168,9 @@ func (w *world) close() error {
 	for _, n := range slices.Concat(w.clients, w.replicas, w.etcds) {
 		if n.process != nil {
 			n.process.Kill()
+		}
+		if n.squatter != nil {
+			n.squatter.Kill()
 		}
 	}
 	w.starter.Close()
@@ -354,6 +366,11 @@ func (w *world) whole(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	for _, r := range w.replicas {
+		if r.runs() && r.process.Ended() {
+			return fmt.Errorf("%s has ended by itself: %w", r.host, r.process.Err)
+		}
+	}
 	w.mu.Lock()
 	epoch := leader.status.Epoch
 	for _, r := range w.replicas {
@@ -375,6 +392,7 @@ func (w *world) whole(ctx context.Context) error {
 			return fmt.Errorf("%s isn't in-sync in epoch %d: etcd says %+v", r.host, epoch, s)
 		}
 	}
+	w.inSync = s
 	return nil
 }
 

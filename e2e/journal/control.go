@@ -30,7 +30,8 @@ type Command struct {
 
 // What a command can ask for.
 const (
-	DoClock = "clock" // the process's wall clock is off by Off, if it was built for that
+	DoClock  = "clock"  // the process's wall clock is off by Off, if it was built for that
+	DoStrand = "strand" // the connections that the process has dialled to replicas are half-open from now on
 
 	// Of a replica:
 	DoDump     = "dump"     // its state

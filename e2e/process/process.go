@@ -173,6 +173,9 @@ func (p *Process) Kill() {
 	p.stdin.Close()
 }
 
+// Terminate is SIGTERM: the process is asked to end in order.
+func (p *Process) Terminate() error { return p.cmd.Process.Signal(syscall.SIGTERM) }
+
 // State is what the kernel says of the process, where it does.
 func (p *Process) State() string {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))

@@ -36,7 +36,11 @@ func main() {
 	flag.StringVar(&c.Bin, "bin", "", "with the processes' binaries; they are built without it")
 	without := flag.String("without", "", "a rule, as make mutants names it: see that it is missed")
 	levels := flag.String("levels", "Reflected,Direct,Stable", "one after the other")
+	faults := flag.String("faults", "", "their names, as the table has them, separated by semicolons; what is drawn by itself without it")
 	flag.Parse()
+	if *faults != "" {
+		c.Faults = strings.Split(*faults, ";")
+	}
 	for _, name := range strings.Split(*levels, ",") {
 		level, err := understudy.ParseLevel(name)
 		if err != nil {
@@ -90,6 +94,7 @@ func outside(c chaos.Config, without string) error {
 		err = chaos.Enter([]string{
 			"-seed", fmt.Sprint(c.Seed), "-duration", c.Duration.String(), "-dir", c.Dir, "-bin", c.Bin,
 			"-clocks=" + fmt.Sprint(c.Clocks), "-levels", levelNames(c.Levels),
+			"-faults", strings.Join(c.Faults, ";"),
 		})
 	}
 	if err != nil {

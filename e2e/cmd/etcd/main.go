@@ -13,6 +13,7 @@ import (
 	"os"
 
 	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/storage/wal"
 	"go.uber.org/zap"
 )
 
@@ -40,6 +41,7 @@ func serve(dir, addr, name, peer, nodes string, tick, elect uint, fsync bool) er
 	if dir == "" {
 		return errors.New("-dir is required")
 	}
+	wal.SegmentSizeBytes = 1 << 20 // not 64 MiB, which are allocated ahead: tests copy the data
 	cfg := embed.NewConfig()
 	cfg.Dir, cfg.Name = dir, name
 	cfg.TickMs, cfg.ElectionMs = tick, elect

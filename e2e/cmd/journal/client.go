@@ -29,6 +29,7 @@ type client struct {
 	monitor transport.Monitor
 	link    *journal.Link
 	direct  dialer
+	dialled strands
 	callers sync.WaitGroup
 
 	mu       sync.Mutex // guards what follows
@@ -67,7 +68,7 @@ func (c *client) dial(ctx context.Context, addr string) (net.Conn, error) {
 	if to == "" {
 		return nil, fmt.Errorf("the test allows no way to %s", addr)
 	}
-	return c.direct(ctx, to)
+	return c.dialled.dialer(c.direct)(ctx, to)
 }
 
 func (c *client) answer(ctx context.Context, cmd journal.Command) journal.Event {
@@ -103,6 +104,9 @@ func (c *client) answer(ctx context.Context, cmd journal.Command) journal.Event 
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		c.routes = cmd.Routes
+		return journal.Event{}
+	case journal.DoStrand:
+		c.dialled.strand()
 		return journal.Event{}
 	case journal.DoStats:
 		s := c.monitor.Stats()

@@ -4,9 +4,12 @@ import (
 	"context"
 	"log/slog"
 	"net"
+	"os"
+	"os/signal"
 	"reflect"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"google.golang.org/grpc"
@@ -27,6 +30,8 @@ type member struct {
 	port     int    // of clients; 0 for a free one
 	peerPort int    // of the other replicas; 0 for a free one
 	relay    string // "" for none
+	tlsDir   string // "" for plaintext among the replicas
+	dialled  strands
 	replica  *replica.Replica
 }
 
@@ -42,12 +47,16 @@ func (m *member) serve(ctx context.Context, etcd, name string, level understudy.
 		return err
 	}
 	defer peers.Close()
+	client, server, err := journal.ReadTLS(m.tlsDir)
+	if err != nil {
+		return err
+	}
 	options := []replica.Option{
 		replica.Name(name), replica.Level(level), replica.MinInSync(minInSync), replica.Logger(log),
-		replica.Peers(peers, nil, nil),
+		replica.Peers(peers, client, server), replica.PeerDialer(m.dialled.dialer(dialTCP)),
 		replica.OnFailover(func(f replica.Failover) { m.link.Tell(journal.Event{Failover: &f}) }),
 	}
-	if !net.ParseIP(m.host).IsLoopback() {
+	if m.tlsDir == "" && !net.ParseIP(m.host).IsLoopback() {
 		options = append(options, replica.InsecurePeers())
 	}
 	if m.relay != "" {
@@ -56,7 +65,8 @@ func (m *member) serve(ctx context.Context, etcd, name string, level understudy.
 			return err
 		}
 		defer client.Close()
-		options = append(options, replica.PeerDialer(via(m.relay)), replica.Store(election.NewEtcd(client, m.group)))
+		options = append(options, replica.PeerDialer(m.dialled.dialer(via(m.relay))),
+			replica.Store(election.NewEtcd(client, m.group)))
 	}
 	m.replica, err = replica.Join(ctx, "etcd://"+etcd+"/"+m.group, replica.State(m.journal), options...)
 	if err != nil {
@@ -66,6 +76,13 @@ func (m *member) serve(ctx context.Context, etcd, name string, level understudy.
 	m.journal.Register(m.replica.Registrar(s))
 	m.link.Tell(journal.Event{Addr: lis.Addr().String()})
 	go m.watch(ctx)
+	terminated := make(chan os.Signal, 1)
+	signal.Notify(terminated, syscall.SIGTERM)
+	go func() {
+		<-terminated
+		log.Info("terminated: the server stops gracefully")
+		s.GracefulStop()
+	}()
 	return m.replica.Serve(ctx, s, lis)
 }
 
@@ -104,6 +121,9 @@ func (m *member) answer(ctx context.Context, c journal.Command) journal.Event {
 		return journal.Event{Dump: &d}
 	case journal.DoExecuted:
 		return m.executed(ctx, c.Count)
+	case journal.DoStrand:
+		m.dialled.strand()
+		return journal.Event{}
 	}
 	if c.Do == journal.DoClock {
 		return answerClock(c)
