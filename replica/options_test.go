@@ -59,6 +59,7 @@ func TestWrongOptionsEndJoin(t *testing.T) {
 		{replica.Unreplicated("/grpc.health.v1.Health"), []string{"Unreplicated", "full name"}},
 		{replica.Unreplicated(""), []string{"Unreplicated", "full name"}},
 		{replica.Logger(nil), []string{"Logger", "nil"}},
+		{replica.Health(nil), []string{"Health", "nil"}},
 		{replica.OnFailover(nil), []string{"OnFailover", "nil"}},
 		{replica.AuthenticateSession(nil), []string{"AuthenticateSession", "nil"}},
 		{replica.Store(nil), []string{"Store", "nil"}},
