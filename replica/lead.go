@@ -314,15 +314,8 @@ func (in *incarnation) grow(f *follower, m election.Member) {
 func (in *incarnation) left(f *follower) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if in.parted(f) {
-		in.forget()
-	}
-}
-
-// parted takes a follower out of the followers, if it is one still. Called with mu held.
-func (in *incarnation) parted(f *follower) bool {
 	if in.followers[f.id] != f {
-		return false
+		return
 	}
 	delete(in.followers, f.id)
 	if _, member := in.members[f.id]; member {
@@ -332,8 +325,8 @@ func (in *incarnation) parted(f *follower) bool {
 	} else {
 		in.primary.DetachAll(f.id)
 	}
+	in.forget()
 	in.broadcast()
-	return true
 }
 
 // release takes a replica out of the required set, and tells the sources. Called with mu held.
@@ -364,7 +357,6 @@ func (in *incarnation) keepMembers(began time.Duration) {
 		for _, m := range in.backAgain() {
 			in.keep(m)
 		}
-		in.dropSilent()
 		in.expireSessions()
 	}
 }

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/understudy-rpc/understudy/examples/greeter/helloworld"
 	"github.com/understudy-rpc/understudy/interceptor"
@@ -23,7 +22,12 @@ func clientMain(cfg clientConfig, in io.Reader, out, errOut io.Writer) int {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 
-	options := append(interceptor.DialOptions(transport.WithLogger(logger(errOut, cfg.verbose))), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	creds, err := cfg.tls.dial()
+	if err != nil {
+		fmt.Fprintln(errOut, err)
+		return 1
+	}
+	options := append(interceptor.DialOptions(transport.WithLogger(logger(errOut, cfg.verbose))), grpc.WithTransportCredentials(creds))
 	conn, err := grpc.NewClient("replicated://"+cfg.etcd+"/"+cfg.group, options...)
 	if err != nil {
 		fmt.Fprintln(errOut, err)

@@ -25,12 +25,15 @@ type (
 		logs      string // empty: nowhere
 	}
 	replicaConfig struct {
+		advertise, health                string // empty: the address of listen, and no probes
+		tls                              identity
 		name, listen, peers, etcd, group string
 		level                            understudy.Level
 		verbose                          bool
 		control                          bool
 	}
 	clientConfig struct {
+		tls         identity
 		etcd, group string
 		callers     int
 		duration    time.Duration // 0: for ever
@@ -100,6 +103,9 @@ func parseReplica(args []string, errOut io.Writer) (cfg replicaConfig, err error
 		f.StringVar(&cfg.listen, "listen", "127.0.0.1:0", "`host:port` to serve on")
 		f.StringVar(&cfg.peers, "peers", "127.0.0.1:0",
 			"`host:port` for the other replicas; with a port of its own, a replica that was killed is back at once")
+		f.StringVar(&cfg.advertise, "advertise", "", "`host:port` that clients dial (default what --listen says)")
+		f.StringVar(&cfg.health, "health", "", "`host:port` for probes (grpc.health.v1, in plaintext); none by default")
+		tlsVar(f, &cfg.tls)
 		groupVars(f, &cfg.etcd, &cfg.group, &cfg.verbose, &cfg.control)
 		levelVar(f, &cfg.level)
 	}, func() error {
@@ -112,6 +118,7 @@ func parseClient(args []string, errOut io.Writer) (cfg clientConfig, err error) 
 	err = parse("client", args, errOut, func(f *flag.FlagSet) {
 		f.IntVar(&cfg.callers, "callers", defaultCallers, "how many callers, each with one call at a time")
 		f.DurationVar(&cfg.duration, "duration", 0, "how long they call; 0 is until Ctrl-C")
+		tlsVar(f, &cfg.tls)
 		groupVars(f, &cfg.etcd, &cfg.group, &cfg.verbose, &cfg.control)
 	}, func() error {
 		return errors.Join(
@@ -135,6 +142,10 @@ func levelVar(f *flag.FlagSet, level *understudy.Level) {
 		*level, err = understudy.ParseLevel(s)
 		return err
 	})
+}
+
+func tlsVar(f *flag.FlagSet, i *identity) {
+	f.StringVar((*string)(i), "tls", "", "`folder` with ca.crt, tls.crt and tls.key; plaintext without")
 }
 
 func groupVars(f *flag.FlagSet, etcd, group *string, verbose, control *bool) {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
 
 	"github.com/understudy-rpc/understudy/examples/greeter/helloworld"
 	"github.com/understudy-rpc/understudy/interceptor"
@@ -68,13 +69,28 @@ func (s *served) serve(ctx context.Context, cfg replicaConfig, log *slog.Logger,
 		return err
 	}
 	defer peers.Close()
-	r, err := replica.Join(ctx, "etcd://"+cfg.etcd+"/"+cfg.group, replica.State(s.greeter), replica.Peers(peers, nil, nil),
-		replica.Name(cfg.name), replica.Level(cfg.level), replica.Logger(log), replica.OnFailover(told))
+	creds, reachable, err := cfg.tls.serve(peers)
+	if err != nil {
+		return err
+	}
+	statuses := health.NewServer()
+	options := []replica.Option{
+		reachable, replica.Health(statuses), replica.Name(cfg.name), replica.Level(cfg.level), replica.Logger(log), replica.OnFailover(told),
+	}
+	if cfg.advertise != "" {
+		options = append(options, replica.Advertise(cfg.advertise))
+	}
+	r, err := replica.Join(ctx, "etcd://"+cfg.etcd+"/"+cfg.group, replica.State(s.greeter), options...)
 	if err != nil {
 		return err
 	}
 	s.replica.Store(r)
-	server := grpc.NewServer(interceptor.ServerOptions(r)...)
+	stopProbes, err := answerProbes(cfg.health, statuses)
+	if err != nil {
+		return err
+	}
+	defer stopProbes()
+	server := grpc.NewServer(append(interceptor.ServerOptions(r), creds)...)
 	helloworld.RegisterGreeterServer(r.Registrar(server), s.greeter)
 	return r.Serve(ctx, server, lis)
 }
