@@ -166,7 +166,7 @@ func (in *incarnation) followOnce() error {
 	in.tellAll()
 	in.mu.Unlock()
 	err = stream.Send(&pb.FollowRequest{Hello: &pb.FollowHello{
-		Group: group, Replica: in.self.Name, Incarnation: in.self.Incarnation, Epoch: uint64(epoch), Joining: !joined,
+		Group: group, Replica: in.self.Name, Incarnation: in.self.Incarnation, Epoch: uint64(epoch), Joining: !joined, Avoid: in.r.avoided(),
 		Version: in.r.config.version, Level: pb.Level(in.r.config.level + 1), Mark: markToProto(in.r.store.Known()),
 	}})
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -219,11 +219,13 @@ func (in *incarnation) read(ctx context.Context, stream grpc.BidiStreamingClient
 			}
 			if first { // not before: see startAcks
 				in.startAcks(ctx, stream)
+				in.goes(func() { in.fetcher(ctx) })
 			}
 		}
 	}
-	var kept []*pb.FollowResponse
+	var kept keptBack
 	var restored chan error
+	transfer, stop := ctx, context.CancelFunc(nil) // until it begins
 	responses, failed := make(chan *pb.FollowResponse), make(chan error, 1)
 	go func() {
 		for {
@@ -249,32 +251,45 @@ func (in *incarnation) read(ctx context.Context, stream grpc.BidiStreamingClient
 			case resp.GetWelcome() != nil && restored == nil:
 				restored = make(chan error, 1)
 				start := resp.GetEpochStart()
+				var moving context.Context
+				var p *patience
+				moving, p, stop = withPatience(ctx)
+				defer stop()
+				transfer = moving
 				// The next incarnation doesn't begin before this ends: both restore one state.
-				in.goes(func() { restored <- in.restore(ctx, resp.GetWelcome(), start) })
-				kept = append(kept, resp)
+				in.goes(func() { restored <- in.restore(moving, p, resp.GetWelcome(), start) })
+				in.startAcks(ctx, stream)
+				if err := kept.add(resp); err != nil {
+					return err
+				}
 			case in.hasState():
 				if err := in.followed(resp); err != nil {
 					return err
 				}
 			default:
-				kept = append(kept, resp)
+				if err := kept.add(resp); err != nil {
+					return err
+				}
 			}
 		case err := <-restored:
 			if err != nil {
 				return err
 			}
+			stop()
+			transfer = ctx
 			in.becomes(following)
-			for _, resp := range kept {
+			for _, resp := range kept.responses {
 				if err := in.followed(resp); err != nil {
 					return err
 				}
 			}
-			kept = nil
-			in.startAcks(ctx, stream)
+			kept = keptBack{}
+			signal(in.ackDue)
+			in.goes(func() { in.fetcher(ctx) })
 		case err := <-failed:
 			return err
-		case <-ctx.Done(): // the stream was cut; who receives may not say so
-			return context.Cause(ctx)
+		case <-transfer.Done(): // or the stream was cut; who receives may not say so
+			return context.Cause(transfer)
 		}
 	}
 }
@@ -292,7 +307,7 @@ func (in *incarnation) becomes(r role) {
 	in.broadcast()
 }
 
-// startAcks acknowledges: at once when asked to, and at every heartbeat. It ends with the stream's context. The primary must have been heard on the stream: until then gRPC may take another connection for it, once, and whoever
+// startAcks acknowledges: at once when asked to, and at every heartbeat, which is all that a joiner says before it has a state. It ends with the stream's context. The primary must have been heard on the stream: until then gRPC may take another connection for it, once, and whoever
 // sends meanwhile waits for that on a mutex, deaf to the context.
 func (in *incarnation) startAcks(ctx context.Context, stream grpc.BidiStreamingClient[pb.FollowRequest, pb.FollowResponse]) {
 	in.mu.Lock()
@@ -302,19 +317,8 @@ func (in *incarnation) startAcks(ctx context.Context, stream grpc.BidiStreamingC
 		t := time.NewTicker(heartbeat)
 		defer t.Stop()
 		for {
-			in.mu.Lock()
-			if in.role != following {
-				in.mu.Unlock()
-				return
-			}
-			req := &pb.FollowRequest{Restored: true}
-			tells.tell(req)
-			if e, k, ok := in.backup.Acknowledgement(); ok {
-				req.Acknowledgement = &pb.Acknowledgement{Epoch: uint64(e), OrderNum: uint64(k)}
-				in.acked = k
-			}
-			in.mu.Unlock()
-			if stream.Send(req) != nil {
+			req := in.says(tells)
+			if req == nil || stream.Send(req) != nil {
 				return // whoever reads sees why
 			}
 			select {
@@ -331,7 +335,27 @@ func (in *incarnation) startAcks(ctx context.Context, stream grpc.BidiStreamingC
 			}
 		}
 	})
-	in.goes(func() { in.fetcher(ctx) })
+}
+
+// says is what a follower says now; nil when it is none any more.
+func (in *incarnation) says(tells *telling) *pb.FollowRequest {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	switch in.role {
+	case joining:
+		return &pb.FollowRequest{}
+	case following:
+	default:
+		return nil
+	}
+	req := &pb.FollowRequest{Restored: true, SnapshotBytes: in.gave}
+	in.gave = 0
+	tells.tell(req)
+	if e, k, ok := in.backup.Acknowledgement(); ok {
+		req.Acknowledgement = &pb.Acknowledgement{Epoch: uint64(e), OrderNum: uint64(k)}
+		in.acked = k
+	}
+	return req
 }
 
 // followed takes one message of the primary.

@@ -77,6 +77,7 @@ type incarnation struct {
 	asked   orderstate.OrderNum     // the primary waits for what is held up to here: each step is acknowledged at once
 	inSync  bool
 	telling *telling // R11; nil before the first stream
+	gave    uint64   // bytes of the last snapshot that it gave; 0 once the primary was told
 
 	// Leading.
 	followers map[orderstate.Replica]*follower
@@ -85,6 +86,7 @@ type incarnation struct {
 	doubted   map[orderstate.Replica]bool            // members whose eviction may take place yet; noted while taking over, too
 	lost      map[orderstate.Replica]time.Duration   // when a member's stream ended
 	push      chan struct{}                          // capacity 1: a null message is due
+	warned    time.Duration                          // when the primary has last warned of a large state
 }
 
 type role int
@@ -124,13 +126,7 @@ func newIncarnation(ctx context.Context, r *Replica) *incarnation {
 // replicaID is how a member is called in acknowledgements and required sets.
 func replicaID(m election.Member) orderstate.Replica { return orderstate.Replica(m.String()) }
 
-// live runs the incarnation until its end, and returns why it ended. After a panic nothing is closed: who panicked may hold mu, and to wait for that would hide the panic.
-func (in *incarnation) live() error {
-	err := in.run()
-	in.close()
-	return err
-}
-
+// run runs the incarnation until its end, and returns why it ended; then it must be closed. After a panic nothing is closed: who panicked may hold mu, and to wait for that would hide the panic.
 func (in *incarnation) run() error {
 	view, err := in.firstView()
 	if err != nil {
@@ -380,6 +376,10 @@ func (in *incarnation) forget() {
 		if f.joining {
 			upTo = min(upTo, f.keptAbove)
 		}
+	}
+	if in.primary != nil && upTo < min(in.executed, in.primary.Stable()) && in.halfFull() {
+		in.dropPinning()
+		upTo = in.executed
 	}
 	if in.primary != nil {
 		in.primary.Executed(upTo)

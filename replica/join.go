@@ -21,10 +21,11 @@ import (
 )
 
 // restore takes a snapshot from the donor that the primary named, and makes this joiner a backup whose state is that snapshot. What was ordered since comes on the stream to the primary (R13).
-func (in *incarnation) restore(ctx context.Context, w *pb.FollowWelcome, start *pb.EpochStart) error {
+func (in *incarnation) restore(ctx context.Context, p *patience, w *pb.FollowWelcome, start *pb.EpochStart) error {
 	if start == nil || len(w.GetSecret()) != secretSize || w.GetGroup() == 0 {
 		return errors.New("replica: the primary's welcome is malformed")
 	}
+	in.r.avoids(w.GetDonor()) // unless its snapshot arrives
 	donor, err := in.peers.client(w.GetDonorAddr())
 	if err != nil {
 		return err
@@ -43,14 +44,19 @@ func (in *incarnation) restore(ctx context.Context, w *pb.FollowWelcome, start *
 			break
 		}
 		if err != nil {
+			if ctx.Err() != nil {
+				err = context.Cause(ctx)
+			}
 			return fmt.Errorf("replica: the snapshot of %s: %w", w.GetDonor(), err)
 		}
+		p.moved()
 		proto.Merge(&h, resp.GetHistory()) // chunks append
 		if state.Len()+len(resp.GetState()) > maxSnapshot {
 			return errTooLarge
 		}
 		state.Write(resp.GetState())
 	}
+	in.r.avoids("")
 	sessions, replies, err := readHistory(&h)
 	if err != nil {
 		return err
@@ -66,7 +72,8 @@ func (in *incarnation) restore(ctx context.Context, w *pb.FollowWelcome, start *
 	if err := in.r.turns.take(ctx); err != nil {
 		return err
 	}
-	err = restoreState(in.r.config.state, &state)
+	p.restoring()
+	err = restoreState(in.r.config.state, movingReader{ctx, &state, p})
 	in.r.turns.end()
 	if err != nil {
 		return fmt.Errorf("replica: Restore: %w", err)
@@ -111,8 +118,7 @@ func writeState(write func(io.Writer) error, w io.Writer) (err error) {
 }
 
 // sendSnapshot is the donor's side: a snapshot at a turn's boundary, no earlier than the turn that the primary keeps the log from.
-func (in *incarnation) sendSnapshot(req *pb.SnapshotRequest, stream grpc.ServerStreamingServer[pb.SnapshotResponse]) error {
-	ctx := stream.Context()
+func (in *incarnation) sendSnapshot(ctx context.Context, req *pb.SnapshotRequest, stream grpc.ServerStreamingServer[pb.SnapshotResponse], p *patience) error {
 	in.mu.Lock()
 	err := in.awaitProgress(ctx, func() bool { return in.executed >= orderstate.OrderNum(req.GetExecutedAtLeast()) })
 	stale := in.epoch() != orderstate.Epoch(req.GetEpoch())
@@ -138,9 +144,11 @@ func (in *incarnation) sendSnapshot(req *pb.SnapshotRequest, stream grpc.ServerS
 		if err := stream.Send(&pb.SnapshotResponse{History: part}); err != nil {
 			return err
 		}
+		p.moved()
 	}
-	w := &chunkWriter{stream: stream}
+	w := &chunkWriter{ctx: ctx, stream: stream, patience: p}
 	err = writeState(write, w)
+	in.gaveSnapshot(w.total)
 	switch {
 	case w.err != nil:
 		return w.err
@@ -266,16 +274,21 @@ func mdFromProto(es []*pb.MetadataEntry) metadata.MD {
 
 // chunkWriter sends the state's bytes in chunks. After an error it writes nothing more, and keeps the error: who writes the state may ignore it, who restores it must not.
 type chunkWriter struct {
-	stream grpc.ServerStreamingServer[pb.SnapshotResponse]
-	buf    []byte
-	total  int
-	err    error
+	ctx      context.Context
+	stream   grpc.ServerStreamingServer[pb.SnapshotResponse]
+	patience *patience
+	buf      []byte
+	total    int
+	err      error
 }
 
 // Write implements io.Writer.
 func (w *chunkWriter) Write(b []byte) (int, error) {
 	if w.total += len(b); w.total > maxSnapshot && w.err == nil {
 		w.err = errTooLarge
+	}
+	if w.ctx.Err() != nil && w.err == nil { // the RPC has ended
+		w.err = context.Cause(w.ctx)
 	}
 	n := len(b)
 	for len(b) > 0 && w.err == nil {
@@ -298,5 +311,6 @@ func (w *chunkWriter) flush() error {
 	}
 	err := w.stream.Send(&pb.SnapshotResponse{State: w.buf})
 	w.buf = nil
+	w.patience.moved()
 	return err
 }

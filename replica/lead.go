@@ -314,8 +314,15 @@ func (in *incarnation) grow(f *follower, m election.Member) {
 func (in *incarnation) left(f *follower) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
+	if in.parted(f) {
+		in.forget()
+	}
+}
+
+// parted takes a follower out of the followers, if it is one still. Called with mu held.
+func (in *incarnation) parted(f *follower) bool {
 	if in.followers[f.id] != f {
-		return
+		return false
 	}
 	delete(in.followers, f.id)
 	if _, member := in.members[f.id]; member {
@@ -325,8 +332,8 @@ func (in *incarnation) left(f *follower) {
 	} else {
 		in.primary.DetachAll(f.id)
 	}
-	in.forget()
 	in.broadcast()
+	return true
 }
 
 // release takes a replica out of the required set, and tells the sources. Called with mu held.
@@ -357,6 +364,7 @@ func (in *incarnation) keepMembers(began time.Duration) {
 		for _, m := range in.backAgain() {
 			in.keep(m)
 		}
+		in.dropSilent()
 		in.expireSessions()
 	}
 }

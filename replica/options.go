@@ -23,6 +23,7 @@ type Snapshotter interface {
 	// turns, so it must not read what they change.
 	Snapshot() (write func(io.Writer) error, err error)
 	// Restore replaces the state by one that write wrote. It is called with no turn running. After an error the replica tries again, from another snapshot.
+	// So it does when Restore neither reads nor returns for 30 s, once Restore has returned; and when more than 128 MiB, or 131,072 calls, were made meanwhile.
 	Restore(io.Reader) error
 }
 
@@ -246,7 +247,9 @@ type Status struct {
 	Executed uint64 // every turn up to here is in the state
 	Stable   uint64 // every in-sync replica holds order and messages up to here, as far as this replica knows
 	Suspect  string // why the store isn't believed: calls wait, and the state is kept; empty: it is believed
-	Detached int    // at the primary: how many backups can't hear one session, summed over the sessions; replies to these wait for these backups
+	// JoinFailure is why the last attempt to join the group has failed; empty once this replica is in-sync. It tries again, after up to 12.8 s.
+	JoinFailure string
+	Detached    int // at the primary: how many backups can't hear one session, summed over the sessions; replies to these wait for these backups
 	// Counters since the process started.
 	Turns, Duplicates, Refused, Forged, Dropped uint64
 }
@@ -268,6 +271,9 @@ const (
 	reconcileTimeout = 3 * time.Second        // R12.2
 	sessionTimeout   = 30 * time.Second       // a session without a stream for this long expires
 	slowTurn         = time.Second            // the watchdog names the method of a longer turn
+	transferSilence  = 10 * time.Second       // a transfer of which nothing comes for so long has failed
+	restoreSilence   = 30 * time.Second       // so has a Restore that neither reads nor returns
+	snapshotWarnings = time.Minute            // how often the primary warns of a large state
 
 	pendingSourceOrderMax = 64        // FIG. 7, R4, below Direct
 	lazyParts             = 10        // of the sessions, who hear lazily one part after the other
@@ -278,4 +284,7 @@ const (
 	maxLogBytes           = 256 << 20 // bytes of its messages
 	maxQueueBytes         = 64 << 20  // bytes queued for one stream; then it is cut (R6)
 	maxSnapshot           = 64 << 20
+	maxJoinBytes          = maxLogBytes / 2 // kept for a joiner, and by it while it restores
+	joinDoublings         = 8               // of the pause after an attempt to join that has failed: up to 12.8 s
+	joinTroubles          = 5               // so many attempts to join that have failed are an error, fewer a warning
 )

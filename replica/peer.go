@@ -204,7 +204,16 @@ func (p *peerServer) Snapshot(req *pb.SnapshotRequest, stream grpc.ServerStreami
 	if err != nil {
 		return err
 	}
-	return in.sendSnapshot(req, stream)
+	ctx, patience, stop := withPatience(stream.Context())
+	defer stop()
+	sent := make(chan error, 1)
+	go func() { sent <- in.sendSnapshot(ctx, req, stream, patience) }() // which may wait for a joiner that doesn't read
+	select {
+	case err = <-sent:
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	}
+	return statusOf(err)
 }
 
 // Follow implements pb.PeerServer: a backup, or a joiner, at the primary.
@@ -232,6 +241,7 @@ func (p *peerServer) Follow(stream grpc.BidiStreamingServer[pb.FollowRequest, pb
 		for {
 			req, err := stream.Recv()
 			if err == nil {
+				in.warnOfSnapshot(f.member, req.GetSnapshotBytes())
 				err = in.acknowledged(f, req)
 			}
 			if err != nil {
@@ -245,11 +255,14 @@ func (p *peerServer) Follow(stream grpc.BidiStreamingServer[pb.FollowRequest, pb
 	select {
 	case err = <-received:
 		cut(err)
-		<-sent
 	case err = <-sent:
+	case <-ctx.Done(): // who sends may be waiting for a follower that doesn't read
 	}
 	if cause := context.Cause(ctx); cause != nil {
 		err = cause
+	}
+	if errors.Is(err, errPinsLog) || errors.Is(err, errJoinSilent) {
+		in.log.Warn("cut a joiner's stream", "joiner", f.member.String(), "because", err)
 	}
 	if errors.Is(err, errEvicted) {
 		return status.Error(codes.Aborted, err.Error())
@@ -309,7 +322,7 @@ func (in *incarnation) admitFollower(ctx context.Context, hello *pb.FollowHello,
 		f.sent = in.primary.CutAt() // and nothing above is cut until it is in-sync
 		f.keptAbove = f.sent
 		w.KeptAbove = uint64(f.keptAbove)
-		w.Donor, w.DonorAddr = in.donor()
+		w.Donor, w.DonorAddr = in.donor(hello.GetAvoid())
 	}
 	f.out.Welcome, f.out.EpochStart = w, in.start
 	in.followers[id] = f
@@ -319,10 +332,10 @@ func (in *incarnation) admitFollower(ctx context.Context, hello *pb.FollowHello,
 	return f, nil
 }
 
-// donor chooses who gives a joiner its snapshot: a backup if there is one, so that the primary's turns aren't held up. Called with mu held.
-func (in *incarnation) donor() (name, addr string) {
+// donor chooses who gives a joiner its snapshot: a backup if there is one, so that the primary's turns aren't held up; but not the one from which the joiner couldn't get it. Called with mu held.
+func (in *incarnation) donor(avoid string) (name, addr string) {
 	for id, m := range in.members {
-		if f := in.followers[id]; f == nil {
+		if f := in.followers[id]; f == nil || m.Name == avoid {
 			continue
 		}
 		if r, ok := in.view.Replica(m.Name); ok && r.Member == m {

@@ -47,6 +47,7 @@ type Replica struct {
 
 	mu       sync.Mutex // guards what follows
 	serving  bool
+	joins    joins
 	stop     context.CancelCauseFunc
 	stopped  chan struct{}
 	life     atomic.Pointer[incarnation] // set with mu held
@@ -258,21 +259,26 @@ func (r *Replica) lives(ctx context.Context) error {
 		close(r.lifeMade)
 		r.lifeMade = make(chan struct{})
 		r.mu.Unlock()
-		err := in.live()
+		err := in.run()
+		pause := reconnect
 		var mismatch *MismatchError
 		var taken *election.NameTakenError
+		final := ctx.Err() != nil || errors.As(err, &mismatch) || errors.As(err, &taken) || errors.As(err, new(startError))
+		if !final { // before it is closed, which waits for a Restore that hangs
+			pause = r.lifeEnded(in, err)
+		}
+		in.close()
 		switch {
 		case ctx.Err() != nil:
 			if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, errStopped) && !errors.Is(cause, context.Canceled) && !errors.Is(cause, context.DeadlineExceeded) {
 				return cause
 			}
 			return nil
-		case errors.As(err, &mismatch) || errors.As(err, &taken) || errors.As(err, new(startError)):
+		case final:
 			return err
 		}
-		in.log.Info("beginning again as a new incarnation", "because", err)
 		select {
-		case <-time.After(reconnect):
+		case <-time.After(pause):
 		case <-ctx.Done():
 		}
 	}
@@ -344,6 +350,7 @@ func (r *Replica) Status() Status {
 		Role: joining.String(), Name: r.config.name,
 		Turns: r.stats.turns.Load(), Duplicates: r.stats.duplicates.Load(), Refused: r.stats.refused.Load(), Forged: r.stats.forged.Load(), Dropped: r.stats.dropped.Load(),
 	}
+	s.JoinFailure = r.joinFailure()
 	in := r.current()
 	if in == nil {
 		return s

@@ -30,8 +30,14 @@ type FollowRequest struct {
 	// A joiner has restored its snapshot; what it holds since is in its acknowledgements.
 	Restored bool `protobuf:"varint,3,opt,name=restored,proto3" json:"restored,omitempty"`
 	// R11: sessions that the follower hears, and sessions that it can't hear any more. A new stream begins with none attached.
-	Attach        []uint64     `protobuf:"varint,4,rep,packed,name=attach,proto3" json:"attach,omitempty"`
-	Detach        []*Detaching `protobuf:"bytes,5,rep,name=detach,proto3" json:"detach,omitempty"`
+	Attach []uint64     `protobuf:"varint,4,rep,packed,name=attach,proto3" json:"attach,omitempty"`
+	Detach []*Detaching `protobuf:"bytes,5,rep,name=detach,proto3" json:"detach,omitempty"`
+	// Every turn up to here is in the follower's state.
+	Executed uint64 `protobuf:"varint,6,opt,name=executed,proto3" json:"executed,omitempty"`
+	// The follower has given somebody a snapshot of so many bytes, or has had to break it off there.
+	SnapshotBytes uint64 `protobuf:"varint,25,opt,name=snapshot_bytes,json=snapshotBytes,proto3" json:"snapshot_bytes,omitempty"`
+	// The bytes of the messages that the follower's log holds in order, the executed ones included that it hasn't forgotten.
+	LogBytes      uint64 `protobuf:"varint,26,opt,name=log_bytes,json=logBytes,proto3" json:"log_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -101,6 +107,27 @@ func (x *FollowRequest) GetDetach() []*Detaching {
 	return nil
 }
 
+func (x *FollowRequest) GetExecuted() uint64 {
+	if x != nil {
+		return x.Executed
+	}
+	return 0
+}
+
+func (x *FollowRequest) GetSnapshotBytes() uint64 {
+	if x != nil {
+		return x.SnapshotBytes
+	}
+	return 0
+}
+
+func (x *FollowRequest) GetLogBytes() uint64 {
+	if x != nil {
+		return x.LogBytes
+	}
+	return 0
+}
+
 type Detaching struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Session uint64                 `protobuf:"varint,1,opt,name=session,proto3" json:"session,omitempty"`
@@ -161,10 +188,12 @@ type FollowHello struct {
 	Incarnation uint64                 `protobuf:"varint,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	Epoch       uint64                 `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// True while the follower isn't in-sync and has no state yet.
-	Joining       bool       `protobuf:"varint,5,opt,name=joining,proto3" json:"joining,omitempty"`
-	Version       string     `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
-	Level         Level      `protobuf:"varint,7,opt,name=level,proto3,enum=understudy.v1.Level" json:"level,omitempty"`
-	Mark          *StoreMark `protobuf:"bytes,40,opt,name=mark,proto3" json:"mark,omitempty"`
+	Joining bool       `protobuf:"varint,5,opt,name=joining,proto3" json:"joining,omitempty"`
+	Version string     `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
+	Level   Level      `protobuf:"varint,7,opt,name=level,proto3,enum=understudy.v1.Level" json:"level,omitempty"`
+	Mark    *StoreMark `protobuf:"bytes,40,opt,name=mark,proto3" json:"mark,omitempty"`
+	// A joiner's last transfer, from the replica of this name, has failed: another one is to give the snapshot, if there is one.
+	Avoid         string `protobuf:"bytes,25,opt,name=avoid,proto3" json:"avoid,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -253,6 +282,13 @@ func (x *FollowHello) GetMark() *StoreMark {
 		return x.Mark
 	}
 	return nil
+}
+
+func (x *FollowHello) GetAvoid() string {
+	if x != nil {
+		return x.Avoid
+	}
+	return ""
 }
 
 type FollowResponse struct {
@@ -512,12 +548,14 @@ func (x *FollowWelcome) GetMark() *StoreMark {
 
 // LoggedMessage is a message as the log holds it.
 type LoggedMessage struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Session       uint64                 `protobuf:"varint,1,opt,name=session,proto3" json:"session,omitempty"`
-	SeqNum        uint64                 `protobuf:"varint,2,opt,name=seq_num,json=seqNum,proto3" json:"seq_num,omitempty"`
-	Outstanding   uint64                 `protobuf:"varint,3,opt,name=outstanding,proto3" json:"outstanding,omitempty"`
-	Method        string                 `protobuf:"bytes,4,opt,name=method,proto3" json:"method,omitempty"`
-	Message       []byte                 `protobuf:"bytes,5,opt,name=message,proto3" json:"message,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Session     uint64                 `protobuf:"varint,1,opt,name=session,proto3" json:"session,omitempty"`
+	SeqNum      uint64                 `protobuf:"varint,2,opt,name=seq_num,json=seqNum,proto3" json:"seq_num,omitempty"`
+	Outstanding uint64                 `protobuf:"varint,3,opt,name=outstanding,proto3" json:"outstanding,omitempty"`
+	Method      string                 `protobuf:"bytes,4,opt,name=method,proto3" json:"method,omitempty"`
+	Message     []byte                 `protobuf:"bytes,5,opt,name=message,proto3" json:"message,omitempty"`
+	// Bytes of the message that follow in the next ones, which carry `message` and `more` only: so that whoever waits sees it move.
+	More          uint32 `protobuf:"varint,25,opt,name=more,proto3" json:"more,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -585,6 +623,13 @@ func (x *LoggedMessage) GetMessage() []byte {
 		return x.Message
 	}
 	return nil
+}
+
+func (x *LoggedMessage) GetMore() uint32 {
+	if x != nil {
+		return x.More
+	}
+	return 0
 }
 
 type AnswerRequest struct {
@@ -1438,16 +1483,19 @@ var File_understudy_v1_peer_proto protoreflect.FileDescriptor
 
 const file_understudy_v1_peer_proto_rawDesc = "" +
 	"\n" +
-	"\x18understudy/v1/peer.proto\x12\runderstudy.v1\x1a\x1eunderstudy/v1/connection.proto\x1a\x1aunderstudy/v1/header.proto\"\xf1\x01\n" +
+	"\x18understudy/v1/peer.proto\x12\runderstudy.v1\x1a\x1eunderstudy/v1/connection.proto\x1a\x1aunderstudy/v1/header.proto\"\xd1\x02\n" +
 	"\rFollowRequest\x120\n" +
 	"\x05hello\x18\x01 \x01(\v2\x1a.understudy.v1.FollowHelloR\x05hello\x12H\n" +
 	"\x0facknowledgement\x18\x02 \x01(\v2\x1e.understudy.v1.AcknowledgementR\x0facknowledgement\x12\x1a\n" +
 	"\brestored\x18\x03 \x01(\bR\brestored\x12\x16\n" +
 	"\x06attach\x18\x04 \x03(\x04R\x06attach\x120\n" +
-	"\x06detach\x18\x05 \x03(\v2\x18.understudy.v1.DetachingR\x06detach\"=\n" +
+	"\x06detach\x18\x05 \x03(\v2\x18.understudy.v1.DetachingR\x06detach\x12\x1a\n" +
+	"\bexecuted\x18\x06 \x01(\x04R\bexecuted\x12%\n" +
+	"\x0esnapshot_bytes\x18\x19 \x01(\x04R\rsnapshotBytes\x12\x1b\n" +
+	"\tlog_bytes\x18\x1a \x01(\x04R\blogBytes\"=\n" +
 	"\tDetaching\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x16\n" +
-	"\x06number\x18\x02 \x01(\x04R\x06number\"\x83\x02\n" +
+	"\x06number\x18\x02 \x01(\x04R\x06number\"\x99\x02\n" +
 	"\vFollowHello\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\x06R\x05group\x12\x18\n" +
 	"\areplica\x18\x02 \x01(\tR\areplica\x12 \n" +
@@ -1456,7 +1504,8 @@ const file_understudy_v1_peer_proto_rawDesc = "" +
 	"\ajoining\x18\x05 \x01(\bR\ajoining\x12\x18\n" +
 	"\aversion\x18\x06 \x01(\tR\aversion\x12*\n" +
 	"\x05level\x18\a \x01(\x0e2\x14.understudy.v1.LevelR\x05level\x12,\n" +
-	"\x04mark\x18( \x01(\v2\x18.understudy.v1.StoreMarkR\x04mark\"\x9a\x03\n" +
+	"\x04mark\x18( \x01(\v2\x18.understudy.v1.StoreMarkR\x04mark\x12\x14\n" +
+	"\x05avoid\x18\x19 \x01(\tR\x05avoid\"\x9a\x03\n" +
 	"\x0eFollowResponse\x126\n" +
 	"\awelcome\x18\x01 \x01(\v2\x1c.understudy.v1.FollowWelcomeR\awelcome\x12:\n" +
 	"\vepoch_start\x18\x02 \x01(\v2\x19.understudy.v1.EpochStartR\n" +
@@ -1479,13 +1528,14 @@ const file_understudy_v1_peer_proto_rawDesc = "" +
 	"donor_addr\x18\x04 \x01(\tR\tdonorAddr\x12\x1d\n" +
 	"\n" +
 	"kept_above\x18\x05 \x01(\x04R\tkeptAbove\x12,\n" +
-	"\x04mark\x18( \x01(\v2\x18.understudy.v1.StoreMarkR\x04mark\"\x96\x01\n" +
+	"\x04mark\x18( \x01(\v2\x18.understudy.v1.StoreMarkR\x04mark\"\xaa\x01\n" +
 	"\rLoggedMessage\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x17\n" +
 	"\aseq_num\x18\x02 \x01(\x04R\x06seqNum\x12 \n" +
 	"\voutstanding\x18\x03 \x01(\x04R\voutstanding\x12\x16\n" +
 	"\x06method\x18\x04 \x01(\tR\x06method\x12\x18\n" +
-	"\amessage\x18\x05 \x01(\fR\amessage\"\x9b\x01\n" +
+	"\amessage\x18\x05 \x01(\fR\amessage\x12\x12\n" +
+	"\x04more\x18\x19 \x01(\rR\x04more\"\x9b\x01\n" +
 	"\rAnswerRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\x06R\x05group\x124\n" +
 	"\tnew_epoch\x18\x02 \x01(\v2\x17.understudy.v1.NewEpochR\bnewEpoch\x12,\n" +

@@ -1,0 +1,232 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/understudy-rpc/understudy/election"
+	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
+)
+
+// This file has what keeps a replica that joins from harming the group: a transfer that doesn't move
+// ends, what is kept for a joiner and by it is bounded, and who fails to join tries less and less often.
+
+// patience ends a context when nothing has moved for too long. Whoever sees something move says so. Its
+// methods may be called concurrently.
+type patience struct {
+	timer *time.Timer
+	cause atomic.Pointer[error]
+}
+
+// withPatience returns a context that ends with errStalled unless something moves within transferSilence.
+func withPatience(ctx context.Context) (context.Context, *patience, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	p := new(patience)
+	p.cause.Store(&errStalled)
+	p.timer = time.AfterFunc(transferSilence, func() { cancel(*p.cause.Load()) })
+	return ctx, p, func() {
+		p.timer.Stop()
+		cancel(nil)
+	}
+}
+
+// moved: something of the transfer has.
+func (p *patience) moved() { p.timer.Reset(transferSilence) }
+
+// restoring: Restore has begun, or has read.
+func (p *patience) restoring() {
+	p.cause.Store(&errUnrestored)
+	p.timer.Reset(restoreSilence)
+}
+
+var (
+	errStalled    = fmt.Errorf("replica: nothing of the snapshot has moved for %v", transferSilence)
+	errUnrestored = fmt.Errorf("replica: Restore has neither read nor returned for %v", restoreSilence)
+	errKeepsAll   = errors.New("replica: more was ordered than a joiner may keep while it restores its snapshot")
+	errPinsLog    = errors.New("replica: the log that is kept for a joiner is at half of its bound")
+	errJoinSilent = errors.New("replica: the joiner is silent")
+)
+
+// movingReader is what Restore reads from: each read is progress. After the transfer's end it reads
+// nothing more.
+type movingReader struct {
+	ctx context.Context
+	r   io.Reader
+	p   *patience
+}
+
+// Read implements io.Reader.
+func (m movingReader) Read(b []byte) (int, error) {
+	if m.ctx.Err() != nil {
+		return 0, context.Cause(m.ctx)
+	}
+	m.p.restoring()
+	return m.r.Read(b)
+}
+
+// keptBack is what a joiner hears from the primary while it restores its snapshot. It is bounded as is
+// what the primary keeps for a joiner.
+type keptBack struct {
+	responses []*pb.FollowResponse
+	bytes     int
+	heartbeat bool // the last one is nothing else
+}
+
+func (k *keptBack) add(resp *pb.FollowResponse) error {
+	heartbeat := resp.GetWelcome() == nil && resp.GetEpochStart() == nil && !resp.GetInSync() &&
+		len(resp.GetSourceOrderInfo())+len(resp.GetMessages())+len(resp.GetDetached()) == 0
+	if heartbeat && k.heartbeat { // the newer one says all that this one did
+		k.responses[len(k.responses)-1] = resp
+		return nil
+	}
+	k.heartbeat = heartbeat
+	k.responses = append(k.responses, resp)
+	if k.bytes += proto.Size(resp); k.bytes > maxJoinBytes {
+		return errKeepsAll
+	}
+	return nil
+}
+
+// joins is how a replica's attempts to join its group have gone since it was in-sync. Its fields are
+// guarded by Replica.mu.
+type joins struct {
+	failed int
+	cause  string
+	avoid  string // who gave the last snapshot that didn't arrive
+}
+
+// lifeEnded notes how an incarnation has ended that another one will follow, and says when that begins:
+// soon if this one was a member; who fails to join waits twice as long each time.
+func (r *Replica) lifeEnded(in *incarnation, because error) (pause time.Duration) {
+	member := in.isMember()
+	r.mu.Lock()
+	if member {
+		r.joins = joins{}
+	} else {
+		r.joins.failed++
+		r.joins.cause = because.Error()
+	}
+	failed := r.joins.failed
+	r.mu.Unlock()
+	if member {
+		in.log.Info("beginning again as a new incarnation", "because", because)
+		return reconnect
+	}
+	pause = reconnect << min(failed-1, joinDoublings)
+	level := slog.LevelWarn
+	if failed >= joinTroubles {
+		level = slog.LevelError
+	}
+	in.log.Log(in.ctx, level, "can't join the group, beginning again as a new incarnation", "because", because, "failures", failed, "in", pause)
+	return pause
+}
+
+// isMember says whether the incarnation has been in-sync.
+func (in *incarnation) isMember() bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.inSync || in.primary != nil
+}
+
+// joinFailure is why the last attempt to join has failed, while this replica isn't in-sync.
+func (r *Replica) joinFailure() string {
+	if in := r.current(); in != nil && in.isMember() {
+		return ""
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.joins.cause
+}
+
+// avoids sets, or returns, the donor that the next transfer shall not come from.
+func (r *Replica) avoids(donor string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.joins.avoid = donor
+}
+
+func (r *Replica) avoided() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.joins.avoid
+}
+
+// halfFull says whether the log is at half of one of its bounds. Called with mu held, while leading.
+func (in *incarnation) halfFull() bool {
+	return in.primary.Last()-in.primary.CutAt() >= maxLog/2 || in.primary.Bytes() >= maxJoinBytes
+}
+
+// dropPinning cuts the joiners for which the log is kept. Called with mu held, while leading.
+func (in *incarnation) dropPinning() {
+	for _, f := range in.followers {
+		if f.joining {
+			in.drop(f, errPinsLog)
+		}
+	}
+}
+
+// dropSilent cuts the joiners that aren't heard: one that is counted holds up the stable point.
+func (in *incarnation) dropSilent() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	now := in.r.clock()
+	for _, f := range in.followers {
+		limit := joinSilence
+		if f.counted {
+			limit = silence
+		}
+		if f.joining && now-f.heard > limit {
+			in.drop(f, errJoinSilent)
+		}
+	}
+}
+
+// drop cuts a joiner's stream, and forgets it at once: whoever sends to it may notice late. Called with
+// mu held, while leading.
+func (in *incarnation) drop(f *follower, why error) {
+	f.cut(why)
+	in.parted(f)
+}
+
+// gaveSnapshot notes the size of a snapshot that this replica gave: the primary warns of one that is
+// near its limit, and a backup tells the primary.
+func (in *incarnation) gaveSnapshot(bytes int) {
+	in.mu.Lock()
+	leads := in.primary != nil
+	if !leads {
+		in.gave = uint64(bytes)
+	}
+	in.mu.Unlock()
+	if leads {
+		in.warnOfSnapshot(in.self, uint64(bytes))
+	}
+}
+
+// warnOfSnapshot warns of a state that is about to be too large, on the primary, where people look.
+func (in *incarnation) warnOfSnapshot(donor election.Member, bytes uint64) {
+	if bytes <= maxSnapshot/2 {
+		return
+	}
+	in.mu.Lock()
+	now := in.r.clock()
+	again := in.warned != 0 && now-in.warned < snapshotWarnings
+	if !again {
+		in.warned = now
+	}
+	in.mu.Unlock()
+	switch {
+	case again:
+	case bytes > maxSnapshot:
+		in.log.Error("the state is larger than a snapshot may be: no replica can join", "from", donor.String(), "limit", maxSnapshot)
+	default:
+		in.log.Warn("the state has outgrown half of what a snapshot may have: beyond the limit no replica can join",
+			"from", donor.String(), "bytes", bytes, "limit", maxSnapshot)
+	}
+}
