@@ -12,6 +12,8 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/codes"
+
+	"github.com/understudy-rpc/understudy/internal/logs"
 )
 
 // DefaultTTL is how long a replica counts as alive after its last word to etcd. It is the least that etcd grants with
@@ -27,9 +29,10 @@ func WithTTL(ttl time.Duration) EtcdOption {
 	return func(e *etcd) { e.ttl = max((ttl + time.Second - 1).Truncate(time.Second), time.Second) }
 }
 
-// WithLogger sets where malformed keys, lost leases and broken watches are reported. Default: nowhere.
+// WithLogger sets where malformed keys, lost leases and broken watches are reported. Default: nowhere. Its handler is
+// called in a goroutine of its own; one that is too slow loses lines, and is told how many.
 func WithLogger(log *slog.Logger) EtcdOption {
-	return func(e *etcd) { e.log = log }
+	return func(e *etcd) { e.log = logs.New(log) }
 }
 
 // NewEtcd returns the election of a group, kept in etcd. The client stays the caller's, who closes it after the
@@ -40,7 +43,7 @@ func NewEtcd(client *clientv3.Client, group string, opts ...EtcdOption) Election
 		client: client,
 		keys:   keysOf(group),
 		ttl:    DefaultTTL,
-		log:    slog.New(slog.DiscardHandler),
+		log:    logs.New(nil),
 	}
 	if err := ValidName(group); err != nil {
 		e.invalid = &InvalidError{Field: "group", Reason: err.(*InvalidError).Reason}
@@ -56,7 +59,7 @@ type etcd struct {
 	client  *clientv3.Client
 	keys    keys
 	ttl     time.Duration
-	log     *slog.Logger
+	log     *logs.Logger
 	invalid error // the group's name is
 
 	reported struct {

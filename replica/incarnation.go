@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/understudy-rpc/understudy/election"
 	"github.com/understudy-rpc/understudy/internal/clock"
+	"github.com/understudy-rpc/understudy/internal/logs"
 	"github.com/understudy-rpc/understudy/internal/wire"
 	"github.com/understudy-rpc/understudy/orderstate"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
@@ -23,7 +23,7 @@ type incarnation struct {
 	r    *Replica
 	self election.Member
 	id   orderstate.Replica
-	log  *slog.Logger
+	log  *logs.Logger
 
 	ctx context.Context // of this life
 	end context.CancelCauseFunc

@@ -15,6 +15,7 @@ import (
 	"github.com/understudy-rpc/understudy"
 	"github.com/understudy-rpc/understudy/election"
 	"github.com/understudy-rpc/understudy/internal/clock"
+	"github.com/understudy-rpc/understudy/internal/logs"
 )
 
 // Snapshotter is the state of a replicated service, as the library needs it.
@@ -59,7 +60,7 @@ type config struct {
 	peerServerCreds credentials.TransportCredentials
 	insecurePeers   bool
 	unreplicated    map[string]bool
-	log             *slog.Logger
+	log             *logs.Logger
 	replace         string
 	replaces        uint64 // the group's id, from replace
 	onFailover      func(Failover)
@@ -156,11 +157,12 @@ func Unreplicated(services ...string) Option {
 	}
 }
 
-// Logger is where the replica logs; the default discards.
+// Logger is where the replica logs; the default discards. Its handler is called in a goroutine of its own, and may do what it likes; one that is too slow loses lines,
+// and is told how many.
 func Logger(l *slog.Logger) Option {
 	return func(c *config) {
 		c.check("Logger", l != nil, isNil)
-		c.log = l
+		c.log = logs.New(l)
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"os"
 	"strconv"
@@ -24,6 +23,7 @@ import (
 	"github.com/understudy-rpc/understudy"
 	"github.com/understudy-rpc/understudy/election"
 	"github.com/understudy-rpc/understudy/internal/clock"
+	"github.com/understudy-rpc/understudy/internal/logs"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
@@ -33,7 +33,7 @@ type Replica struct {
 	group    string
 	store    *election.Trusted
 	etcd     *clientv3.Client // closed by Stop; nil when the store was given
-	log      *slog.Logger
+	log      *logs.Logger
 	clock    clock.Clock
 	wall     func() time.Time
 	turns    sequencer
@@ -114,7 +114,7 @@ func (r *Replica) complete(target string) error {
 		}
 	}
 	if r.log = c.log; r.log == nil {
-		r.log = slog.New(slog.DiscardHandler)
+		r.log = logs.New(nil)
 	}
 	r.log = r.log.With("group", group)
 	if r.clock = c.clock; r.clock == nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/understudy-rpc/understudy"
 	"github.com/understudy-rpc/understudy/election"
 	"github.com/understudy-rpc/understudy/internal/clock"
+	"github.com/understudy-rpc/understudy/internal/logs"
 )
 
 // An Option changes a default of a Client. One that can't be what it was given makes every call fail with
@@ -27,7 +28,7 @@ type config struct {
 	serviceConfig string
 	giveUp        time.Duration
 	unreplicated  map[string]bool
-	log           *slog.Logger
+	log           *logs.Logger
 	elapsed       clock.Clock
 	monitor       *Monitor
 	inMetadata    bool
@@ -41,7 +42,7 @@ func newConfig(opts []Option) config {
 		elect:        etcds.elect,
 		giveUp:       defaultGiveUp,
 		unreplicated: map[string]bool{},
-		log:          slog.New(slog.DiscardHandler),
+		log:          logs.New(nil),
 		elapsed:      clock.System(),
 		monitor:      new(Monitor),
 	}
@@ -122,11 +123,12 @@ func WithUnreplicated(services ...string) Option {
 // who looks at metadata, or has something on the way that takes messages apart.
 func WithHeaderInMetadata() Option { return func(c *config) { c.inMetadata = true } }
 
-// WithLogger is where the client reports failovers, refused streams and malformed messages; the default discards.
+// WithLogger is where the client reports failovers, refused streams and malformed messages; the default discards. Its handler is called in a goroutine of its own, and may do
+// what it likes; one that is too slow loses lines, and is told how many.
 func WithLogger(log *slog.Logger) Option {
 	return func(c *config) {
 		if c.check("WithLogger", log != nil, isNil) {
-			c.log = log
+			c.log = logs.New(log)
 		}
 	}
 }

@@ -90,6 +90,12 @@ var standardOnly = []string{"orderstate"}
 // sequential names the folders that start no goroutine and use no channel.
 var sequential = []string{"orderstate"}
 
+// hands names the folders that have their users' loggers from options, and hand them to internal/logs, where no lock is
+// held while a user's handler runs; they never log to them, nor keep them.
+var hands = []string{"election", "transport", "replica", "interceptor", "orderstate", "internal", "."}
+
+const logs = "internal/logs"
+
 // TestArchitecture checks the tree.
 func TestArchitecture(t *testing.T) {
 	t.Parallel()
@@ -117,6 +123,9 @@ func TestRulesBite(t *testing.T) {
 		}
 		return src
 	}
+	logging := func(pkg, src string) string {
+		return imports(pkg, module+"/internal/logs") + "import \"log/slog\"\n" + src
+	}
 	clean := map[string]string{
 		"doc.go":                   imports("understudy", "context", module+"/internal/turn"),
 		"orderstate/a.go":          imports("orderstate", "slices", "encoding/binary"),
@@ -134,6 +143,9 @@ func TestRulesBite(t *testing.T) {
 		"replica/testdata/a.go":    "not Go",
 		"replica/.hidden/a.go":     "not Go",
 		"internal/alone/a_test.go": imports("alone", "testing"),
+		"internal/logs/a.go":       imports("logs") + "import \"log/slog\"\nvar user *slog.Logger",
+		"understudytest/a.go":      logging("understudytest", "func f(l *slog.Logger) { l.Info(`it is the test's`) }"),
+		"transport/options.go":     logging("transport", "func f(user *slog.Logger) { if user != nil { x.user = logs.New(user) } }"),
 	}
 	tree := func(file, source string) fstest.MapFS {
 		fsys := fstest.MapFS{}
@@ -178,6 +190,12 @@ func TestRulesBite(t *testing.T) {
 		{"replica/b.go", "//go:build never\n\n" + imports("replica", module+"/understudytest")},
 		{"interceptor/b.go", imports("interceptor", module+"/orderstate")},
 		{"elsewhere/b.go", imports("elsewhere")},
+		{"replica/b.go", logging("replica", "type b struct { log *slog.Logger }")},
+		{"replica/b.go", logging("replica", "func f(l *slog.Logger) { x.log = logs.New(nil); l.Handler() }")},
+		{"transport/b.go", logging("transport", "func f(user *slog.Logger) { x.log = user }")},
+		{"transport/b.go", logging("transport", "func f(user *slog.Logger) { y(logs.New(user), user) }")},
+		{"election/b.go", logging("election", "func f(user *slog.Logger) { user.Info(`b`) }")},
+		{"election/b.go", logging("election", "var l = logs.New(slog.Default())")},
 	} {
 		if got := violations(t, tree(c.file, c.source)); len(got) != 1 {
 			t.Errorf("%s:\n%s\n%d violations reported, want 1: %q", c.file, c.source, len(got), got)
@@ -218,6 +236,11 @@ func violations(t *testing.T, fsys fs.FS) []string {
 				report(f.name, "imports "+imported, l.folder+" may import "+list(l.may)+" of ours: "+l.why)
 			case !isOurs && !standard(imported) && slices.Contains(standardOnly, l.folder):
 				report(f.name, "imports "+imported, l.folder+" imports the standard library only: "+l.why)
+			}
+		}
+		if !f.test && f.folder != logs && slices.ContainsFunc(hands, func(h string) bool { return under(f.folder, h) }) {
+			for _, what := range loggers(f) {
+				report(f.name, what, "a user's log handler may block, or ask who logs: give the logger to logs.New at once, and use what that returns")
 			}
 		}
 		if !f.test && slices.Contains(sequential, l.folder) {
@@ -316,6 +339,75 @@ func concurrency(f *ast.File) string {
 		return true
 	})
 	return found
+}
+
+// loggers returns what a file does with log/slog, but for functions with a parameter of type *slog.Logger that give it to
+// logs.New and do nothing else with it.
+func loggers(f file) (found []string) {
+	if !slices.Contains(f.imports(), "log/slog") {
+		return nil
+	}
+	types := map[ast.Node]bool{} // of such parameters
+	for _, d := range f.syntax.Decls {
+		fn, ok := d.(*ast.FuncDecl)
+		if !ok || fn.Body == nil {
+			continue
+		}
+		users := map[string]bool{}
+		for _, p := range fn.Type.Params.List {
+			if star, ok := p.Type.(*ast.StarExpr); ok && selected(star.X) == "slog.Logger" {
+				types[star.X] = true
+				for _, name := range p.Names {
+					users[name.Name] = true
+				}
+			}
+		}
+		ast.Inspect(fn.Body, func(n ast.Node) bool {
+			switch n := n.(type) {
+			case *ast.BinaryExpr:
+				if y, ok := n.Y.(*ast.Ident); ok && y.Name == "nil" {
+					return false
+				}
+			case *ast.CallExpr:
+				if selected(n.Fun) == "logs.New" {
+					_, plain := n.Args[0].(*ast.Ident)
+					return !plain
+				}
+			case *ast.SelectorExpr:
+				if x, ok := n.X.(*ast.Ident); ok {
+					if users[x.Name] {
+						found = append(found, "uses a user's logger")
+					}
+					return false // a field may have a user's logger's name
+				}
+			case *ast.Ident:
+				if users[n.Name] {
+					found = append(found, "keeps a user's logger, or hands it on")
+				}
+			}
+			return true
+		})
+	}
+	ast.Inspect(f.syntax, func(n ast.Node) bool {
+		if s, ok := n.(*ast.SelectorExpr); ok && !types[s] && strings.HasPrefix(selected(s), "slog.") {
+			found = append(found, "uses "+selected(s))
+		}
+		return true
+	})
+	return found
+}
+
+// selected is x.y as text, empty for anything else.
+func selected(e ast.Expr) string {
+	s, ok := e.(*ast.SelectorExpr)
+	if !ok {
+		return ""
+	}
+	x, ok := s.X.(*ast.Ident)
+	if !ok {
+		return ""
+	}
+	return x.Name + "." + s.Sel.Name
 }
 
 // file is a parsed Go file.
