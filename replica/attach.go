@@ -57,8 +57,8 @@ func (c *connection) Attach(stream grpc.BidiStreamingServer[pb.AttachRequest, pb
 	ctx, cancel := context.WithCancelCause(stream.Context())
 	defer cancel(nil)
 	if f := c.r.config.authenticate; f != nil {
-		if err := f(ctx); err != nil {
-			return err
+		if err := c.r.apart(ctx, "AuthenticateSession", func() error { return f(ctx) }); err != nil {
+			return errAuthenticate(ctx, err)
 		}
 	}
 	first, err := stream.Recv()

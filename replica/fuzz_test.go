@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/understudy-rpc/understudy/internal/wire"
@@ -130,7 +131,7 @@ func FuzzHistory(f *testing.F) {
 		{},
 		{
 			Executed: 5, LastTime: 9, Starts: []*pb.Start{{Epoch: 1, FirstOrderNum: 1}}, Sessions: []*pb.SessionState{{Session: 1, Nonce: make([]byte, 16), AnsweredUpTo: 1}},
-			Replies: []*pb.LoggedReply{replyToProto(orderstate.MessageID{Session: 1, SeqNum: 2}, said), replyToProto(orderstate.MessageID{Session: 1, SeqNum: 3}, failure(4, 5, "no"))},
+			Replies: []*pb.LoggedReply{replyToProto(orderstate.MessageID{Session: 1, SeqNum: 2}, said), replyToProto(orderstate.MessageID{Session: 1, SeqNum: 3}, &reply{orderNum: 4, st: status.New(5, "no").Proto()})},
 		},
 	} {
 		f.Add(marshal(f, m))

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -389,22 +388,30 @@ func (in *incarnation) forget() {
 }
 
 // executor executes messageOrder, one entry after the other: all of a backup's turns, and those that a takeover found ordered.
-func (in *incarnation) executor() {
-	var turns []replayed // taken from messageOrder, and not executed yet
+func (in *incarnation) executor() { in.executes(nil) }
+
+// executes goes on in a goroutine of its own if a handler ends this one. turns are taken from messageOrder, and not executed yet.
+func (in *incarnation) executes(turns []replayed) {
+	returned := false
+	defer func() {
+		if !returned {
+			in.goes(func() { in.executes(turns) })
+		}
+	}()
 	for in.ctx.Err() == nil {
 		in.mu.Lock()
 		turns = in.next(turns)
 		in.mu.Unlock()
 		if len(turns) > 0 {
-			turns = slices.Delete(turns, 0, in.replay(turns))
+			in.replay(&turns)
 			continue
 		}
 		select {
 		case <-in.work:
 		case <-in.ctx.Done():
-			return
 		}
 	}
+	returned = true
 }
 
 // next takes from messageOrder, up to as much as may be executed at once; while leading only what was ordered before the epoch. Called with mu held.

@@ -73,7 +73,8 @@ func (in *incarnation) restore(ctx context.Context, p *patience, w *pb.FollowWel
 		return err
 	}
 	p.restoring()
-	err = restoreState(in.r.config.state, movingReader{ctx, &state, p})
+	in.r.turns.running(&restoring)
+	err = in.r.apart(context.Background(), restoring, func() error { return in.r.config.state.Restore(movingReader{ctx, &state, p}) })
 	in.r.turns.end()
 	if err != nil {
 		return fmt.Errorf("replica: Restore: %w", err)
@@ -87,35 +88,10 @@ func (in *incarnation) restore(ctx context.Context, p *patience, w *pb.FollowWel
 	return nil
 }
 
+// What the watchdog calls turns that execute no method.
+var restoring, snapshotting = "Restore", "Snapshot"
+
 var errTooLarge = status.Errorf(codes.ResourceExhausted, "understudy: the state has more than %d bytes", maxSnapshot)
-
-// restoreState keeps a panic of the application's from crossing the package.
-func restoreState(s Snapshotter, r io.Reader) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("it panicked: %v", p)
-		}
-	}()
-	return s.Restore(r)
-}
-
-func snapshotState(s Snapshotter) (write func(io.Writer) error, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("it panicked: %v", p)
-		}
-	}()
-	return s.Snapshot()
-}
-
-func writeState(write func(io.Writer) error, w io.Writer) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("it panicked: %v", p)
-		}
-	}()
-	return write(w)
-}
 
 // sendSnapshot is the donor's side: a snapshot at a turn's boundary, no earlier than the turn that the primary keeps the log from.
 func (in *incarnation) sendSnapshot(ctx context.Context, req *pb.SnapshotRequest, stream grpc.ServerStreamingServer[pb.SnapshotResponse], p *patience) error {
@@ -135,8 +111,16 @@ func (in *incarnation) sendSnapshot(ctx context.Context, req *pb.SnapshotRequest
 	in.mu.Lock()
 	h := in.writeHistory()
 	in.mu.Unlock()
-	write, err := snapshotState(in.r.config.state)
+	in.r.turns.running(&snapshotting)
+	var write func(io.Writer) error
+	err = in.r.apart(context.Background(), snapshotting, func() (err error) {
+		write, err = in.r.config.state.Snapshot()
+		return err
+	})
 	in.r.turns.end()
+	if err == nil && write == nil {
+		err = errors.New("it has returned no function, and no error")
+	}
 	if err != nil {
 		return status.Errorf(codes.Internal, "understudy: Snapshot: %v", err)
 	}
@@ -147,7 +131,7 @@ func (in *incarnation) sendSnapshot(ctx context.Context, req *pb.SnapshotRequest
 		p.moved()
 	}
 	w := &chunkWriter{ctx: ctx, stream: stream, patience: p}
-	err = writeState(write, w)
+	err = in.r.apart(context.Background(), "writing a snapshot", func() error { return write(w) })
 	in.gaveSnapshot(w.total)
 	switch {
 	case w.err != nil:

@@ -99,8 +99,10 @@ func (in *incarnation) lead(began time.Duration, report Failover) error {
 		report.Opened = time.Now()
 		in.log.Info("took over", "from", report.From, "epoch", report.Epoch, "firstOrderNum", report.FirstOrderNum,
 			"election", report.Elected.Sub(report.Suspected), "takeover", report.Opened.Sub(report.Elected))
-		if in.r.config.onFailover != nil {
-			in.r.config.onFailover(report)
+		if f := in.r.config.onFailover; f != nil {
+			go func() { // which doesn't outlive the incarnation, unless f does
+				_ = in.r.apart(in.ctx, "OnFailover", func() error { f(report); return nil })
+			}()
 		}
 	}
 	<-in.ctx.Done()

@@ -166,7 +166,7 @@ func Logger(l *slog.Logger) Option {
 	}
 }
 
-// OnFailover is called when this replica has taken over, once its gate is open. It must not block.
+// OnFailover is called when this replica has taken over, once its gate is open, in a goroutine of its own: whatever it does holds nothing up.
 func OnFailover(f func(Failover)) Option {
 	return func(c *config) {
 		c.check("OnFailover", f != nil, isNil)
@@ -174,7 +174,8 @@ func OnFailover(f func(Failover)) Option {
 	}
 }
 
-// AuthenticateSession is called with the context of a source's stream before its session is opened or attached; an error refuses it. (The user's interceptors don't see that stream.)
+// AuthenticateSession is called with the context of a source's stream before its session is opened or attached; an error refuses it; a panic is one.
+// It may be called concurrently, and take until its context ends, after which it isn't waited for. (The user's interceptors don't see that stream.)
 func AuthenticateSession(f func(context.Context) error) Option {
 	return func(c *config) {
 		c.check("AuthenticateSession", f != nil, isNil)

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/recovery"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -13,7 +12,6 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 
-	"github.com/understudy-rpc/understudy/internal/turn"
 	"github.com/understudy-rpc/understudy/internal/wire"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
@@ -35,7 +33,7 @@ type method struct {
 //
 // Register before Serve. A streaming method is Unimplemented for now.
 func (r *Replica) Registrar(s grpc.ServiceRegistrar, inTurn ...grpc.UnaryServerInterceptor) grpc.ServiceRegistrar {
-	return &registrar{r: r, s: s, inTurn: r.inTurn(inTurn)}
+	return &registrar{r: r, s: s, inTurn: chainInTurn(inTurn)}
 }
 
 type registrar struct {
@@ -108,7 +106,10 @@ func (r *Replica) wrap(m *method) grpc.MethodHandler {
 		if err := c.request.malformed; err != nil {
 			return nil, errHeader(err)
 		}
-		return m.handle(srv, context.WithValue(ctx, callKey{}, c), unmarshal(c.request.b), throughChain)
+		defer c.exits(ctx)
+		value, err := m.handle(srv, context.WithValue(ctx, callKey{}, c), unmarshal(c.request.b), throughChain)
+		c.returned = true
+		return value, err
 	}
 }
 
@@ -132,19 +133,14 @@ func unmarshal(b []byte) func(any) error {
 	}
 }
 
-// inTurn makes one interceptor of those that run in every replica's turn. A panic is Internal on every replica (R7), with a text that is the same on each.
-func (r *Replica) inTurn(all []grpc.UnaryServerInterceptor) grpc.UnaryServerInterceptor {
-	recovered := recovery.UnaryServerInterceptor(recovery.WithRecoveryHandlerContext(func(ctx context.Context, p any) error {
-		t := turn.FromContext(ctx)
-		r.log.Error("a handler panicked", "method", t.Method(), "orderNum", t.OrderNum(), "panic", p)
-		return status.Errorf(codes.Internal, "understudy: %s panicked", t.Method())
-	}))
+// chainInTurn makes one interceptor of those that run in every replica's turn.
+func chainInTurn(all []grpc.UnaryServerInterceptor) grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 		next := handler
 		for _, i := range slices.Backward(all) {
 			inner := next
 			next = func(ctx context.Context, req any) (any, error) { return i(ctx, req, info, inner) }
 		}
-		return recovered(ctx, req, info, next)
+		return next(ctx, req)
 	}
 }

@@ -16,7 +16,7 @@ import (
 func replaying(t *testing.T, handler func(in *incarnation)) *incarnation {
 	t.Helper()
 	in := backup(t)
-	in.r.methods["/a/b"] = &method{name: "/a/b", inTurn: in.r.inTurn(nil), handle: func(any, context.Context, func(any) error, grpc.UnaryServerInterceptor) (any, error) {
+	in.r.methods["/a/b"] = &method{name: "/a/b", inTurn: chainInTurn(nil), handle: func(any, context.Context, func(any) error, grpc.UnaryServerInterceptor) (any, error) {
 		handler(in)
 		return new(emptypb.Empty), nil
 	}}

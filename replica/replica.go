@@ -179,6 +179,7 @@ func (r *Replica) Serve(ctx context.Context, s *grpc.Server, lis net.Listener) e
 	r.serving, r.stop = true, stop
 	r.mu.Unlock()
 	defer close(r.stopped)
+	defer r.log.Flush(heartbeat)
 	defer r.release(lis)
 
 	if err := r.check(s); err != nil {

@@ -2,7 +2,6 @@ package replica
 
 import (
 	spb "google.golang.org/genproto/googleapis/rpc/status"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
@@ -22,10 +21,6 @@ func (r *reply) err() error {
 		return nil
 	}
 	return status.FromProto(r.st).Err()
-}
-
-func failure(orderNum orderstate.OrderNum, code codes.Code, text string) *reply {
-	return &reply{orderNum: orderNum, st: status.New(code, text).Proto()}
 }
 
 // replyLog holds what executed turns have said, until their session's source has it, and what each session is as of the last executed turn. It isn't safe for concurrent use.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -273,6 +274,12 @@ func (m *moody) Snapshot() (func(io.Writer) error, error) {
 	case m.is("Snapshot panics"):
 		m.tries.Add(1)
 		panic("no snapshot today")
+	case m.is("Snapshot exits"):
+		m.tries.Add(1)
+		runtime.Goexit()
+	case m.is("Snapshot returns nothing"):
+		m.tries.Add(1)
+		return nil, nil
 	}
 	f, err := m.journal.Snapshot()
 	return func(w io.Writer) error {
@@ -284,6 +291,9 @@ func (m *moody) Snapshot() (func(io.Writer) error, error) {
 		case m.is("write panics"):
 			m.tries.Add(1)
 			panic("no write today")
+		case m.is("write exits"):
+			m.tries.Add(1)
+			runtime.Goexit()
 		case m.is("write writes too much"):
 			m.tries.Add(1)
 			_, err := w.Write(tooMuch())
@@ -305,6 +315,9 @@ func (m *moody) Restore(r io.Reader) error {
 	case m.is("Restore panics"):
 		m.tries.Add(1)
 		panic("no restore today")
+	case m.is("Restore exits"):
+		m.tries.Add(1)
+		runtime.Goexit()
 	}
 	return m.journal.Restore(r)
 }
@@ -315,6 +328,10 @@ func TestMoodyStates(t *testing.T) {
 	for how, words := range map[string]string{
 		"Snapshot fails":                        "no snapshot today",
 		"Snapshot panics":                       "no snapshot today",
+		"Snapshot exits":                        "it has ended its goroutine",
+		"Snapshot returns nothing":              "no function, and no error",
+		"write exits":                           "it has ended its goroutine",
+		"Restore exits":                         "it has ended its goroutine",
 		"write fails":                           "no write today",
 		"write panics":                          "no write today",
 		"write writes too much":                 "more than 67108864 bytes",
@@ -407,9 +424,9 @@ func init() {
 }
 
 // dial connects a client of the group.
-func (p *place) dial(host string) *grpc.ClientConn {
+func (p *place) dial(host string, opts ...transport.Option) *grpc.ClientConn {
 	p.t.Helper()
-	return p.dialWith([]transport.Option{transport.WithClock(p.clock)}, grpc.WithContextDialer(p.net.Dialer(host)))
+	return p.dialWith(append([]transport.Option{transport.WithClock(p.clock)}, opts...), grpc.WithContextDialer(p.net.Dialer(host)))
 }
 
 // dialTCP connects one to replicas that are on no network of the test's own.
@@ -420,10 +437,10 @@ func (p *place) dialTCP() *grpc.ClientConn {
 
 func (p *place) dialWith(opts []transport.Option, more ...grpc.DialOption) *grpc.ClientConn {
 	p.t.Helper()
-	conn, err := grpc.NewClient("replicated://store:1/test", append(append(interceptor.DialOptions(append(opts,
+	conn, err := grpc.NewClient("replicated://store:1/test", append(append(interceptor.DialOptions(append([]transport.Option{
 		transport.WithElection(func(transport.Target) (election.Election, io.Closer, error) { return p.store.Client("test"), nil, nil }),
-		transport.WithLogger(verbose))...,
-	), grpc.WithTransportCredentials(insecure.NewCredentials())), more...)...)
+		transport.WithLogger(verbose),
+	}, opts...)...), grpc.WithTransportCredentials(insecure.NewCredentials())), more...)...)
 	if err != nil {
 		p.t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package replica
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -26,6 +27,8 @@ type call struct {
 	request raw                         // its own bytes, as they were received
 	header  wire.Header                 // if the message carried it
 	chain   grpc.UnaryServerInterceptor // the server's
+
+	returned bool // the chain has, whatever it returned
 
 	// Set at the chain's beginning: the user's handler, its last link.
 	info    *grpc.UnaryServerInfo
@@ -87,17 +90,26 @@ func (c *call) turn(ctx context.Context, req any) (any, error) {
 			return nil, refusal(v)
 		}
 	}
-	said, value := in.execute(c.method, o, func(ctx context.Context) (any, error) {
+	return c.execute(req, o)
+}
+
+// execute runs the handler of a call that is ordered. However it ends, its turn ends, and what it has said is logged.
+func (c *call) execute(req any, o orderstate.OrderInfo) (value any, err error) {
+	in := c.in
+	said := &reply{orderNum: o.OrderNum}
+	defer func() {
+		in.mu.Lock()
+		in.replies.put(c.msg.MessageID, c.msg.AnsweredUpTo, said)
+		in.turned(o, 1)
+		in.arrived(c.msg.MessageID)
+		c.reply, c.value = said, value
+		in.mu.Unlock()
+		in.r.turns.end()
+	}()
+	value = in.execute(c.method, o, said, func(ctx context.Context) (any, error) {
 		return c.method.inTurn(ctx, req, c.info, c.handler)
 	})
-	in.mu.Lock()
-	in.replies.put(c.msg.MessageID, c.msg.AnsweredUpTo, said)
-	in.turned(o, 1)
-	in.arrived(c.msg.MessageID)
-	c.reply, c.value = said, value
-	in.mu.Unlock()
-	in.r.turns.end()
-	return said.result(value)
+	return value, said.err()
 }
 
 // read executes a read-only method between turns, of which it has seen all up to its orderNum.
@@ -118,11 +130,12 @@ func (c *call) read(ctx context.Context, req any) (any, error) {
 		return nil, errNotPrimary
 	}
 	t := turn.NewRead(c.method.name, seen)
-	said, value := in.call(t, seen.OrderNum, func(ctx context.Context) (any, error) { return c.method.inTurn(ctx, req, c.info, c.handler) })
+	said := &reply{orderNum: seen.OrderNum}
+	value := in.call(t, said, func(ctx context.Context) (any, error) { return c.method.inTurn(ctx, req, c.info, c.handler) })
 	in.mu.Lock()
 	c.reply, c.value = said, value
 	in.mu.Unlock()
-	return said.result(value)
+	return value, said.err()
 }
 
 // answer is what the chain has made of the turn's result. What nobody replaced isn't marshalled again.
@@ -140,44 +153,51 @@ func (c *call) says(r *reply) proto.Message {
 	return &c.said
 }
 
-// result is what the chain sees of a reply.
-func (r *reply) result(value any) (any, error) {
-	if err := r.err(); err != nil {
-		return nil, err
-	}
-	return value, nil
-}
-
 // execute runs a handler in its turn.
-func (in *incarnation) execute(m *method, o orderstate.OrderInfo, handler func(context.Context) (any, error)) (*reply, any) {
+func (in *incarnation) execute(m *method, o orderstate.OrderInfo, said *reply, handler func(context.Context) (any, error)) any {
 	in.r.turns.running(&m.name)
-	return in.call(turn.New(m.name, o, in.secret), o.OrderNum, handler)
+	return in.call(turn.New(m.name, o, in.secret), said, handler)
 }
 
-// call calls a handler, and keeps all that it says.
-func (in *incarnation) call(t *turn.Turn, k orderstate.OrderNum, handler func(context.Context) (any, error)) (*reply, any) {
+// call calls a handler, and keeps in said all that it says; also if it panics, or ends the goroutine, in which case call doesn't return. All user code of a turn runs here. The value is nil with an error.
+func (in *incarnation) call(t *turn.Turn, said *reply, handler func(context.Context) (any, error)) (value any) {
+	returned := false
+	defer func() {
+		if !returned {
+			value = nil
+			said.fails(in.r.brokeOff(t, recover()))
+		}
+		said.header, said.trailer = t.Metadata()
+	}()
 	value, err := handler(t.Context())
-	r := &reply{orderNum: k}
-	r.header, r.trailer = t.Metadata()
 	if err == nil {
-		if reply, ok := value.(proto.Message); ok {
+		switch reply := value.(type) {
+		case proto.Message:
 			// Within the turn: a later one may change what the handler has returned.
-			r.payload, err = proto.Marshal(reply)
-		} else {
+			said.payload, err = proto.Marshal(reply)
+		case nil: // gRPC sends an empty message
+		default:
 			err = status.Errorf(codes.Internal, "understudy: a reply of type %T is no protobuf message", value)
 		}
 	}
 	if err != nil {
-		st, ok := status.FromError(err)
-		if !ok {
-			st = status.FromContextError(err)
-		}
-		if st.Code() == codes.OK {
-			st = status.New(codes.Unknown, st.Message())
-		}
-		r.st = st.Proto()
+		value = nil
+		said.fails(err)
 	}
-	return r, value
+	returned = true
+	return value
+}
+
+// fails makes an error what a turn has said.
+func (r *reply) fails(err error) {
+	st, ok := status.FromError(err)
+	if !ok {
+		st = status.FromContextError(err)
+	}
+	if st.Code() == codes.OK {
+		st = status.New(codes.Unknown, st.Message())
+	}
+	r.payload, r.st = nil, st.Proto()
 }
 
 // replayed is one entry of messageOrder, its message, and what the turn has said.
@@ -193,29 +213,37 @@ const (
 	executeFor    = 10 * time.Millisecond
 )
 
-// replay executes messages of messageOrder, one after the other: a backup's turns, or those that a takeover executes before its gate opens. It says how many: fewer when they take
-// long, at least one though; and when the incarnation ends.
-func (in *incarnation) replay(turns []replayed) int {
+// replay executes messages of messageOrder, one after the other: a backup's turns, or those that a takeover executes before its gate opens. It takes them off: not all when they take
+// long, at least one though; and when the incarnation, or a handler the goroutine, ends.
+func (in *incarnation) replay(turns *[]replayed) {
 	if in.r.turns.take(in.ctx) != nil {
-		return 0
+		return
 	}
-	defer in.r.turns.end()
 	n := 0
-	for began := in.r.clock(); n < len(turns) && in.ctx.Err() == nil; {
-		t := &turns[n]
+	defer func() {
+		in.replayed((*turns)[:n])
+		*turns = slices.Delete(*turns, 0, n)
+		in.r.turns.end()
+	}()
+	for began := in.r.clock(); n < len(*turns) && in.ctx.Err() == nil; {
+		t := &(*turns)[n]
 		n++
 		if t.Kind != orderstate.Request {
 			continue
 		}
-		t.said = in.replayOne(t.OrderInfo, t.message.Body.(*message))
+		t.said = &reply{orderNum: t.OrderNum}
+		in.replayOne(t.OrderInfo, t.message.Body.(*message), t.said)
 		if in.r.clock()-began >= executeFor {
 			break
 		}
 	}
-	if n == 0 {
-		return 0
+}
+
+// replayed logs what turns have said.
+func (in *incarnation) replayed(turns []replayed) {
+	if len(turns) == 0 {
+		return
 	}
-	turns = turns[:n]
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	for _, t := range turns {
@@ -228,23 +256,22 @@ func (in *incarnation) replay(turns []replayed) int {
 			in.replies.put(t.Message(), t.message.AnsweredUpTo, t.said)
 		}
 	}
-	in.turned(turns[n-1].OrderInfo, n)
+	in.turned(turns[len(turns)-1].OrderInfo, len(turns))
 	if in.role == takingOver || in.role == leading {
 		in.broadcast() // who opens the gate waits for the last one
 	}
-	return n
 }
 
-func (in *incarnation) replayOne(o orderstate.OrderInfo, body *message) *reply {
+func (in *incarnation) replayOne(o orderstate.OrderInfo, body *message, said *reply) {
 	method := in.r.methods[body.method]
 	if method == nil { // the primary has executed it, so this replica runs another version of the service
 		in.r.log.Error("an ordered message of an unknown method: is this another version of the service?", "method", body.method, "orderNum", o.OrderNum)
-		return failure(o.OrderNum, codes.Unimplemented, "unknown method "+body.method)
+		said.fails(status.Error(codes.Unimplemented, "unknown method "+body.method))
+		return
 	}
-	said, _ := in.execute(method, o, func(ctx context.Context) (any, error) {
+	in.execute(method, o, said, func(ctx context.Context) (any, error) {
 		return method.handle(method.service, ctx, unmarshal(body.payload), method.inTurn)
 	})
-	return said
 }
 
 // now is the time that a primary records for a turn, in microseconds since 1970. Called with mu held.

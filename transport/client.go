@@ -241,6 +241,7 @@ func (c *Client) fail(err error) {
 
 // close ends the Client with its ClientConn: calls in flight fail as gRPC's do, and no goroutine is left.
 func (c *Client) close() {
+	defer c.cfg.log.Flush(farewell)
 	c.goodbye()
 	c.cancel(nil)
 	c.work.Wait()
