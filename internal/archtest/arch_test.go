@@ -145,7 +145,7 @@ func TestRulesBite(t *testing.T) {
 		"internal/alone/a_test.go": imports("alone", "testing"),
 		"internal/logs/a.go":       imports("logs") + "import \"log/slog\"\nvar user *slog.Logger",
 		"understudytest/a.go":      logging("understudytest", "func f(l *slog.Logger) { l.Info(`it is the test's`) }"),
-		"transport/options.go":     logging("transport", "func f(user *slog.Logger) { if user != nil { x.user = logs.New(user) } }"),
+		"transport/options.go":     logging("transport", "func f(user *slog.Logger) { if user != nil { x.user = logs.New(user) } }\nvar level = slog.LevelWarn"),
 	}
 	tree := func(file, source string) fstest.MapFS {
 		fsys := fstest.MapFS{}
@@ -341,7 +341,7 @@ func concurrency(f *ast.File) string {
 	return found
 }
 
-// loggers returns what a file does with log/slog, but for functions with a parameter of type *slog.Logger that give it to
+// loggers returns what a file does with log/slog, but for levels, and functions with a parameter of type *slog.Logger that give it to
 // logs.New and do nothing else with it.
 func loggers(f file) (found []string) {
 	if !slices.Contains(f.imports(), "log/slog") {
@@ -389,7 +389,7 @@ func loggers(f file) (found []string) {
 		})
 	}
 	ast.Inspect(f.syntax, func(n ast.Node) bool {
-		if s, ok := n.(*ast.SelectorExpr); ok && !types[s] && strings.HasPrefix(selected(s), "slog.") {
+		if s, ok := n.(*ast.SelectorExpr); ok && !types[s] && strings.HasPrefix(selected(s), "slog.") && !strings.HasPrefix(selected(s), "slog.Level") {
 			found = append(found, "uses "+selected(s))
 		}
 		return true
