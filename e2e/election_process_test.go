@@ -131,7 +131,7 @@ func TestElectionEtcdStopped(t *testing.T) {
 }
 
 // A replaced etcd shows by its Group and its revision, to a watch too: that one waits for a revision that the new
-// etcd hasn't reached.
+// etcd hasn't reached. When it is back, with an earlier lease of each replica, they are registered as before.
 func TestElectionEtcdReplaced(t *testing.T) {
 	t.Parallel()
 	ctx := electionContext(t)
@@ -146,6 +146,7 @@ func TestElectionEtcdReplaced(t *testing.T) {
 	states := e.Watch(ctx)
 	before := <-states
 	etcd.Kill()
+	backup := etcd.Save()
 	etcd.Wipe()
 	etcd.Restart()
 	s := awaitElection(t, ctx, e, "both alive", func(s election.State) bool { return len(s.Replicas) == 2 })
@@ -163,6 +164,20 @@ func TestElectionEtcdReplaced(t *testing.T) {
 	_, err := e.Elect(ctx, rs[1], first)
 	if !errors.Is(err, election.ErrLost) {
 		t.Errorf("Elect in an etcd without the group = %v", err)
+	}
+
+	etcd.Kill()
+	etcd.Load(backup)
+	etcd.Restart()
+	second := electSoon(t, ctx, e, rs[1], first)
+	if err := e.AddInSync(ctx, second, memberA); err != nil {
+		t.Error(err)
+	}
+	electSoon(t, ctx, e, rs[0], second)
+	for _, r := range rs {
+		if r.Err() != nil {
+			t.Errorf("%v is lost: %v", r.Replica().Member, r.Err())
+		}
 	}
 }
 

@@ -120,7 +120,7 @@ type registration struct {
 
 	mu     sync.Mutex // guards:
 	lease  clientv3.LeaseID
-	newest int64 // the ModRevision of the newest put of ours
+	newest int64 // the highest ModRevision of our puts, also of those that a restored store doesn't have
 	err    error // set before lost is closed
 }
 
@@ -200,7 +200,7 @@ func (r *registration) again(ctx context.Context) *lease {
 		cancel()
 		if err == nil {
 			r.mu.Lock()
-			r.lease, r.newest = l.id, l.rev
+			r.lease, r.newest = l.id, max(r.newest, l.rev)
 			r.mu.Unlock()
 			return l
 		}
@@ -217,8 +217,10 @@ func (r *registration) lostTo(err error) bool {
 	if !errors.As(err, &taken) {
 		return false
 	}
-	if taken.since < r.newestPut() {
-		return false // it held the name before: the store was restored, and the holder's lease runs out
+	if taken.since <= r.newestPut() {
+		// The holder is from before: the store was restored. It is this registration itself, under an earlier lease, or its
+		// lease runs out.
+		return false
 	}
 	r.lose(taken)
 	r.e.log.Warn("lost the name", "replica", r.replica.Member, "holder", taken.Holder.Member)
