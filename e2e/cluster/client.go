@@ -32,7 +32,7 @@ type Client struct {
 func (c *Cluster) StartClient(name string) *Client {
 	c.t.Helper()
 	x := &Client{Name: name, c: c}
-	x.process = c.launch(name, []string{"client", "-etcd", c.Etcd.Addr(), "-name", name}, func(e journal.Event) {
+	x.process = c.launch(name, []string{"client", "-etcd", c.endpoints(), "-name", name}, func(e journal.Event) {
 		if e.Call != nil {
 			c.broadcast(func() { x.calls = append(x.calls, *e.Call) })
 		}
@@ -110,11 +110,17 @@ func (x *Client) AwaitFailed(further int) {
 	x.c.await(x.Name+"'s calls fail", func() bool { return failed() >= want })
 }
 
-// Rest makes callers make no more calls, and waits until the last one has ended.
-func (x *Client) Rest() {
+// Idle makes callers make no more calls until they are loaded again, and waits until the last one has ended.
+func (x *Client) Idle() {
 	x.c.t.Helper()
 	x.begun = x.ask(journal.Command{Do: journal.DoRest}).Calls
 	x.c.await(x.Name+"'s ledger", func() bool { return len(x.calls) == int(x.begun) })
+}
+
+// Rest is Idle for good.
+func (x *Client) Rest() {
+	x.c.t.Helper()
+	x.Idle()
 	x.rested = true
 }
 
@@ -123,6 +129,32 @@ func (x *Client) Rest() {
 func (x *Client) Route(routes map[string]string) {
 	x.c.t.Helper()
 	x.ask(journal.Command{Do: journal.DoRoute, Routes: routes})
+}
+
+// Strand leaves the connections to replicas that the client has half-open: nothing that an end sends arrives, ever.
+func (x *Client) Strand() time.Duration {
+	x.c.t.Helper()
+	at := x.c.did("client %s's connections are half-open", x.Name)
+	x.ask(journal.Command{Do: journal.DoStrand})
+	return at
+}
+
+// Stop is SIGSTOP. It returns when the process stands still.
+func (x *Client) Stop() {
+	x.c.t.Helper()
+	x.c.did("client %s is stopped", x.Name)
+	if err := x.process.Stop(); err != nil {
+		x.c.t.Fatal(err)
+	}
+}
+
+// Continue is SIGCONT.
+func (x *Client) Continue() {
+	x.c.t.Helper()
+	x.c.did("client %s goes on", x.Name)
+	if err := x.process.Proceed(); err != nil {
+		x.c.t.Fatal(err)
+	}
 }
 
 // Stats is what the library's client has counted.

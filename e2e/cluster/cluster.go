@@ -49,7 +49,8 @@ const LogsVariable = "UNDERSTUDY_E2E_LOGS"
 // Cluster is one group, its clients and its etcd. Its methods are called from the test's goroutine, and end the test
 // when they can't do what they say.
 type Cluster struct {
-	Etcd *etcdproc.Server
+	Etcd  *etcdproc.Server   // the first of its nodes
+	Etcds []*etcdproc.Server // all of them: mostly it has one
 
 	t       *testing.T
 	ctx     context.Context
@@ -57,10 +58,12 @@ type Cluster struct {
 	binary  string
 	starter *process.Starter
 	logs    string
+	etcd    *clientv3.Client
 	store   election.Election
 
 	replicas []*Replica
 	clients  []*Client
+	others   []*Other
 
 	mu      sync.Mutex    // guards what follows, and what replicas and clients say is guarded so
 	changed chan struct{} // closed, and made anew, when anything changes
@@ -76,8 +79,14 @@ type fault struct {
 // New starts an etcd for a group of this level. Everything ends with the test.
 func New(t *testing.T, level understudy.Level) *Cluster {
 	t.Helper()
+	return NewOn(t, level, etcdproc.Start(t))
+}
+
+// NewOn is New on an etcd of these nodes.
+func NewOn(t *testing.T, level understudy.Level, etcds ...*etcdproc.Server) *Cluster {
+	t.Helper()
 	ctx, cancel := context.WithTimeoutCause(context.Background(), patience, errors.New("the test's patience is over"))
-	c := &Cluster{t: t, ctx: ctx, level: level, changed: make(chan struct{})}
+	c := &Cluster{Etcd: etcds[0], Etcds: etcds, t: t, ctx: ctx, level: level, changed: make(chan struct{})}
 	var err error
 	if c.binary, err = build(); err != nil {
 		cancel()
@@ -92,13 +101,12 @@ func New(t *testing.T, level understudy.Level) *Cluster {
 	} else {
 		c.logs = t.TempDir()
 	}
-	c.Etcd = etcdproc.Start(t)
-	client, err := election.Dial([]string{c.Etcd.Addr()})
+	client, err := election.Dial(strings.Split(c.endpoints(), ","))
 	if err != nil {
 		cancel()
 		t.Fatal(err)
 	}
-	c.store = election.NewEtcd(client, group)
+	c.etcd, c.store = client, election.NewEtcd(client, group)
 	c.starter = process.NewStarter()
 	watched := make(chan struct{})
 	go func() {
@@ -131,6 +139,9 @@ func (c *Cluster) end() {
 	}
 	for _, x := range c.clients {
 		x.process.Kill()
+	}
+	for _, o := range c.others {
+		o.Kill()
 	}
 	c.starter.Close()
 	c.searchLogs()
@@ -177,6 +188,8 @@ func (c *Cluster) showLogs() {
 	}
 }
 
+const pause = 200 * time.Millisecond
+
 // broadcast makes a change that somebody may wait for.
 func (c *Cluster) broadcast(change func()) {
 	c.mu.Lock()
@@ -198,6 +211,7 @@ func (c *Cluster) await(what string, cond func() bool) {
 		}
 		select {
 		case <-changed:
+		case <-time.After(pause): // what etcd says is told late, or never, after its data was replaced
 		case <-c.ctx.Done():
 			c.vain(what)
 		}
@@ -255,6 +269,9 @@ func now() time.Duration {
 	}
 	return time.Duration(ts.Nano())
 }
+
+// Level is the group's.
+func (c *Cluster) Level() understudy.Level { return c.level }
 
 // Now is the clock of the ledgers.
 func (c *Cluster) Now() time.Duration { return now() }

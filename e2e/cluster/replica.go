@@ -44,6 +44,16 @@ func (c *Cluster) StartReplica(name string, args ...string) *Replica {
 	return r
 }
 
+// StartReplicaOnItsPort is StartReplica, where clients find all its processes at one address, too.
+func (c *Cluster) StartReplicaOnItsPort(name string) *Replica {
+	c.t.Helper()
+	port, err := freePort()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return c.StartReplica(name, "-port", fmt.Sprint(port))
+}
+
 // Replica returns a replica that was started.
 func (c *Cluster) Replica(name string) *Replica {
 	c.t.Helper()
@@ -86,7 +96,7 @@ func (r *Replica) start() *process.Process {
 
 func (r *Replica) arguments(peerPort int) []string {
 	return append([]string{
-		"replica", "-etcd", r.c.Etcd.Addr(), "-name", r.Name, "-peer-port", fmt.Sprint(peerPort),
+		"replica", "-etcd", r.c.endpoints(), "-name", r.Name, "-peer-port", fmt.Sprint(peerPort),
 	}, r.args...)
 }
 
@@ -103,28 +113,88 @@ func (r *Replica) said(e journal.Event) {
 	})
 }
 
-// Rival starts another process of the same name, on ports of its own, while the first one lives, waits until the rival has ended, and returns
-// its log and how it ended.
+// Rival starts another process of the same name, on ports of its own, while the first one lives, waits until the rival has
+// ended, and returns its log and how it ended.
 func (r *Replica) Rival() (log string, err error) {
 	r.c.t.Helper()
-	name := r.Name + "-rival"
-	p := r.c.launch(name, r.arguments(0), func(journal.Event) {})
-	defer p.Kill()
+	rival := r.Beside("rival", r.arguments(0)...)
+	defer rival.Kill()
 	select {
-	case <-p.Done:
+	case <-rival.process.Done:
 	case <-r.c.ctx.Done():
 		r.c.vain("the rival's end")
 	}
-	text, readErr := os.ReadFile(r.c.logPath(name))
-	if readErr != nil {
-		r.c.t.Fatal(readErr)
+	return rival.Log(), rival.process.Err
+}
+
+// An Other is a process of a replica that isn't of the cluster, or shouldn't be.
+type Other struct {
+	c       *Cluster
+	name    string
+	process *process.Process
+	status  replica.Status // guarded by Cluster.mu
+}
+
+// Beside starts such a process, with these arguments. Its log is found by the replica's name and another word.
+func (r *Replica) Beside(word string, args ...string) *Other {
+	r.c.t.Helper()
+	o := &Other{c: r.c, name: r.Name + "-" + word}
+	r.c.did("%s is started", o.name)
+	o.process = r.c.launch(o.name, args, func(e journal.Event) {
+		if e.Status != nil {
+			r.c.broadcast(func() { o.status = *e.Status })
+		}
+	})
+	r.c.others = append(r.c.others, o)
+	return o
+}
+
+// Twin starts another process of the same name, on ports of its own, with further arguments.
+func (r *Replica) Twin(word string, args ...string) *Other {
+	r.c.t.Helper()
+	return r.Beside(word, append(r.arguments(0), args...)...)
+}
+
+// Squat starts a replica of another group, of the same name and on the same ports; this one's process must be dead.
+func (r *Replica) Squat(group string) *Other {
+	r.c.t.Helper()
+	return r.Beside(group, append(r.arguments(r.peerPort), "-group", group)...)
+}
+
+// Kill is kill -9.
+func (o *Other) Kill() { o.process.Kill() }
+
+// Log returns what the process has logged until now.
+func (o *Other) Log() string { return o.c.log(o.name) }
+
+// AwaitRole waits until the process says that it is this.
+func (o *Other) AwaitRole(role string) {
+	o.c.t.Helper()
+	o.c.await(fmt.Sprintf("%s is %s", o.name, role), func() bool { return o.status.Role == role })
+}
+
+// Role is what the process last said that it is.
+func (o *Other) Role() string {
+	o.c.mu.Lock()
+	defer o.c.mu.Unlock()
+	return o.status.Role
+}
+
+// Executed is how many calls the process has executed.
+func (o *Other) Executed() int {
+	o.c.t.Helper()
+	e, err := o.process.Ask(o.c.ctx, journal.Command{Do: journal.DoDump})
+	if err != nil {
+		o.c.t.Fatal(err)
 	}
-	return string(text), p.Err
+	return len(e.Dump.Entries)
 }
 
 // Log returns what the replica's processes have logged until now.
-func (r *Replica) Log() string {
-	text, err := os.ReadFile(r.c.logPath(r.Name))
+func (r *Replica) Log() string { return r.c.log(r.Name) }
+
+func (c *Cluster) log(name string) string {
+	text, err := os.ReadFile(c.logPath(name))
 	if err != nil {
 		return err.Error()
 	}
@@ -175,6 +245,12 @@ func (r *Replica) AwaitRole(role string, above uint64) {
 	})
 }
 
+// AwaitSuspect waits until the replica says that it doesn't believe etcd.
+func (r *Replica) AwaitSuspect() {
+	r.c.t.Helper()
+	r.c.await(r.Name+" suspects etcd", func() bool { return r.status.Suspect != "" })
+}
+
 // Kill is kill -9. It returns when the process is gone, and says when it began.
 func (r *Replica) Kill() time.Duration {
 	r.c.t.Helper()
@@ -185,6 +261,27 @@ func (r *Replica) Kill() time.Duration {
 	r.process.Kill()
 	r.c.broadcast(func() { r.process, r.stopped, r.status = nil, false, replica.Status{} })
 	return at
+}
+
+// Terminate is SIGTERM: the process stops its server gracefully. It returns when the process has ended, and says when it
+// began and how long that took.
+func (r *Replica) Terminate() (at, took time.Duration) {
+	r.c.t.Helper()
+	at = r.c.did("%s is terminated", r.Name)
+	if err := r.process.Terminate(); err != nil {
+		r.c.t.Fatal(err)
+	}
+	select {
+	case <-r.process.Done:
+	case <-r.c.ctx.Done():
+		r.c.vain(r.Name + " ends")
+	}
+	took = now() - at
+	if err := r.process.Err; err != nil {
+		r.c.t.Errorf("%s was terminated, and ends with %v", r.Name, err)
+	}
+	r.c.broadcast(func() { r.process, r.stopped, r.status = nil, false, replica.Status{} })
+	return at, took
 }
 
 // Stop is SIGSTOP. It returns when the process stands still.

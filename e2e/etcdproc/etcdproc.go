@@ -20,6 +20,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -39,7 +40,8 @@ const startLimit = 30 * time.Second
 type Server struct {
 	t    testing.TB
 	dir  string
-	addr string // "" until the first start has chosen a port
+	addr string   // "" until the first start has chosen a port
+	more []string // further arguments
 	cmd  *exec.Cmd
 	in   io.Closer     // the process ends when this does
 	errs *bytes.Buffer // the process's standard error; read when it has ended
@@ -53,6 +55,41 @@ func Start(t testing.TB) *Server {
 	t.Cleanup(s.end)
 	s.Restart()
 	return s
+}
+
+// StartMembers starts an etcd of n nodes, and returns them when each serves. Their timings are three times those of a
+// node alone.
+func StartMembers(t testing.TB, n int) []*Server {
+	t.Helper()
+	var members []*Server
+	var nodes []string
+	for i := range n {
+		lis, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatalf("etcdproc: %v", err)
+		}
+		name, peer := fmt.Sprintf("etcd%d", i+1), lis.Addr().String()
+		lis.Close()
+		nodes = append(nodes, name+"=http://"+peer)
+		members = append(members, &Server{t: t, dir: t.TempDir(), more: []string{
+			"-name", name, "-peer", peer, "-tick", "30", "-election", "300",
+		}})
+	}
+	started := make(chan error, n)
+	for _, s := range members {
+		t.Cleanup(s.end)
+		s.more = append(s.more, "-nodes", strings.Join(nodes, ","))
+		go func() { started <- s.start() }() // none is ready before most are there
+	}
+	for range members {
+		if err := <-started; err != nil {
+			t.Errorf("etcdproc: %v", err)
+		}
+	}
+	if t.Failed() {
+		t.FailNow()
+	}
+	return members
 }
 
 // Addr returns the host:port of clients; it stays the same after a restart.
@@ -161,7 +198,7 @@ func (s *Server) start() error {
 	if addr == "" {
 		addr = "127.0.0.1:0"
 	}
-	cmd := exec.Command(binary, "-dir", s.data(), "-addr", addr)
+	cmd := exec.Command(binary, append([]string{"-dir", s.data(), "-addr", addr}, s.more...)...)
 	// A process group of its own: should this process die while etcd is stopped, the kernel hangs it up.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	s.errs = &bytes.Buffer{}

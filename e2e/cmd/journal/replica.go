@@ -97,7 +97,7 @@ func (m *member) watch(ctx context.Context) {
 	defer tick.Stop()
 	for {
 		now := m.replica.Status()
-		part := replica.Status{Role: now.Role, Name: now.Name, Primary: now.Primary, Epoch: now.Epoch, InSync: now.InSync}
+		part := replica.Status{Role: now.Role, Name: now.Name, Primary: now.Primary, Epoch: now.Epoch, InSync: now.InSync, Suspect: now.Suspect}
 		if !reflect.DeepEqual(part, told) {
 			m.link.Tell(journal.Event{Status: &now})
 			told = part

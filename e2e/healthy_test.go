@@ -1,0 +1,81 @@
+package e2e
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/understudy-rpc/understudy"
+	"github.com/understudy-rpc/understudy/e2e/cluster"
+)
+
+// Whichever process stands still for 300 ms, nobody is deposed or evicted for it.
+//
+// It isn't parallel: what else runs here would make it stand still for longer.
+func TestStall(t *testing.T) {
+	const stall = 300 * time.Millisecond
+	c, x, y := threeUnderLoad(t, understudy.Stable)
+	p := c.Primary()
+	b := c.Replica("a")
+	if b == p {
+		b = c.Replica("b")
+	}
+	for _, of := range []struct {
+		name         string
+		stop, goesOn func()
+	}{
+		{"the primary", func() { p.Stop() }, func() { p.Continue() }},
+		{"a backup", func() { b.Stop() }, func() { b.Continue() }},
+		{"a client", x.Stop, x.Continue},
+		{"etcd", c.Etcd.Stop, c.Etcd.Continue},
+	} {
+		had := c.Group()
+		for range 2 {
+			at := c.Now()
+			of.stop()
+			c.Last(stall - (c.Now() - at))
+			of.goesOn()
+			x.Await(20)
+			y.Await(20)
+			c.Last(stall)
+		}
+		if has := c.Group(); has.Epoch != had.Epoch || !slices.Equal(has.InSync, had.InSync) {
+			t.Errorf("%s stood still for %v: in-sync were %v in epoch %d, and are %v in epoch %d",
+				of.name, stall, had.InSync, had.Epoch, has.InSync, has.Epoch)
+		}
+	}
+	c.Finish().NoneFailed()
+}
+
+// The address of a replica that died is another group's, whose replica has the same name: no client of ours is served by
+// it, neither one that knows the group nor one that comes only now.
+func TestAddressReused(t *testing.T) {
+	t.Parallel()
+	c := cluster.New(t, understudy.Stable)
+	c.StartReplicaOnItsPort("a")
+	c.AwaitPrimary(0)
+	c.StartReplica("b")
+	c.AwaitInSync("a", "b")
+	x := c.StartClient("x")
+	x.Load(cluster.Steady)
+	x.Await(20)
+	a := c.Replica("a")
+	epoch := a.Epoch()
+	a.Kill()
+	other := a.Squat("another")
+	y := c.StartClient("y")
+	y.Load(cluster.Steady)
+	other.AwaitRole("leading")
+	c.AwaitPrimary(epoch)
+	x.Await(50)
+	y.Await(50)
+	if n := other.Executed(); n > 0 {
+		t.Errorf("%d calls were executed by another group", n)
+	}
+	other.Kill()
+	a.Start()
+	c.AwaitInSync("a", "b")
+	x.Await(20)
+	y.Await(20)
+	c.Finish().NoneFailed()
+}

@@ -1,0 +1,109 @@
+package e2e
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/understudy-rpc/understudy"
+	"github.com/understudy-rpc/understudy/e2e/cluster"
+	"github.com/understudy-rpc/understudy/election"
+)
+
+// unharmed fails the test unless the group has the replicas, their processes and incarnations, that it had, and the same
+// one leads.
+func unharmed(t *testing.T, c *cluster.Cluster, had election.State) {
+	t.Helper()
+	has := c.Group()
+	if has.Group != had.Group || has.Epoch != had.Epoch || has.Primary != had.Primary || !slices.Equal(has.InSync, had.InSync) {
+		t.Errorf("the group was %+v\nand is %+v", had, has)
+	}
+}
+
+// While etcd isn't the one that the group knows, calls are held up, nobody gives up anything, and every replica says so.
+// When etcd is right again, all goes on: no call has failed, and none is lost.
+func TestEtcdIsWrong(t *testing.T) {
+	t.Parallel()
+	for _, wrong := range []struct {
+		name string
+		// prepare may change the group. make makes it wrong, and returns how it is put right.
+		prepare func(c *cluster.Cluster) (data string)
+		make    func(c *cluster.Cluster, data string) (mend func())
+	}{
+		{"Emptied", nil, func(c *cluster.Cluster, _ string) func() {
+			newest := c.Replace("")
+			return func() { c.Replace(newest) }
+		}},
+		{"Restored", func(c *cluster.Cluster) string {
+			earlier := c.Data()
+			p := c.Primary()
+			epoch := p.Epoch()
+			p.Kill()
+			c.AwaitPrimary(epoch)
+			p.Start()
+			c.AwaitInSync("a", "b", "c")
+			return earlier
+		}, func(c *cluster.Cluster, earlier string) func() {
+			newest := c.Replace(earlier)
+			return func() { c.Replace(newest) }
+		}},
+		{"KeysDeleted", (*cluster.Cluster).Data, func(c *cluster.Cluster, whole string) func() {
+			c.DeleteKeys()
+			return func() {
+				seen := c.Revision()
+				c.Replace(whole)
+				c.Advance(seen)
+			}
+		}},
+	} {
+		t.Run(wrong.name, func(t *testing.T) {
+			t.Parallel()
+			const outage = 4 * time.Second
+			c, x, y := threeUnderLoad(t, understudy.Stable)
+			data := ""
+			if wrong.prepare != nil {
+				data = wrong.prepare(c)
+			}
+			x.Await(20)
+			had := c.Group()
+			at := c.Now()
+			mend := wrong.make(c, data)
+			for _, name := range []string{"a", "b", "c"} {
+				c.Replica(name).AwaitSuspect()
+			}
+			c.Last(outage - (c.Now() - at))
+			before := len(x.Calls())
+			c.Last(200 * time.Millisecond)
+			if n := len(x.Calls()) - before; n > 0 {
+				t.Errorf("%d calls ended while etcd was wrong", n)
+			}
+			mend()
+			x.Await(20)
+			y.Await(20)
+			r := c.Finish().NoneFailed()
+			unharmed(t, c, had)
+			r.HeldUp("while etcd was wrong", at, at+outage)
+		})
+	}
+}
+
+// A process that knows no group makes one in an etcd that was emptied. It has nothing to do with the group that was there:
+// no call of that one's clients is executed by it, whose replicas and clients wait for their etcd, and go on with it.
+func TestAnotherGroupInAnEmptyEtcd(t *testing.T) {
+	t.Parallel()
+	c, x, y := threeUnderLoad(t, understudy.Stable)
+	had := c.Group()
+	newest := c.Replace("")
+	other := c.Replica("a").Beside("other", "replica", "-etcd", c.Etcd.Addr(), "-name", "d", "-level", c.Level().String())
+	other.AwaitRole("leading")
+	c.Last(2 * time.Second)
+	if n := other.Executed(); n > 0 {
+		t.Errorf("%d calls of the group that was there were executed by another one", n)
+	}
+	other.Kill()
+	c.Replace(newest)
+	x.Await(20)
+	y.Await(20)
+	c.Finish().NoneFailed()
+	unharmed(t, c, had)
+}
