@@ -21,6 +21,10 @@ func errPlainClient(method string) error {
 	return status.Errorf(codes.FailedPrecondition, "understudy: %s is replicated, and this call comes from a client without the middleware: dial replicated://… with interceptor.DialOptions()", method)
 }
 
+func errRequestReplaced(method string) error {
+	return status.Errorf(codes.Internal, "understudy: an interceptor of the server has replaced the request of %s: every replica executes the bytes that the caller has sent; what changes requests is given to Registrar", method)
+}
+
 func errHeader(err error) error {
 	return status.Errorf(codes.InvalidArgument, "understudy: %v", err)
 }

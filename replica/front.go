@@ -76,6 +76,11 @@ func (r *Replica) Handle(ctx context.Context, h *wire.Header, next func(context.
 	}
 	switch v {
 	case orderstate.Fresh:
+		if c.in != nil { // an interceptor in front of ours has called it before
+			in.mu.Lock()
+			c.gone = false
+			in.mu.Unlock()
+		}
 		c.in = in
 		c.msg = orderstate.Message{
 			MessageID: id, AnsweredUpTo: answeredUpTo,

@@ -116,7 +116,7 @@ func (r *Replica) wrap(m *method) grpc.MethodHandler {
 // throughChain runs the server's chain around a call's turn.
 func throughChain(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 	c := callFrom(ctx)
-	c.info, c.handler = info, handler
+	c.req, c.info, c.handler = req, info, handler
 	return c.chain(ctx, req, info, c.turn)
 }
 

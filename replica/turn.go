@@ -7,6 +7,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
@@ -31,6 +32,7 @@ type call struct {
 	returned bool // the chain has, whatever it returned
 
 	// Set at the chain's beginning: the user's handler, its last link.
+	req     any // as every replica has it: of the request's own bytes
 	info    *grpc.UnaryServerInfo
 	handler grpc.UnaryHandler
 
@@ -68,6 +70,8 @@ func (c *call) turn(ctx context.Context, req any) (any, error) {
 	switch {
 	case in == nil:
 		return nil, status.Error(codes.Internal, "understudy: the server was made without interceptor.ServerOptions")
+	case req != c.req:
+		return nil, errRequestReplaced(c.method.name)
 	case c.reads:
 		return c.read(ctx, req)
 	}
@@ -81,6 +85,9 @@ func (c *call) turn(ctx context.Context, req any) (any, error) {
 	o, v, err := in.order(c)
 	if err != nil || v != orderstate.Fresh {
 		in.r.turns.end()
+		if said, value := c.first(); said != nil {
+			return value, said.err()
+		}
 		switch {
 		case err != nil:
 			return nil, err
@@ -112,6 +119,13 @@ func (c *call) execute(req any, o orderstate.OrderInfo) (value any, err error) {
 	return value, said.err()
 }
 
+// first is what the turn has brought, if an interceptor calls its handler once more: that has no turn of its own.
+func (c *call) first() (*reply, any) {
+	c.in.mu.Lock()
+	defer c.in.mu.Unlock()
+	return c.reply, c.value
+}
+
 // read executes a read-only method between turns, of which it has seen all up to its orderNum.
 func (c *call) read(ctx context.Context, req any) (any, error) {
 	in := c.in
@@ -133,7 +147,10 @@ func (c *call) read(ctx context.Context, req any) (any, error) {
 	said := &reply{orderNum: seen.OrderNum}
 	value := in.call(t, said, func(ctx context.Context) (any, error) { return c.method.inTurn(ctx, req, c.info, c.handler) })
 	in.mu.Lock()
-	c.reply, c.value = said, value
+	if c.reply == nil {
+		c.reply, c.value = said, value
+	}
+	said, value = c.reply, c.value // an interceptor's first
 	in.mu.Unlock()
 	return value, said.err()
 }
@@ -168,6 +185,7 @@ func (in *incarnation) call(t *turn.Turn, said *reply, handler func(context.Cont
 			said.fails(in.r.brokeOff(t, recover()))
 		}
 		said.header, said.trailer = t.Metadata()
+		said.header, said.trailer = withoutOurs(said.header), withoutOurs(said.trailer)
 	}()
 	value, err := handler(t.Context())
 	if err == nil {
@@ -198,6 +216,15 @@ func (r *reply) fails(err error) {
 		st = status.New(codes.Unknown, st.Message())
 	}
 	r.payload, r.st = nil, st.Proto()
+}
+
+// withoutOurs is metadata of the user's, without our key.
+func withoutOurs(md metadata.MD) metadata.MD {
+	if _, ok := md[wire.HeaderKey]; ok {
+		md = md.Copy() // the handler's goroutines may read it
+		delete(md, wire.HeaderKey)
+	}
+	return md
 }
 
 // replayed is one entry of messageOrder, its message, and what the turn has said.

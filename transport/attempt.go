@@ -73,8 +73,9 @@ func (a *attempt) invoke() arrival {
 	a.payload = r.payload
 	opts := append(slices.Grow(r.opts[:len(r.opts):len(r.opts)], 2), grpc.ForceCodecV2(a), grpc.Trailer(&a.trailer))
 	err := r.invoker(a, r.method, r.message, r.response, r.conn, opts...)
+	r.hideHeader()
 	if values := a.trailer.Get(wire.HeaderKey); len(values) > 0 {
-		a.bad = a.received.FromMetadata(values)
+		a.bad = a.received.FromMetadata(values[len(values)-1:]) // an interceptor in front of the replica's may have asked it again
 		a.arrived = true
 	} else if err != nil { // a message has come, its end hasn't: the error is no replica's
 		a.bad, a.arrived = nil, false
@@ -84,6 +85,18 @@ func (a *attempt) invoke() arrival {
 		end.header = &a.received
 	}
 	return end
+}
+
+// hideHeader takes our key out of the metadata that the caller asked for.
+func (r *request) hideHeader() {
+	for _, o := range r.opts {
+		switch o := o.(type) {
+		case grpc.HeaderCallOption:
+			delete(*o.HeaderAddr, wire.HeaderKey)
+		case grpc.TrailerCallOption:
+			delete(*o.TrailerAddr, wire.HeaderKey)
+		}
+	}
 }
 
 // arrival is how an attempt has ended.

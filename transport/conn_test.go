@@ -113,7 +113,7 @@ func TestServiceConfig(t *testing.T) {
 		c := newCluster(t, "a")
 		c.answer = func(q *request) *answer {
 			if q.header.SeqNum > 1 {
-				return &answer{header: &pb.Header{SourceEpoch: 10}, delay: 900 * time.Millisecond, err: status.Error(codes.Canceled, "tries another attempt")}
+				return &answer{header: &pb.Header{SourceEpoch: 10, Refusal: pb.Refusal_REFUSAL_NOT_PRIMARY}, delay: 900 * time.Millisecond, err: status.Error(codes.Unavailable, "tries another attempt")}
 			}
 			return nil
 		}

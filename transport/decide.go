@@ -108,8 +108,8 @@ func (c *Client) judge(k *call, to *choice, bad error) verdict {
 		return unknown
 	case h.OrderNum == 0 && k.reply.err != nil:
 		switch status.Code(k.reply.err) {
-		case codes.Canceled, codes.DeadlineExceeded: // it waited too long there, perhaps after its turn; this call's own end is near
-			return again
+		case codes.Canceled, codes.DeadlineExceeded: // the RPC ended there, perhaps after its turn; or they are an interceptor's own
+			return k.expired(unknown)
 		case codes.Unavailable, codes.ResourceExhausted:
 			return never
 		}
@@ -126,22 +126,32 @@ func (k *call) foreign(to *choice, bad error) verdict {
 	sent := to.picked.Load()
 	k.maybe = k.maybe || sent
 	r := &k.reply
-	switch code := status.Code(r.err); {
-	case k.ctx.Err() != nil && r.err != nil:
-		return ended
-	case k.cut && r.err != nil:
-		return again
+	switch {
 	case r.err == nil:
 		r.err = statusNoHeader(k.method, bad)
 		return unknown
-	case code == codes.Unavailable, code == codes.Canceled, code == codes.DeadlineExceeded: // a connection, or a replica, that is gone
+	case status.Code(r.err) == codes.Unavailable && k.ctx.Err() == nil: // a connection, or a replica, that is gone
 		return again
-	default: // an interceptor's, before ours
+	}
+	v := unknown
+	if !k.maybe {
+		v = never
+	}
+	if v = k.expired(v); v == unknown || v == never { // an interceptor's: of the server, before ours, or of the client, after ours
 		r.err = statusForeign(r.err)
-		if !k.maybe {
-			return never
-		}
-		return unknown
+	}
+	return v
+}
+
+// expired judges an error that this client itself may have caused: v if it hasn't.
+func (k *call) expired(v verdict) verdict {
+	switch {
+	case k.ctx.Err() != nil, k.client.ctx.Err() != nil:
+		return ended
+	case k.cut:
+		return again
+	default:
+		return v
 	}
 }
 
