@@ -10,9 +10,9 @@ import (
 )
 
 // Ready waits until this replica is ready: until it is in-sync and hears its primary, or leads, with
-// its gate open and etcd's word for it. So it holds all that any caller has seen, as far as it knows,
-// and the next replica may be restarted. MinInSync doesn't count: the first replica of a new group is
-// ready alone.
+// its gate open and etcd's word for it, and believes the store. So it holds all that any caller has
+// seen, as far as it knows, and the next replica may be restarted. MinInSync doesn't count: the first
+// replica of a new group is ready alone.
 //
 // It may be called before Serve, and again at any time; a replica that was ready may be so no longer.
 // When ctx ends first, the error says what the replica waits for, and wraps ctx's cause: with a ctx
@@ -41,17 +41,22 @@ func (r *Replica) Ready(ctx context.Context) error {
 
 // unready says what this replica waits for; it is empty when it is ready.
 func (r *Replica) unready() string {
-	in := r.current()
+	in, why := r.current(), r.joinFailure()
 	if in == nil {
 		return "it isn't served yet"
+	}
+	if why != "" {
+		why = " (the last attempt to join failed: " + why + ")"
 	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	switch {
+	case in.suspect != nil: // whoever is restarted now can't join
+		return in.suspect.Error()
 	case in.ctx.Err() != nil || in.role == ended:
-		return "it begins again as a new incarnation, or ends"
+		return "it begins again as a new incarnation, or ends" + why
 	case in.role == joining:
-		return "it waits for a primary and its state"
+		return "it waits for a primary and its state" + why
 	case in.role == following && !in.inSync:
 		return "it has a state, and isn't in-sync yet"
 	case in.role == following && !in.hearsLeader():

@@ -135,6 +135,16 @@ func TestNotReadyWithoutAWord(t *testing.T) {
 		}
 		reports(t, "a", ha, healthpb.HealthCheckResponse_SERVING)
 		reports(t, "b", hb, healthpb.HealthCheckResponse_SERVING)
+		backup := p.store.Backup()
+		p.store.Restore(nil)
+		for name, h := range map[string]*health.Server{"a": ha, "b": hb} {
+			reports(t, name+" with a store that was emptied", h, healthpb.HealthCheckResponse_NOT_SERVING)
+		}
+		mentions(t, "a backup with a store that was emptied", now(b), "the store is suspect")
+		p.store.Restore(backup)
+		for name, h := range map[string]*health.Server{"a": ha, "b": hb} {
+			reports(t, name+" with its store again", h, healthpb.HealthCheckResponse_SERVING)
+		}
 		for _, ended := range []<-chan error{endedA, endedB} {
 			select {
 			case err := <-ended:
