@@ -25,6 +25,8 @@ type Backup struct {
 	stableIn Epoch
 	// pendingDestOrder holds announcements that wait for lower orderNums, or for their messages.
 	pendingDestOrder map[OrderNum]Ordered
+	// named finds pending entries by their messages: nil until somebody asks, and again when nothing is pending.
+	named map[MessageID]OrderNum
 	// early holds, by session, the messages whose session isn't known yet: its opening, or what follows an opening that is pending.
 	early map[Session][]SeqNum
 	// validIn is the latest epoch in whose order all that is below the cut is known to be; 0 if that is nothing.
@@ -71,7 +73,7 @@ func (b *Backup) Stable() OrderNum { return b.stable }
 // Message logs a message that a source, or a peer, has sent, and says whether the backup holds it now: false for one that its session has
 // answered, or of a session not known here. Bytes that fit what is announced are never given up for others.
 func (b *Backup) Message(m Message) bool {
-	if old, ok := b.messages[m.MessageID]; ok && (old.Digest == m.Digest || b.announces(old)) {
+	if old, ok := b.messages[m.MessageID]; ok && (old.Digest == m.Digest || b.Announces(old)) {
 		return true
 	}
 	if !b.log(m) && !b.logEarly(m) {
@@ -82,14 +84,44 @@ func (b *Backup) Message(m Message) bool {
 	return true
 }
 
-// announces says whether a message is the one that a pending entry orders.
-func (b *Backup) announces(m Message) bool {
-	for _, o := range b.pendingDestOrder {
-		if o.Kind != Expire && o.Message() == m.MessageID && o.Digest == m.Digest {
-			return true
+// Announces says whether a message is the one that a pending entry orders: with it the order may go on.
+func (b *Backup) Announces(m Message) bool {
+	if len(b.pendingDestOrder) == 0 {
+		return false
+	}
+	if b.named == nil {
+		b.named = make(map[MessageID]OrderNum, len(b.pendingDestOrder))
+		for k, o := range b.pendingDestOrder {
+			b.name(k, o)
 		}
 	}
-	return false
+	o, ok := b.pendingDestOrder[b.named[m.MessageID]]
+	return ok && o.Kind != Expire && o.Message() == m.MessageID && o.Digest == m.Digest
+}
+
+func (b *Backup) name(k OrderNum, o Ordered) {
+	if o.Kind != Expire {
+		b.named[o.Message()] = k
+	}
+}
+
+// pend and unpend change pendingDestOrder.
+func (b *Backup) pend(o Ordered) {
+	b.pendingDestOrder[o.OrderNum] = o
+	if b.named != nil {
+		b.name(o.OrderNum, o)
+	}
+}
+
+func (b *Backup) unpend(o Ordered) {
+	delete(b.pendingDestOrder, o.OrderNum)
+	switch {
+	case b.named == nil:
+	case len(b.pendingDestOrder) == 0:
+		b.named = nil
+	case b.named[o.Message()] == o.OrderNum:
+		delete(b.named, o.Message())
+	}
 }
 
 // logEarly takes a message whose session is still to be opened here.
@@ -104,7 +136,7 @@ func (b *Backup) logEarly(m Message) bool {
 	if _, ok := b.messages[m.MessageID]; !ok {
 		b.early[m.Session] = append(b.early[m.Session], m.SeqNum)
 	}
-	b.keep(m)
+	b.keep(nil, m)
 	return true
 }
 
@@ -146,7 +178,7 @@ func (b *Backup) insert(r Run) error {
 		if old, ok := b.pendingDestOrder[o.OrderNum]; ok && (old.Epoch >= r.Epoch || without("R12.3: the highest epoch wins")) {
 			continue
 		}
-		b.pendingDestOrder[o.OrderNum] = Ordered{o, r.Epoch}
+		b.pend(Ordered{o, r.Epoch})
 	}
 	return nil
 }
@@ -182,7 +214,7 @@ func (b *Backup) release() error {
 		if !b.present(o.OrderInfo) {
 			return nil
 		}
-		delete(b.pendingDestOrder, nextOrderNum)
+		b.unpend(o)
 		b.append(o)
 		if o.Kind == Expire {
 			delete(b.attached, o.Session)
@@ -202,9 +234,10 @@ func (b *Backup) settle(n Session) {
 	for _, q := range early {
 		switch {
 		case s == nil:
-			b.drop(MessageID{n, q})
+			b.drop(nil, MessageID{n, q})
 		case q != 0:
 			s.calls[q] = 0
+			s.waiting.add(1, b.messages[MessageID{n, q}].Size)
 		}
 	}
 }
@@ -217,7 +250,7 @@ func (b *Backup) dropEarly() {
 		}
 		b.early[n] = slices.DeleteFunc(early, func(q SeqNum) bool {
 			if q != 0 {
-				b.drop(MessageID{n, q})
+				b.drop(nil, MessageID{n, q})
 			}
 			return q != 0
 		})
@@ -366,7 +399,7 @@ func (b *Backup) adopt(table Epochs) error {
 	b.epochs = table
 	for k, o := range b.pendingDestOrder {
 		if table.Void(o.Epoch, k) && !without("R9: what is void is dropped") {
-			delete(b.pendingDestOrder, k)
+			b.unpend(o)
 		}
 	}
 	b.dropEarly()
@@ -387,7 +420,7 @@ func (b *Backup) adopt(table Epochs) error {
 func (b *Backup) Clone() *Backup {
 	c := *b
 	c.History = b.History.clone()
-	c.pendingDestOrder = maps.Clone(b.pendingDestOrder)
+	c.pendingDestOrder, c.named = maps.Clone(b.pendingDestOrder), nil
 	c.early = make(map[Session][]SeqNum, len(b.early))
 	for n, early := range b.early {
 		c.early[n] = slices.Clone(early)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"math"
+	"slices"
 	"testing"
 )
 
@@ -211,4 +212,37 @@ func TestEpochBelowTheStablePointIsRefused(t *testing.T) {
 		t.Error("the refusals have changed it")
 	}
 	must(t, b.Start(2, 5, []Start{{1, 1}}))
+}
+
+// A backup finds what it is told of an announced message, however much is pending, and whatever has come or gone since it was
+// asked first.
+func TestAnnounces(t *testing.T) {
+	p, b := newPrimary(t, []Replica{"S2"}, 'a'), newBackup(t)
+	feed(t, b, p, 0)
+	announced := func(when string, want ...SeqNum) {
+		t.Helper()
+		for q := SeqNum(1); q <= 4; q++ {
+			m := message(1, q, 0)
+			if got := b.Announces(m); got != slices.Contains(want, q) {
+				t.Errorf("%s: message %d is announced: %v", when, q, got)
+			}
+			if m.Digest++; b.Announces(m) {
+				t.Errorf("%s: message %d is announced with other bytes", when, q)
+			}
+		}
+	}
+	announced("nothing is pending")
+	for q := SeqNum(1); q <= 3; q++ {
+		order(t, p, message(1, q, 0))
+	}
+	must(t, b.Receive(p.Multicast(0, 1, 3, nil)))
+	announced("two are", 1, 2)
+	must(t, b.Receive(p.Multicast(0, 3, 4, nil)))
+	announced("three are", 1, 2, 3)
+	b.Message(message(1, 1, 0))
+	announced("the first has come", 2, 3)
+	b.Message(message(1, 3, 0))
+	b.Message(message(1, 2, 0))
+	announced("all have")
+	must(t, b.Valid())
 }

@@ -20,7 +20,8 @@ import (
 type History struct {
 	epochs   Epochs
 	messages map[MessageID]Message
-	bytes    int // of messages, as their Size says
+	waiting  load // of messages, those that nobody has ordered
+	logged   int  // bytes of the others
 	cut      OrderNum
 	cutTime  int64           // the recorded time at the cut
 	order    window[Ordered] // cut+1, cut+2, …
@@ -37,6 +38,19 @@ type session struct {
 	expired  OrderNum // where it ended; 0 while it is open
 	// calls holds the orderNums of its messages above atCut, 0 for one that is held and not ordered, which is above answered.
 	calls map[SeqNum]OrderNum
+	// Of calls: those that nobody has ordered; how many are ordered, and above answered; and the bytes of those that are ordered
+	// above the cut.
+	waiting load
+	ordered int
+	logged  int
+}
+
+// load is a number of messages, and their bytes.
+type load struct{ messages, bytes int }
+
+func (l *load) add(messages, bytes int) {
+	l.messages += messages
+	l.bytes += bytes
 }
 
 // SessionState is a session as a snapshot carries it, as of its turn.
@@ -75,6 +89,7 @@ func NewHistory(executed OrderNum, lastTime int64, starts []Start, sessions []Se
 				return nil, fmt.Errorf("orderstate: message %d/%d at %d can't be in a state of %d turns", s.Session, q, k, executed)
 			}
 			known.calls[q] = k
+			known.ordered++
 		}
 		h.sessions[s.Session] = known
 		h.byNonce[s.Nonce] = s.Session
@@ -177,7 +192,29 @@ func (h *History) Has(id MessageID) (Message, bool) {
 }
 
 // Bytes is the sum of the sizes of the messages that are held.
-func (h *History) Bytes() int { return h.bytes }
+func (h *History) Bytes() int { return h.waiting.bytes + h.logged }
+
+// Logged is the sum of the sizes of the messages that are ordered, above the cut.
+func (h *History) Logged() int { return h.logged }
+
+// Of is what one session has in this history. The zero value is of a session that isn't open.
+type Of struct {
+	Waiting, WaitingBytes int // messages that are held, and that nobody has ordered
+	Outstanding           int // messages that are ordered, above the session's low-water mark
+	Logged                int // bytes of its messages that are ordered, above the cut
+}
+
+// Of returns what an open session has in this history.
+func (h *History) Of(n Session) Of {
+	s := h.open(n)
+	if s == nil {
+		return Of{}
+	}
+	return Of{s.waiting.messages, s.waiting.bytes, s.ordered, s.logged}
+}
+
+// Open is how many sessions are open.
+func (h *History) Open() int { return len(h.byNonce) }
 
 // Held is how many messages are held.
 func (h *History) Held() int { return len(h.messages) }
@@ -206,19 +243,34 @@ func (h *History) log(m Message) bool {
 	}
 	if s.calls[m.SeqNum] == 0 {
 		s.calls[m.SeqNum] = 0
-		h.keep(m)
+		h.keep(s, m)
 	}
 	return true
 }
 
-// keep and drop hold h.bytes to the messages that are held.
-func (h *History) keep(m Message) {
-	h.bytes += m.Size - h.messages[m.MessageID].Size
+// keep and drop count the messages that are held, and that nobody has ordered; s is nil while their session isn't known.
+func (h *History) keep(s *session, m Message) {
+	old, held := h.messages[m.MessageID]
+	n := 1
+	if held {
+		n = 0
+	}
+	h.waiting.add(n, m.Size-old.Size)
+	if s != nil {
+		s.waiting.add(n, m.Size-old.Size)
+	}
 	h.messages[m.MessageID] = m
 }
 
-func (h *History) drop(id MessageID) {
-	h.bytes -= h.messages[id].Size
+func (h *History) drop(s *session, id MessageID) {
+	m, held := h.messages[id]
+	if !held {
+		return
+	}
+	h.waiting.add(-1, -m.Size)
+	if s != nil {
+		s.waiting.add(-1, -m.Size)
+	}
 	delete(h.messages, id)
 }
 
@@ -245,15 +297,23 @@ func (h *History) append(o Ordered) {
 	h.lastTime = max(h.lastTime, o.Time)
 	switch o.Kind {
 	case Open:
-		nonce := h.messages[o.Message()].Nonce
+		m := h.messages[o.Message()]
+		h.waiting.add(-1, -m.Size)
+		h.logged += m.Size
+		nonce := m.Nonce
 		h.sessions[o.Session] = &session{nonce: nonce, calls: map[SeqNum]OrderNum{}}
 		h.byNonce[nonce] = o.Session
 	case Expire:
 		h.expire(o)
 	default:
-		s := h.sessions[o.Session]
+		s, m := h.sessions[o.Session], h.messages[o.Message()]
+		h.waiting.add(-1, -m.Size)
+		s.waiting.add(-1, -m.Size)
+		h.logged += m.Size
+		s.logged += m.Size
 		s.calls[o.SeqNum] = o.OrderNum
-		h.answer(o.Session, s, h.messages[o.Message()].AnsweredUpTo)
+		s.ordered++
+		h.answer(o.Session, s, m.AnsweredUpTo)
 	}
 }
 
@@ -264,8 +324,10 @@ func (h *History) answer(n Session, s *session, mark SeqNum) {
 	}
 	s.between(s.answered, mark, func(q SeqNum, k OrderNum) {
 		if k == 0 {
-			h.drop(MessageID{n, q})
+			h.drop(s, MessageID{n, q})
 			delete(s.calls, q)
+		} else {
+			s.ordered--
 		}
 	})
 	s.answered = mark
@@ -294,7 +356,7 @@ func (h *History) expire(o Ordered) {
 	s := h.sessions[o.Session]
 	for q, k := range s.calls {
 		if k == 0 {
-			h.drop(MessageID{o.Session, q})
+			h.drop(s, MessageID{o.Session, q})
 			delete(s.calls, q)
 		}
 	}
@@ -317,11 +379,16 @@ func (h *History) Cut(k OrderNum) {
 			delete(h.sessions, o.Session)
 			continue
 		}
-		if mark := h.messages[o.Message()].AnsweredUpTo; o.Kind == Request && mark > s.atCut {
+		m := h.messages[o.Message()]
+		if mark := m.AnsweredUpTo; o.Kind == Request && mark > s.atCut {
 			s.between(s.atCut, mark, func(q SeqNum, _ OrderNum) { delete(s.calls, q) })
 			s.atCut = mark
 		}
-		h.drop(o.Message())
+		h.logged -= m.Size
+		if o.Kind == Request {
+			s.logged -= m.Size
+		}
+		delete(h.messages, o.Message())
 	}
 	h.order.drop(int(n))
 	h.cut += n

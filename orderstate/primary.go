@@ -122,7 +122,7 @@ func (p *Primary) Order(m Message, now int64) (o OrderInfo, v Verdict, push bool
 	if v = p.judge(m.MessageID, m.AnsweredUpTo); v != Fresh {
 		return OrderInfo{}, p.Judge(m.MessageID, m.AnsweredUpTo), false
 	}
-	p.keep(m) // the bytes that are executed, whatever a frame brought
+	p.keep(p.sessions[m.Session], m) // the bytes that are executed, whatever a frame brought
 	o, push = p.order7(OrderInfo{SeqNum: m.SeqNum, Session: m.Session, Kind: Request, Digest: m.Digest}, now)
 	return o, Fresh, push
 }
@@ -134,7 +134,7 @@ func (p *Primary) Open(n Nonce, digest uint64, body any, now int64) (o OrderInfo
 	}
 	number := Session(p.Last() + 1)
 	id := MessageID{number, 0}
-	p.keep(Message{MessageID: id, Digest: digest, Nonce: n, Body: body})
+	p.keep(nil, Message{MessageID: id, Digest: digest, Nonce: n, Body: body})
 	o, push = p.order7(OrderInfo{Session: number, Kind: Open, Digest: digest}, now)
 	if without("R11: a session begins detached") {
 		for r := range p.members {

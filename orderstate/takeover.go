@@ -170,6 +170,7 @@ func (t *Takeover) Fix(pendingSourceOrderMax int) (*Primary, error) {
 		return nil, err
 	}
 	clear(t.pendingDestOrder)
+	t.named = nil
 	clear(t.attached)
 	for n := range t.early {
 		t.settle(n)

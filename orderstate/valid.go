@@ -81,11 +81,7 @@ func (h *History) valid(early map[Session][]SeqNum) error {
 	for id := range h.messages {
 		add(seen[id] != 0 || waiting[id], "H5", "%v is held for nothing", id)
 	}
-	size := 0
-	for _, m := range h.messages {
-		size += m.Size
-	}
-	add(size == h.bytes, "H5", "the messages are of %d bytes, not %d", size, h.bytes)
+	errs = append(errs, h.counted(seen))
 	for id := range waiting {
 		_, held := h.messages[id]
 		add(held, "H5", "%v waits, and isn't held", id)
@@ -93,6 +89,43 @@ func (h *History) valid(early map[Session][]SeqNum) error {
 	// H6, by the definition: a replica that starts from a snapshot, and is given the rest, ends here.
 	for k := h.cut; k <= h.Last() && errors.Join(errs...) == nil; k++ {
 		errs = append(errs, h.replayed(k))
+	}
+	return errors.Join(errs...)
+}
+
+// counted checks what is counted of the messages, those that are ordered above the cut among them.
+func (h *History) counted(ordered map[MessageID]OrderNum) error {
+	var waiting load
+	logged, of := 0, map[Session]*session{}
+	for n, s := range h.sessions {
+		of[n] = &session{}
+		for q, k := range s.calls {
+			if k != 0 && q > s.answered {
+				of[n].ordered++
+			}
+		}
+	}
+	for id, m := range h.messages {
+		s := of[id.Session]
+		if s == nil {
+			s = &session{}
+		}
+		switch {
+		case ordered[id] == 0:
+			waiting.add(1, m.Size)
+			s.waiting.add(1, m.Size)
+		default:
+			logged += m.Size
+			if id.SeqNum != 0 {
+				s.logged += m.Size
+			}
+		}
+	}
+	errs := []error{check(waiting == h.waiting && logged == h.logged, "H5", "%+v wait, and %d bytes are logged, not %+v and %d", waiting, logged, h.waiting, h.logged)}
+	for n, s := range h.sessions {
+		c := of[n]
+		errs = append(errs, check(c.waiting == s.waiting && c.logged == s.logged && c.ordered == s.ordered, "H5",
+			"session %d has %+v waiting, %d ordered, of %d bytes; not %+v, %d, %d", n, c.waiting, c.ordered, c.logged, s.waiting, s.ordered, s.logged))
 	}
 	return errors.Join(errs...)
 }
@@ -105,7 +138,7 @@ func (h *History) replayed(k OrderNum) error {
 	}
 	for _, o := range h.Above(k) {
 		if m := h.messages[o.Message()]; o.Kind == Open {
-			c.keep(m)
+			c.keep(nil, m)
 		} else if o.Kind == Request && !c.log(m) {
 			return fmt.Errorf("H6: from a snapshot at %d on, %v can't be logged", k, m.MessageID)
 		}

@@ -198,16 +198,16 @@ func (a *attachment) take(req *pb.AttachRequest, assembler *wire.Assembler) erro
 	if len(req.GetFrames()) > 0 { // nothing else says that a message is on its way
 		a.heard = in.r.clock()
 	}
+	a.keeps(assembler)
 	for _, m := range messages {
 		if m.Session != a.session {
 			return fmt.Errorf("a frame of session %d on the stream of session %d", m.Session, a.session)
 		}
-		a.dropped = !in.logFrame(m) || a.dropped
+		a.dropped = !a.logFrame(m) || a.dropped
 		if !a.dropped {
 			a.frames = max(a.frames, m.SeqNum)
 		}
 	}
-	a.keeps(assembler)
 	if a.frames-a.framesTold >= lazyFrames {
 		signal(a.wake)
 	}
@@ -227,40 +227,6 @@ func (a *attachment) take(req *pb.AttachRequest, assembler *wire.Assembler) erro
 		}
 	}
 	return nil
-}
-
-// keeps counts what a stream keeps of a frame that isn't whole yet. All streams together may keep as much as the log; beyond that such a frame is dropped, as one that is whole would be. Called with mu held.
-func (a *attachment) keeps(frames *wire.Assembler) {
-	in := a.in
-	if _, attached := in.attached[a]; !attached { // the stream has ended
-		frames.Drop()
-	}
-	in.partial += frames.Held() - a.partial
-	a.partial = frames.Held()
-	if in.partial <= maxLogBytes || a.partial == 0 {
-		return
-	}
-	in.r.stats.dropped.Add(1)
-	a.dropped = true
-	frames.Drop()
-	in.partial -= a.partial
-	a.partial = 0
-}
-
-// logFrame logs a message for its order to come. The primary has its messages from the RPCs. Beyond the log's bound frames are dropped: what is ordered of them is fetched. It says false of one
-// that was dropped. Called with mu held.
-func (in *incarnation) logFrame(m orderstate.Message) bool {
-	if in.backup == nil || in.primary != nil {
-		return true
-	}
-	if in.backup.Held() >= maxLog || in.backup.Bytes()+m.Size > maxLogBytes {
-		in.r.stats.dropped.Add(1)
-		return false
-	}
-	last := in.backup.Last()
-	in.backup.Message(m)
-	in.advanced(last)
-	return true
 }
 
 // open checks the seals of announcements; a forged one is refused and counted (section 11).

@@ -33,31 +33,104 @@ func backup(t testing.TB) *incarnation {
 	return in
 }
 
-// TestLogBounds: the frames that a backup holds are bounded in number and in bytes; what is beyond is dropped and counted.
-func TestLogBounds(t *testing.T) {
+// knows makes an incarnation that follows know more sessions, each with a stream of its own.
+func knows(t testing.TB, in *incarnation, sessions int) []*attachment {
+	t.Helper()
+	var states []orderstate.SessionState
+	var all []*attachment
+	for n := range orderstate.Session(sessions) {
+		states = append(states, orderstate.SessionState{Session: n + 1, Nonce: orderstate.Nonce{byte(n), byte(n >> 8)}})
+		a := &attachment{in: in, bound: true, session: n + 1, wake: make(chan struct{}, 1)}
+		in.attached[a], in.bySession[n+1] = struct{}{}, a
+		all = append(all, a)
+	}
+	h, err := orderstate.NewHistory(orderstate.OrderNum(sessions), 0, nil, states)
+	if err == nil {
+		in.backup, err = orderstate.NewBackup(h, 1, orderstate.OrderNum(sessions)+1)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// logs gives a stream one frame, as take does.
+func (a *attachment) logs(q orderstate.SeqNum, size int) bool {
+	return a.logFrame(orderstate.Message{MessageID: orderstate.MessageID{Session: a.session, SeqNum: q}, Digest: uint64(q), Size: size})
+}
+
+// TestLogShares: of frames that nobody orders one session has a sixteenth of a backup's log, and 8,192 seqNums, wherever they are;
+// what is beyond is dropped and counted, and costs nobody else.
+func TestLogShares(t *testing.T) {
 	t.Parallel()
 	in := backup(t)
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	frame := func(q orderstate.SeqNum, size int) {
-		in.logFrame(orderstate.Message{MessageID: orderstate.MessageID{Session: 1, SeqNum: q}, Digest: uint64(q), Size: size})
+	streams := knows(t, in, 20)
+	hostile, bytes, large := streams[0], streams[1], streams[2]
+	check := func(what string, a *attachment, messages, size, dropped int) {
+		t.Helper()
+		of := in.backup.Of(a.session)
+		if of.Waiting != messages || of.WaitingBytes != size || int(in.r.stats.dropped.Load()) != dropped {
+			t.Errorf("%s: %+v is held, %d dropped; want %d of %d bytes, %d", what, of, in.r.stats.dropped.Load(), messages, size, dropped)
+		}
 	}
-	const half = maxLogBytes / 2
-	frame(1, half)
-	frame(2, half)
-	if held, dropped := in.backup.Held(), in.r.stats.dropped.Load(); held != 2 || dropped != 0 {
-		t.Errorf("of two that fit exactly %d are held, %d dropped", held, dropped)
+	for q := range orderstate.SeqNum(10_000) {
+		hostile.logs(1+q*1000, 1)
 	}
-	frame(3, 1)
-	if held, dropped, bytes := in.backup.Held(), in.r.stats.dropped.Load(), in.backup.Bytes(); held != 2 || dropped != 1 || bytes != maxLogBytes {
-		t.Errorf("beyond the bytes %d are held, %d dropped; %d bytes", held, dropped, bytes)
+	check("small ones, with gaps", hostile, maxOutstanding, maxOutstanding, 10_000-maxOutstanding)
+	in.r.stats.dropped.Store(0)
+	hostile.logs(1, 1)
+	check("the same again", hostile, maxOutstanding, maxOutstanding, 0)
+
+	bytes.logs(1, maxLogBytes/16)
+	bytes.logs(2, 1)
+	bytes.logs(3, 0)
+	check("a share's bytes", bytes, 2, maxLogBytes/16, 1)
+	large.logs(1, wire.MaxMessage)
+	large.logs(2, 1)
+	check("the greatest, alone", large, 1, wire.MaxMessage, 2)
+
+	// If many do that, there is something left for the others.
+	for _, a := range streams[3:19] {
+		a.logs(100, wire.MaxMessage)
+		for q := range orderstate.SeqNum(64) {
+			a.logs(q+1, 1<<20)
+		}
 	}
-	frame(1, 0) // the same again needs no room
-	for q := orderstate.SeqNum(4); in.r.stats.dropped.Load() < 10 && q < 2*maxLog; q++ {
-		frame(q, 0)
+	last := streams[19]
+	in.r.stats.dropped.Store(0)
+	last.logs(1, 1<<20)
+	check("who comes last", last, 1, 1<<20, 0)
+}
+
+// TestAnnouncedFrameIsKept: a frame that the order waits for is kept, however full the log is, and whoever filled it.
+func TestAnnouncedFrameIsKept(t *testing.T) {
+	t.Parallel()
+	in := backup(t)
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	a := knows(t, in, 2)[1]
+	for q := range orderstate.SeqNum(maxOutstanding) {
+		a.logs(q+1, 0)
 	}
-	if held, bytes := in.backup.Held(), in.backup.Bytes(); held != maxLog || bytes != maxLogBytes {
-		t.Errorf("%d messages of %d bytes are held, want %d of %d", held, bytes, maxLog, maxLogBytes)
+	frame := orderstate.Message{MessageID: orderstate.MessageID{Session: 2, SeqNum: 1 << 20}, Digest: 7, Size: wire.MaxMessage}
+	if a.logFrame(frame) {
+		t.Error("a frame beyond the share was kept")
+	}
+	err := in.backup.Receive(orderstate.Run{
+		Envelope: orderstate.Envelope{Epoch: 1, EpochFirst: 3, First: 3, Count: 1},
+		Entries:  []orderstate.OrderInfo{{OrderNum: 3, SeqNum: 1 << 20, Session: 2, Kind: orderstate.Request, First: 1, Digest: 7}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := frame
+	if other.Digest = 8; a.logFrame(other) {
+		t.Error("a frame with other bytes was kept")
+	}
+	if !a.logFrame(frame) || in.backup.Last() != 3 {
+		t.Errorf("the frame was dropped, and the order ends at %d", in.backup.Last())
 	}
 }
 
@@ -76,7 +149,7 @@ func TestDroppedFramesAreNotAcknowledged(t *testing.T) {
 	}
 	send(1, 10)
 	in.mu.Lock()
-	in.logFrame(orderstate.Message{MessageID: orderstate.MessageID{Session: 1, SeqNum: 100}, Size: maxLogBytes - 100})
+	a.logs(100, maxLogBytes/16-100)
 	in.mu.Unlock()
 	send(2, 1000)
 	send(3, 10)
@@ -85,28 +158,23 @@ func TestDroppedFramesAreNotAcknowledged(t *testing.T) {
 	}
 }
 
-// TestPartialFramesBounds: what sources send of frames that they never end is bounded, over all streams.
+// TestPartialFramesBounds: what sources send of frames that they never end is of the log's bytes, and of each session's share.
 func TestPartialFramesBounds(t *testing.T) {
 	t.Parallel()
 	in := backup(t)
-	type stream struct {
-		*attachment
-		frames wire.Assembler
-	}
-	attach := func() *stream {
-		s := &stream{attachment: &attachment{in: in, bound: true, session: 1, wake: make(chan struct{}, 1)}}
-		in.attached[s.attachment] = struct{}{}
-		return s
-	}
-	send := func(s *stream, f *pb.Frame) {
+	in.mu.Lock()
+	streams := knows(t, in, 10)
+	in.mu.Unlock()
+	frames := make([]wire.Assembler, len(streams))
+	send := func(i int, f *pb.Frame) {
 		t.Helper()
-		if err := s.take(&pb.AttachRequest{Frames: []*pb.Frame{f}}, &s.frames); err != nil {
+		if err := streams[i].take(&pb.AttachRequest{Frames: []*pb.Frame{f}}, &frames[i]); err != nil {
 			t.Fatal(err)
 		}
 	}
-	begin := func(s *stream, q uint64, message []byte, more uint32) {
+	begin := func(i int, q uint64, message []byte, more uint32) {
 		t.Helper()
-		send(s, &pb.Frame{Group: in.group, Session: 1, SeqNum: q, Outstanding: q, Method: "/m", Message: message, More: more})
+		send(i, &pb.Frame{Group: in.group, Session: uint64(streams[i].session), SeqNum: q, Outstanding: q, Method: "/m", Message: message, More: more})
 	}
 	check := func(when string, partial int, dropped uint64, held int) {
 		t.Helper()
@@ -114,31 +182,34 @@ func TestPartialFramesBounds(t *testing.T) {
 			t.Errorf("%s %d bytes are kept, %d frames dropped, %d held; want %d, %d, %d", when, in.partial, in.r.stats.dropped.Load(), in.backup.Held(), partial, dropped, held)
 		}
 	}
-	const large = maxLogBytes / 4
+	const large = wire.MaxMessage
 	some := make([]byte, large-1)
-	var four []*stream
-	for q := range uint64(4) {
-		four = append(four, attach())
-		begin(four[q], q+1, some, 1)
+	for i := range 2 {
+		begin(i, 1, some, 1)
 	}
-	check("with four", 4*(large-1), 0, 0)
-	small, fifth := attach(), attach()
-	begin(small, 5, make([]byte, 2), 1)
-	begin(fifth, 6, some, 1)
-	check("beyond the bound", 4*(large-1)+2, 1, 0)
-	send(fifth, &pb.Frame{Message: make([]byte, 1)})
-	begin(fifth, 7, nil, 0)
-	send(small, &pb.Frame{Message: make([]byte, 1)})
-	check("with what is whole", 4*(large-1), 1, 2)
-	if fifth.frames.Held() != 0 || fifth.next() != nil || small.next().GetFramesUpTo() != 5 {
+	check("with two", 2*(large-1), 0, 0) // two of the greatest, and no more
+	begin(3, 1, some, 1)
+	check("beyond what large ones may have", 2*(large-1), 1, 0)
+	begin(4, 1, make([]byte, 2), 1)
+	check("with a small one", 2*(large-1)+2, 1, 0)
+	begin(5, 1, make([]byte, 8<<10), 0)
+	begin(5, 2, make([]byte, maxLogBytes/16), 1)
+	check("beyond a session's share", 2*(large-1)+2, 2, 1)
+	send(3, &pb.Frame{Message: make([]byte, 1)})
+	begin(3, 2, nil, 0)
+	send(4, &pb.Frame{Message: make([]byte, 1)})
+	check("with what is whole", 2*(large-1), 2, 3)
+	if frames[3].Held() != 0 || streams[3].next() != nil || streams[4].next().GetFramesUpTo() != 1 {
 		t.Error("a frame that was dropped, or one above it, was acknowledged, or another one wasn't")
 	}
-	for _, s := range append(four, fifth) {
-		in.detach(s.attachment)
+	send(0, &pb.Frame{Message: make([]byte, 1)})
+	check("the greatest, once whole, isn't counted twice", large-1, 2, 4)
+	for _, a := range streams {
+		in.detach(a)
 	}
-	check("without streams", 0, 1, 2)
-	begin(fifth, 8, make([]byte, 2), 1) // who receives may notice it last
-	check("on a stream that has ended", 0, 1, 2)
+	check("without streams", 0, 2, 4)
+	begin(3, 8, make([]byte, 2), 1) // who receives may notice it last
+	check("on a stream that has ended", 0, 2, 4)
 }
 
 // TestStreamQueueBounds: what is queued for a source, or for a follower, that doesn't read is bounded; then its stream is cut (R6).

@@ -41,6 +41,11 @@ func errLogFull() error {
 	return status.Error(codes.ResourceExhausted, "understudy: the log is full: the backups don't acknowledge, and can't be evicted")
 }
 
+// errShare refuses what is beyond one session's share of what all have.
+func errShare(format string, args ...any) error {
+	return status.Errorf(codes.ResourceExhausted, "understudy: "+format+": make fewer calls at once, or smaller ones", args...)
+}
+
 // refusedError says by its header's refusal why the primary, or who isn't it, doesn't take a request.
 type refusedError struct {
 	refusal pb.Refusal

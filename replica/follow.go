@@ -430,7 +430,7 @@ func (in *incarnation) advanced(last orderstate.OrderNum) {
 	grown := in.backup.Above(last)
 	if len(grown) > 0 {
 		signal(in.work)
-		if in.acked < in.asked || in.backup.Last() >= in.acked+lazyAck || in.backup.Bytes() > lazyAckBytes {
+		if in.acked < in.asked || in.backup.Last() >= in.acked+lazyAck || in.backup.Logged() > lazyAckBytes {
 			signal(in.ackDue)
 		}
 	}

@@ -173,7 +173,7 @@ func (in *incarnation) admit(ctx context.Context, h *wire.Header, id orderstate.
 	if in.primary.Stable() < orderstate.OrderNum(id.Session) {
 		return 0, errUnknownSession // R11: nobody was told its number yet
 	}
-	if err := in.room(ctx); err != nil {
+	if err := in.room(ctx, id.Session); err != nil {
 		return 0, err
 	}
 	if have := len(in.members) + 1; have < in.r.config.minInSync {
@@ -209,20 +209,36 @@ func (in *incarnation) arrived(id orderstate.MessageID) {
 	delete(in.arriving, id)
 }
 
-// room waits while the log is at its bound, and refuses when that lasts: the backups don't acknowledge, and etcd, without which they can't be evicted, is away. Called with mu held.
-func (in *incarnation) room(ctx context.Context) error {
+// room waits while what is ordered is at the log's bound, and refuses when that lasts: the backups don't acknowledge, and etcd, without
+// which they can't be evicted, is away. While less than half is free, a session beyond its share waits alone. Called with mu held.
+func (in *incarnation) room(ctx context.Context, s orderstate.Session) error {
+	var used, own int
 	free := func() bool {
-		return in.role != leading || in.primary.Last()-in.primary.CutAt() < maxLog && in.primary.Bytes() < maxLogBytes
+		if in.role != leading {
+			return true
+		}
+		used = in.primary.Logged()
+		if in.primary.Last()-in.primary.CutAt() >= maxLog || used >= maxLogBytes {
+			own = 0
+			return false
+		}
+		if used < maxLogBytes/2 {
+			return true
+		}
+		own = in.primary.Of(s).Logged
+		return own == 0 || own <= (maxLogBytes-used)/8
 	}
 	if free() {
 		return nil
 	}
-	waiting, cancel := context.WithTimeoutCause(ctx, reconcileTimeout, errLogFull())
+	waiting, cancel := context.WithTimeout(ctx, reconcileTimeout)
 	defer cancel()
 	err := in.awaitProgress(waiting, free)
 	switch {
 	case err == nil && in.role == leading:
 		return nil
+	case ctx.Err() == nil && waiting.Err() != nil && own > 0:
+		return errShare("%d bytes of requests are kept for the session, of %d for all; at most a sixteenth is while the log is more than half full", own, used)
 	case ctx.Err() == nil && waiting.Err() != nil:
 		return errLogFull()
 	default:

@@ -285,6 +285,7 @@ const (
 	lazyAckBytes          = 1 << 20   // and all that it holds, while its log has messages of more bytes
 	maxLog                = 1 << 18   // entries and messages of the log, each
 	maxLogBytes           = 256 << 20 // bytes of its messages
+	maxOutstanding        = 1 << 13   // messages of one session that nobody has ordered, and replies that its source hasn't declared to have, each
 	maxQueueBytes         = 64 << 20  // bytes queued for one stream; then it is cut (R6)
 	maxSnapshot           = 64 << 20
 	maxJoinBytes          = maxLogBytes / 2 // kept for a joiner, and by it while it restores

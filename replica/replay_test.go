@@ -26,7 +26,7 @@ func replaying(t *testing.T, handler func(in *incarnation)) *incarnation {
 	run := orderstate.Run{Envelope: orderstate.Envelope{Epoch: 1, EpochFirst: 1, First: 2, Count: executeAtOnce}}
 	for i := range executeAtOnce {
 		q := orderstate.SeqNum(i + 1)
-		in.logFrame(orderstate.Message{MessageID: orderstate.MessageID{Session: 1, SeqNum: q}, Digest: uint64(q), Body: &message{method: "/a/b"}})
+		(&attachment{in: in, session: 1}).logFrame(orderstate.Message{MessageID: orderstate.MessageID{Session: 1, SeqNum: q}, Digest: uint64(q), Body: &message{method: "/a/b"}})
 		run.Entries = append(run.Entries, orderstate.OrderInfo{OrderNum: orderstate.OrderNum(i + 2), Session: 1, SeqNum: q, First: 1, Digest: uint64(q)})
 	}
 	if err := in.receive([]orderstate.Run{run}); err != nil {

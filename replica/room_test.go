@@ -6,6 +6,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"google.golang.org/grpc/codes"
+
 	"github.com/understudy-rpc/understudy/election/memory"
 	"github.com/understudy-rpc/understudy/orderstate"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
@@ -57,10 +59,58 @@ func TestRoomIsGiven(t *testing.T) {
 		})
 		began := time.Now()
 		in.mu.Lock()
-		err := in.room(context.Background())
+		err := in.room(context.Background(), 1)
 		in.mu.Unlock()
 		if waited := time.Since(began); err != nil || waited != 10*time.Millisecond {
 			t.Errorf("after %v: %v", waited, err)
+		}
+	})
+}
+
+// A log that is full of what a backup held, and nobody ordered, is no reason to refuse calls: who leads now would never take one.
+func TestRoomCountsWhatIsOrdered(t *testing.T) {
+	t.Parallel()
+	in := backup(t)
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	m := orderstate.Message{MessageID: orderstate.MessageID{Session: 1, SeqNum: 2}, Size: maxLogBytes}
+	in.backup.Message(m)
+	taken, err := in.backup.Elected(2, nil, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := taken.Fix(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in.leads(p)
+	if err := in.room(t.Context(), 1); err != nil || p.Bytes() != maxLogBytes {
+		t.Errorf("with %d bytes that nobody ordered: %v", p.Bytes(), err)
+	}
+}
+
+// While the log is more than half full, a session that has filled it waits, and the others don't.
+func TestRoomHasShares(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		in := leadingAlone(t)
+		in.mu.Lock()
+		defer in.mu.Unlock()
+		for n := range orderstate.Session(2) {
+			in.primary.Open(orderstate.Nonce{byte(n)}, 1, nil, now())
+		}
+		in.primary.Order(orderstate.Message{MessageID: orderstate.MessageID{Session: 2, SeqNum: 1}, Size: 1 << 20}, now())
+		orders := func(size int) {
+			q := orderstate.SeqNum(in.primary.Last())
+			in.primary.Order(orderstate.Message{MessageID: orderstate.MessageID{Session: 1, SeqNum: q}, Size: size}, now())
+		}
+		orders(maxLogBytes / 4)
+		if err := in.room(t.Context(), 1); err != nil {
+			t.Errorf("a quarter, of one: %v", err)
+		}
+		orders(maxLogBytes / 4)
+		wantCode(t, in.room(t.Context(), 1), codes.ResourceExhausted)
+		if err := in.room(t.Context(), 2); err != nil {
+			t.Errorf("another session: %v", err)
 		}
 	})
 }

@@ -1,0 +1,76 @@
+package replica
+
+import (
+	"github.com/understudy-rpc/understudy/internal/wire"
+	"github.com/understudy-rpc/understudy/orderstate"
+)
+
+// This file has what one session may have of what all share: one that takes too much costs only itself.
+
+// fits says whether a session that has so much of a bound for all, of which so much is taken, may have more. Its share is a
+// sixteenth of the bound, and less when little is free, so that there is something left for those who come last. Who has
+// nothing may have one thing that is larger, while much is free.
+func fits(bound, taken, mine, more int) bool {
+	free := bound - taken
+	return mine+more <= min(bound/16, free/8) || mine == 0 && more <= free-bound*3/8
+}
+
+// keeps counts what a stream keeps of a frame that isn't whole yet. It is of the log's bytes, and of its session's share; beyond
+// that such a frame is dropped, as one that is whole would be. Called with mu held.
+func (a *attachment) keeps(frames *wire.Assembler) {
+	in := a.in
+	if _, attached := in.attached[a]; !attached { // the stream has ended
+		frames.Drop()
+	}
+	in.partial -= a.partial
+	a.partial = 0
+	held := frames.Held()
+	if held == 0 {
+		return
+	}
+	if h := in.history(); !fits(maxLogBytes, h.Bytes()+in.partial, h.Of(a.session).WaitingBytes, held) {
+		a.drops(held)
+		frames.Drop()
+		return
+	}
+	a.partial = held
+	in.partial += held
+}
+
+// logFrame logs a message for its order to come. The primary has its messages from the RPCs. Frames beyond the session's share
+// of the log are dropped: what is ordered of them is fetched. But one that was announced is always kept: the order waits for it.
+// It says false of one that was dropped. Called with mu held.
+func (a *attachment) logFrame(m orderstate.Message) bool {
+	in := a.in
+	if in.backup == nil || in.primary != nil {
+		return true
+	}
+	old, again := in.backup.Has(m.MessageID)
+	of, more := in.backup.Of(m.Session), m.Size-old.Size
+	inShare := again || of.Waiting < maxOutstanding && fits(maxLog, in.backup.Held(), of.Waiting, 1)
+	if more > 0 {
+		inShare = inShare && fits(maxLogBytes, in.backup.Bytes()+in.partial, of.WaitingBytes+a.partial-old.Size, more)
+	}
+	if !inShare && !in.backup.Announces(m) {
+		a.drops(m.Size)
+		return false
+	}
+	last := in.backup.Last()
+	in.backup.Message(m)
+	in.advanced(last)
+	return true
+}
+
+// drops notes that a frame was dropped, and says so once for each stream. Called with mu held.
+func (a *attachment) drops(size int) {
+	in := a.in
+	in.r.stats.dropped.Add(1)
+	if a.dropped {
+		return
+	}
+	a.dropped = true
+	of := in.history().Of(a.session)
+	in.log.Warn("dropped a request that nobody has ordered, beyond its session's share of the log: what is ordered is fetched",
+		"session", uint64(a.session), "bytes", size, "waiting", of.Waiting, "waitingBytes", of.WaitingBytes,
+		"share", maxOutstanding, "shareBytes", maxLogBytes/16, "log", in.history().Held(), "logBytes", in.history().Bytes()+in.partial)
+}
