@@ -33,6 +33,8 @@ type attachment struct {
 	missed       time.Duration     // since when this backup has had to fetch the session's messages; 0: frames come
 	dropped      bool              // one was dropped: nothing above it may be acknowledged on this stream
 	partial      int               // bytes of a frame that isn't whole yet
+	ended        *pb.Ended         // what the source has said last of its calls; nil once that has taken effect
+	endedAt      time.Duration     // when something of that took effect
 	framesTold   orderstate.SeqNum
 	lastOrder    orderstate.OrderNum // of a reply to it
 	stableTold   orderstate.OrderNum
@@ -186,6 +188,9 @@ func (a *attachment) take(req *pb.AttachRequest, assembler *wire.Assembler) erro
 	if err != nil {
 		return err
 	}
+	if n := len(req.GetEnded().GetAbove()); n > maxOutstanding/8 {
+		return fmt.Errorf("%d bytes say which calls have ended, at most %d may", n, maxOutstanding/8)
+	}
 	runs := in.open(announced)
 
 	in.mu.Lock()
@@ -216,6 +221,11 @@ func (a *attachment) take(req *pb.AttachRequest, assembler *wire.Assembler) erro
 	}
 	if w := req.GetWaitingFor(); w != nil {
 		a.waits(w)
+	}
+	if e := req.GetEnded(); e != nil {
+		if a.ended = e; in.r.clock()-a.endedAt >= endedEvery {
+			a.declares()
+		}
 	}
 	if e := orderstate.Epoch(req.GetAcknowledgedEpoch()); e > a.acknowledged {
 		a.acknowledged = e
@@ -347,8 +357,17 @@ func (a *attachment) tellStable() {
 	signal(a.wake)
 }
 
+// declares drops the replies that the source has said not to need. Called with mu held.
+func (a *attachment) declares() {
+	if a.ended != nil {
+		a.in.replies.declared(a.session, orderstate.SeqNum(a.ended.GetUpTo()), a.ended.GetAbove())
+		a.ended, a.endedAt = nil, a.in.r.clock()
+	}
+}
+
 // tellLazily acknowledges what frames the source has sent since it was last told; and tells it, if it makes no calls, what has become stable of its own, so that it can forget that. Called with mu held.
 func (a *attachment) tellLazily() {
+	a.declares()
 	if a.frames > a.framesTold {
 		signal(a.wake)
 	}

@@ -7,3 +7,14 @@ func (r *Replica) Sessions() int {
 	defer in.mu.Unlock()
 	return len(in.history().Sessions())
 }
+
+// ReplyBytes is what the replies count that this replica keeps.
+func (r *Replica) ReplyBytes() int {
+	in := r.current()
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.replies.bytes
+}
+
+// MaxReplyBytes bounds ReplyBytes.
+const MaxReplyBytes = maxReplyBytes

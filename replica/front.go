@@ -107,6 +107,9 @@ func (r *Replica) Handle(ctx context.Context, h *wire.Header, next func(context.
 		return refused(in, refusal(v))
 	}
 	said, err := in.logged(ctx, id)
+	if err == nil && said.ended {
+		err = errAnswered
+	}
 	if err != nil {
 		return refused(in, err)
 	}
@@ -261,6 +264,9 @@ func (in *incarnation) order(c *call) (orderstate.OrderInfo, orderstate.Verdict,
 	defer in.mu.Unlock()
 	if in.role != leading || !in.gate || c.gone {
 		return orderstate.OrderInfo{}, 0, errNotPrimary
+	}
+	if err := in.inShare(c.msg); err != nil {
+		return orderstate.OrderInfo{}, 0, err
 	}
 	o, v, push := in.primary.Order(c.msg, in.now())
 	switch v {

@@ -179,7 +179,7 @@ func readHistory(h *pb.History) ([]orderstate.SessionState, *replyLog, error) {
 			return nil, nil, err
 		}
 		s.Ordered[orderstate.SeqNum(p.GetSeqNum())] = r.orderNum
-		replies.sessions[s.Session].replies[orderstate.SeqNum(p.GetSeqNum())] = r
+		replies.keep(replies.sessions[s.Session], orderstate.SeqNum(p.GetSeqNum()), r)
 	}
 	sessions := make([]orderstate.SessionState, 0, len(states))
 	for _, s := range states {
@@ -212,7 +212,7 @@ func splitHistory(h *pb.History) []*pb.History {
 }
 
 func replyToProto(id orderstate.MessageID, r *reply) *pb.LoggedReply {
-	p := &pb.LoggedReply{Session: uint64(id.Session), SeqNum: uint64(id.SeqNum), OrderNum: uint64(r.orderNum), Message: r.payload,
+	p := &pb.LoggedReply{Session: uint64(id.Session), SeqNum: uint64(id.SeqNum), OrderNum: uint64(r.orderNum), Message: r.payload, Ended: r.ended,
 		Header: mdToProto(r.header), Trailer: mdToProto(r.trailer)}
 	if r.st != nil {
 		p.Status, _ = proto.Marshal(r.st) // a status made by gRPC always marshals
@@ -221,7 +221,7 @@ func replyToProto(id orderstate.MessageID, r *reply) *pb.LoggedReply {
 }
 
 func replyFromProto(p *pb.LoggedReply) (*reply, error) {
-	r := &reply{orderNum: orderstate.OrderNum(p.GetOrderNum()), payload: p.GetMessage(), header: mdFromProto(p.GetHeader()), trailer: mdFromProto(p.GetTrailer())}
+	r := &reply{orderNum: orderstate.OrderNum(p.GetOrderNum()), payload: p.GetMessage(), header: mdFromProto(p.GetHeader()), trailer: mdFromProto(p.GetTrailer()), ended: p.GetEnded()}
 	if len(p.GetStatus()) > 0 {
 		r.st = new(spb.Status)
 		if err := proto.Unmarshal(p.GetStatus(), r.st); err != nil {

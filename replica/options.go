@@ -271,6 +271,7 @@ const (
 	lazily           = 250 * time.Millisecond // how often sources hear of their frames, and of what is stable, while nothing else tells them
 	fetchAfter       = 20 * time.Millisecond  // ordered and not held for this long, nor on its way: fetch it
 	fetchAnyway      = 10 * fetchAfter        // on its way or not
+	endedEvery       = 20 * time.Millisecond  // how often at most a stream's word that calls have ended takes effect at once; it does lazily
 	reconcileTimeout = 3 * time.Second        // R12.2
 	sessionTimeout   = 30 * time.Second       // a session without a stream for this long expires
 	slowTurn         = time.Second            // the watchdog names the method of a longer turn
@@ -286,6 +287,7 @@ const (
 	maxLog                = 1 << 18   // entries and messages of the log, each
 	maxLogBytes           = 256 << 20 // bytes of its messages
 	maxOutstanding        = 1 << 13   // messages of one session that nobody has ordered, and replies that its source hasn't declared to have, each
+	maxReplyBytes         = 256 << 20 // bytes of the replies that are kept, at the primary: beyond a session's share it waits
 	maxQueueBytes         = 64 << 20  // bytes queued for one stream; then it is cut (R6)
 	maxSnapshot           = 64 << 20
 	maxJoinBytes          = maxLogBytes / 2 // kept for a joiner, and by it while it restores

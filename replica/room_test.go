@@ -96,12 +96,12 @@ func TestRoomHasShares(t *testing.T) {
 		in.mu.Lock()
 		defer in.mu.Unlock()
 		for n := range orderstate.Session(2) {
-			in.primary.Open(orderstate.Nonce{byte(n)}, 1, nil, now())
+			in.primary.Open(orderstate.Nonce{byte(n)}, 1, nil, in.now())
 		}
-		in.primary.Order(orderstate.Message{MessageID: orderstate.MessageID{Session: 2, SeqNum: 1}, Size: 1 << 20}, now())
+		in.primary.Order(orderstate.Message{MessageID: orderstate.MessageID{Session: 2, SeqNum: 1}, Size: 1 << 20}, in.now())
 		orders := func(size int) {
 			q := orderstate.SeqNum(in.primary.Last())
-			in.primary.Order(orderstate.Message{MessageID: orderstate.MessageID{Session: 1, SeqNum: q}, Size: size}, now())
+			in.primary.Order(orderstate.Message{MessageID: orderstate.MessageID{Session: 1, SeqNum: q}, Size: size}, in.now())
 		}
 		orders(maxLogBytes / 4)
 		if err := in.room(t.Context(), 1); err != nil {

@@ -1,6 +1,11 @@
 package replica
 
 import (
+	"context"
+	"errors"
+
+	"google.golang.org/grpc/status"
+
 	"github.com/understudy-rpc/understudy/internal/wire"
 	"github.com/understudy-rpc/understudy/orderstate"
 )
@@ -73,4 +78,55 @@ func (a *attachment) drops(size int) {
 	in.log.Warn("dropped a request that nobody has ordered, beyond its session's share of the log: what is ordered is fetched",
 		"session", uint64(a.session), "bytes", size, "waiting", of.Waiting, "waitingBytes", of.WaitingBytes,
 		"share", maxOutstanding, "shareBytes", maxLogBytes/16, "log", in.history().Held(), "logBytes", in.history().Bytes()+in.partial)
+}
+
+// errReplies says that a session must have its replies first.
+var errReplies = errors.New("replica: too many replies are kept for the session")
+
+// inShare says why a request can't be ordered now: too many replies of its session are kept, which nobody has declared to have. It
+// is asked in the request's turn, so that nothing comes between. Called with mu held, while leading.
+func (in *incarnation) inShare(m orderstate.Message) error {
+	outstanding := in.primary.Of(m.Session).Outstanding
+	// A source that keeps the bound by the distance of its seqNums has no more ordered, whatever came first.
+	crowded := outstanding > maxOutstanding || outstanding == maxOutstanding && m.AnsweredUpTo <= in.primary.AnsweredUpTo(m.Session)
+	_, beyond := in.replies.beyond(m.Session)
+	switch {
+	case !crowded && !beyond:
+		return nil
+	case in.primary.Judge(m.MessageID, m.AnsweredUpTo) != orderstate.Fresh:
+		return nil // it isn't ordered anyway
+	case crowded:
+		return errShare("%d calls of the session are answered, and it hasn't declared that it has the replies; at most %d may be", outstanding, maxOutstanding)
+	}
+	in.replies.declared(m.Session, m.AnsweredUpTo, nil) // what it says itself counts, though it isn't ordered yet
+	if _, beyond := in.replies.beyond(m.Session); beyond {
+		return errReplies
+	}
+	return nil
+}
+
+// awaitReplies waits until the source of a session has declared that it has some of its replies, which waiting bounds.
+func (in *incarnation) awaitReplies(ctx, waiting context.Context, s orderstate.Session) error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	for in.role == leading {
+		bytes, beyond := in.replies.beyond(s)
+		if !beyond {
+			return nil
+		}
+		freed, all := in.replies.freed(s), in.replies.bytes
+		in.mu.Unlock()
+		select {
+		case <-freed:
+		case <-waiting.Done():
+		}
+		in.mu.Lock()
+		switch {
+		case ctx.Err() != nil:
+			return status.FromContextError(ctx.Err()).Err()
+		case waiting.Err() != nil:
+			return errShare("%d bytes of replies are kept for the session, of %d for all, since it hasn't declared that it has them; its share is a sixteenth of %d, or less while others have much", bytes, all, maxReplyBytes)
+		}
+	}
+	return nil // its turn says that this isn't the primary
 }

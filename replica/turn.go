@@ -2,6 +2,7 @@ package replica
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -75,16 +76,8 @@ func (c *call) turn(ctx context.Context, req any) (any, error) {
 	case c.reads:
 		return c.read(ctx, req)
 	}
-	if err := in.r.turns.take(ctx); err != nil {
-		return nil, status.FromContextError(err).Err()
-	}
-	if ctx.Err() != nil { // the turn was free, or came at the same time
-		in.r.turns.end()
-		return nil, status.FromContextError(ctx.Err()).Err()
-	}
-	o, v, err := in.order(c)
+	o, v, err := c.takeTurn(ctx)
 	if err != nil || v != orderstate.Fresh {
-		in.r.turns.end()
 		if said, value := c.first(); said != nil {
 			return value, said.err()
 		}
@@ -124,6 +117,37 @@ func (c *call) first() (*reply, any) {
 	c.in.mu.Lock()
 	defer c.in.mu.Unlock()
 	return c.reply, c.value
+}
+
+// takeTurn takes a turn, and orders the message (FIG. 7). The turn goes on if the message is fresh, and otherwise has ended.
+func (c *call) takeTurn(ctx context.Context) (o orderstate.OrderInfo, v orderstate.Verdict, err error) {
+	in := c.in
+	var waiting context.Context
+	for {
+		if err := in.r.turns.take(ctx); err != nil {
+			return o, v, status.FromContextError(err).Err()
+		}
+		if ctx.Err() != nil { // the turn was free, or came at the same time
+			in.r.turns.end()
+			return o, v, status.FromContextError(ctx.Err()).Err()
+		}
+		o, v, err = in.order(c)
+		if err == nil && v == orderstate.Fresh {
+			return o, v, nil
+		}
+		in.r.turns.end()
+		if !errors.Is(err, errReplies) {
+			return o, v, err
+		}
+		if waiting == nil { // all waits together
+			var cancel context.CancelFunc
+			waiting, cancel = context.WithTimeout(ctx, reconcileTimeout)
+			defer cancel()
+		}
+		if err := in.awaitReplies(ctx, waiting, c.msg.Session); err != nil {
+			return o, v, err
+		}
+	}
 }
 
 // read executes a read-only method between turns, of which it has seen all up to its orderNum.

@@ -53,6 +53,7 @@ type attempt struct {
 	buffers        [2]mem.Buffer
 
 	received wire.Header
+	size     int   // of the reply's message
 	arrived  bool  // a header has, in the reply's message
 	bad      error // why it can't be read
 	trailer  metadata.MD
@@ -80,7 +81,7 @@ func (a *attempt) invoke() arrival {
 	} else if err != nil { // a message has come, its end hasn't: the error is no replica's
 		a.bad, a.arrived = nil, false
 	}
-	end := arrival{bad: a.bad, err: err}
+	end := arrival{bad: a.bad, err: err, size: a.size}
 	if a.arrived && a.bad == nil {
 		end.header = &a.received
 	}
@@ -104,6 +105,7 @@ type arrival struct {
 	header *wire.Header // nil: none
 	bad    error        // why the header can't be read
 	err    error        // the RPC's
+	size   int          // of the reply's message
 }
 
 // Name implements encoding.CodecV2: none, so that the content type is that of a call without a codec of its own.
@@ -129,6 +131,7 @@ func (a *attempt) Unmarshal(data mem.BufferSlice, v any) error {
 	}
 	buffer := data.MaterializeToBuffer(mem.DefaultBufferPool())
 	defer buffer.Free()
+	a.size = buffer.Len()
 	message, carried, err := a.received.FromMessage(buffer.ReadOnlyData())
 	if a.arrived, a.bad = carried, err; err != nil {
 		return nil // an answer, and one that nobody has signed

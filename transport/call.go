@@ -402,7 +402,11 @@ func (k *call) leave(how ending) {
 	if k.reply.header != nil {
 		order = k.reply.header.OrderNum
 	}
+	if k.retained.reply = k.reply.size; how == abandoned {
+		k.retained.reply = lazyEnded // who knows
+	}
 	s.frames.end(k.retained, how, order, s.source.Stable())
+	k.client.ends(s)
 	s.makeRoom()
 }
 

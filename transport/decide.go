@@ -32,6 +32,7 @@ type reply struct {
 	header *wire.Header // nil: none
 	err    error
 	sent   time.Duration // when the request was sent, by the elapsed clock
+	size   int           // of the message
 }
 
 // maxAuthority bounds what a header may say, so that it can't overflow.
@@ -61,7 +62,7 @@ func (k *call) arrived(a arrival, sent time.Duration, to *choice) verdict {
 		s.source.LearnStable(h.SourceEpoch, h.Stable)
 		c.learned(s)
 	}
-	k.reply = reply{header: h, err: a.err, sent: sent}
+	k.reply = reply{header: h, err: a.err, sent: sent, size: a.size}
 	k.verdict = c.judge(k, to, bad)
 	switch k.verdict {
 	case wait:

@@ -29,6 +29,7 @@ type retained struct {
 	call  *call     // nil: ended
 	mark  uint64    // the low-water mark that it declares
 	order orderstate.OrderNum
+	reply int // bytes of the reply, once the call has ended, while replicas may keep it
 }
 
 func (r *retained) size() int { return len(r.frame.GetMessage()) + frameOverhead }
@@ -43,6 +44,9 @@ type frames struct {
 	accepted byOrder
 	// abandoned and not forgotten, lowest seqNum first.
 	abandoned []*retained
+	// unsaid are the bytes of replies to calls that have ended, as far as replicas haven't been told that; below are those up to mark,
+	// which the next request tells.
+	unsaid, below int
 	// settled is the highest mark of a message that is stable: nothing up to it will be ordered any more.
 	settled uint64
 }
@@ -64,6 +68,7 @@ func (f *frames) full(size int) bool { return f.bytes > 0 && f.bytes+size+frameO
 func (f *frames) add(frame *pb.Frame, k *call) *retained {
 	frame.SeqNum = f.next()
 	frame.Outstanding = frame.SeqNum - f.mark
+	f.unsaid, f.below = f.unsaid-f.below, 0
 	r := &retained{frame: frame, call: k, mark: f.mark}
 	f.list = append(f.list, r)
 	f.bytes += r.size()
@@ -96,6 +101,7 @@ const (
 // end says how the call with this frame has ended; order is its orderNum, if it was accepted.
 func (f *frames) end(r *retained, how ending, order, stable orderstate.OrderNum) {
 	r.call, r.order = nil, order
+	f.unsaid += r.reply
 	switch {
 	case how == abandoned:
 		f.abandoned = append(f.abandoned, r)
@@ -109,8 +115,27 @@ func (f *frames) end(r *retained, how ending, order, stable orderstate.OrderNum)
 			break
 		}
 		f.mark++
+		f.below += r.reply
+		r.reply = 0
 	}
 	f.sweep(stable, nil)
+}
+
+// ended is what replicas are told of the calls that have ended.
+func (f *frames) ended() *pb.Ended {
+	e := &pb.Ended{UpTo: f.mark}
+	for i, r := range f.from(f.mark + 1) {
+		if r.call != nil {
+			continue
+		}
+		for len(e.Above) <= i/8 {
+			e.Above = append(e.Above, 0)
+		}
+		e.Above[i/8] |= 1 << (i % 8)
+		r.reply = 0
+	}
+	f.unsaid, f.below = 0, 0
+	return e
 }
 
 // sweep forgets what it can. acknowledged is the lowest seqNum up to which every member of the required set has acknowledged frames; nil if it isn't known.

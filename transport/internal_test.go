@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"google.golang.org/grpc"
@@ -370,4 +371,42 @@ func BenchmarkFrames(b *testing.B) {
 			}
 		})
 	}
+}
+
+// What replicas are told of the calls that have ended, and what the next request tells them anyway.
+func TestFramesEnded(t *testing.T) {
+	f := newFrames()
+	var r []*retained
+	for range 12 {
+		r = append(r, f.add(&pb.Frame{}, &call{}))
+	}
+	end := func(q int, bytes int) {
+		r[q-1].reply = bytes
+		f.end(r[q-1], accepted, orderstate.OrderNum(q), 0)
+	}
+	unsaid := func(when string, want int) {
+		t.Helper()
+		if f.unsaid != want {
+			t.Errorf("%s: %d bytes are unsaid, want %d", when, f.unsaid, want)
+		}
+	}
+	end(1, 10)
+	end(2, 20)
+	end(4, 40)
+	unsaid("three have ended", 70)
+	f.add(&pb.Frame{}, &call{})
+	unsaid("a request has declared two", 40)
+	end(11, 110)
+	end(5, 50)
+	if e := f.ended(); e.UpTo != 2 || !slices.Equal(e.Above, []byte{0b110, 0b1}) {
+		t.Errorf("told %v", e)
+	}
+	unsaid("all is told", 0)
+	end(3, 30)
+	unsaid("one more", 30)
+	if e := f.ended(); e.UpTo != 5 || !slices.Equal(e.Above, []byte{0b100000}) {
+		t.Errorf("told %v", e)
+	}
+	f.add(&pb.Frame{}, &call{})
+	unsaid("what was told isn't again", 0)
 }

@@ -62,6 +62,7 @@ type link struct {
 	urgent   bool // no lingering
 	answer   orderstate.Epoch
 	question *pb.WaitingFor
+	ended    *pb.Ended // which calls have ended; nil: nothing new
 }
 
 func (l *link) run() {
@@ -328,9 +329,9 @@ func (l *link) take() []*pb.AttachRequest {
 	if l.cursor > l.flushTo {
 		answer, l.answer = l.answer, 0
 	}
-	question := l.question
-	l.question = nil
-	if len(msgs) == 0 && answer == 0 && question == nil {
+	question, ended := l.question, l.ended
+	l.question, l.ended = nil, nil
+	if len(msgs) == 0 && answer == 0 && question == nil && ended == nil {
 		return nil
 	}
 	if len(msgs) == 0 {
@@ -349,7 +350,7 @@ func (l *link) take() []*pb.AttachRequest {
 		}
 		last.DestOrderInfo = append(last.DestOrderInfo, wire.RunToProto(r, false))
 	}
-	last.AcknowledgedEpoch, last.WaitingFor = uint64(answer), question
+	last.AcknowledgedEpoch, last.WaitingFor, last.Ended = uint64(answer), question, ended
 	return msgs
 }
 

@@ -110,6 +110,7 @@ func (c *Client) welcome(l *link, s *session, w *pb.Welcome) error {
 	}
 	l.up, l.problem, l.unknown = true, nil, false
 	l.question, l.queued, l.held, l.sent = nil, 0, 0, 0
+	l.ended = s.said
 	l.reflect(true)
 	c.again()
 	return nil

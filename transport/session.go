@@ -33,6 +33,10 @@ type session struct {
 	// question is what was asked last, and when (R1).
 	question question
 	asked    time.Duration
+	// said is what replicas were told last of the calls that have ended; sayDue: sayLazily runs, since there is more to tell.
+	said      *pb.Ended
+	sayLazily *time.Timer
+	sayDue    bool
 }
 
 func newSession() *session {

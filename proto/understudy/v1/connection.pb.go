@@ -33,7 +33,9 @@ type AttachRequest struct {
 	// R12 asks of it: its pendingRemoteOrder and its unacknowledged frames.
 	AcknowledgedEpoch uint64 `protobuf:"varint,4,opt,name=acknowledged_epoch,json=acknowledgedEpoch,proto3" json:"acknowledged_epoch,omitempty"`
 	// What the source waits for, and only the primary can tell it.
-	WaitingFor    *WaitingFor `protobuf:"bytes,5,opt,name=waiting_for,json=waitingFor,proto3" json:"waiting_for,omitempty"`
+	WaitingFor *WaitingFor `protobuf:"bytes,5,opt,name=waiting_for,json=waitingFor,proto3" json:"waiting_for,omitempty"`
+	// Calls whose replies the source won't ask for again: said now and then, so that replicas needn't keep these replies.
+	Ended         *Ended `protobuf:"bytes,20,opt,name=ended,proto3" json:"ended,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -103,6 +105,68 @@ func (x *AttachRequest) GetWaitingFor() *WaitingFor {
 	return nil
 }
 
+func (x *AttachRequest) GetEnded() *Ended {
+	if x != nil {
+		return x.Ended
+	}
+	return nil
+}
+
+// Ended names calls of a session that have ended: the source has their replies, or has given them up.
+type Ended struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// All up to here.
+	UpTo uint64 `protobuf:"varint,1,opt,name=up_to,json=upTo,proto3" json:"up_to,omitempty"`
+	// And of those above, bit i of byte j says so of seqNum up_to + 1 + 8j + i; at most 1 KiB.
+	Above         []byte `protobuf:"bytes,2,opt,name=above,proto3" json:"above,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Ended) Reset() {
+	*x = Ended{}
+	mi := &file_understudy_v1_connection_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Ended) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Ended) ProtoMessage() {}
+
+func (x *Ended) ProtoReflect() protoreflect.Message {
+	mi := &file_understudy_v1_connection_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Ended.ProtoReflect.Descriptor instead.
+func (*Ended) Descriptor() ([]byte, []int) {
+	return file_understudy_v1_connection_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Ended) GetUpTo() uint64 {
+	if x != nil {
+		return x.UpTo
+	}
+	return 0
+}
+
+func (x *Ended) GetAbove() []byte {
+	if x != nil {
+		return x.Above
+	}
+	return nil
+}
+
 // Hello opens a session (session = 0) or attaches this stream to it.
 type Hello struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -120,7 +184,7 @@ type Hello struct {
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_understudy_v1_connection_proto_msgTypes[1]
+	mi := &file_understudy_v1_connection_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -132,7 +196,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_connection_proto_msgTypes[1]
+	mi := &file_understudy_v1_connection_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -145,7 +209,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_connection_proto_rawDescGZIP(), []int{1}
+	return file_understudy_v1_connection_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Hello) GetNonce() []byte {
@@ -191,7 +255,7 @@ type StoreMark struct {
 
 func (x *StoreMark) Reset() {
 	*x = StoreMark{}
-	mi := &file_understudy_v1_connection_proto_msgTypes[2]
+	mi := &file_understudy_v1_connection_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -203,7 +267,7 @@ func (x *StoreMark) String() string {
 func (*StoreMark) ProtoMessage() {}
 
 func (x *StoreMark) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_connection_proto_msgTypes[2]
+	mi := &file_understudy_v1_connection_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -216,7 +280,7 @@ func (x *StoreMark) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoreMark.ProtoReflect.Descriptor instead.
 func (*StoreMark) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_connection_proto_rawDescGZIP(), []int{2}
+	return file_understudy_v1_connection_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *StoreMark) GetRevision() int64 {
@@ -270,7 +334,7 @@ type Frame struct {
 
 func (x *Frame) Reset() {
 	*x = Frame{}
-	mi := &file_understudy_v1_connection_proto_msgTypes[3]
+	mi := &file_understudy_v1_connection_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -282,7 +346,7 @@ func (x *Frame) String() string {
 func (*Frame) ProtoMessage() {}
 
 func (x *Frame) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_connection_proto_msgTypes[3]
+	mi := &file_understudy_v1_connection_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -295,7 +359,7 @@ func (x *Frame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Frame.ProtoReflect.Descriptor instead.
 func (*Frame) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_connection_proto_rawDescGZIP(), []int{3}
+	return file_understudy_v1_connection_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Frame) GetGroup() uint64 {
@@ -368,7 +432,7 @@ type WaitingFor struct {
 
 func (x *WaitingFor) Reset() {
 	*x = WaitingFor{}
-	mi := &file_understudy_v1_connection_proto_msgTypes[4]
+	mi := &file_understudy_v1_connection_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -380,7 +444,7 @@ func (x *WaitingFor) String() string {
 func (*WaitingFor) ProtoMessage() {}
 
 func (x *WaitingFor) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_connection_proto_msgTypes[4]
+	mi := &file_understudy_v1_connection_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -393,7 +457,7 @@ func (x *WaitingFor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitingFor.ProtoReflect.Descriptor instead.
 func (*WaitingFor) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_connection_proto_rawDescGZIP(), []int{4}
+	return file_understudy_v1_connection_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *WaitingFor) GetEpoch() uint64 {
@@ -445,7 +509,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_understudy_v1_connection_proto_msgTypes[5]
+	mi := &file_understudy_v1_connection_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -457,7 +521,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_connection_proto_msgTypes[5]
+	mi := &file_understudy_v1_connection_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -470,7 +534,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_connection_proto_rawDescGZIP(), []int{5}
+	return file_understudy_v1_connection_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *AttachResponse) GetWelcome() *Welcome {
@@ -564,7 +628,7 @@ type Welcome struct {
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_understudy_v1_connection_proto_msgTypes[6]
+	mi := &file_understudy_v1_connection_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -576,7 +640,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_connection_proto_msgTypes[6]
+	mi := &file_understudy_v1_connection_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -589,7 +653,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_connection_proto_rawDescGZIP(), []int{6}
+	return file_understudy_v1_connection_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Welcome) GetSession() uint64 {
@@ -665,7 +729,7 @@ type Acknowledgement struct {
 
 func (x *Acknowledgement) Reset() {
 	*x = Acknowledgement{}
-	mi := &file_understudy_v1_connection_proto_msgTypes[7]
+	mi := &file_understudy_v1_connection_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -677,7 +741,7 @@ func (x *Acknowledgement) String() string {
 func (*Acknowledgement) ProtoMessage() {}
 
 func (x *Acknowledgement) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_connection_proto_msgTypes[7]
+	mi := &file_understudy_v1_connection_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -690,7 +754,7 @@ func (x *Acknowledgement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Acknowledgement.ProtoReflect.Descriptor instead.
 func (*Acknowledgement) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_connection_proto_rawDescGZIP(), []int{7}
+	return file_understudy_v1_connection_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Acknowledgement) GetEpoch() uint64 {
@@ -720,7 +784,7 @@ type NewEpoch struct {
 
 func (x *NewEpoch) Reset() {
 	*x = NewEpoch{}
-	mi := &file_understudy_v1_connection_proto_msgTypes[8]
+	mi := &file_understudy_v1_connection_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -732,7 +796,7 @@ func (x *NewEpoch) String() string {
 func (*NewEpoch) ProtoMessage() {}
 
 func (x *NewEpoch) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_connection_proto_msgTypes[8]
+	mi := &file_understudy_v1_connection_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -745,7 +809,7 @@ func (x *NewEpoch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NewEpoch.ProtoReflect.Descriptor instead.
 func (*NewEpoch) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_connection_proto_rawDescGZIP(), []int{8}
+	return file_understudy_v1_connection_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *NewEpoch) GetEpoch() uint64 {
@@ -789,7 +853,7 @@ type EpochStart struct {
 
 func (x *EpochStart) Reset() {
 	*x = EpochStart{}
-	mi := &file_understudy_v1_connection_proto_msgTypes[9]
+	mi := &file_understudy_v1_connection_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -801,7 +865,7 @@ func (x *EpochStart) String() string {
 func (*EpochStart) ProtoMessage() {}
 
 func (x *EpochStart) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_connection_proto_msgTypes[9]
+	mi := &file_understudy_v1_connection_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -814,7 +878,7 @@ func (x *EpochStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EpochStart.ProtoReflect.Descriptor instead.
 func (*EpochStart) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_connection_proto_rawDescGZIP(), []int{9}
+	return file_understudy_v1_connection_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *EpochStart) GetEpoch() uint64 {
@@ -855,7 +919,7 @@ type Start struct {
 
 func (x *Start) Reset() {
 	*x = Start{}
-	mi := &file_understudy_v1_connection_proto_msgTypes[10]
+	mi := &file_understudy_v1_connection_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -867,7 +931,7 @@ func (x *Start) String() string {
 func (*Start) ProtoMessage() {}
 
 func (x *Start) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_connection_proto_msgTypes[10]
+	mi := &file_understudy_v1_connection_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -880,7 +944,7 @@ func (x *Start) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Start.ProtoReflect.Descriptor instead.
 func (*Start) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_connection_proto_rawDescGZIP(), []int{10}
+	return file_understudy_v1_connection_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Start) GetEpoch() uint64 {
@@ -910,7 +974,7 @@ type RequiredSet struct {
 
 func (x *RequiredSet) Reset() {
 	*x = RequiredSet{}
-	mi := &file_understudy_v1_connection_proto_msgTypes[11]
+	mi := &file_understudy_v1_connection_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -922,7 +986,7 @@ func (x *RequiredSet) String() string {
 func (*RequiredSet) ProtoMessage() {}
 
 func (x *RequiredSet) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_connection_proto_msgTypes[11]
+	mi := &file_understudy_v1_connection_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -935,7 +999,7 @@ func (x *RequiredSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequiredSet.ProtoReflect.Descriptor instead.
 func (*RequiredSet) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_connection_proto_rawDescGZIP(), []int{11}
+	return file_understudy_v1_connection_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RequiredSet) GetEpoch() uint64 {
@@ -963,14 +1027,18 @@ var File_understudy_v1_connection_proto protoreflect.FileDescriptor
 
 const file_understudy_v1_connection_proto_rawDesc = "" +
 	"\n" +
-	"\x1eunderstudy/v1/connection.proto\x12\runderstudy.v1\x1a\x1aunderstudy/v1/header.proto\"\x90\x02\n" +
+	"\x1eunderstudy/v1/connection.proto\x12\runderstudy.v1\x1a\x1aunderstudy/v1/header.proto\"\xbc\x02\n" +
 	"\rAttachRequest\x12*\n" +
 	"\x05hello\x18\x01 \x01(\v2\x14.understudy.v1.HelloR\x05hello\x12,\n" +
 	"\x06frames\x18\x02 \x03(\v2\x14.understudy.v1.FrameR\x06frames\x12:\n" +
 	"\x0fdest_order_info\x18\x03 \x03(\v2\x12.understudy.v1.RunR\rdestOrderInfo\x12-\n" +
 	"\x12acknowledged_epoch\x18\x04 \x01(\x04R\x11acknowledgedEpoch\x12:\n" +
 	"\vwaiting_for\x18\x05 \x01(\v2\x19.understudy.v1.WaitingForR\n" +
-	"waitingFor\"\x95\x01\n" +
+	"waitingFor\x12*\n" +
+	"\x05ended\x18\x14 \x01(\v2\x14.understudy.v1.EndedR\x05ended\"2\n" +
+	"\x05Ended\x12\x13\n" +
+	"\x05up_to\x18\x01 \x01(\x04R\x04upTo\x12\x14\n" +
+	"\x05above\x18\x02 \x01(\fR\x05above\"\x95\x01\n" +
 	"\x05Hello\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\fR\x05nonce\x12\x18\n" +
 	"\asession\x18\x02 \x01(\x04R\asession\x12\x14\n" +
@@ -1057,49 +1125,51 @@ func file_understudy_v1_connection_proto_rawDescGZIP() []byte {
 	return file_understudy_v1_connection_proto_rawDescData
 }
 
-var file_understudy_v1_connection_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_understudy_v1_connection_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_understudy_v1_connection_proto_goTypes = []any{
 	(*AttachRequest)(nil),   // 0: understudy.v1.AttachRequest
-	(*Hello)(nil),           // 1: understudy.v1.Hello
-	(*StoreMark)(nil),       // 2: understudy.v1.StoreMark
-	(*Frame)(nil),           // 3: understudy.v1.Frame
-	(*WaitingFor)(nil),      // 4: understudy.v1.WaitingFor
-	(*AttachResponse)(nil),  // 5: understudy.v1.AttachResponse
-	(*Welcome)(nil),         // 6: understudy.v1.Welcome
-	(*Acknowledgement)(nil), // 7: understudy.v1.Acknowledgement
-	(*NewEpoch)(nil),        // 8: understudy.v1.NewEpoch
-	(*EpochStart)(nil),      // 9: understudy.v1.EpochStart
-	(*Start)(nil),           // 10: understudy.v1.Start
-	(*RequiredSet)(nil),     // 11: understudy.v1.RequiredSet
-	(*Run)(nil),             // 12: understudy.v1.Run
-	(Level)(0),              // 13: understudy.v1.Level
+	(*Ended)(nil),           // 1: understudy.v1.Ended
+	(*Hello)(nil),           // 2: understudy.v1.Hello
+	(*StoreMark)(nil),       // 3: understudy.v1.StoreMark
+	(*Frame)(nil),           // 4: understudy.v1.Frame
+	(*WaitingFor)(nil),      // 5: understudy.v1.WaitingFor
+	(*AttachResponse)(nil),  // 6: understudy.v1.AttachResponse
+	(*Welcome)(nil),         // 7: understudy.v1.Welcome
+	(*Acknowledgement)(nil), // 8: understudy.v1.Acknowledgement
+	(*NewEpoch)(nil),        // 9: understudy.v1.NewEpoch
+	(*EpochStart)(nil),      // 10: understudy.v1.EpochStart
+	(*Start)(nil),           // 11: understudy.v1.Start
+	(*RequiredSet)(nil),     // 12: understudy.v1.RequiredSet
+	(*Run)(nil),             // 13: understudy.v1.Run
+	(Level)(0),              // 14: understudy.v1.Level
 }
 var file_understudy_v1_connection_proto_depIdxs = []int32{
-	1,  // 0: understudy.v1.AttachRequest.hello:type_name -> understudy.v1.Hello
-	3,  // 1: understudy.v1.AttachRequest.frames:type_name -> understudy.v1.Frame
-	12, // 2: understudy.v1.AttachRequest.dest_order_info:type_name -> understudy.v1.Run
-	4,  // 3: understudy.v1.AttachRequest.waiting_for:type_name -> understudy.v1.WaitingFor
-	2,  // 4: understudy.v1.Hello.mark:type_name -> understudy.v1.StoreMark
-	13, // 5: understudy.v1.Frame.level:type_name -> understudy.v1.Level
-	6,  // 6: understudy.v1.AttachResponse.welcome:type_name -> understudy.v1.Welcome
-	7,  // 7: understudy.v1.AttachResponse.acknowledgement:type_name -> understudy.v1.Acknowledgement
-	8,  // 8: understudy.v1.AttachResponse.new_epoch:type_name -> understudy.v1.NewEpoch
-	9,  // 9: understudy.v1.AttachResponse.epoch_start:type_name -> understudy.v1.EpochStart
-	11, // 10: understudy.v1.AttachResponse.required_set:type_name -> understudy.v1.RequiredSet
-	12, // 11: understudy.v1.AttachResponse.source_order_info:type_name -> understudy.v1.Run
-	2,  // 12: understudy.v1.AttachResponse.mark:type_name -> understudy.v1.StoreMark
-	13, // 13: understudy.v1.Welcome.level:type_name -> understudy.v1.Level
-	8,  // 14: understudy.v1.Welcome.primary:type_name -> understudy.v1.NewEpoch
-	9,  // 15: understudy.v1.Welcome.epoch_start:type_name -> understudy.v1.EpochStart
-	11, // 16: understudy.v1.Welcome.required_set:type_name -> understudy.v1.RequiredSet
-	10, // 17: understudy.v1.EpochStart.earlier:type_name -> understudy.v1.Start
-	0,  // 18: understudy.v1.Connection.Attach:input_type -> understudy.v1.AttachRequest
-	5,  // 19: understudy.v1.Connection.Attach:output_type -> understudy.v1.AttachResponse
-	19, // [19:20] is the sub-list for method output_type
-	18, // [18:19] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	2,  // 0: understudy.v1.AttachRequest.hello:type_name -> understudy.v1.Hello
+	4,  // 1: understudy.v1.AttachRequest.frames:type_name -> understudy.v1.Frame
+	13, // 2: understudy.v1.AttachRequest.dest_order_info:type_name -> understudy.v1.Run
+	5,  // 3: understudy.v1.AttachRequest.waiting_for:type_name -> understudy.v1.WaitingFor
+	1,  // 4: understudy.v1.AttachRequest.ended:type_name -> understudy.v1.Ended
+	3,  // 5: understudy.v1.Hello.mark:type_name -> understudy.v1.StoreMark
+	14, // 6: understudy.v1.Frame.level:type_name -> understudy.v1.Level
+	7,  // 7: understudy.v1.AttachResponse.welcome:type_name -> understudy.v1.Welcome
+	8,  // 8: understudy.v1.AttachResponse.acknowledgement:type_name -> understudy.v1.Acknowledgement
+	9,  // 9: understudy.v1.AttachResponse.new_epoch:type_name -> understudy.v1.NewEpoch
+	10, // 10: understudy.v1.AttachResponse.epoch_start:type_name -> understudy.v1.EpochStart
+	12, // 11: understudy.v1.AttachResponse.required_set:type_name -> understudy.v1.RequiredSet
+	13, // 12: understudy.v1.AttachResponse.source_order_info:type_name -> understudy.v1.Run
+	3,  // 13: understudy.v1.AttachResponse.mark:type_name -> understudy.v1.StoreMark
+	14, // 14: understudy.v1.Welcome.level:type_name -> understudy.v1.Level
+	9,  // 15: understudy.v1.Welcome.primary:type_name -> understudy.v1.NewEpoch
+	10, // 16: understudy.v1.Welcome.epoch_start:type_name -> understudy.v1.EpochStart
+	12, // 17: understudy.v1.Welcome.required_set:type_name -> understudy.v1.RequiredSet
+	11, // 18: understudy.v1.EpochStart.earlier:type_name -> understudy.v1.Start
+	0,  // 19: understudy.v1.Connection.Attach:input_type -> understudy.v1.AttachRequest
+	6,  // 20: understudy.v1.Connection.Attach:output_type -> understudy.v1.AttachResponse
+	20, // [20:21] is the sub-list for method output_type
+	19, // [19:20] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_understudy_v1_connection_proto_init() }
@@ -1114,7 +1184,7 @@ func file_understudy_v1_connection_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_understudy_v1_connection_proto_rawDesc), len(file_understudy_v1_connection_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

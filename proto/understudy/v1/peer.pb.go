@@ -1341,9 +1341,11 @@ type LoggedReply struct {
 	// The reply's bytes, if the code is OK.
 	Message []byte `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
 	// A marshalled google.rpc.Status, if it isn't.
-	Status        []byte           `protobuf:"bytes,5,opt,name=status,proto3" json:"status,omitempty"`
-	Header        []*MetadataEntry `protobuf:"bytes,6,rep,name=header,proto3" json:"header,omitempty"`
-	Trailer       []*MetadataEntry `protobuf:"bytes,7,rep,name=trailer,proto3" json:"trailer,omitempty"`
+	Status  []byte           `protobuf:"bytes,5,opt,name=status,proto3" json:"status,omitempty"`
+	Header  []*MetadataEntry `protobuf:"bytes,6,rep,name=header,proto3" json:"header,omitempty"`
+	Trailer []*MetadataEntry `protobuf:"bytes,7,rep,name=trailer,proto3" json:"trailer,omitempty"`
+	// The source has said that it won't ask for the reply again: only its place is kept.
+	Ended         bool `protobuf:"varint,20,opt,name=ended,proto3" json:"ended,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1425,6 +1427,13 @@ func (x *LoggedReply) GetTrailer() []*MetadataEntry {
 		return x.Trailer
 	}
 	return nil
+}
+
+func (x *LoggedReply) GetEnded() bool {
+	if x != nil {
+		return x.Ended
+	}
+	return false
 }
 
 type MetadataEntry struct {
@@ -1585,7 +1594,7 @@ const file_understudy_v1_peer_proto_rawDesc = "" +
 	"\fSessionState\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x14\n" +
 	"\x05nonce\x18\x02 \x01(\fR\x05nonce\x12$\n" +
-	"\x0eanswered_up_to\x18\x03 \x01(\x04R\fansweredUpTo\"\xfd\x01\n" +
+	"\x0eanswered_up_to\x18\x03 \x01(\x04R\fansweredUpTo\"\x93\x02\n" +
 	"\vLoggedReply\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x17\n" +
 	"\aseq_num\x18\x02 \x01(\x04R\x06seqNum\x12\x1b\n" +
@@ -1593,7 +1602,8 @@ const file_understudy_v1_peer_proto_rawDesc = "" +
 	"\amessage\x18\x04 \x01(\fR\amessage\x12\x16\n" +
 	"\x06status\x18\x05 \x01(\fR\x06status\x124\n" +
 	"\x06header\x18\x06 \x03(\v2\x1c.understudy.v1.MetadataEntryR\x06header\x126\n" +
-	"\atrailer\x18\a \x03(\v2\x1c.understudy.v1.MetadataEntryR\atrailer\"9\n" +
+	"\atrailer\x18\a \x03(\v2\x1c.understudy.v1.MetadataEntryR\atrailer\x12\x14\n" +
+	"\x05ended\x18\x14 \x01(\bR\x05ended\"9\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x16\n" +
 	"\x06values\x18\x02 \x03(\fR\x06values2\xf3\x02\n" +
