@@ -29,7 +29,8 @@ type attachment struct {
 	acknowledged orderstate.Epoch  // by the source, on this stream: it has sent what it had to (R12.1)
 	stable       bool              // it has sent frames at Stable
 	frames       orderstate.SeqNum // held up to here, of those that were sent
-	heard        time.Duration     // when frames came, or a part of one
+	newest       orderstate.SeqNum // of all whole ones that came on the stream
+	heard        time.Duration     // when a frame above all that had come, or a part of one, came
 	missed       time.Duration     // since when this backup has had to fetch the session's messages; 0: frames come
 	dropped      bool              // one was dropped: nothing above it may be acknowledged on this stream
 	partial      int               // bytes of a frame that isn't whole yet
@@ -199,9 +200,8 @@ func (a *attachment) take(req *pb.AttachRequest, assembler *wire.Assembler) erro
 		return errors.New("a source must wait for its welcome")
 	}
 	a.stable = a.stable || stable
-	a.missed = 0
-	if len(req.GetFrames()) > 0 { // nothing else says that a message is on its way
-		a.heard = in.r.clock()
+	if a.brings(messages, assembler) { // nothing else says that a message is on its way
+		a.heard, a.missed = in.r.clock(), 0
 	}
 	a.keeps(assembler)
 	for _, m := range messages {
@@ -237,6 +237,18 @@ func (a *attachment) take(req *pb.AttachRequest, assembler *wire.Assembler) erro
 		}
 	}
 	return nil
+}
+
+// brings says whether the stream gets on: a source sends frames in the order of their seqNums. What comes again may come for ever.
+// Called with mu held.
+func (a *attachment) brings(messages []orderstate.Message, frames *wire.Assembler) bool {
+	news := len(messages) == 0 && frames.Begun() > a.newest
+	for _, m := range messages {
+		if m.SeqNum > a.newest {
+			a.newest, news = m.SeqNum, true
+		}
+	}
+	return news
 }
 
 // open checks the seals of announcements; a forged one is refused and counted (section 11).

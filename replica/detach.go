@@ -2,6 +2,7 @@ package replica
 
 import (
 	"slices"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -18,9 +19,14 @@ type telling struct {
 	detach map[orderstate.Session]uint64 // as which number
 }
 
-// isHeard says whether a source has acknowledged the epoch on its stream, before which it has sent all that it holds (R12.1). Called with mu held, while following.
+// isHeard says whether a source has acknowledged the epoch on its stream, before which it has sent all that it holds (R12.1), and is
+// trusted to send the rest. Called with mu held, while following.
 func (in *incarnation) isHeard(a *attachment) bool {
-	return a != nil && a.acknowledged >= in.backup.Epoch()
+	if a == nil || a.acknowledged < in.backup.Epoch() {
+		return false
+	}
+	s := in.suspects[a.session]
+	return s == nil || s.until == 0
 }
 
 // tellAll begins anew with the primary, on a new stream: there no session is attached but those that are told from now on. Called with mu held.
@@ -88,11 +94,59 @@ func (in *incarnation) confirmed(detached []*pb.Detached) {
 // errUnheard ends a stream that carries nothing, while the session's messages are ordered: nothing tells this backup that a network drops what the source sends.
 var errUnheard = status.Error(codes.Unavailable, "understudy: nothing comes on the stream, and the session's messages are ordered")
 
-// missed notes that messages had to be fetched whose sources have streams here. Called with mu held.
-func (in *incarnation) missed(ids []orderstate.MessageID) {
+// suspect is a session whose messages had to be fetched, though its source has a stream here. Each fetch holds up what is ordered
+// after the message, whoever it is of, and a crash of the primary meanwhile would lose that. So who makes this backup fetch again
+// and again is as good as detached for a while: the primary sends its messages with the order, and only its own replies wait.
+type suspect struct {
+	score   int           // grows with each time that something was fetched, and goes back with each message that is ordered
+	until   time.Duration // as good as detached until then; 0: no
+	penalty time.Duration // for how long, the last time
+}
+
+const (
+	suspectStep  = 16
+	suspectLimit = 5 * suspectStep / 2 // the third time, unless much was ordered between
+	suspectFirst = time.Second
+	suspectMost  = time.Minute
+)
+
+// missed notes that messages have to be fetched whose sources have streams here; before has those of the look before. Called with mu
+// held, while following.
+func (in *incarnation) missed(ids []orderstate.MessageID, before map[orderstate.MessageID]bool) {
+	now := in.r.clock()
+	counted := map[orderstate.Session]bool{}
 	for _, id := range ids {
-		if a := in.bySession[id.Session]; a != nil && a.missed == 0 {
-			a.missed = in.r.clock()
+		a := in.bySession[id.Session]
+		if a == nil {
+			continue
+		}
+		if a.missed == 0 {
+			a.missed = now
+		}
+		if before[id] || counted[id.Session] || !in.isHeard(a) {
+			continue
+		}
+		counted[id.Session] = true
+		s := in.suspects[id.Session]
+		if s == nil {
+			s = new(suspect)
+			in.suspects[id.Session] = s
+		}
+		if s.score += suspectStep; s.score >= suspectLimit {
+			s.penalty = min(max(suspectFirst, 2*s.penalty), suspectMost)
+			s.score, s.until = 0, now+s.penalty
+			in.cantHear(id.Session)
+		}
+	}
+}
+
+// forgive tries again with those whose time is over. Called with mu held, while following.
+func (in *incarnation) forgive() {
+	now := in.r.clock()
+	for n, s := range in.suspects {
+		if s.until != 0 && now >= s.until {
+			s.until = 0
+			in.canHear(in.bySession[n])
 		}
 	}
 }

@@ -16,7 +16,7 @@ import (
 
 // fetcher asks the primary for messages that are ordered, and late from their source (¶47).
 func (in *incarnation) fetcher(ctx context.Context) {
-	since := map[orderstate.MessageID]time.Duration{}
+	since, asked := map[orderstate.MessageID]time.Duration{}, map[orderstate.MessageID]bool{}
 	for {
 		select {
 		case <-in.lacking:
@@ -37,7 +37,11 @@ func (in *incarnation) fetcher(ctx context.Context) {
 			}
 		}
 		late := slices.DeleteFunc(lacked, func(id orderstate.MessageID) bool { return !in.late(id, since[id], now) })
-		in.missed(late)
+		in.missed(late, asked)
+		clear(asked)
+		for _, id := range late {
+			asked[id] = true
+		}
 		r, ok := in.view.Replica(in.leader.Name)
 		in.mu.Unlock()
 		if len(late) > 0 && ok {

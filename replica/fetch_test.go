@@ -9,24 +9,38 @@ import (
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
-// What comes without a frame doesn't put off that the source's messages are fetched: else any client could, and hold up what is ordered after them.
-func TestOnlyFramesAreHeard(t *testing.T) {
+// What comes without a frame, or with one that has come before, doesn't put off that the source's messages are fetched: else any client could, and hold up what is ordered after them.
+func TestOnlyNewFramesAreHeard(t *testing.T) {
 	t.Parallel()
 	in := backup(t)
 	now := time.Hour
 	in.r.clock = func() time.Duration { return now }
 	a := &attachment{in: in, bound: true, session: 1, wake: make(chan struct{}, 1)}
 	in.attached[a] = struct{}{}
+	var frames wire.Assembler
+	frame := func(q uint64, more uint32) *pb.AttachRequest {
+		f := &pb.Frame{Group: in.group, Session: 1, SeqNum: q, Outstanding: q, Method: "/m", Message: []byte("x"), More: more}
+		if q == 0 { // the rest
+			f = &pb.Frame{Message: []byte("y")}
+		}
+		return &pb.AttachRequest{Frames: []*pb.Frame{f}}
+	}
 	for _, tt := range []struct {
 		req   *pb.AttachRequest
 		heard bool
 	}{
 		{&pb.AttachRequest{}, false},
 		{&pb.AttachRequest{WaitingFor: &pb.WaitingFor{Epoch: 1}}, false},
-		{&pb.AttachRequest{Frames: []*pb.Frame{{Group: in.group, Session: 1, SeqNum: 1, Outstanding: 1, Method: "/m", Message: []byte("x"), More: 1}}}, true},
+		{frame(5, 1), true},
+		{frame(0, 0), true},
+		{frame(5, 0), false}, // again
+		{frame(4, 0), false}, // from before
+		{frame(4, 1), false},
+		{frame(0, 0), false},
+		{frame(6, 0), true},
 	} {
 		now += time.Second
-		if err := a.take(tt.req, new(wire.Assembler)); err != nil {
+		if err := a.take(tt.req, &frames); err != nil {
 			t.Fatal(err)
 		}
 		if heard := a.heard == now; heard != tt.heard {
@@ -66,5 +80,73 @@ func TestLate(t *testing.T) {
 		if late := in.late(orderstate.MessageID{Session: 1, SeqNum: 7}, lacked, lacked+tt.since); late != tt.late {
 			t.Errorf("%s: late is %v", name, late)
 		}
+	}
+}
+
+// A session whose messages have to be fetched again and again is as good as detached, for longer and longer; one that is late now and
+// then isn't.
+func TestSuspects(t *testing.T) {
+	t.Parallel()
+	in := backup(t)
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	streams := knows(t, in, 2)
+	hostile, honest := streams[0], streams[1]
+	now := time.Hour
+	in.r.clock = func() time.Duration { return now }
+	in.tellAll()
+	for _, a := range streams {
+		a.acknowledged = 1
+		in.canHear(a)
+	}
+	in.telling.tell(new(pb.FollowRequest))
+	q := orderstate.SeqNum(0)
+	misses := func(a *attachment) {
+		q++
+		in.missed([]orderstate.MessageID{{Session: a.session, SeqNum: q}}, nil)
+	}
+	orders := func(a *attachment, n int) {
+		for range n {
+			q++
+			last := in.backup.Last()
+			in.backup.Message(orderstate.Message{MessageID: orderstate.MessageID{Session: a.session, SeqNum: q}, Digest: uint64(q)})
+			if err := in.backup.Receive(orderstate.Run{
+				Envelope: orderstate.Envelope{Epoch: 1, EpochFirst: 3, First: last + 1, Count: 1},
+				Entries:  []orderstate.OrderInfo{{OrderNum: last + 1, SeqNum: q, Session: a.session, First: 1, Digest: uint64(q)}},
+			}); err != nil {
+				t.Fatal(err)
+			}
+			in.advanced(last)
+		}
+	}
+	told := func(when string, attached, detached int) {
+		t.Helper()
+		in.forgive()
+		req := new(pb.FollowRequest)
+		in.telling.tell(req)
+		if len(req.Attach) != attached || len(req.Detach) != detached {
+			t.Errorf("%s: told %v", when, req)
+		}
+	}
+	for range 10 {
+		misses(honest)
+		orders(honest, 20)
+	}
+	told("late now and then", 0, 0)
+	misses(hostile)
+	misses(hostile)
+	in.missed([]orderstate.MessageID{{Session: hostile.session, SeqNum: q}}, map[orderstate.MessageID]bool{{Session: hostile.session, SeqNum: q}: true})
+	told("fetched twice, and once more of it", 0, 0)
+	for penalty := suspectFirst; penalty < 2*suspectMost; penalty *= 2 {
+		for range 3 {
+			misses(hostile)
+			orders(hostile, 2) // between them
+		}
+		told("again and again", 0, 1)
+		in.canHear(hostile)
+		now += min(penalty, suspectMost) - 1
+		told("for a while", 0, 0)
+		now++
+		told("then it may try again", 1, 0)
 	}
 }

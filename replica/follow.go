@@ -328,6 +328,7 @@ func (in *incarnation) startAcks(ctx context.Context, stream grpc.BidiStreamingC
 				in.mu.Lock()
 				if in.role == following {
 					in.cutUnheard()
+					in.forgive()
 				}
 				in.mu.Unlock()
 			case <-ctx.Done():
@@ -440,6 +441,11 @@ func (in *incarnation) advanced(last orderstate.OrderNum) {
 			opened = true
 			signal(in.ackDue)
 			continue
+		}
+		if len(in.suspects) > 0 {
+			if s := in.suspects[o.Session]; s != nil && s.score > 0 {
+				s.score--
+			}
 		}
 		if a := in.bySession[o.Session]; a != nil && in.backup.Started() && (a.stable || in.r.config.level == understudy.Stable) {
 			a.acknowledge()

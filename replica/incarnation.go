@@ -65,6 +65,7 @@ type incarnation struct {
 	asking    map[*attachment]struct{} // leading: whose sources wait for what is to become stable
 	bySession map[orderstate.Session]*attachment
 	partial   int                                  // bytes that the streams keep of frames that aren't whole yet
+	suspects  map[orderstate.Session]*suspect      // following
 	absent    map[orderstate.Session]time.Duration // leading: since when a session has no stream
 
 	// Following.
@@ -109,7 +110,7 @@ func newIncarnation(ctx context.Context, r *Replica) *incarnation {
 		changed: make(chan struct{}), work: make(chan struct{}, 1), lacking: make(chan struct{}, 1), ackDue: make(chan struct{}, 1), push: make(chan struct{}, 1),
 		replies:  newReplyLog(),
 		wall:     clock.NewSteady(r.wall, r.clock),
-		attached: map[*attachment]struct{}{}, asking: map[*attachment]struct{}{}, bySession: map[orderstate.Session]*attachment{}, absent: map[orderstate.Session]time.Duration{},
+		attached: map[*attachment]struct{}{}, asking: map[*attachment]struct{}{}, bySession: map[orderstate.Session]*attachment{}, suspects: map[orderstate.Session]*suspect{}, absent: map[orderstate.Session]time.Duration{},
 		followers: map[orderstate.Replica]*follower{}, members: map[orderstate.Replica]election.Member{}, lost: map[orderstate.Replica]time.Duration{},
 		adding:   map[orderstate.Replica]bool{},
 		doubted:  map[orderstate.Replica]bool{},

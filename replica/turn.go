@@ -303,6 +303,7 @@ func (in *incarnation) replayed(turns []replayed) {
 			in.replies.open(t.Session, t.message.Nonce)
 		case orderstate.Expire:
 			in.replies.expire(t.Session)
+			delete(in.suspects, t.Session)
 		default:
 			in.replies.put(t.Message(), t.message.AnsweredUpTo, t.said)
 		}

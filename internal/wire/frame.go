@@ -107,6 +107,9 @@ func (a *Assembler) Held() int {
 	return cap(a.partial.Message)
 }
 
+// Begun is the seqNum of the frame that isn't whole yet; 0 if there is none.
+func (a *Assembler) Begun() orderstate.SeqNum { return orderstate.SeqNum(a.partial.GetSeqNum()) }
+
 // Drop gives up the frame that isn't whole yet, if there is one. What is to come of it is checked, and passed over.
 func (a *Assembler) Drop() {
 	if a.partial != nil {
