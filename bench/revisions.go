@@ -101,7 +101,7 @@ func buildBoth(ctx context.Context, folder, commit string) (programs [2]string, 
 	}()
 	for i, from := range [2]string{atBase: tree, atTree: top} {
 		programs[i] = filepath.Join(folder, [2]string{atBase: "base", atTree: "tree"}[i])
-		_, err := output(ctx, filepath.Join(from, "bench"), "go", "build", "-trimpath", "-buildvcs=false", "-o", programs[i], ".")
+		_, err := output(ctx, filepath.Join(from, "bench"), "go", "build", "-buildvcs=false", "-o", programs[i], ".")
 		if err != nil {
 			return programs, err
 		}
@@ -115,6 +115,9 @@ func output(ctx context.Context, folder, name string, args ...string) (string, e
 	cmd.Dir = folder
 	out, err := cmd.Output()
 	if err != nil {
+		if ctx.Err() != nil {
+			err = errors.Join(context.Cause(ctx), err)
+		}
 		var ended *exec.ExitError
 		if errors.As(err, &ended) {
 			err = fmt.Errorf("%w\n%s", err, ended.Stderr)
