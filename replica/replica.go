@@ -289,7 +289,7 @@ func (r *Replica) lives(ctx context.Context) error {
 func (r *Replica) reach(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	if _, err := r.store.Read(ctx); err != nil {
+	if _, err := r.store.Read(ctx); err != nil && !election.IsSuspect(err) { // what is suspect may make sense again
 		return fmt.Errorf("replica: the election store doesn't answer: %w", err)
 	}
 	return nil

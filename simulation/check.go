@@ -39,6 +39,7 @@ func Check(rec *Record, patience time.Duration) []string {
 	kept := v.calls()
 	v.realTime(kept)
 	v.epochs()
+	v.suspicion()
 	v.recovery()
 	v.promptness()
 	v.linearizable(kept, patience)
@@ -115,6 +116,7 @@ func (v *verdict) calls() (kept []Call) {
 		switch c.Outcome {
 		case Accepted:
 			if v.inOrder(c) {
+				v.bounded(c)
 				break
 			}
 			v.inTime(c)
@@ -172,6 +174,9 @@ func (v *verdict) inOrder(c Call) bool {
 	if _, result := v.state[at].Apply(c.Request); result != said.Result || said.Now < e.Now {
 		v.find("R10: %v has seen %+v, and not the state after it, %v", c, e, v.state[at])
 	}
+	if v.leapt() {
+		return true
+	}
 	for _, f := range v.rec.Failovers {
 		opened := f.Opened.Sub(v.rec.Began)
 		if time.UnixMicro(said.Now).Sub(v.rec.Began) >= opened && said.OrderNum+1 < f.FirstOrderNum {
@@ -192,6 +197,9 @@ func (v *verdict) position(c Call) int {
 // inTime is R10 with R12.2: no reply of a primary is accepted once its successor's gate is open, unless that has what was replied. The first takeover since the turn that begins at or before it has voided it;
 // of a read, since the last turn that it has seen: a deposed primary may read at any time.
 func (v *verdict) inTime(c Call) {
+	if v.leapt() {
+		return
+	}
 	replied := Seen{c.Reply.OrderNum, c.Reply.Now, 0}
 	if c.Request.Read {
 		replied = c.Reply.Saw
@@ -206,6 +214,40 @@ func (v *verdict) inTime(c Call) {
 			v.find("R10: %v was accepted when epoch %d, which doesn't have it, had begun at %v", c, f.Epoch, opened)
 		}
 		return
+	}
+}
+
+// leapt says whether some wall clock did: then Now doesn't say when a turn was taken.
+func (v *verdict) leapt() bool {
+	behind, ahead := v.rec.Plan.leaps()
+	return behind != 0 || ahead != 0
+}
+
+// bounded is R7: Now is no further from the time than some replica's wall clock was.
+func (v *verdict) bounded(c Call) {
+	behind, ahead := v.rec.Plan.leaps()
+	now := time.UnixMicro(c.Reply.Now).Sub(v.rec.Began)
+	if at := c.Ended + ahead; now > at {
+		v.find("R7: %v has the time %v, and no clock was further than %v", c, now, at)
+	}
+	if at := c.Began + behind - time.Microsecond; now < at {
+		v.find("R7: %v has the time %v, and no clock was before %v", c, now, at)
+	}
+}
+
+// suspicion: while the store isn't the group's nobody is elected, and nothing is given up; calls wait, and go on.
+func (v *verdict) suspicion() {
+	for _, s := range v.rec.Suspect {
+		for _, f := range v.rec.Failovers {
+			if at := f.Elected.Sub(v.rec.Began); at > s.from && at < s.to {
+				v.find("suspect: epoch %d was begun at %v, and the store wasn't the group's from %v to %v", f.Epoch, at, s.from, s.to)
+			}
+		}
+		for _, c := range v.rec.Calls {
+			if c.Outcome == Accepted && c.Began > s.from && c.Began < s.to && c.Ended > s.to {
+				v.rec.Coverage.add("a call waited until a suspect store made sense again", 1)
+			}
+		}
 	}
 }
 

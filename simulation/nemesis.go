@@ -18,11 +18,13 @@ type nemesis struct {
 	undo []func() // of what has begun
 	made int
 
-	mu      sync.Mutex               // guards what follows
-	crashed []bool                   // replicas
-	gone    map[election.Member]bool // incarnations that have crashed, which the store may list for a while
-	holding bool                     // a transaction
-	trap    *trap
+	mu        sync.Mutex               // guards what follows
+	crashed   []bool                   // replicas
+	gone      map[election.Member]bool // incarnations that have crashed, which the store may list for a while
+	holding   bool                     // a transaction
+	truth     *truth                   // nil: the store is the group's
+	suspected []span                   // when it wasn't
+	trap      *trap
 }
 
 // trap kills a replica at the k-th message on a link from now on.
@@ -52,8 +54,12 @@ func (n *nemesis) rage() {
 		events = slices.Insert(events, i, event{at, do})
 	}
 	for _, f := range n.r.plan.Faults {
+		var old *backup
+		if f.Kind == "store restored" {
+			add(f.At-f.Extra, func() { old = n.backup() })
+		}
 		add(f.At, func() {
-			undo := n.begin(f)
+			undo := n.begin(f, old)
 			if undo == nil {
 				return
 			}
@@ -82,13 +88,14 @@ func (n *nemesis) rage() {
 func (n *nemesis) heal() {
 	n.r.trace("heal")
 	n.setTrap(nil)
+	n.putBack() // before anybody is started
 	for _, undo := range slices.Backward(n.undo) {
 		undo()
 	}
 }
 
 // begin returns how the fault ends; nil if it can't be made now.
-func (n *nemesis) begin(f Fault) (undo func()) {
+func (n *nemesis) begin(f Fault, old *backup) (undo func()) {
 	hosts := make([]string, len(f.Hosts))
 	for i, role := range f.Hosts {
 		hosts[i] = n.host(role)
@@ -128,6 +135,10 @@ func (n *nemesis) begin(f Fault) (undo func()) {
 		return mendStore
 	case "store hold":
 		return n.hold(number(hosts[0]))
+	case "store emptied", "store restored", "store keys":
+		return n.suspect(f, old)
+	case "store slow", "store hangs", "clock":
+		return n.disturb(f, hosts)
 	case "client crash", "client close":
 		return n.r.clients[number(f.Hosts[0])].leave(f.Kind == "client close")
 	default:
@@ -137,7 +148,7 @@ func (n *nemesis) begin(f Fault) (undo func()) {
 
 // host is who has a role now.
 func (n *nemesis) host(role string) string {
-	primary := n.r.cluster.View().Primary.Name
+	primary := n.view().Primary.Name
 	switch {
 	case role == "primary":
 		return primary
@@ -169,7 +180,7 @@ func (n *nemesis) mayDie(i int) bool {
 	if n.crashed[i] || n.holding {
 		return false
 	}
-	view := n.r.cluster.View()
+	view := n.lockedView()
 	return slices.ContainsFunc(view.InSync, func(m election.Member) bool {
 		k := number(m.Name)
 		r, ok := view.Replica(m.Name)
@@ -180,7 +191,7 @@ func (n *nemesis) mayDie(i int) bool {
 // dies notes a crash. Called with mu held.
 func (n *nemesis) dies(i int) {
 	n.crashed[i] = true
-	view := n.r.cluster.View()
+	view := n.lockedView()
 	name := fmt.Sprintf("replica%d", i)
 	for _, m := range view.InSync {
 		if m.Name == name {
@@ -225,6 +236,7 @@ func (n *nemesis) isCrashed(i int) bool {
 }
 
 func (n *nemesis) restart(i int) {
+	n.putBackFirst()
 	n.r.cluster.Kill(i)
 	n.r.coverage.replica(n.r.cluster.Replica(i).Status())
 	n.r.cluster.Start(i)

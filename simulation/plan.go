@@ -35,6 +35,7 @@ type Plan struct {
 	Linger    time.Duration // quiet before the last calls: sessions without a stream expire
 	Drift     map[string]float64
 	Faults    []Fault
+	Hostile   bool `json:",omitempty"` // a client beside the others speaks the protocol itself, and not as it should
 }
 
 // Style bounds what the faults touch, so that stricter promises can be checked.
@@ -64,8 +65,10 @@ func (f Fault) String() string {
 	switch f.Kind {
 	case "crash at":
 		s += fmt.Sprintf(" k=%d before=%v", f.K, f.Before)
-	case "slow":
+	case "slow", "clock", "store slow", "store restored":
 		s += fmt.Sprintf(" by %v", f.Extra)
+	case "store keys":
+		s += " " + f.Way
 	case "partition", "cut":
 		s += fmt.Sprintf(" %s store=%v", f.Way, f.Store)
 	}
@@ -193,6 +196,9 @@ func Draw(seed uint64, live bool) Plan {
 	}
 	if p.Style == Anything && p.Heal > 2400*time.Millisecond && d.percent(15) {
 		p.oldSide(d)
+	}
+	if seed%5 == 0 && p.Style != Backup {
+		p.world(newDice(seed, 4))
 	}
 	slices.SortFunc(p.Faults, func(a, b Fault) int { return cmp.Compare(a.At, b.At) })
 	return p

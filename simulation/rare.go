@@ -93,6 +93,12 @@ var Rare = []string{
 	"a replica took over at which a session was detached (R11)",
 	orderIt,
 	"a read was accepted",
+	suspected,
+	"the store is believed again",
+	"a call waited until a suspect store made sense again",
+	"a wall clock leapt",
+	"the store was slow",
+	"the store hung",
 	"porcupine decided",
 }
 
@@ -128,7 +134,7 @@ func (l logged) Enabled(_ context.Context, level slog.Level) bool { return level
 
 func (l logged) Handle(ctx context.Context, r slog.Record) error {
 	switch r.Message {
-	case "took over", "evicted", "in-sync", "a session is open":
+	case "took over", "evicted", "in-sync", "a session is open", suspected, "the store is believed again":
 		l.c.add(r.Message, 1)
 	case "an in-sync peer doesn't answer":
 		l.c.add("a takeover evicted a peer", 1)
@@ -215,6 +221,8 @@ func (h *headers) measure(n int) {
 }
 
 const orderIt = "a read was refused because its session is detached, and made as an ordered call (R11)"
+
+const suspected = "the store isn't believed: state and log are kept, and calls wait"
 
 const tooLarge = "a header was larger than R5 allows"
 

@@ -30,6 +30,7 @@ type Record struct {
 	Replicas  []image
 	Failovers []replica.Failover
 	Faults    int
+	Suspect   []span // when the store wasn't the group's
 	Virtual   time.Duration
 	Problems  []string // of the cluster's: what didn't come about
 	Trace     []Moment
@@ -54,6 +55,7 @@ type run struct {
 	ctx      context.Context
 	group    sync.WaitGroup // what must have ended before the bubble does
 	coverage Coverage       // locks itself
+	weather  map[string]*weather
 
 	mu        sync.Mutex // guards what follows
 	calls     []Call
@@ -125,8 +127,13 @@ func (r *run) start(t testing.TB, log io.Writer) {
 		handler = slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})
 	}
 	r.began = time.Now()
+	r.weather = map[string]*weather{}
+	for i := range p.Replicas {
+		r.weather[fmt.Sprintf("replica%d", i)] = new(weather)
+	}
 	r.cluster = understudytest.New(t, p.Replicas, Register(p),
 		understudytest.Level(p.Level), understudytest.Logger(slog.New(r.coverage.handler(handler))), understudytest.Clocks(r.clock),
+		understudytest.WallClocks(r.wall), understudytest.Between(r.between),
 		understudytest.ReplicaOptions(replica.OnFailover(r.failover), replica.MinInSync(p.MinInSync)), understudytest.ClientOptions(p.carrier()...))
 	clients := p.Clients
 	if p.Reader {
@@ -221,7 +228,7 @@ func (r *run) trace(format string, args ...any) {
 func (r *run) record(judge *problems) Record {
 	rec := Record{Plan: r.plan, Began: r.began, Problems: judge.all()}
 	if r.nemesis != nil {
-		rec.Faults = r.nemesis.made
+		rec.Faults, rec.Suspect = r.nemesis.made, r.nemesis.suspected
 	}
 	if r.cluster != nil && len(rec.Problems) == 0 {
 		for i := range r.plan.Replicas {

@@ -132,6 +132,25 @@ func (s *Store) Restore(b *Backup) {
 	s.linksChanged()
 }
 
+// Delete takes the group's id, its primary and who is in sync away, as whoever deletes keys does; or only those named:
+// "id", "primary", "insync". Registrations stay, and revisions go on.
+func (s *Store) Delete(name string, keys ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g := s.group(name)
+	gone := func(key string) bool { return len(keys) == 0 || slices.Contains(keys, key) }
+	if gone("id") {
+		g.what, g.fence = election.Group{}, 0
+	}
+	if gone("primary") {
+		g.primary, g.epoch = election.Member{}, 0
+	}
+	if gone("insync") {
+		g.inSync = map[string]election.Member{}
+	}
+	s.changed(g)
+}
+
 func cloneGroups(groups map[string]*group) map[string]*group {
 	clones := map[string]*group{}
 	for name, g := range groups {
