@@ -103,13 +103,13 @@ func (t *Trusted) Read(ctx context.Context) (State, error) {
 	return s, nil
 }
 
-// JudgeMark returns a *SuspectError if somebody was elected in m's epoch by a store that lacked what is known: an
+// JudgeMark returns an error if somebody was elected in m's epoch by a store that lacked what is known: an
 // election sees every change of who is in sync that came before it.
 func (t *Trusted) JudgeMark(m Mark) error {
 	known, _ := t.memory()
 	if m.Epoch > known.Epoch && m.Fence < known.Fence {
-		return &SuspectError{Group: known.Group, Reason: fmt.Sprintf("epoch %d was begun in a store that had who was in"+
-			" sync at revision %d, and that was changed at revision %d", m.Epoch, m.Fence, known.Fence)}
+		return fmt.Errorf("election: epoch %d was begun by a store that was restored from before: it had who was in sync at"+
+			" revision %d, and that was changed at revision %d", m.Epoch, m.Fence, known.Fence)
 	}
 	return nil
 }

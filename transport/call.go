@@ -12,6 +12,7 @@ import (
 	"github.com/understudy-rpc/understudy/orderstate"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/status"
 )
 
 const (
@@ -334,6 +335,7 @@ func (k *call) pause(b *pauses) verdict {
 	c.mu.Lock()
 	over, idle, fresh, changed := s.over, c.primary.IsZero(), s.source.Epoch() != k.epoch, c.changed
 	maybe := k.maybe
+	down := c.unavailable()
 	if over != nil && (maybe || !isUnknownSession(over)) {
 		k.reply = reply{err: endOf(s)}
 	}
@@ -343,6 +345,9 @@ func (k *call) pause(b *pauses) verdict {
 		return move
 	case over != nil:
 		return unknown
+	case down != nil && !maybe:
+		k.reply = reply{err: down}
+		return never
 	case fresh && !idle:
 		b.reset()
 		return again
@@ -415,6 +420,12 @@ func (c *Client) problem() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var b strings.Builder
+	if c.view.suspect != nil {
+		fmt.Fprintf(&b, "%v; ", c.view.suspect)
+	}
+	if down := c.unavailable(); down != nil {
+		b.WriteString(strings.TrimPrefix(status.Convert(down).Message(), "understudy: ") + "; ")
+	}
 	switch {
 	case len(c.links) == 0:
 		b.WriteString("no replica is known")

@@ -38,8 +38,12 @@ type Client struct {
 	ready   chan struct{}    // closed when gRPC has our policy with its first replicas, or the Client has failed
 	isReady bool
 	store   io.Closer
+	trust   *election.Trusted // set when opened
 
-	group   uint64 // of the first Welcome; 0 before
+	group   uint64        // as the store's view has it; 0 before
+	view    groupView     // of the store
+	over    error         // a status: the group was replaced, and every call fails with it
+	mark    *pb.StoreMark // as a replica has sealed it
 	level   pb.Level
 	primary election.Member // of the acknowledged epoch; zero while none is known
 	session *session
@@ -206,10 +210,11 @@ func (c *Client) open(t Target, publish func([]address) error) error {
 		c.fail(err)
 		return err
 	}
+	trusted := election.Trust(elect)
 	c.mu.Lock()
-	c.store = store
+	c.store, c.trust = store, trusted
 	c.mu.Unlock()
-	c.work.Go(func() { c.follow(elect, publish) })
+	c.work.Go(func() { c.follow(trusted, publish) })
 	return nil
 }
 

@@ -337,17 +337,13 @@ func TestReplicas(t *testing.T) {
 		}
 
 		// A store that was restored, or replaced, is refused.
-		c.mu.Lock()
-		last := c.views[len(c.views)-1]
-		for _, bad := range []election.State{{Revision: last.Revision - 1}, {Revision: last.Revision + 1, Group: election.Group{ID: 1}}} {
-			for _, w := range c.watchers {
-				w <- bad
-			}
+		good := c.now
+		for _, bad := range []election.State{{Revision: good.Revision - 1}, {Revision: good.Revision + 1, Group: election.Group{ID: 1}}} {
+			c.show(bad)
+			c.stream("c").kill(nil)
+			time.Sleep(time.Second)
+			c.stream("c")
 		}
-		c.mu.Unlock()
-		c.stream("c").kill(nil)
-		time.Sleep(time.Second)
-		c.stream("c")
 	})
 }
 

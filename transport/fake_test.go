@@ -35,6 +35,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const (
 	groupID = 0xbeef
+	newest  = 1 << 40 // a revision as new as any that the store says
 	echo    = "/test.Echo/Call"
 	target  = "replicated://127.0.0.1:2379/greeter"
 )
@@ -71,7 +72,7 @@ type cluster struct {
 	// hello replaces the honest Welcome; it returns false to have that.
 	hello func(*stream, *pb.Hello) bool
 
-	views    []election.State // told to every watch
+	now      election.State // told to every watch
 	watchers []chan election.State
 }
 
@@ -169,17 +170,25 @@ func (c *cluster) set(change func()) {
 	change()
 }
 
-// list has the election list these replicas.
+// list has the election list these replicas. All of them are in-sync, and so is the store's idea of the primary, which nobody asks.
 func (c *cluster) list(names ...string) {
-	view := election.State{Group: election.Group{ID: groupID}}
+	primary := election.Member{Name: "primary", Incarnation: 1}
+	view := election.State{Group: election.Group{ID: groupID}, Primary: primary, Epoch: 1, InSync: []election.Member{primary}}
 	for _, name := range names {
 		r := c.named(name)
 		view.Replicas = append(view.Replicas, election.Replica{Member: r.member, Addr: r.addr})
+		view.InSync = append(view.InSync, r.member)
 	}
+	view.Revision = c.now.Revision + 1
+	view.Fence = view.Revision
+	c.show(view)
+}
+
+// show has the election say something.
+func (c *cluster) show(view election.State) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	view.Revision = int64(len(c.views) + 1)
-	c.views = append(c.views, view)
+	c.now = view
 	for _, w := range c.watchers {
 		w <- view
 	}
@@ -192,12 +201,18 @@ type store struct {
 	away bool
 }
 
+func (s store) Read(context.Context) (election.State, error) {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	return s.c.now, nil
+}
+
 func (s store) Watch(ctx context.Context) <-chan election.State {
 	ch, out := make(chan election.State, 100), make(chan election.State)
 	if !s.away {
 		s.c.mu.Lock()
-		if n := len(s.c.views); n > 0 {
-			ch <- s.c.views[n-1]
+		if s.c.now.Revision > 0 {
+			ch <- s.c.now
 		}
 		s.c.watchers = append(s.c.watchers, ch)
 		s.c.mu.Unlock()
@@ -350,10 +365,10 @@ func (c *cluster) newEpoch() *pb.NewEpoch {
 func (c *cluster) newEpochLocked() *pb.NewEpoch {
 	for _, r := range c.replicas {
 		if r.member.Name == c.primary {
-			return &pb.NewEpoch{Epoch: c.epoch, Primary: r.member.Name, Incarnation: r.member.Incarnation}
+			return &pb.NewEpoch{Epoch: c.epoch, Primary: r.member.Name, Incarnation: r.member.Incarnation, Fence: newest}
 		}
 	}
-	return &pb.NewEpoch{Epoch: c.epoch, Primary: c.primary, Incarnation: 1}
+	return &pb.NewEpoch{Epoch: c.epoch, Primary: c.primary, Incarnation: 1, Fence: newest}
 }
 
 func (c *cluster) epochStart() *pb.EpochStart {

@@ -162,6 +162,7 @@ func TestServiceConfigMerge(t *testing.T) {
 // welcomed returns a client with one link, whose session is open.
 func welcomed(tb testing.TB) (*Client, *link) {
 	c := New()
+	c.group, c.trust = 1, election.Trust(nil)
 	l := &link{client: c, name: "a", wake: make(chan struct{}, 1), session: c.session, restart: func() {}}
 	l.ctx, l.stop = context.WithCancel(c.ctx)
 	c.links = append(c.links, l)

@@ -99,7 +99,7 @@ func (l *link) attach() (welcomed bool, err error) {
 	c.mu.Lock()
 	s := c.session
 	l.session, l.restart = s, cancel
-	hello := &pb.Hello{Nonce: s.nonce[:], Session: s.number, Group: c.group}
+	hello := &pb.Hello{Nonce: s.nonce[:], Session: s.number, Group: c.group, Mark: c.mark}
 	c.mu.Unlock()
 
 	sending := make(chan struct{})

@@ -52,6 +52,7 @@ func (c *Client) receive(l *link, s *session, msg *pb.AttachResponse) error {
 	if err := c.take(s, n); err != nil {
 		return err
 	}
+	c.marked(msg.Mark)
 	if n.start != nil && s.number == 0 {
 		return errOpened
 	}
@@ -94,12 +95,13 @@ func (c *Client) welcome(l *link, s *session, w *pb.Welcome) error {
 		return err
 	case w.Session == 0 || w.Token == 0 || w.Group == 0 || speaker.Validate() != nil || w.Level < 0 || w.Level > pb.Level_LEVEL_STABLE:
 		return malformed("a Welcome by %v to session %d of group %d at level %d", speaker, w.Session, w.Group, w.Level)
-	case c.group != 0 && w.Group != c.group:
-		return fmt.Errorf("transport: replica %s at %s is of the group with id %x; this connection's has %x", l.name, l.addr, w.Group, c.group)
+	case w.Group != c.group || w.Replica != l.name:
+		return fmt.Errorf("transport: %s's address %s is answered by %s of group %x; the store has %s of group %x there"+
+			" (do several replicas advertise one address?)", l.name, l.addr, w.Replica, w.Group, l.name, c.group)
 	case s.number != 0 && w.Session != s.number:
 		return errSession
 	}
-	c.group, c.level = w.Group, w.Level
+	c.level = w.Level
 	l.member, l.id, l.number = speaker, replicaID(speaker), w.Session
 	if err := c.take(s, n); err != nil {
 		return err
@@ -132,6 +134,7 @@ func (c *Client) adopt(s *session, number, token uint64) {
 type news struct {
 	epoch    orderstate.Epoch // another one; 0: no
 	primary  election.Member  // of that epoch
+	fence    int64            // as the primary has read it since its election
 	start    *pb.EpochStart
 	earlier  []orderstate.Start
 	set      *pb.RequiredSet
@@ -140,7 +143,7 @@ type news struct {
 
 func parseNews(newEpoch *pb.NewEpoch, start *pb.EpochStart, set *pb.RequiredSet) (n news, err error) {
 	if newEpoch != nil {
-		n.epoch = orderstate.Epoch(newEpoch.Epoch)
+		n.epoch, n.fence = orderstate.Epoch(newEpoch.Epoch), newEpoch.Fence
 		n.primary = election.Member{Name: newEpoch.Primary, Incarnation: newEpoch.Incarnation}
 		if n.epoch == 0 || n.primary.Validate() != nil {
 			return n, malformed("epoch %d of %q", n.epoch, newEpoch.Primary)
@@ -169,6 +172,9 @@ func parseNews(newEpoch *pb.NewEpoch, start *pb.EpochStart, set *pb.RequiredSet)
 // take learns the news, in the order in which they hold.
 func (c *Client) take(s *session, n news) error {
 	if n.epoch != 0 {
+		if err := c.trust.JudgeMark(election.Mark{Group: c.group, Epoch: uint64(n.epoch), Fence: n.fence}); err != nil {
+			return err
+		}
 		c.newEpoch(s, n.epoch, n.primary)
 	}
 	if n.start != nil {

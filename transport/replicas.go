@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 
@@ -22,6 +21,7 @@ var errPolicy = errors.New("transport: the ClientConn has another load-balancing
 func (c *Client) follow(elect election.Election, publish func([]address) error) {
 	var seen election.State
 	var told map[string]string
+	var toldGroup uint64
 	views := elect.Watch(c.ctx)
 	for {
 		select {
@@ -30,8 +30,7 @@ func (c *Client) follow(elect election.Election, publish func([]address) error) 
 				views = nil
 				continue
 			}
-			if err := plausible(seen, view); err != nil {
-				c.cfg.log.Error("a view of the group is refused", "err", err)
+			if !c.viewed(view) {
 				continue
 			}
 			seen = view
@@ -44,7 +43,8 @@ func (c *Client) follow(elect election.Election, publish func([]address) error) 
 			return
 		}
 		addrs := c.addresses(seen)
-		if seen.Revision == 0 || told != nil && maps.Equal(addrs, told) {
+		group := c.groupID()
+		if seen.Revision == 0 || told != nil && maps.Equal(addrs, told) && group == toldGroup {
 			continue
 		}
 		var all []address
@@ -60,7 +60,7 @@ func (c *Client) follow(elect election.Election, publish func([]address) error) 
 			continue
 		}
 		c.relink(addrs)
-		told = addrs
+		told, toldGroup = addrs, group
 	}
 }
 
@@ -71,21 +71,14 @@ func (c *Client) hasPolicy() bool {
 	return c.isReady || c.ctx.Err() != nil || c.conn != nil && c.conn.GetState() == connectivity.Shutdown
 }
 
-// plausible refuses a store that was replaced, or restored from an older state (section 9 of the design).
-func plausible(seen, view election.State) error {
-	switch {
-	case view.Revision < seen.Revision:
-		return fmt.Errorf("transport: the store went back from revision %d to %d", seen.Revision, view.Revision)
-	case !seen.Group.IsZero() && !view.Group.IsZero() && seen.Group.ID != view.Group.ID:
-		return fmt.Errorf("transport: the group's id was %x, and is %x", seen.Group.ID, view.Group.ID)
-	}
-	return nil
-}
-
 // addresses are those of the replicas listed, and of those who are gone from the list while their stream lives.
 func (c *Client) addresses(view election.State) map[string]string {
 	addrs := map[string]string{}
 	c.mu.Lock()
+	if c.over != nil {
+		c.mu.Unlock()
+		return addrs
+	}
 	for _, l := range c.links {
 		if l.up {
 			addrs[l.name] = l.addr
@@ -112,7 +105,7 @@ func (c *Client) relink(addrs map[string]string) {
 		return false
 	})
 	for name, addr := range addrs {
-		if has[name] {
+		if has[name] || c.group == 0 { // nobody is welcome before the store has named the group
 			continue
 		}
 		l := &link{client: c, name: name, addr: addr, wake: make(chan struct{}, 1)}

@@ -74,17 +74,22 @@ func replicaID(m election.Member) orderstate.Replica { return orderstate.Replica
 func (c *Client) awaitSession(ctx context.Context) (*session, error) {
 	for {
 		c.mu.Lock()
-		s, loss := c.session, c.loss
+		s, err := c.session, c.loss
 		c.loss = nil
-		if loss == nil && s.number != 0 {
+		if err == nil {
+			err = c.unavailable()
+		}
+		if err == nil && s.number != 0 {
 			return s, nil
 		}
+		changed := c.changed
 		c.mu.Unlock()
-		if loss != nil {
-			return nil, loss
+		if err != nil {
+			return nil, err
 		}
 		select {
 		case <-s.begun:
+		case <-changed:
 		case <-ctx.Done():
 			return nil, statusEnded(ctx, false, c.problem())
 		case <-c.ctx.Done():
@@ -225,7 +230,7 @@ func (c *Client) endSession(s *session, why error) {
 		close(s.begun)
 	}
 	close(s.ended)
-	lost := errors.As(why, new(*orderstate.LostError))
+	lost := errors.As(why, new(*orderstate.LostError)) || errors.As(why, new(*replacedError))
 	for k := range s.inFlight {
 		if lost {
 			k.stop()

@@ -321,32 +321,6 @@ func TestDisowned(t *testing.T) {
 	})
 }
 
-// TestGroup: the connection is to the group of the first Welcome; a replica of another one isn't spoken to.
-func TestGroup(t *testing.T) {
-	t.Parallel()
-	within(t, func(t *testing.T, ctx context.Context) {
-		c := newCluster(t, "a", "b")
-		conn := c.dial()
-		must(t, "hello from a", <-sayLater(ctx, conn, "hello"))
-		c.set(func() {
-			c.hello = func(s *stream, h *pb.Hello) bool {
-				w := s.replica.welcome(h)
-				w.Group = 0xbad
-				s.send(&pb.AttachResponse{Welcome: w})
-				return true
-			}
-			c.answer = func(q *request) *answer { return &answer{err: status.Error(codes.Unavailable, "")} }
-		})
-		for _, s := range c.streams() {
-			s.kill(nil)
-		}
-		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-		defer cancel()
-		_, err := say(ctx, conn, "hello")
-		fails(t, err, codes.DeadlineExceeded, "is of the group with id bad; this connection's has beef")
-	})
-}
-
 // TestMalformed: what a replica should not say ends its stream, is counted, and does no harm.
 func TestMalformed(t *testing.T) {
 	t.Parallel()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -60,6 +61,19 @@ func statusLost(err *orderstate.LostError) error {
 	return status.Errorf(codes.DataLoss, "understudy: the session has ended: %v", err)
 }
 
+func statusReplaced(why *replacedError) error {
+	return status.Errorf(codes.DataLoss, "understudy: %v; what its callers have seen is lost", why)
+}
+
+func statusGone(why *replacedError) error {
+	return status.Errorf(codes.FailedPrecondition, "understudy: %v; dial again to call the new one", why)
+}
+
+func statusDown(since time.Time, inSync string) error {
+	return status.Errorf(codes.Unavailable, "understudy: the group is down since %s at the latest: none of its last in-sync replicas (%s) is alive",
+		since.UTC().Format(time.RFC3339), inSync)
+}
+
 func statusUnknownSession(number uint64) error {
 	return status.Errorf(codes.Unknown, "understudy: the group doesn't know session %d any more; the outcome of the call is unknown", number)
 }
@@ -85,6 +99,9 @@ func endOf(s *session) error {
 	var lost *orderstate.LostError
 	if errors.As(s.over, &lost) {
 		return statusLost(lost)
+	}
+	if why := new(replacedError); errors.As(s.over, &why) {
+		return statusReplaced(why)
 	}
 	return statusUnknownSession(s.number)
 }
