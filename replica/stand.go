@@ -18,14 +18,15 @@ func (in *incarnation) stand(epoch orderstate.Epoch, suspected time.Time) (*elec
 		return nil, nil
 	}
 	view, err := in.r.store.Read(ctx)
+	if election.IsSuspect(err) {
+		view.Suspect = err
+		in.viewed(view)
+	}
 	if err != nil {
 		return nil, in.later(epoch, err)
 	}
+	in.viewed(view)
 	in.mu.Lock()
-	if view.Revision >= in.view.Revision {
-		in.view = view
-		in.noteReplaced()
-	}
 	if err := in.compatible(); err != nil {
 		in.mu.Unlock()
 		return nil, err

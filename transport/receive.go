@@ -175,6 +175,9 @@ func (c *Client) take(s *session, n news) error {
 		if err := c.trust.JudgeMark(election.Mark{Group: c.group, Epoch: uint64(n.epoch), Fence: n.fence}); err != nil {
 			return err
 		}
+		if n.epoch == s.source.Epoch() && !c.primary.IsZero() && n.primary != c.primary {
+			return fmt.Errorf("transport: epoch %d is %v's, and %v has it, too: the store was restored from before, and has elected again", n.epoch, c.primary, n.primary)
+		}
 		c.newEpoch(s, n.epoch, n.primary)
 	}
 	if n.start != nil {

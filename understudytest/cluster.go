@@ -53,6 +53,7 @@ type Cluster struct {
 	level    understudy.Level
 	server   []grpc.ServerOption
 	replica  []replica.Option
+	each     func(host string) []replica.Option
 	client   []transport.Option
 	log      *slog.Logger
 	between  func(host string, e election.Election) election.Election
@@ -83,6 +84,11 @@ func ServerOptions(opts ...grpc.ServerOption) Option { return func(c *Cluster) {
 // ReplicaOptions are given to each replica's replica.Join.
 func ReplicaOptions(opts ...replica.Option) Option { return func(c *Cluster) { c.replica = opts } }
 
+// EachReplica is ReplicaOptions with options of a host's own, asked for when its replica starts.
+func EachReplica(opts func(host string) []replica.Option) Option {
+	return func(c *Cluster) { c.each = opts }
+}
+
 // ClientOptions are given to each client's interceptor.DialOptions.
 func ClientOptions(opts ...transport.Option) Option { return func(c *Cluster) { c.client = opts } }
 
@@ -110,7 +116,7 @@ func New(t testing.TB, n int, register Register, opts ...Option) *Cluster {
 	elapsed := clock.Monotonic()
 	c := &Cluster{
 		t: t, net: simnet.New(), store: memory.NewStore(memory.Latency(100 * time.Microsecond)), register: register,
-		log: slog.New(slog.DiscardHandler), clock: func(string) func() time.Duration { return elapsed }, monitors: map[string]*transport.Monitor{},
+		each: func(string) []replica.Option { return nil }, log: slog.New(slog.DiscardHandler), clock: func(string) func() time.Duration { return elapsed }, monitors: map[string]*transport.Monitor{},
 	}
 	for _, o := range opts {
 		o(c)
@@ -158,7 +164,7 @@ func (c *Cluster) Start(i int) {
 	n.r, err = replica.Join(ctx, "etcd:///"+group, replica.State(late), append([]replica.Option{
 		replica.Name(n.host), replica.Level(c.level), replica.Store(store), replica.Peers(peers, nil, nil), replica.InsecurePeers(),
 		replica.PeerDialer(c.net.Dialer(n.host)), replica.Clock(c.clock(n.host)), replica.Logger(c.log),
-	}, c.replica...)...)
+	}, append(slices.Clone(c.replica), c.each(n.host)...)...)...)
 	if err != nil {
 		c.t.Fatal(err)
 	}

@@ -135,18 +135,32 @@ func (s *Store) Restore(b *Backup) {
 // Delete takes the group's id, its primary and who is in sync away, as whoever deletes keys does; or only those named:
 // "id", "primary", "insync". Registrations stay, and revisions go on.
 func (s *Store) Delete(name string, keys ...string) {
+	gone := func(key string) bool { return len(keys) == 0 || slices.Contains(keys, key) }
+	s.Tamper(name, func(state *election.State) {
+		if gone("id") {
+			state.Group, state.Fence = election.Group{}, 0
+		}
+		if gone("primary") {
+			state.Primary, state.Epoch = election.Member{}, 0
+		}
+		if gone("insync") {
+			state.InSync = nil
+		}
+	})
+}
+
+// Tamper changes what the store holds of a group, as somebody does who writes etcd's keys: its Group, Primary, Epoch,
+// Fence and InSync. The revision moves, as with any change.
+func (s *Store) Tamper(name string, change func(*election.State)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	g := s.group(name)
-	gone := func(key string) bool { return len(keys) == 0 || slices.Contains(keys, key) }
-	if gone("id") {
-		g.what, g.fence = election.Group{}, 0
-	}
-	if gone("primary") {
-		g.primary, g.epoch = election.Member{}, 0
-	}
-	if gone("insync") {
-		g.inSync = map[string]election.Member{}
+	state := s.state(g)
+	change(&state)
+	g.what, g.primary, g.epoch, g.fence = state.Group, state.Primary, int64(state.Epoch), state.Fence
+	clear(g.inSync)
+	for _, m := range state.InSync {
+		g.inSync[m.Name] = m
 	}
 	s.changed(g)
 }
