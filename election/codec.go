@@ -105,6 +105,7 @@ type (
 	metadataJSON struct {
 		Incarnation string `json:"incarnation"`
 		Peer        string `json:"peer"`
+		Host        string `json:"host,omitempty"`
 	}
 )
 
@@ -147,7 +148,7 @@ func decodeInSync(name string, value []byte) (Member, error) {
 }
 
 func encodeReplica(r Replica) string {
-	return encode(replicaJSON{Addr: r.Addr, Metadata: metadataJSON{Incarnation: encodeHex(r.Incarnation), Peer: r.PeerAddr}})
+	return encode(replicaJSON{Addr: r.Addr, Metadata: metadataJSON{Incarnation: encodeHex(r.Incarnation), Peer: r.PeerAddr, Host: r.Host}})
 }
 
 func decodeReplica(name string, value []byte) (Replica, error) {
@@ -162,7 +163,7 @@ func decodeReplica(name string, value []byte) (Replica, error) {
 	if err != nil {
 		return Replica{}, err
 	}
-	r := Replica{Member: m, Addr: j.Addr, PeerAddr: j.Metadata.Peer}
+	r := Replica{Member: m, Addr: j.Addr, PeerAddr: j.Metadata.Peer, Host: j.Metadata.Host}
 	return r, r.Validate()
 }
 

@@ -36,7 +36,7 @@ func TestStateRoundTrip(t *testing.T) {
 		Epoch:    17,
 		Fence:    3,
 		InSync:   []Member{{"a", math.MaxUint64}, {"b", 0xb1}},
-		Replicas: []Replica{{Member{"a", 7}, "host:1", "host:2"}, {Member{"c", 1}, "[::1]:3", ""}},
+		Replicas: []Replica{{Member{"a", 7}, "host:1", "host:2", "machine"}, {Member{"c", 1}, "[::1]:3", "", ""}},
 	}
 	all := entries{
 		k.id():              {value: []byte(encodeGroup(want.Group)), mod: 3},
@@ -62,7 +62,7 @@ func TestSpelling(t *testing.T) {
 		encodeGroup(Group{ID: 255, Level: "direct", Version: "v2"}): `{"id":"ff","level":"direct","version":"v2"}`,
 		encodePrimary(Member{"a", 255}):                             `{"name":"a","incarnation":"ff"}`,
 		encodeInSync(Member{"a", 255}):                              `ff`,
-		encodeReplica(Replica{Member{"a", 255}, "h:1", "h:2"}):      `{"Op":0,"Addr":"h:1","Metadata":{"incarnation":"ff","peer":"h:2"}}`,
+		encodeReplica(Replica{Member{"a", 255}, "h:1", "h:2", ""}):      `{"Op":0,"Addr":"h:1","Metadata":{"incarnation":"ff","peer":"h:2"}}`,
 		keysOf("g").id():          "/understudy/g/id",
 		keysOf("g").primary():     "/understudy/g/primary",
 		keysOf("g").inSync("a"):   "/understudy/g/insync/a",
@@ -106,8 +106,8 @@ func TestMalformedEntries(t *testing.T) {
 		{key: k.replica("a"), value: `{"Op":1,"Addr":"h:1","Metadata":{"incarnation":"1"}}`, skipped: true},
 		{key: k.replica("a"), value: `{"Addr":"","Metadata":{"incarnation":"1"}}`, skipped: true},
 		{key: k.replica("a"), value: `{"Addr":"h:1","Metadata":"1"}`, skipped: true},
-		{key: k.replica("a/b"), value: encodeReplica(Replica{Member{"a", 1}, "h:1", ""}), skipped: true},
-		{key: k.replica("\x00"), value: encodeReplica(Replica{Member{"a", 1}, "h:1", ""}), skipped: true},
+		{key: k.replica("a/b"), value: encodeReplica(Replica{Member{"a", 1}, "h:1", "", ""}), skipped: true},
+		{key: k.replica("\x00"), value: encodeReplica(Replica{Member{"a", 1}, "h:1", "", ""}), skipped: true},
 	} {
 		s, skipped, err := k.state(entries{tt.key: newEntry([]byte(tt.value), 1, 0)}, 1)
 		var bad *MalformedError
@@ -126,7 +126,7 @@ func TestMalformedEntries(t *testing.T) {
 
 // What decodes is valid, and encodes to something that decodes to the same.
 func FuzzDecode(f *testing.F) {
-	f.Add("replicas/a", []byte(encodeReplica(Replica{Member{"a", 255}, "h:1", "h:2"})))
+	f.Add("replicas/a", []byte(encodeReplica(Replica{Member{"a", 255}, "h:1", "h:2", ""})))
 	f.Add("insync/a", []byte("ff"))
 	f.Add("primary", []byte(`{"name":"a","incarnation":"ff"}`))
 	f.Add("id", []byte(`{"id":"ff","level":"direct","version":"v2"}`))

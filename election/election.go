@@ -75,6 +75,9 @@ type Replica struct {
 	Addr string
 	// PeerAddr is the host:port that other replicas dial.
 	PeerAddr string
+	// Host tells machines, and network namespaces, apart: a loopback address is the same place on the same Host only.
+	// Empty: not known. At most 128 bytes.
+	Host string
 }
 
 // Validate returns an *InvalidError unless r can be registered.
@@ -86,6 +89,9 @@ func (r Replica) Validate() error {
 		return &InvalidError{Field: "address", Reason: "is empty"}
 	}
 	if err := validText("address", r.Addr, maxAddr); err != nil {
+		return err
+	}
+	if err := validText("host", r.Host, maxName); err != nil {
 		return err
 	}
 	return validText("peer address", r.PeerAddr, maxAddr)

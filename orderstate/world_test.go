@@ -31,7 +31,7 @@ type world struct {
 	excused bool
 	// oldStored: the store has gone back, and what was stable may be lost, if it is told.
 	oldStored bool
-	said    strings.Builder
+	said      strings.Builder
 }
 
 type replica struct {

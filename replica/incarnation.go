@@ -260,10 +260,11 @@ func (in *incarnation) idler() {
 	}
 }
 
-// register publishes this incarnation. A predecessor of the same name whose lease hasn't run out is displaced, if nobody answers at its address, or another incarnation does.
+// register publishes this incarnation. A predecessor of the same name whose lease hasn't run out is displaced only if it is proved to be gone.
 func (in *incarnation) register(view election.State) error {
-	me := election.Replica{Member: in.self, Addr: in.r.addr, PeerAddr: in.r.peerAddr}
+	me := election.Replica{Member: in.self, Addr: in.r.addr, PeerAddr: in.r.peerAddr, Host: thisHost()}
 	var displaces election.Member
+	var waiting error
 	for {
 		reg, err := in.r.store.Register(in.ctx, me, displaces)
 		var taken *election.NameTakenError
@@ -281,16 +282,21 @@ func (in *incarnation) register(view election.State) error {
 		case !errors.As(err, &taken):
 			return err
 		}
-		switch alive, known := in.alive(taken.Holder); {
+		alive, unproved := in.isAlive(taken.Holder)
+		switch {
 		case alive:
 			return err
-		case !known: // it answers, or its lease runs out
+		case unproved != nil: // it answers, or is proved to be gone, or its lease runs out
+			if waiting == nil || waiting.Error() != unproved.Error() {
+				in.log.Warn("the name is taken by a process that may be alive: waiting for its answer, or its lease's end", "holder", taken.Holder.Member.String(), "error", unproved)
+			}
+			waiting = unproved
 			if err := in.later(0, nil); err != nil {
 				return err
 			}
 			continue
 		}
-		in.log.Info("taking the name of a predecessor that doesn't answer", "predecessor", taken.Holder.Member.String())
+		in.log.Info("taking the name of a predecessor whose address this name's new process has", "predecessor", taken.Holder.Member.String())
 		displaces = taken.Holder.Member
 	}
 }

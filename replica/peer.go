@@ -22,21 +22,6 @@ import (
 // maxPeerMessage bounds a message between replicas: a queue's bound, and the frame that overran it.
 const maxPeerMessage = maxQueueBytes + wire.MaxMessage + 1<<20
 
-// alive asks whoever answers at a registered replica's address whether it is that incarnation. It isn't known while somebody may listen there who is slow.
-func (in *incarnation) alive(r election.Replica) (alive, known bool) {
-	peer, err := in.peers.client(r.PeerAddr)
-	if err != nil {
-		return false, true
-	}
-	ctx, cancel := context.WithTimeout(in.ctx, silence)
-	defer cancel()
-	resp, err := peer.Hears(ctx, &pb.HearsRequest{})
-	if err == nil {
-		return resp.GetIncarnation() == r.Incarnation, true
-	}
-	return false, status.Code(err) == codes.Unavailable // nobody listens there
-}
-
 // peerServer serves Peer on the replicas' own listener.
 type peerServer struct {
 	pb.UnimplementedPeerServer
