@@ -62,7 +62,7 @@ func TestSpelling(t *testing.T) {
 		encodeGroup(Group{ID: 255, Level: "direct", Version: "v2"}): `{"id":"ff","level":"direct","version":"v2"}`,
 		encodePrimary(Member{"a", 255}):                             `{"name":"a","incarnation":"ff"}`,
 		encodeInSync(Member{"a", 255}):                              `ff`,
-		encodeReplica(Replica{Member{"a", 255}, "h:1", "h:2", ""}):      `{"Op":0,"Addr":"h:1","Metadata":{"incarnation":"ff","peer":"h:2"}}`,
+		encodeReplica(Replica{Member{"a", 255}, "h:1", "h:2", ""}):  `{"Op":0,"Addr":"h:1","Metadata":{"incarnation":"ff","peer":"h:2"}}`,
 		keysOf("g").id():          "/understudy/g/id",
 		keysOf("g").primary():     "/understudy/g/primary",
 		keysOf("g").inSync("a"):   "/understudy/g/insync/a",

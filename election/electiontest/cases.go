@@ -19,6 +19,7 @@ var contract = []testCase{
 	{"create", create},
 	{"create is won by one", createIsWonByOne},
 	{"create needs a live registration", createNeedsLiveRegistration},
+	{"create in the place of another", replacing},
 	{"elect", elect},
 	{"elect is won by one", electIsWonByOne},
 	{"elect needs to be in sync", electNeedsInSync},
