@@ -212,7 +212,20 @@ func TestPlainClients(t *testing.T) {
 	})
 }
 
-// TestServerWithoutOptions: a server made without ServerOptions serves nothing that is replicated, and says what is missing; with another interceptor or none.
+// TestForgottenServerOptions: Serve says what is missing.
+func TestForgottenServerOptions(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t)
+		p := &ping{}
+		r, lis := l.join("replica0", p)
+		s := grpc.NewServer()
+		testpb.RegisterTestServiceServer(r.Registrar(s), p)
+		mentions(t, r.Serve(t.Context(), s, lis), "interceptor.ServerOptions")
+	})
+}
+
+// TestServerWithoutOptions: a server made without ServerOptions, which were given to another one, serves nothing that is replicated, and says what is missing; with another interceptor or none.
 func TestServerWithoutOptions(t *testing.T) {
 	t.Parallel()
 	for name, options := range map[string][]grpc.ServerOption{"no interceptor": nil, "another's": {grpc.ChainUnaryInterceptor(recovery.UnaryServerInterceptor())}} {
@@ -222,6 +235,7 @@ func TestServerWithoutOptions(t *testing.T) {
 				l := newLab(t)
 				p := &ping{}
 				r, lis := l.join("replica0", p)
+				_ = grpc.NewServer(interceptor.ServerOptions(r)...)
 				s := grpc.NewServer(options...)
 				testpb.RegisterTestServiceServer(r.Registrar(s), p)
 				l.serve(r, s, lis)

@@ -20,6 +20,7 @@ import (
 // List them before the options of other interceptors: those that come after ours see each request once, however often its source issues it again; those that come before see every copy, and replies as their bytes only (a proto.Message of
 // no particular type). Neither kind runs on the backups (r.Registrar takes interceptors that do). They must not change the request: one that hands down another is refused, one that changes it in place lets replicas differ.
 func ServerOptions(r *replica.Replica) []grpc.ServerOption {
+	r.Intercepted()
 	return []grpc.ServerOption{
 		grpc.ChainUnaryInterceptor(unaryServer(r)), grpc.ChainStreamInterceptor(streamServer(r)),
 		grpc.StaticStreamWindowSize(wire.StreamWindow), grpc.StaticConnWindowSize(wire.ConnWindow),

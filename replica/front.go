@@ -20,6 +20,9 @@ func (r *Replica) Replicated(fullMethod string) bool {
 	return r.methods[fullMethod] != nil || r.streams[fullMethod]
 }
 
+// Intercepted is called by interceptor.ServerOptions: Serve refuses a server without them.
+func (r *Replica) Intercepted() { r.optioned.Store(true) }
+
 // Answer is what the front door gives back for one RPC.
 type Answer struct {
 	Reply           any

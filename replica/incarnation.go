@@ -24,9 +24,10 @@ type incarnation struct {
 	id   orderstate.Replica
 	log  *logs.Logger
 
-	ctx context.Context // of this life
-	end context.CancelCauseFunc
-	wg  sync.WaitGroup // its goroutines
+	life context.Context // Serve's
+	ctx  context.Context // of this life
+	end  context.CancelCauseFunc
+	wg   sync.WaitGroup // its goroutines
 
 	reg   election.Registration
 	peers *peers
@@ -118,6 +119,7 @@ func newIncarnation(ctx context.Context, r *Replica) *incarnation {
 	}
 	in.id = replicaID(in.self)
 	in.log = r.log.With("replica", in.self.String())
+	in.life = ctx
 	in.ctx, in.end = context.WithCancelCause(ctx)
 	in.peers = newPeers(r)
 	return in
@@ -175,7 +177,7 @@ func (in *incarnation) close() {
 		_ = in.reg.Close(ctx) // best effort: the lease expires by itself
 		cancel()
 	}
-	in.wg.Wait()
+	in.awaitGoroutines()
 }
 
 // broadcast wakes whoever waits for a change. Called with mu held.

@@ -31,19 +31,32 @@ type method struct {
 // A method with option idempotency_level = NO_SIDE_EFFECTS is read-only: the primary alone executes it, between turns, concurrently with others of that kind, and nothing of it is ordered or logged. What it
 // replies is linearizable. It must not change the state. That holds for clients that link the method's descriptor, too; to others it is a method like any.
 //
-// Register before Serve. A streaming method is Unimplemented for now.
+// Call it, and register, before Serve, and before s serves any other listener. A streaming method is Unimplemented for now.
 func (r *Replica) Registrar(s grpc.ServiceRegistrar, inTurn ...grpc.UnaryServerInterceptor) grpc.ServiceRegistrar {
-	return &registrar{r: r, s: s, inTurn: chainInTurn(inTurn)}
+	g := &registrar{r: r, s: s, inTurn: chainInTurn(inTurn)}
+	registered := g.registered()
+	_, connected := registered[pb.Connection_ServiceDesc.ServiceName]
+	g.another = connected && !r.connected
+	if !connected && (registered != nil || !r.connected) { // not in Serve: gRPC ends a process that registers after the server has begun with another listener
+		s.RegisterService(&pb.Connection_ServiceDesc, &connection{r: r})
+		r.connected = true
+	}
+	return g
 }
 
 type registrar struct {
 	r      *Replica
 	s      grpc.ServiceRegistrar
 	inTurn grpc.UnaryServerInterceptor
+
+	another bool // another replica has the server
 }
 
 // RegisterService implements grpc.ServiceRegistrar.
 func (g *registrar) RegisterService(desc *grpc.ServiceDesc, impl any) {
+	if !g.fits(desc.ServiceName) {
+		return
+	}
 	d := *desc
 	d.Methods = slices.Clone(desc.Methods)
 	for i := range d.Methods {
@@ -63,10 +76,45 @@ func (g *registrar) RegisterService(desc *grpc.ServiceDesc, impl any) {
 		g.r.streams[name] = true
 	}
 	g.r.services[desc.ServiceName] = true
-	if err := checkOptions(desc.ServiceName); err != nil && g.r.unfit == nil {
-		g.r.unfit = err
+	if err := checkOptions(desc.ServiceName); err != nil {
+		g.r.isUnfit(err)
 	}
 	g.s.RegisterService(&d, impl)
+}
+
+// fits says whether a service may be registered; where gRPC would end the process, or this replica would, Serve returns an error.
+func (g *registrar) fits(service string) bool {
+	r := g.r
+	r.mu.Lock()
+	serving, stop := r.serving, r.stop
+	r.mu.Unlock()
+	switch _, twice := g.registered()[service]; {
+	case serving:
+		stop(fmt.Errorf("replica: service %s was registered after Serve was called: register all services before", service))
+	case g.another:
+		r.isUnfit(fmt.Errorf("replica: service %s is registered on a server that serves another replica: each replica needs a grpc.Server of its own", service))
+	case twice:
+		r.isUnfit(fmt.Errorf("replica: service %s is registered twice on one server", service))
+	default:
+		return true
+	}
+	return false
+}
+
+// registered are the services of the server, if that tells.
+func (g *registrar) registered() map[string]grpc.ServiceInfo {
+	if s, ok := g.s.(interface {
+		GetServiceInfo() map[string]grpc.ServiceInfo
+	}); ok {
+		return s.GetServiceInfo()
+	}
+	return nil
+}
+
+func (r *Replica) isUnfit(err error) {
+	if r.unfit == nil {
+		r.unfit = err
+	}
 }
 
 // checkOptions finds method options of what isn't built yet: running such a method as if the option weren't there would break its promise.

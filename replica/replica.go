@@ -43,10 +43,14 @@ type Replica struct {
 	services map[string]bool // replicated
 	unfit    error           // why the services can't be served
 
+	connected bool        // Connection is registered, with a Registrar
+	optioned  atomic.Bool // interceptor.ServerOptions was called
+
 	addr, peerAddr string // published
 
 	mu       sync.Mutex // guards what follows
 	serving  bool
+	over     bool // Stop came before Serve
 	joins    joins
 	stop     context.CancelCauseFunc
 	stopped  chan struct{}
@@ -166,21 +170,29 @@ func (r *Replica) pendingMax() int {
 	return 0
 }
 
-// Serve publishes the replica, joins the group (or makes it), and serves s on lis until ctx ends or Stop is called; then it returns nil. It returns an error when the replica can't be a member: a service of s that is neither registered
-// through Registrar nor declared unreplicated, a name that a live replica has, another level than the group's, no etcd within 10 s. When it returns, lis and the listener of Peers are closed. A replica that is deposed or evicted joins again by itself.
+// Serve publishes the replica, joins the group (or makes it), and serves s on lis until ctx ends, or Stop is called, or GracefulStop or Stop of s, which end as Stop does; then it returns nil. A handler, or Restore, that doesn't return
+// within a second of that is left behind, and Serve's error names it. It returns an error, too, when the replica can't be a member: a service of s that is neither registered through Registrar nor declared unreplicated, a server made
+// without interceptor.ServerOptions, a name that a live replica has, another level than the group's, no etcd within 10 s. s may serve other listeners besides. When Serve returns, lis and the listener of Peers are closed. A replica that is deposed or evicted joins again by itself.
 func (r *Replica) Serve(ctx context.Context, s *grpc.Server, lis net.Listener) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(errStopped)
 	r.mu.Lock()
-	if r.serving {
-		r.mu.Unlock()
-		return errors.New("replica: Serve was called before")
+	before, over := r.serving, r.over
+	if !before && !over {
+		r.serving, r.stop = true, stop
 	}
-	r.serving, r.stop = true, stop
 	r.mu.Unlock()
+	switch {
+	case before:
+		return errors.New("replica: Serve was called before")
+	case over:
+		_ = lis.Close()
+		return nil
+	}
 	defer close(r.stopped)
 	defer r.log.Flush(heartbeat)
-	defer r.release(lis)
+	defer r.release()
+	defer lis.Close()
 
 	if err := r.check(s); err != nil {
 		return err
@@ -197,57 +209,53 @@ func (r *Replica) Serve(ctx context.Context, s *grpc.Server, lis net.Listener) e
 		return err
 	}
 	peerServer := newPeerServer(r, r.config.peerServerCreds)
-	pb.RegisterConnectionServer(s, &connection{r: r})
-
 	health := r.reportHealth()
 	defer health.end()
-	served := make(chan error, 2)
-	go func() { served <- peerServer.Serve(peerLis) }()
-	go func() { served <- s.Serve(lis) }()
+	peersServed, served := make(chan error, 1), make(chan error, 1)
+	own := newNoted(lis)
+	go func() { peersServed <- peerServer.Serve(peerLis) }()
+	go func() { served <- s.Serve(own) }()
 	life, end := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer end(errStopped)
 	go func() {
+		why := errStopped
 		select {
-		case err := <-served:
-			stop(err)
+		case err := <-peersServed:
+			why = err
+		case <-own.closed: // the server stops, and lets us know no other way; or its listener has failed
 		case <-ctx.Done():
+			why = context.Cause(ctx)
+		case <-life.Done():
 		}
 		health.end()
 		if in := r.current(); in != nil {
 			in.settle()
 		}
-		end(context.Cause(ctx))
+		end(why)
 	}()
 	err = r.lives(life)
-	stop(err)
-	r.drain(s)
+	end(errStopped)
+	if err == nil && own.isClosed() { // a GracefulStop waits for the RPCs in flight, as long as they take
+		select {
+		case err = <-served:
+		case <-ctx.Done():
+		}
+	}
+	drained := drainServer(s)
 	peerServer.Stop()
+	if err == nil {
+		err = r.errHangs(drained)
+	}
 	return err
 }
 
-// release closes what was given to this replica, and what it has made, however Serve ends; most of it twice.
-func (r *Replica) release(lis net.Listener) {
-	_ = lis.Close()
+// release closes what was given to Join, and what that has made, however Serve ends, or without it.
+func (r *Replica) release() {
 	if r.config.peers != nil {
 		_ = r.config.peers.Close()
 	}
 	if r.etcd != nil {
 		_ = r.etcd.Close()
-	}
-}
-
-// drain lets replies that are being sent leave; streams of ours have ended with the incarnation.
-func (r *Replica) drain(s *grpc.Server) {
-	done := make(chan struct{})
-	go func() {
-		s.GracefulStop()
-		close(done)
-	}()
-	select {
-	case <-done:
-	case <-time.After(silence):
-		s.Stop()
-		<-done
 	}
 }
 
@@ -297,10 +305,17 @@ func (r *Replica) reach(ctx context.Context) error {
 
 // check refuses services that would be executed by one replica only.
 func (r *Replica) check(s *grpc.Server) error {
-	if r.unfit != nil {
+	services := s.GetServiceInfo()
+	_, connected := services[pb.Connection_ServiceDesc.ServiceName]
+	switch {
+	case r.unfit != nil:
 		return r.unfit
+	case len(r.services) > 0 && !connected:
+		return errors.New("replica: the services are registered on another server: Serve takes the one that was given to Registrar")
+	case len(r.services) > 0 && !r.optioned.Load():
+		return errors.New("replica: the server was made without interceptor.ServerOptions: give what that returns for this replica to grpc.NewServer")
 	}
-	for name := range s.GetServiceInfo() {
+	for name := range services {
 		if !r.services[name] && !r.config.unreplicated[name] {
 			return fmt.Errorf("replica: service %s is neither registered through Replica.Registrar nor declared with replica.Unreplicated", name)
 		}
@@ -325,24 +340,6 @@ func (r *Replica) listenPeers(lis net.Listener) (net.Listener, error) {
 		return nil, fmt.Errorf("replica: the replicas' own listener %s can be reached from elsewhere: give mutual TLS with replica.Peers, or accept plaintext with replica.InsecurePeers", peers.Addr())
 	}
 	return peers, nil
-}
-
-// Stop ends Serve: the replica withdraws, its streams are cut, replies on their way leave, and Serve returns. If it led, it orders nothing more, and waits until its backups hold all that it has ordered, for half a second at most; then
-// another in-sync replica takes over, and nothing that anyone has seen is lost. Stop waits for the end of Serve within ctx; calling it again is harmless.
-func (r *Replica) Stop(ctx context.Context) error {
-	r.mu.Lock()
-	stop, serving := r.stop, r.serving
-	r.mu.Unlock()
-	if !serving {
-		return nil
-	}
-	stop(errStopped)
-	select {
-	case <-r.stopped:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 // Status says what this replica knows of itself; it may be called at any time.

@@ -109,6 +109,14 @@ func (s *sequencer) running(method *string) {
 	s.method.Store(method)
 }
 
+// executes names what the turn executes; empty if it executes nothing.
+func (s *sequencer) executes() string {
+	if m := s.method.Load(); m != nil {
+		return *m
+	}
+	return ""
+}
+
 // watch returns a function that names the method of a turn which was executing already when it was called the last time.
 func (s *sequencer) watch() (slow func() (method string, ok bool)) {
 	var before uint64

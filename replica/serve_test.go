@@ -87,10 +87,13 @@ type place struct {
 	net   *simnet.Network
 	store *memory.Store
 	clock clock.Clock
+
+	servers map[*replica.Replica]*grpc.Server
+	before  func(*grpc.Server) // Serve
 }
 
 func newPlace(t *testing.T) *place {
-	return &place{t, simnet.New(), memory.NewStore(memory.Latency(100 * time.Microsecond)), clock.Monotonic()}
+	return &place{t, simnet.New(), memory.NewStore(memory.Latency(100 * time.Microsecond)), clock.Monotonic(), map[*replica.Replica]*grpc.Server{}, nil}
 }
 
 // start starts a replica, whose end comes on the channel.
@@ -121,10 +124,14 @@ func (p *place) linked(host string, s replica.Snapshotter, opts ...replica.Optio
 	}
 	server := grpc.NewServer(interceptor.ServerOptions(r)...)
 	r.Registrar(server).RegisterService(&journalDesc, s)
+	p.servers[r] = server
+	if p.before != nil {
+		p.before(server)
+	}
 	ended := make(chan error, 1)
 	go func() { ended <- r.Serve(context.Background(), server, lis) }()
 	p.t.Cleanup(func() {
-		if err := r.Stop(context.Background()); err != nil {
+		if err := r.Stop(context.Background()); err != nil && !errors.Is(err, replica.ErrLastInSync) {
 			p.t.Error(err)
 		}
 	})
