@@ -9,9 +9,12 @@ import (
 	"sync"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/understudy-rpc/understudy/internal/logs"
 )
@@ -77,6 +80,18 @@ func (e *etcd) Read(ctx context.Context) (State, error) {
 		return State{}, fmt.Errorf("election: read: %w", err)
 	}
 	return e.decode(all, revision)
+}
+
+// Problem says why etcd doesn't answer, as far as that is known at once: where it is, and what became of the last
+// attempt to connect, or what it says. It returns nil if etcd answers. Errors for users are made of it.
+func (e *etcd) Problem(ctx context.Context) error {
+	// The client's own methods wait for a connection, and forget why there is none.
+	kv := pb.NewKVClient(e.client.ActiveConnection())
+	_, err := kv.Range(ctx, &pb.RangeRequest{Key: []byte(e.keys.id())}, grpc.WaitForReady(false))
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("etcd at %s: %s", strings.Join(e.client.Endpoints(), ", "), status.Convert(err).Message())
 }
 
 // R10: a linearizable read of one key.

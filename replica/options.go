@@ -2,6 +2,7 @@ package replica
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"log/slog"
@@ -66,6 +67,7 @@ type config struct {
 	onFailover      func(Failover)
 	authenticate    func(context.Context) error
 	store           election.Election
+	etcd            *etcdAccess // nil: plaintext, and no user
 	dial            func(context.Context, string) (net.Conn, error)
 	clock           clock.Clock
 	health          *health.Server
@@ -187,6 +189,21 @@ func AuthenticateSession(f func(context.Context) error) Option {
 // as it is in the errors and log lines that call for this. Callers of the old group are told DataLoss, once; its replicas, should any be alive, give up their state and join the new one. Nothing is done while in-sync replicas of the old
 // group are registered, or once it was replaced: so the option may stay while all replicas are started.
 func ReplaceGroup(id string) Option { return func(c *config) { c.replace = id } }
+
+// Etcd is how this replica enters etcd: with TLS, unless that is nil, and as a user of etcd, unless
+// username is empty; the default is plaintext, and no user. The user needs the right to read and write the
+// keys under /understudy/<group>/, as a prefix, and no other. Clients have transport.WithEtcd.
+func Etcd(tls *tls.Config, username, password string) Option {
+	return func(c *config) {
+		c.check("Etcd", (username == "") == (password == ""), "a user has a name and a password: one of them is empty")
+		c.etcd = &etcdAccess{tls, username, password}
+	}
+}
+
+type etcdAccess struct {
+	tls                *tls.Config
+	username, password string
+}
 
 // Store replaces etcd: election/memory in tests, or an etcd client of one's own. The target of Join then needs a group only.
 func Store(e election.Election) Option {

@@ -62,6 +62,8 @@ func TestWrongOptionsEndJoin(t *testing.T) {
 		{replica.Health(nil), []string{"Health", "nil"}},
 		{replica.OnFailover(nil), []string{"OnFailover", "nil"}},
 		{replica.AuthenticateSession(nil), []string{"AuthenticateSession", "nil"}},
+		{replica.Etcd(nil, "me", ""), []string{"Etcd", "one of them is empty"}},
+		{replica.Etcd(nil, "", ""), []string{"Etcd", "give one of them"}}, // besides Store
 		{replica.Store(nil), []string{"Store", "nil"}},
 		{replica.PeerDialer(nil), []string{"PeerDialer", "nil"}},
 		{replica.Health(nil), []string{"Health", "nil"}},

@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
@@ -124,11 +125,15 @@ func (r *Replica) complete(target string) error {
 	if r.clock = c.clock; r.clock == nil {
 		r.clock = clock.System()
 	}
+	if c.store != nil && c.etcd != nil {
+		return errors.New("replica: Etcd says how etcd is entered, and Store replaces it: give one of them")
+	}
 	if c.store == nil {
 		if len(endpoints) == 0 {
 			return fmt.Errorf("replica: target %q names no etcd: it is etcd://host:port[,host:port]/group", target)
 		}
-		if r.etcd, err = election.Dial(endpoints); err != nil {
+		access := cmp.Or(c.etcd, &etcdAccess{})
+		if r.etcd, err = election.DialAs(endpoints, access.tls, access.username, access.password); err != nil {
 			return err
 		}
 		c.store = election.NewEtcd(r.etcd, group)
@@ -297,10 +302,18 @@ func (r *Replica) lives(ctx context.Context) error {
 func (r *Replica) reach(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	if _, err := r.store.Read(ctx); err != nil && !election.IsSuspect(err) { // what is suspect may make sense again
-		return fmt.Errorf("replica: the election store doesn't answer: %w", err)
+	_, err := r.store.Read(ctx)
+	if err == nil || election.IsSuspect(err) { // what is suspect may make sense again
+		return nil
 	}
-	return nil
+	if p, ok := r.config.store.(interface{ Problem(context.Context) error }); ok {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		if why := p.Problem(ctx); why != nil {
+			return fmt.Errorf("replica: the election store doesn't answer: %w: %w", err, why)
+		}
+	}
+	return fmt.Errorf("replica: the election store doesn't answer: %w", err)
 }
 
 // check refuses services that would be executed by one replica only.

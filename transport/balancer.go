@@ -22,7 +22,19 @@ import (
 // policy is the name of our load-balancing policy: one connection to each replica, chosen by its name.
 const policy = "understudy"
 
-func init() { balancer.Register(policyBuilder{}) }
+func init() {
+	balancer.Register(policyBuilder{})
+	resolver.Register(bareScheme{})
+}
+
+// bareScheme stands for the scheme's resolver in a ClientConn that has none of ours, to say what is missing.
+type bareScheme struct{}
+
+func (bareScheme) Scheme() string { return Scheme }
+
+func (bareScheme) Build(resolver.Target, resolver.ClientConn, resolver.BuildOptions) (resolver.Resolver, error) {
+	return nil, errBare
+}
 
 // choice is a context that says which replica a call goes to.
 type choice struct {
@@ -167,8 +179,9 @@ func (policyBuilder) Build(cc balancer.ClientConn, _ balancer.BuildOptions) bala
 
 // replicaBalancer keeps one connection to each replica. gRPC calls it from one goroutine at a time.
 type replicaBalancer struct {
-	cc    balancer.ClientConn
-	conns map[string]*replicaConn
+	cc     balancer.ClientConn
+	client *Client // of the first roster
+	conns  map[string]*replicaConn
 }
 
 type replicaConn struct {
@@ -183,6 +196,7 @@ func (b *replicaBalancer) UpdateClientConnState(s balancer.ClientConnState) erro
 	if !ok || len(r.names) != len(s.ResolverState.Endpoints) {
 		return errors.New("transport: the load-balancing policy " + policy + " serves interceptor.DialOptions only")
 	}
+	b.client = r.client
 	listed := map[string]bool{}
 	for i, name := range r.names {
 		listed[name] = true
@@ -233,6 +247,9 @@ func (b *replicaBalancer) changed(name string, conn *replicaConn, s balancer.Sub
 	conn.state = s.ConnectivityState
 	if s.ConnectionError != nil {
 		conn.err = s.ConnectionError
+	}
+	if s.ConnectionError != nil || conn.state == connectivity.Ready {
+		b.client.reached(name, conn.addr, s.ConnectionError)
 	}
 	if conn.state == connectivity.Idle {
 		conn.sub.Connect()

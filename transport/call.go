@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	"github.com/understudy-rpc/understudy/orderstate"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
 
@@ -415,7 +417,7 @@ func (k *call) leave(how ending) {
 	s.makeRoom()
 }
 
-// problem says what a call waits for, for its error.
+// problem says what a call waits for, for its error: which replicas aren't reached, and why.
 func (c *Client) problem() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -437,12 +439,41 @@ func (c *Client) problem() string {
 	for _, l := range c.links {
 		if !l.up {
 			fmt.Fprintf(&b, "; no stream to %s at %s", l.name, l.addr)
-			if l.problem != nil {
-				fmt.Fprintf(&b, ": %v", l.problem)
+			if why := cmp.Or(l.dialled, l.problem); why != nil {
+				fmt.Fprintf(&b, ": %v", why)
 			}
 		}
 	}
 	return b.String()
+}
+
+// reached notes what became of connecting to a replica; the balancer says it.
+func (c *Client) reached(name, addr string, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, l := range c.links {
+		if l.name == name && l.addr == addr {
+			l.dialled = err
+		}
+	}
+}
+
+// refused is what a call is told that waits for a session while every replica refuses this client: nil while there is
+// one that doesn't. mu is held.
+func (c *Client) refused() error {
+	var why error
+	for _, l := range c.links {
+		switch status.Code(l.problem) {
+		case codes.Unauthenticated, codes.PermissionDenied:
+			why = l.problem
+		default:
+			return nil
+		}
+	}
+	if why == nil {
+		return nil
+	}
+	return statusRefused(why)
 }
 
 // closing is what a call is told when the Client has ended.

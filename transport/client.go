@@ -169,7 +169,7 @@ func (c *Client) connect(ctx context.Context, conn *grpc.ClientConn) error {
 	case <-c.ready:
 	case <-c.ctx.Done():
 	case <-ctx.Done():
-		return statusEnded(ctx, false, "the store hasn't told who the replicas are")
+		return statusEnded(ctx, false, "the store hasn't told who the replicas are"+c.storeProblem())
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -177,6 +177,31 @@ func (c *Client) connect(ctx context.Context, conn *grpc.ClientConn) error {
 		return statusClosing()
 	}
 	return c.failed
+}
+
+// storeProblem says why the store hasn't, if it knows that at once.
+func (c *Client) storeProblem() string {
+	c.mu.Lock()
+	trust := c.trust
+	c.mu.Unlock()
+	if trust == nil {
+		return ""
+	}
+	p, ok := trust.Election.(problematic)
+	if !ok {
+		return ""
+	}
+	ctx, cancel := context.WithTimeout(c.ctx, farewell)
+	defer cancel()
+	if err := p.Problem(ctx); err != nil {
+		return ": " + err.Error()
+	}
+	return ""
+}
+
+// problematic is an election that can say why it doesn't answer.
+type problematic interface {
+	Problem(context.Context) error
 }
 
 // limited gives a call without a deadline the end of WithGiveUp. It isn't made a deadline, which servers would see.

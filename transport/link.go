@@ -45,6 +45,7 @@ type link struct {
 	member  election.Member    // who welcomed it, as of the last Welcome
 	id      orderstate.Replica // the same, as acknowledgements and required sets name it
 	problem error              // why the last stream ended
+	dialled error              // why the last connection failed; nil: there is one, or none was tried
 	unknown bool               // by saying that it doesn't know the session
 
 	// FIG. 8, for this stream:
@@ -118,6 +119,9 @@ func (l *link) attach() (welcomed bool, err error) {
 		}
 		if status.Code(err) == codes.NotFound && hello.Session != 0 {
 			c.disowned(l, s)
+		}
+		if c.refused() != nil {
+			c.again()
 		}
 		c.mu.Unlock()
 		if wasUp {

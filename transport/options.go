@@ -1,6 +1,8 @@
 package transport
 
 import (
+	"cmp"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -22,7 +24,8 @@ import (
 type Option func(*config)
 
 type config struct {
-	wrong         []error // what options were given
+	wrong         []error     // what options were given
+	etcd          *etcdAccess // nil: plaintext, and no user
 	elect         func(Target) (election.Election, io.Closer, error)
 	level         understudy.Level
 	serviceConfig string
@@ -39,7 +42,6 @@ const defaultGiveUp = 30 * time.Second
 
 func newConfig(opts []Option) config {
 	cfg := config{
-		elect:        etcds.elect,
 		giveUp:       defaultGiveUp,
 		unreplicated: map[string]bool{},
 		log:          logs.New(nil),
@@ -54,6 +56,11 @@ func newConfig(opts []Option) config {
 		}
 		opt(&cfg)
 	}
+	cfg.check("WithEtcd", cfg.elect == nil || cfg.etcd == nil, "WithElection replaces etcd: give one of them")
+	if cfg.elect == nil {
+		as := *cmp.Or(cfg.etcd, &etcdAccess{})
+		cfg.elect = func(t Target) (election.Election, io.Closer, error) { return etcds.elect(t, as) }
+	}
 	return cfg
 }
 
@@ -67,19 +74,36 @@ func (c *config) check(option string, ok bool, why string) bool {
 
 const isNil = "it is nil: leave the option out to have the default"
 
-// dialEtcd is the default of WithElection, for all ClientConns of the process that name one target (stores.go).
-func dialEtcd(t Target) (election.Election, io.Closer, error) {
+// etcdAccess is how etcd is entered; the zero value is in plaintext, as nobody.
+type etcdAccess struct {
+	tls                *tls.Config
+	username, password string
+}
+
+// dialEtcd is the default of WithElection, for all ClientConns of the process that name one target, and enter etcd
+// alike (stores.go).
+func dialEtcd(t Target, as etcdAccess) (election.Election, io.Closer, error) {
 	if len(t.Endpoints) == 0 {
 		return nil, nil, errors.New("transport: the target names no endpoint of etcd")
 	}
-	client, err := election.Dial(t.Endpoints)
+	client, err := election.DialAs(t.Endpoints, as.tls, as.username, as.password)
 	if err != nil {
 		return nil, nil, err
 	}
 	return election.NewEtcd(client, t.Group), client, nil
 }
 
-// WithElection replaces etcd as dialled from the target: an etcd client with TLS or users, or election/memory in tests. It is called once, when the ClientConn connects, and
+// WithEtcd is how the client enters etcd: with TLS, unless that is nil, and as a user of etcd, unless username is
+// empty; the default is plaintext, and no user. The user needs the right to read the keys under
+// /understudy/<group>/, as a prefix, and no other. Replicas have replica.Etcd.
+func WithEtcd(tls *tls.Config, username, password string) Option {
+	return func(c *config) {
+		c.check("WithEtcd", (username == "") == (password == ""), "a user has a name and a password: one of them is empty")
+		c.etcd = &etcdAccess{tls, username, password}
+	}
+}
+
+// WithElection replaces etcd as dialled from the target: an etcd client of one's own, or election/memory in tests. It is called once, when the ClientConn connects, and
 // must not block. The closer, if there is one, is closed by the ClientConn's Close. The default is shared by the ClientConns of the process that have one target.
 func WithElection(elect func(Target) (election.Election, io.Closer, error)) Option {
 	return func(c *config) {

@@ -25,6 +25,8 @@ func TestWrongOptionsFailCalls(t *testing.T) {
 		{nil, []string{"option 1", "nil"}},
 		{transport.WithElection(nil), []string{"WithElection", "nil"}},
 		{transport.WithLevel(understudy.Level(7)), []string{"WithLevel", "Level(7)"}},
+		{transport.WithEtcd(nil, "", "secret"), []string{"WithEtcd", "one of them is empty"}},
+		{transport.WithEtcd(nil, "", ""), []string{"WithEtcd", "give one of them"}}, // besides WithElection
 		{transport.WithLevel(-1), []string{"WithLevel"}},
 		{transport.WithGiveUp(-time.Second), []string{"WithGiveUp", "-1s"}},
 		{transport.WithUnreplicated("/a.B/C"), []string{"WithUnreplicated", "/a.B/C"}},

@@ -82,6 +82,9 @@ func (c *Client) awaitSession(ctx context.Context) (*session, error) {
 		if err == nil && s.number != 0 {
 			return s, nil
 		}
+		if err == nil {
+			err = c.refused()
+		}
 		changed := c.changed
 		c.mu.Unlock()
 		if err != nil {

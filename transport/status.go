@@ -29,6 +29,13 @@ func statusMisused(err error) error {
 	return status.Error(codes.FailedPrecondition, err.Error())
 }
 
+// errBare is for a ClientConn with our scheme, and without our options.
+var errBare = errors.New("transport: a target of the scheme " + Scheme + " needs interceptor.DialOptions() among the options of grpc.NewClient")
+
+func statusRefused(why error) error {
+	return status.Errorf(status.Code(why), "understudy: every replica refuses this client; nothing was sent (%v)", status.Convert(why).Message())
+}
+
 func statusStreaming(method string) error {
 	return status.Errorf(codes.Unimplemented, "understudy: %s is a streaming method of a replicated service: these aren't built yet; a service that each replica serves for itself is named by WithUnreplicated", method)
 }

@@ -13,19 +13,25 @@ import (
 // stores are the groups' stores as dialled from targets. The ClientConns of one process that name the same target share one, with one connection and one watch: else each change of a
 // group costs the store a message, and the process a wake-up of many goroutines, for each of them, just when a failover needs both.
 type stores struct {
-	dial func(Target) (election.Election, io.Closer, error) // must not block
+	dial func(Target, etcdAccess) (election.Election, io.Closer, error) // must not block
 
 	mu   sync.Mutex // guards open, and the users of each
-	open map[string]*store
+	open map[storeKey]*store
 }
 
 // etcds is shared by the process; it is empty while no ClientConn is connected.
-var etcds = stores{dial: dialEtcd, open: map[string]*store{}}
+var etcds = stores{dial: dialEtcd, open: map[storeKey]*store{}}
+
+// storeKey tells stores apart.
+type storeKey struct {
+	target string
+	as     etcdAccess
+}
 
 type store struct {
 	election.Election // but for Watch
 	of                *stores
-	key               string
+	key               storeKey
 	client            io.Closer
 	users             int // guarded by stores.mu
 
@@ -42,13 +48,13 @@ type watching struct {
 }
 
 // elect makes one more use of the store that a target names; it is the default of WithElection.
-func (all *stores) elect(t Target) (election.Election, io.Closer, error) {
-	key := strings.Join(t.Endpoints, ",") + "/" + t.Group
+func (all *stores) elect(t Target, as etcdAccess) (election.Election, io.Closer, error) {
+	key := storeKey{strings.Join(t.Endpoints, ",") + "/" + t.Group, as}
 	all.mu.Lock()
 	defer all.mu.Unlock()
 	s := all.open[key]
 	if s == nil {
-		e, client, err := all.dial(t)
+		e, client, err := all.dial(t, as)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -63,6 +69,14 @@ type closer func() error
 
 // Close implements io.Closer.
 func (c closer) Close() error { return c() }
+
+// Problem is the election's own.
+func (s *store) Problem(ctx context.Context) error {
+	if p, ok := s.Election.(problematic); ok {
+		return p.Problem(ctx)
+	}
+	return nil
+}
 
 // leave ends one use of the store, and the store with the last one.
 func (s *store) leave() error {

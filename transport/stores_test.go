@@ -16,7 +16,7 @@ import (
 type dialled struct{ opened, closed atomic.Int32 }
 
 func (d *dialled) stores(below func() election.Election) *stores {
-	return &stores{open: map[string]*store{}, dial: func(Target) (election.Election, io.Closer, error) {
+	return &stores{open: map[storeKey]*store{}, dial: func(Target, etcdAccess) (election.Election, io.Closer, error) {
 		d.opened.Add(1)
 		return below(), closer(func() error { d.closed.Add(1); return nil }), nil
 	}}
@@ -34,7 +34,7 @@ func TestStoresAreShared(t *testing.T) {
 	}
 	var leave []io.Closer
 	for _, target := range targets {
-		_, c, err := all.elect(target)
+		_, c, err := all.elect(target, etcdAccess{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -50,7 +50,12 @@ func TestStoresAreShared(t *testing.T) {
 			t.Errorf("after %d have left: opened %d, closed %d", i+1, opened, closed)
 		}
 	}
-	if _, c, _ := all.elect(targets[0]); d.opened.Load() != 4 || c.Close() != nil || len(all.open) != 0 {
+	_, other, _ := all.elect(targets[0], etcdAccess{username: "somebody", password: "else"})
+	defer func() { _ = other.Close() }()
+	if d.opened.Load() != 4 || len(all.open) != 1 {
+		t.Errorf("somebody else: opened %d", d.opened.Load())
+	}
+	if _, c, _ := all.elect(targets[0], etcdAccess{}); d.opened.Load() != 5 || c.Close() != nil || len(all.open) != 1 {
 		t.Errorf("used again: opened %d, and %d are left", d.opened.Load(), len(all.open))
 	}
 }
@@ -84,7 +89,7 @@ func TestOneWatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		group := memory.NewStore()
 		below := &watchCounter{Election: group.Client("greeter")}
-		e, c, _ := new(dialled).stores(func() election.Election { return below }).elect(Target{})
+		e, c, _ := new(dialled).stores(func() election.Election { return below }).elect(Target{}, etcdAccess{})
 		defer c.Close()
 		self, err := below.Register(t.Context(), election.Replica{Member: election.Member{Name: "a", Incarnation: 1}, Addr: "a:1"}, election.Member{})
 		if err != nil {
@@ -130,7 +135,7 @@ func TestStoresConcurrently(t *testing.T) {
 	for range 8 {
 		using.Go(func() {
 			for range 100 {
-				e, c, err := all.elect(Target{})
+				e, c, err := all.elect(Target{}, etcdAccess{})
 				if err != nil {
 					t.Error(err)
 					return
