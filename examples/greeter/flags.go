@@ -26,6 +26,7 @@ type (
 	}
 	replicaConfig struct {
 		advertise, health                string // empty: the address of listen, and no probes
+		replace                          string // empty: no group
 		tls                              identity
 		name, listen, peers, etcd, group string
 		level                            understudy.Level
@@ -105,6 +106,7 @@ func parseReplica(args []string, errOut io.Writer) (cfg replicaConfig, err error
 			"`host:port` for the other replicas; with a port of its own, a replica that was killed is back at once")
 		f.StringVar(&cfg.advertise, "advertise", "", "`host:port` that clients dial (default what --listen says)")
 		f.StringVar(&cfg.health, "health", "", "`host:port` for probes (grpc.health.v1, in plaintext); none by default")
+		f.StringVar(&cfg.replace, "replace-group", "", "begin the group with this `id`, whose state is lost, anew")
 		tlsVar(f, &cfg.tls)
 		groupVars(f, &cfg.etcd, &cfg.group, &cfg.verbose, &cfg.control)
 		levelVar(f, &cfg.level)

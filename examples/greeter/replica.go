@@ -80,6 +80,9 @@ func (s *served) serve(ctx context.Context, cfg replicaConfig, log *slog.Logger,
 	if cfg.advertise != "" {
 		options = append(options, replica.Advertise(cfg.advertise))
 	}
+	if cfg.replace != "" {
+		options = append(options, replica.ReplaceGroup(cfg.replace))
+	}
 	r, err := replica.Join(ctx, "etcd://"+cfg.etcd+"/"+cfg.group, replica.State(s.greeter), options...)
 	if err != nil {
 		return err
