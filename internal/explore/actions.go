@@ -27,6 +27,7 @@ const (
 	elect
 	giveUp
 	evict
+	restore
 	join
 	admit
 	sever
@@ -67,6 +68,8 @@ func (a action) String() string {
 		return fmt.Sprintf("S%d gives C%d up", a.x+1, a.y+1)
 	case evict:
 		return fmt.Sprintf("S%d evicts S%d", a.x+1, a.y+1)
+	case restore:
+		return fmt.Sprintf("the store has S%d in-sync again", a.x+1)
 	case join:
 		return fmt.Sprintf("S%d joins with S%d's snapshot", a.x+1, a.y+1)
 	case admit:
@@ -180,6 +183,9 @@ func (w *world) enabledReplicas(as []action) []action {
 			}
 			continue
 		}
+		if r.fate == asleep && left.Restores > 0 {
+			as = append(as, action{do: restore, x: i, disturbs: true})
+		}
 		if r.fate != up {
 			continue
 		}
@@ -275,6 +281,8 @@ func (w *world) step(a action) {
 		w.giveUp(a.x, a.y)
 	case evict:
 		w.evict(a.x, a.y)
+	case restore:
+		w.restore(a.x)
 	case join:
 		w.join(a.x, a.y)
 	case admit:

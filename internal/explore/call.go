@@ -276,6 +276,10 @@ func (w *world) receive(i int8, order run) {
 
 // diverged: an in-sync replica can't have.
 func (w *world) diverged(i int8, err error) {
+	if errors.As(err, new(*orderstate.UnstableError)) && w.record.restored {
+		w.say("S%d refuses: %v", i+1, err)
+		return
+	}
 	d := (*orderstate.DivergedError)(nil)
 	if errors.As(err, &d) && w.inSync(i) {
 		w.fail("S%d is in-sync: %w", i+1, err)

@@ -47,7 +47,7 @@ func checkSource(s *source) error {
 // check is what holds of every state.
 func (w *world) check() {
 	for i := range int8(w.scope.Replicas) {
-		if r := w.replicas[i]; r.fate == up && w.inSync(i) {
+		if r := w.replicas[i]; r.fate == up && w.inSync(i) && !w.record.restored {
 			w.agrees(i, r)
 			w.holdsStable(i, r)
 		}
@@ -117,7 +117,7 @@ func (w *world) externalised(j int8, reply orderstate.Reply) {
 		}
 	}
 	for i := range int8(w.scope.Replicas) {
-		if r := w.replicas[i]; w.scope.Level == Stable && r.fate == up && w.inSync(i) && r.history().Last() < reply.OrderNum {
+		if r := w.replicas[i]; w.scope.Level == Stable && !w.record.restored && r.fate == up && w.inSync(i) && r.history().Last() < reply.OrderNum {
 			w.fail("R1b: C%d accepts %d, S%d is in-sync and holds %d", j+1, reply.OrderNum, i+1, r.history().Last())
 		}
 	}
@@ -126,6 +126,9 @@ func (w *world) externalised(j int8, reply orderstate.Reply) {
 // keptAll is I5 where N is fixed: below Stable what a source has accepted is lost only if a message died with all its holders, or the source was given up;
 // at Stable, never.
 func (w *world) keptAll(i int8) {
+	if w.record.restored {
+		return // what is lost is told
+	}
 	p := w.replicas[i].primary
 	n := p.First() - 1
 	for j := range int8(w.scope.Sources) {
@@ -169,7 +172,7 @@ func (w *world) survives(s *source, e epoch, k orderNum) string {
 
 // lost: a source is told that a reply which it has accepted isn't in the order any more (I5).
 func (w *world) lost(j int8, err error) {
-	if w.scope.Level == Stable || w.record.skipped == 0 && w.scope.Faults.Deaths == 0 {
+	if !w.record.restored && (w.scope.Level == Stable || w.record.skipped == 0 && w.scope.Faults.Deaths == 0) {
 		w.fail("I5: C%d is told: %w, and no source was lost", j+1, err)
 	}
 	w.say("C%d is told: %v", j+1, err)
@@ -181,6 +184,8 @@ func (w *world) lost(j int8, err error) {
 func (w *world) unrest() string {
 	p := w.replicas[w.record.primary]
 	switch {
+	case w.record.restored:
+		return "" // who refuses what isn't the group's waits for its store
 	case p.fate != up:
 		return "" // there is no further epoch in this scope, or nobody to lead it
 	case p.primary == nil:

@@ -155,10 +155,35 @@ func (w *world) evict(i, out int8) {
 		w.release(i, out)
 		return
 	}
-	if w.alive(out) {
+	switch {
+	case w.alive(out) && w.scope.Faults.Restores > 0:
+		w.sleeps(out)
+	case w.alive(out):
 		w.end(out, gone)
 	}
 	w.release(i, out)
+}
+
+// sleeps: a replica is cut off from all.
+func (w *world) sleeps(n int8) {
+	w.r(n).fate = asleep
+	for other := range int8(maxNodes) {
+		w.clear(other, n)
+	}
+}
+
+// restore: the store is as it was before a replica was evicted, which wakes up.
+func (w *world) restore(n int8) {
+	g := w.g()
+	g.left.Restores--
+	g.restored = true
+	g.inSync |= 1 << n
+	w.r(n).fate = up
+	for other := range int8(maxNodes) {
+		if other != n && (other >= maxReplicas && other-maxReplicas < int8(w.scope.Sources) || other < int8(w.scope.Replicas)) {
+			w.connect(min(n, other), max(n, other))
+		}
+	}
 }
 
 func (w *world) release(i, out int8) {

@@ -13,6 +13,7 @@ const (
 	up     fate = iota
 	absent      // yet to join
 	gone        // crashed, evicted, or told that its session is lost
+	asleep      // evicted, and cut off from all: it doesn't know it
 )
 
 // record is etcd's, and what the outside knows: how often each fault may still happen, who is cut off.
@@ -25,13 +26,17 @@ type record struct {
 	broken   uint8    // a bit per source and replica: they can't hear each other
 	passed   epoch    // what is from below has no authority any more (R10)
 	accepted orderNum // the highest of what sources have accepted, in scopes with reads
+	restored bool     // the store has gone back: what was stable may be lost, if it is told
 	skipped  uint8    // sources that a takeover has given up while they lived: what they alone knew may be lost
 }
 
 func (g *record) appendTo(b []byte) []byte {
 	f := g.left
+	if g.restored {
+		b = append(b, 'r')
+	}
 	b = append(b, byte(g.epoch), byte(g.primary), g.inSync, g.broken, g.skipped, byte(g.passed), byte(g.accepted))
-	for _, n := range [...]int{f.Crashes, f.Deaths, f.Losses, f.Cuts, f.Breaks, f.Depositions, f.Evictions, f.Skips} {
+	for _, n := range [...]int{f.Crashes, f.Deaths, f.Losses, f.Cuts, f.Breaks, f.Depositions, f.Evictions, f.Skips, f.Restores} {
 		b = append(b, byte(n))
 	}
 	return b
@@ -79,7 +84,7 @@ type acked struct {
 }
 
 func (r *replica) appendTo(b []byte) []byte {
-	if b = append(b, byte(r.fate)); r.fate != up {
+	if b = append(b, byte(r.fate)); r.fate != up && r.fate != asleep {
 		return b
 	}
 	switch {

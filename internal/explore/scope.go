@@ -62,6 +62,8 @@ type Faults struct {
 	Evictions int
 	// Skips are of sessions that live: a takeover waits no longer for them.
 	Skips int
+	// Restores are of the store, to before an eviction: who was evicted, lives and doesn't know it is in-sync again.
+	Restores int
 }
 
 // Scopes is what make explore visits. What had only been argued before comes first: detaching, null messages, the taking over of (stable, N].
@@ -214,6 +216,12 @@ var Scopes = []Scope{
 		Name: "evict", Why: "R13: shrink",
 		Level: Stable, Replicas: 3, Sources: 1, Calls: [2]int{2}, Outstanding: 1, Epochs: 3,
 		Faults: Faults{Crashes: 1, Depositions: 1, Evictions: 1}, Bound: 1e6,
+	},
+	{
+		Name: "oldstore", Why: "I5: a store that was restored elects who was evicted: what was stable is gone, and whoever knew it is told",
+		Level: Stable, Replicas: 3, Sources: 1, Calls: [2]int{2}, Outstanding: 1, Epochs: 3,
+		Faults: Faults{Crashes: 2, Evictions: 1, Restores: 1}, Bound: 1e6,
+		Begin: []string{"S1 evicts S3"},
 	},
 	{
 		Name: "join", Why: "R13: grow, while the history is cut",
