@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/anishathalye/porcupine"
@@ -14,6 +15,9 @@ import (
 
 // prompt is what a call may take while one backup is in trouble (R6), an idle interval included.
 const prompt = 100 * time.Millisecond
+
+// patient is what a call may take beside a hostile client: messages that it withholds are fetched.
+const patient = 500 * time.Millisecond
 
 // verdict collects violations; each begins with the rule or the invariant that it violates.
 type verdict struct {
@@ -42,6 +46,7 @@ func Check(rec *Record, patience time.Duration) []string {
 	v.suspicion()
 	v.recovery()
 	v.promptness()
+	v.undisturbed()
 	v.linearizable(kept, patience)
 	return v.found
 }
@@ -86,6 +91,7 @@ func (v *verdict) ledger() {
 		switch r, known := asked[e.Request.ID]; {
 		case v.place[e.Request.ID] != 0:
 			v.find("I4: %s was executed twice, %d. and %d.", e.Request.ID, v.place[e.Request.ID], k+1)
+		case strings.HasPrefix(e.Request.ID, hostileID) && v.rec.Plan.Hostile:
 		case !known || r != e.Request || r.Read:
 			v.find("nobody has asked for %+v", e)
 		case e.OrderNum <= last.OrderNum:
@@ -258,9 +264,11 @@ func b(cond bool) int {
 	return 0
 }
 
-// excused says whether two faults at once can have cost what a caller had seen: below Stable, if clients, or their links, failed too.
+// excused says whether two faults at once can have cost what a caller had seen: below Stable, if clients, or their links, failed too. A hostile client is one: the first few messages that it withholds from a backup are lost with the
+// primary, and with them what others have accepted since, until that backup has it detached.
 func (v *verdict) excused() bool {
-	return v.rec.Plan.Level != understudy.Stable && slices.ContainsFunc(v.rec.Plan.Faults, Fault.clients)
+	p := v.rec.Plan
+	return p.Level != understudy.Stable && (p.Hostile || slices.ContainsFunc(p.Faults, Fault.clients))
 }
 
 // realTime: what was accepted before another call began was executed before it. So a read has seen what ended before it began, and nothing that began when it had ended.
@@ -312,6 +320,22 @@ func (v *verdict) recovery() {
 		}
 		if took := c.Ended - max(c.Began, p.Heal); took > recovery {
 			v.find("liveness: all faults ended at %v: %v took %v", p.Heal, c, took)
+		}
+	}
+}
+
+// undisturbed: nothing happens but what a hostile client does, and what that costs others is bounded.
+func (v *verdict) undisturbed() {
+	p := v.rec.Plan
+	if !p.Hostile || len(p.Faults) > 0 {
+		return
+	}
+	for _, c := range v.rec.Calls {
+		if took := c.Ended - c.Began; took > patient && !c.Opens {
+			v.find("a hostile client holds up others: a call took %v: %v", took, c)
+		}
+		if c.Outcome != Accepted && c.Code != codes.DeadlineExceeded {
+			v.find("a hostile client makes others fail: %v", c)
 		}
 	}
 }

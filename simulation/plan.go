@@ -82,8 +82,8 @@ func (f Fault) clients() bool {
 
 func (p Plan) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "seed %d: live=%v %v replicas=%d clients=%d workers=%d %s style=%s load=%v heal=%v pause=%v quiet=%d min=%d reads=%d%% reader=%v raise=%d%% hurry=%d%% large=%d%% linger=%v\n",
-		p.Seed, p.Live, p.Level, p.Replicas, p.Clients, p.Workers, p.Workload, p.Style, p.Load, p.Heal, p.Pause, p.Quiet, p.MinInSync, p.Reads, p.Reader, p.Raise, p.Hurry, p.Large, p.Linger)
+	fmt.Fprintf(&b, "seed %d: live=%v %v replicas=%d clients=%d workers=%d %s style=%s load=%v heal=%v pause=%v quiet=%d min=%d reads=%d%% reader=%v raise=%d%% hurry=%d%% large=%d%% linger=%v hostile=%v\n",
+		p.Seed, p.Live, p.Level, p.Replicas, p.Clients, p.Workers, p.Workload, p.Style, p.Load, p.Heal, p.Pause, p.Quiet, p.MinInSync, p.Reads, p.Reader, p.Raise, p.Hurry, p.Large, p.Linger, p.Hostile)
 	for _, h := range p.hosts() {
 		if d := p.Drift[h]; d != 0 {
 			fmt.Fprintf(&b, "  %s's clock is off by %+.1f %%\n", h, 100*d)
@@ -199,6 +199,11 @@ func Draw(seed uint64, live bool) Plan {
 	}
 	if seed%5 == 0 && p.Style != Backup {
 		p.world(newDice(seed, 4))
+		if d := newDice(seed, 5); d.percent(50) {
+			if p.Hostile = true; d.percent(40) { // nothing else happens
+				p.Faults = nil
+			}
+		}
 	}
 	slices.SortFunc(p.Faults, func(a, b Fault) int { return cmp.Compare(a.At, b.At) })
 	return p

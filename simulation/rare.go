@@ -99,6 +99,13 @@ var Rare = []string{
 	"a wall clock leapt",
 	"the store was slow",
 	"the store hung",
+	"a hostile client's call was executed",
+	"a hostile client's act: withholds",
+	"a hostile client's act: forges",
+	"a hostile client's act: nobody's",
+	"a hostile client's act: parts",
+	"a hostile client's act: runs",
+	"a hostile client's act: is to come",
 	"porcupine decided",
 }
 

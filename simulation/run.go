@@ -99,6 +99,9 @@ func Play(t testing.TB, p Plan, log io.Writer) (rec Record) {
 	if p.Reader {
 		workers.Go(func() { r.clients[p.Clients].readAlone(p.Clients*p.Workers, stop) })
 	}
+	if p.Hostile {
+		r.group.Go(r.harass)
+	}
 	r.nemesis.rage()
 	if p.Heal < p.Load { // liveness: calls go on
 		r.nemesis.heal()
