@@ -213,8 +213,8 @@ func (h *History) Of(n Session) Of {
 	return Of{s.waiting.messages, s.waiting.bytes, s.ordered, s.logged}
 }
 
-// Open is how many sessions are open.
-func (h *History) Open() int { return len(h.byNonce) }
+// OpenSessions is how many sessions are open.
+func (h *History) OpenSessions() int { return len(h.byNonce) }
 
 // Held is how many messages are held.
 func (h *History) Held() int { return len(h.messages) }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"runtime"
 	"time"
 
@@ -193,6 +194,9 @@ func (a *attachment) take(req *pb.AttachRequest, assembler *wire.Assembler) erro
 		return fmt.Errorf("%d bytes say which calls have ended, at most %d may", n, maxOutstanding/8)
 	}
 	runs := in.open(announced)
+	if forged := len(announced) - len(runs); forged > 0 { // no good source has one: it reflects what replicas have sealed
+		return fmt.Errorf("%d announcements whose seals don't fit: the source has changed them, or they are another group's", forged)
+	}
 
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -258,7 +262,7 @@ func (in *incarnation) open(announced []orderstate.Announcement) []orderstate.Ru
 		r, err := in.seal.Open(a)
 		if err != nil {
 			in.r.stats.forged.Add(1)
-			in.log.Warn("refused an announcement", "run", a.Envelope.String(), "error", err)
+			in.rarely(slog.LevelWarn, "refused an announcement", "run", a.Envelope.String(), "error", err)
 			continue
 		}
 		runs = append(runs, r)
@@ -333,10 +337,14 @@ func (a *attachment) announce(r orderstate.Run) {
 
 // addRun queues one announcement. Called with mu held.
 func (a *attachment) addRun(run orderstate.Announcement) {
-	a.out.SourceOrderInfo = append(a.out.SourceOrderInfo, wire.RunToProto(run, false))
-	if a.size += len(run.Sealed); a.size > maxQueueBytes {
-		a.cut(errors.New("replica: a source's queue is full"))
+	size := len(run.Sealed)
+	if !fits(maxQueueBytes, a.in.queued, a.size, size) {
+		a.cut(status.Errorf(codes.ResourceExhausted, "understudy: %d bytes are queued for the source, which doesn't read, and %d for all; a sixteenth of %d is its share", a.size, a.in.queued, maxQueueBytes))
+		return
 	}
+	a.out.SourceOrderInfo = append(a.out.SourceOrderInfo, wire.RunToProto(run, false))
+	a.size += size
+	a.in.queued += size
 	signal(a.wake)
 }
 
@@ -356,6 +364,7 @@ func (a *attachment) waits(w *pb.WaitingFor) {
 	if r.Count > wire.MaxRun {
 		r, _ = split(r, wire.MaxRun)
 	}
+	a.unqueue()               // what isn't sent is in what it lacks, or it holds it
 	a.announced = r.First - 1 // what it lacks it is told again
 	a.announce(r)
 	a.out.RequiredSet = in.required()
@@ -375,6 +384,12 @@ func (a *attachment) declares() {
 		a.in.replies.declared(a.session, orderstate.SeqNum(a.ended.GetUpTo()), a.ended.GetAbove())
 		a.ended, a.endedAt = nil, a.in.r.clock()
 	}
+}
+
+// unqueue takes all announcements back that aren't sent. Called with mu held.
+func (a *attachment) unqueue() {
+	a.in.queued -= a.size
+	a.out.SourceOrderInfo, a.size = nil, 0
 }
 
 // tellLazily acknowledges what frames the source has sent since it was last told; and tells it, if it makes no calls, what has become stable of its own, so that it can forget that. Called with mu held.
@@ -434,6 +449,7 @@ func (a *attachment) next() *pb.AttachResponse {
 		out.SourceOrderInfo == nil && out.StableEpoch == 0 && out.FramesUpTo == 0
 	a.out.Reset()
 	a.size -= size
+	a.in.queued -= size
 	if len(later) > 0 {
 		a.out.SourceOrderInfo = later
 		signal(a.wake)

@@ -212,23 +212,35 @@ func TestPartialFramesBounds(t *testing.T) {
 	check("on a stream that has ended", 0, 2, 4)
 }
 
-// TestStreamQueueBounds: what is queued for a source, or for a follower, that doesn't read is bounded; then its stream is cut (R6).
+// TestStreamQueueBounds: what is queued for a source, or for a follower, that doesn't read is bounded; then its stream is cut (R6). All
+// sources together have no more than one follower.
 func TestStreamQueueBounds(t *testing.T) {
 	t.Parallel()
 	in := backup(t)
-	ctx, cut := context.WithCancelCause(t.Context())
-	a := &attachment{in: in, bound: true, wake: make(chan struct{}, 1), cut: cut}
-	run := orderstate.Announcement{Envelope: orderstate.Envelope{Epoch: 1, EpochFirst: 1, First: 1, Count: 1}, Sealed: make([]byte, 1<<20)}
-	n := 0
-	for ; ctx.Err() == nil && n <= maxQueueBytes>>20+1; n++ {
-		a.addRun(run)
+	run := orderstate.Announcement{Envelope: orderstate.Envelope{Epoch: 1, EpochFirst: 1, First: 1, Count: 1}, Sealed: make([]byte, 64<<10)}
+	for n := range 100 {
+		ctx, cut := context.WithCancelCause(t.Context())
+		a := &attachment{in: in, bound: true, wake: make(chan struct{}, 1), cut: cut}
+		before := in.queued
+		for i := 0; ctx.Err() == nil && i <= 64; i++ {
+			a.addRun(run)
+		}
+		if n == 0 && in.queued != maxQueueBytes/16 {
+			t.Errorf("a source's stream was cut after %d bytes, want %d", in.queued, maxQueueBytes/16)
+		}
+		if in.queued-before != a.size || in.queued > maxQueueBytes {
+			t.Errorf("%d bytes are queued for all, %d before, %d for one", in.queued, before, a.size)
+		}
+		wantCode(t, statusOf(context.Cause(ctx)), codes.ResourceExhausted)
+		if n%2 == 0 {
+			in.detach(a)
+			if in.queued != before {
+				t.Errorf("%d bytes are left of a stream that has ended", in.queued-before)
+			}
+		}
 	}
-	if n != maxQueueBytes>>20+1 {
-		t.Errorf("a source's stream was cut after %d MiB, want %d", n, maxQueueBytes>>20+1)
-	}
-	wantCode(t, statusOf(context.Cause(ctx)), codes.Unavailable)
 
-	ctx, cut = context.WithCancelCause(t.Context())
+	ctx, cut := context.WithCancelCause(t.Context())
 	f := &follower{wake: make(chan struct{}, 1), cut: cut}
 	f.add(maxQueueBytes)
 	if ctx.Err() != nil {

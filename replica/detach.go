@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"log/slog"
 	"slices"
 	"time"
 
@@ -175,7 +176,7 @@ func (in *incarnation) heardBy(f *follower, req *pb.FollowRequest) {
 	for _, d := range req.GetDetach() {
 		s := orderstate.Session(d.GetSession())
 		if upTo, ok := in.primary.Detach(f.id, s); ok { // else the session has ended meanwhile
-			in.log.Info("a backup can't hear a session", "backup", f.member.String(), "session", d.GetSession())
+			in.rarely(slog.LevelInfo, "a backup can't hear a session", "backup", f.member.String(), "session", d.GetSession())
 			sessions = append(sessions, s)
 			confirmed = append(confirmed, &pb.Detached{Session: d.GetSession(), Number: d.GetNumber(), UpTo: uint64(upTo)})
 		}

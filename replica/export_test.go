@@ -18,3 +18,15 @@ func (r *Replica) ReplyBytes() int {
 
 // MaxReplyBytes bounds ReplyBytes.
 const MaxReplyBytes = maxReplyBytes
+
+// Waiting is how many streams wait for their sessions.
+func (r *Replica) Waiting() int {
+	in := r.current()
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	n := 0
+	for _, c := range in.coming {
+		n += c.streams
+	}
+	return n
+}

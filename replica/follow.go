@@ -435,10 +435,10 @@ func (in *incarnation) advanced(last orderstate.OrderNum) {
 			signal(in.ackDue)
 		}
 	}
-	opened := false
 	for _, o := range grown {
 		if o.Kind == orderstate.Open {
-			opened = true
+			m, _ := in.backup.Has(o.Message())
+			in.opened(m.Nonce)
 			signal(in.ackDue)
 			continue
 		}
@@ -450,9 +450,6 @@ func (in *incarnation) advanced(last orderstate.OrderNum) {
 		if a := in.bySession[o.Session]; a != nil && in.backup.Started() && (a.stable || in.r.config.level == understudy.Stable) {
 			a.acknowledge()
 		}
-	}
-	if opened {
-		in.broadcast()
 	}
 	if len(in.backup.Lacks(1)) > 0 {
 		signal(in.lacking)

@@ -73,7 +73,7 @@ func (r *Replica) Handle(ctx context.Context, h *wire.Header, next func(context.
 	if id.SeqNum == 0 {
 		return in.serveRead(ctx, h, received, c, next)
 	}
-	v, err := in.admit(ctx, h, id, answeredUpTo)
+	v, err := in.admit(ctx, h, id, answeredUpTo, c)
 	if err != nil {
 		return refused(in, err)
 	}
@@ -110,6 +110,11 @@ func (r *Replica) Handle(ctx context.Context, h *wire.Header, next func(context.
 		return refused(in, refusal(v))
 	}
 	said, err := in.logged(ctx, id)
+	if c.counts {
+		in.mu.Lock()
+		in.goesOn(c)
+		in.mu.Unlock()
+	}
 	if err == nil && said.ended {
 		err = errAnswered
 	}
@@ -123,6 +128,7 @@ func (r *Replica) Handle(ctx context.Context, h *wire.Header, next func(context.
 func (in *incarnation) returned(c *call) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
+	in.goesOn(c)
 	if c.result = c.reply; c.result == nil && !c.ordered {
 		c.gone = true
 		in.arrived(c.msg.MessageID)
@@ -146,12 +152,17 @@ func refused(in *incarnation, err error) Answer {
 }
 
 // admit waits until this replica may take requests, and judges one. The epoch that its source has acknowledged must be this primary's own (R9).
-func (in *incarnation) admit(ctx context.Context, h *wire.Header, id orderstate.MessageID, answeredUpTo orderstate.SeqNum) (orderstate.Verdict, error) {
+func (in *incarnation) admit(ctx context.Context, h *wire.Header, id orderstate.MessageID, answeredUpTo orderstate.SeqNum, c *call) (verdict orderstate.Verdict, err error) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if err := in.enter(ctx, h); err != nil {
+	if err := in.enter(ctx, h, c); err != nil {
 		return 0, err
 	}
+	defer func() {
+		if err != nil || verdict != orderstate.Fresh && verdict != orderstate.Duplicate {
+			in.goesOn(c)
+		}
+	}()
 	for {
 		v := in.primary.Judge(id, answeredUpTo)
 		if v != orderstate.Fresh {
@@ -189,19 +200,27 @@ func (in *incarnation) admit(ctx context.Context, h *wire.Header, id orderstate.
 	return orderstate.Fresh, nil
 }
 
-// enter waits until this replica may take requests, refuses what isn't for this primary, or not of the session's source, and does FIG. 9. Called with mu held.
-func (in *incarnation) enter(ctx context.Context, h *wire.Header) error {
-	open := func() bool { return in.role != takingOver && (in.role != leading || in.gate) }
-	if !open() {
-		if err := in.await(ctx, open); err != nil {
-			return in.gaveUp(ctx, err)
-		}
-	}
-	if in.role != leading || h.DestEpoch != in.primary.Epoch() {
+// enter waits until this replica may take requests, refuses what isn't for this primary, or not of the session's source, or beyond its
+// share, and does FIG. 9. The RPC counts from then on. Called with mu held.
+func (in *incarnation) enter(ctx context.Context, h *wire.Header, c *call) error {
+	if in.role != leading && in.role != takingOver || h.DestEpoch != in.epoch() {
 		return errNotPrimary
 	}
 	if err := in.owns(h); err != nil {
 		return err
+	}
+	if err := in.waits(c, h.Session); err != nil {
+		return err
+	}
+	if in.role != leading || !in.gate {
+		err := in.await(ctx, func() bool { return in.role != takingOver && (in.role != leading || in.gate) })
+		if err == nil && (in.role != leading || h.DestEpoch != in.primary.Epoch()) {
+			err = errNotPrimary
+		}
+		if err != nil {
+			in.goesOn(c)
+			return in.gaveUp(ctx, err)
+		}
 	}
 	in.primary.Receive(h.Session, h.HeldUpTo, wire.Envelopes(h.DestOrderInfo)) // FIG. 9
 	return nil
@@ -318,7 +337,9 @@ func (in *incarnation) transmit(ctx context.Context, h *wire.Header, received ti
 		return in.role != leading || in.r.clock() < in.authority && in.mayLeave(id, orderNum, stable, reads)
 	}
 	if !ready() {
+		in.waitsOn(c)
 		err := in.awaitProgress(ctx, ready)
+		in.goesOn(c)
 		if err != nil {
 			in.mu.Unlock()
 			return refused(in, in.gaveUp(ctx, err))

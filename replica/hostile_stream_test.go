@@ -201,15 +201,17 @@ func TestHostileRuns(t *testing.T) {
 			"all of it zero": with(func(r *pb.Run) { proto.Reset(r) }),
 		}
 		for i := range 3 {
-			st := s.mine(i)
 			for name, r := range forged {
+				st := s.mine(i)
 				before := s.c.Replica(i).Status().Forged
 				say(t, st, &pb.AttachRequest{DestOrderInfo: []*pb.Run{r}})
 				time.Sleep(10 * time.Millisecond) // fake
 				if n := s.c.Replica(i).Status().Forged - before; n != 1 {
 					t.Errorf("replica %d, %s: counted %d times", i, name, n)
 				}
+				ends(t, fmt.Sprintf("replica %d, %s", i, name), st, codes.InvalidArgument, "seals don't fit")
 			}
+			st := s.mine(i)
 			for range 3 { // a genuine one may be reflected as often as one likes
 				before := s.c.Replica(i).Status().Forged
 				say(t, st, &pb.AttachRequest{DestOrderInfo: []*pb.Run{genuine}})
@@ -230,9 +232,10 @@ func TestHostileRuns(t *testing.T) {
 		// While a takeover asks the sessions what they know.
 		streams := []stream{s.mine(1), s.mine(2)}
 		s.c.Kill(0)
-		for _, st := range streams {
+		for i, st := range streams {
 			for _, r := range forged {
 				say(t, st, &pb.AttachRequest{DestOrderInfo: []*pb.Run{r}})
+				st = s.mine(1 + i)
 			}
 			say(t, st, &pb.AttachRequest{DestOrderInfo: []*pb.Run{genuine}, AcknowledgedEpoch: math.MaxUint64})
 		}

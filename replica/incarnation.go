@@ -52,9 +52,16 @@ type incarnation struct {
 	fence   int64               // as the leader has read it since its election (pb.NewEpoch)
 	start   *pb.EpochStart      // of the acknowledged epoch, once known
 
-	progressWaiters int // who wants changed when the stable point moves, or a turn was executed
+	progressWaiters int           // who wants to be woken when the stable point moves, or a turn was executed
+	progress        chan struct{} // closed then, and made anew, while somebody does
+
+	coming   map[orderstate.Nonce]*coming // streams wait until these have opened their sessions
+	openings chan struct{}                // has room for the openings that are under way
+	crowded  int                          // leading: how many openings wait for a session to end
+	lines    rareLines
 
 	arriving  map[orderstate.MessageID]chan struct{} // leading: requests between the front door and their turn; a channel where a copy waits
+	rpcs      rpcs                                   // that wait
 	gate      bool                                   // leading: calls may be ordered (R12.4)
 	authority time.Duration                          // leading: up to this reading of the clock (R10)
 	replies   *replyLog
@@ -65,9 +72,10 @@ type incarnation struct {
 	attached  map[*attachment]struct{}
 	asking    map[*attachment]struct{} // leading: whose sources wait for what is to become stable
 	bySession map[orderstate.Session]*attachment
+	queued    int                                  // bytes that are queued for sources
 	partial   int                                  // bytes that the streams keep of frames that aren't whole yet
 	suspects  map[orderstate.Session]*suspect      // following
-	absent    map[orderstate.Session]time.Duration // leading: since when a session has no stream
+	absent    map[orderstate.Session]time.Duration // since when a session has no stream here
 
 	// Following.
 	heard   time.Duration           // when the primary was last heard, or its stream begun
@@ -106,8 +114,9 @@ func (r role) String() string {
 
 func newIncarnation(ctx context.Context, r *Replica) *incarnation {
 	in := &incarnation{
-		r:       r,
-		self:    election.Member{Name: r.config.name, Incarnation: newNumber()},
+		r:        r,
+		self:     election.Member{Name: r.config.name, Incarnation: newNumber()},
+		progress: make(chan struct{}), coming: map[orderstate.Nonce]*coming{}, openings: make(chan struct{}, maxOpenings),
 		changed: make(chan struct{}), work: make(chan struct{}, 1), lacking: make(chan struct{}, 1), ackDue: make(chan struct{}, 1), push: make(chan struct{}, 1),
 		replies:  newReplyLog(),
 		wall:     clock.NewSteady(r.wall, r.clock),
@@ -365,15 +374,32 @@ func (in *incarnation) awaitProgress(ctx context.Context, cond func() bool) erro
 	for _, f := range in.followers {
 		signal(f.wake)
 	}
-	err := in.await(ctx, cond)
-	in.progressWaiters--
-	return err
+	defer func() { in.progressWaiters-- }()
+	for !cond() {
+		changed, progress := in.changed, in.progress
+		in.mu.Unlock()
+		select {
+		case <-changed:
+		case <-progress:
+		case <-ctx.Done():
+		case <-in.ctx.Done():
+		}
+		in.mu.Lock()
+		if in.ctx.Err() != nil {
+			return context.Cause(in.ctx)
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
+	return nil
 }
 
 // progressed wakes those who wait for the stable point, for a turn, or for what a member acknowledges. Called with mu held.
 func (in *incarnation) progressed() {
 	if in.progressWaiters > 0 {
-		in.broadcast()
+		close(in.progress)
+		in.progress = make(chan struct{})
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -84,6 +85,11 @@ func (in *incarnation) restore(ctx context.Context, p *patience, w *pb.FollowWel
 	in.group, in.secret, in.seal = w.GetGroup(), w.GetSecret(), wire.NewSeal(w.GetSecret())
 	in.learn(w.GetMark())
 	in.backup, in.start, in.replies = backup, start, replies
+	now := in.r.clock()
+	for _, s := range h.GetSessions() { // no stream is bound before there is a state
+		absent := min(time.Duration(s.GetAbsentUs()), time.Duration(sessionTimeout/time.Microsecond)) * time.Microsecond
+		in.absent[orderstate.Session(s.GetSession())] = now - absent
+	}
 	in.executed, in.lastTime = orderstate.OrderNum(h.GetExecuted()), h.GetLastTime()
 	return nil
 }
@@ -146,7 +152,11 @@ func (in *incarnation) sendSnapshot(ctx context.Context, req *pb.SnapshotRequest
 func (in *incarnation) writeHistory() *pb.History {
 	h := &pb.History{Executed: uint64(in.executed), LastTime: in.lastTime, Starts: wire.StartsToProto(in.history().Epochs().Starts())}
 	for n, s := range in.replies.sessions {
-		h.Sessions = append(h.Sessions, &pb.SessionState{Session: uint64(n), Nonce: s.nonce[:], AnsweredUpTo: uint64(s.answered)})
+		state := &pb.SessionState{Session: uint64(n), Nonce: s.nonce[:], AnsweredUpTo: uint64(s.answered)}
+		if since, absent := in.absent[n]; absent {
+			state.AbsentUs = uint64((in.r.clock() - since) / time.Microsecond)
+		}
+		h.Sessions = append(h.Sessions, state)
 		for q, r := range s.replies {
 			h.Replies = append(h.Replies, replyToProto(orderstate.MessageID{Session: n, SeqNum: q}, r))
 		}

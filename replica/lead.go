@@ -67,9 +67,17 @@ func (in *incarnation) leads(p *orderstate.Primary) {
 	}
 	now := in.r.clock()
 	for _, s := range p.Sessions() {
-		if in.bySession[s] == nil {
-			in.absent[s] = now
+		if in.bySession[s] != nil {
+			continue
 		}
+		// Who has had no stream here for long may have had one at the former primary: it has a little to come.
+		since, ok := in.absent[s]
+		if least := now - (sessionTimeout - sessionGrace); !ok {
+			since = now
+		} else if since < least {
+			since = least
+		}
+		in.absent[s] = since
 	}
 	in.broadcast()
 }
@@ -254,7 +262,8 @@ func (in *incarnation) stableMoved() {
 		a.tellStable()
 	}
 	clear(in.asking)
-	if in.progressWaiters > 0 || !in.gate {
+	in.progressed()
+	if !in.gate {
 		in.broadcast()
 	}
 }

@@ -291,6 +291,8 @@ const (
 	endedEvery       = 20 * time.Millisecond  // how often at most a stream's word that calls have ended takes effect at once; it does lazily
 	reconcileTimeout = 3 * time.Second        // R12.2
 	sessionTimeout   = 30 * time.Second       // a session without a stream for this long expires
+	sessionGrace     = 10 * time.Second       // but none expires so soon after a takeover
+	lookAgain        = time.Second            // how often a stream looks whether its session is known by now
 	slowTurn         = time.Second            // the watchdog names the method of a longer turn
 	transferSilence  = 10 * time.Second       // a transfer of which nothing comes for so long has failed
 	restoreSilence   = 30 * time.Second       // so has a Restore that neither reads nor returns
@@ -304,6 +306,8 @@ const (
 	maxLog                = 1 << 18   // entries and messages of the log, each
 	maxLogBytes           = 256 << 20 // bytes of its messages
 	maxOutstanding        = 1 << 13   // messages of one session that nobody has ordered, and replies that its source hasn't declared to have, each
+	maxSessions           = 10_000    // of a group; and streams that wait for theirs, at a replica
+	maxOpenings           = 256       // under way at once
 	maxReplyBytes         = 256 << 20 // bytes of the replies that are kept, at the primary: beyond a session's share it waits
 	maxQueueBytes         = 64 << 20  // bytes queued for one stream; then it is cut (R6)
 	maxSnapshot           = 64 << 20

@@ -17,9 +17,10 @@ func (in *incarnation) serveRead(ctx context.Context, h *wire.Header, received t
 	}
 	s := h.Session
 	in.mu.Lock()
-	err := in.enter(ctx, h)
+	err := in.enter(ctx, h, c)
 	if err == nil && (!in.primary.Known(s) || in.primary.Stable() < orderstate.OrderNum(s)) {
 		err = errUnknownSession
+		in.goesOn(c)
 	}
 	in.mu.Unlock()
 	if err != nil {

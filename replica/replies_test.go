@@ -142,3 +142,37 @@ func TestRepliesThatASourceHas(t *testing.T) {
 		get(1)
 	})
 }
+
+// A good client never has so many RPCs at a replica that some are refused: the others wait at home, in the order in which they came.
+func TestManyCallsAtOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		inside, most := 0, 0
+		c := understudytest.New(t, 2, registerLarge, understudytest.ServerOptions(grpc.ChainUnaryInterceptor(
+			func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+				mu.Lock()
+				inside++
+				most = max(most, inside)
+				mu.Unlock()
+				time.Sleep(time.Second)
+				mu.Lock()
+				inside--
+				mu.Unlock()
+				return next(ctx, req)
+			})))
+		conn := c.Dial("client")
+		var all sync.WaitGroup
+		for range 2500 {
+			all.Go(func() {
+				if err := conn.Invoke(t.Context(), write, wrapperspb.String("x"), new(wrapperspb.Int64Value)); err != nil {
+					t.Errorf("a call: %v", err)
+				}
+			})
+		}
+		all.Wait()
+		if most < 500 || most > 1000 {
+			t.Errorf("%d RPCs were there at once", most)
+		}
+	})
+}

@@ -61,6 +61,7 @@ type repliesOf struct {
 	bytes    int           // of them
 	freed    chan struct{} // closed when there are fewer; nil while nobody waits for that
 	done     done
+	rpcs     rpcs // of those that wait here
 }
 
 // done is which calls of a session its source has said to be done with.

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/understudy-rpc/understudy/election/memory"
+	"github.com/understudy-rpc/understudy/internal/wire"
 	"github.com/understudy-rpc/understudy/orderstate"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
@@ -184,5 +185,28 @@ func TestAcknowledgesBytes(t *testing.T) {
 	}
 	if !holds(2, 1) {
 		t.Error("it doesn't acknowledge, and holds many bytes")
+	}
+}
+
+// A source that asks again and again, and doesn't read, has what it lacks queued once.
+func TestQuestionsReplaceWhatIsNotSent(t *testing.T) {
+	t.Parallel()
+	in := leadingAlone(t)
+	in.seal = wire.NewSeal(make([]byte, secretSize))
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.primary.Open(orderstate.Nonce{1}, 1, nil, in.now())
+	a := &attachment{in: in, session: 1, bound: true, wake: make(chan struct{}, 1), cut: func(err error) { t.Errorf("cut: %v", err) }}
+	for q := range orderstate.SeqNum(1000) {
+		in.primary.Order(orderstate.Message{MessageID: orderstate.MessageID{Session: 1, SeqNum: q + 1}}, in.now())
+		a.waits(&pb.WaitingFor{Epoch: 1})
+	}
+	runs := a.out.GetSourceOrderInfo()
+	if len(runs) != 1 || runs[0].GetFirst() != 1 || runs[0].GetCount() != 1001 || a.size != len(runs[0].GetSealed()) || in.queued != a.size {
+		t.Errorf("%d runs of %d bytes are queued", len(runs), a.size)
+	}
+	a.waits(&pb.WaitingFor{Epoch: 1, HeldUpTo: 900})
+	if runs := a.out.GetSourceOrderInfo(); len(runs) != 1 || runs[0].GetFirst() != 901 || runs[0].GetCount() != 101 {
+		t.Errorf("queued for who holds 900: %v", runs)
 	}
 }

@@ -1,8 +1,11 @@
 package replica
 
 import (
+	"cmp"
 	"context"
 	"crypto/subtle"
+	"slices"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -19,6 +22,15 @@ func (in *incarnation) attach(ctx context.Context, a *attachment) error {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.attached[a] = struct{}{}
+	if n := len(in.attached) - len(in.bySession); n > maxSessions {
+		return status.Errorf(codes.ResourceExhausted, "understudy: %d streams wait for their sessions here, at most %d may: try again later", n, maxSessions)
+	}
+	opens := false
+	defer func() {
+		if opens {
+			<-in.openings
+		}
+	}()
 	for {
 		s, known := in.history().Opened(a.nonce)
 		switch {
@@ -27,17 +39,37 @@ func (in *incarnation) attach(ctx context.Context, a *attachment) error {
 		case known:
 			a.session = s
 			return in.welcome(ctx, a)
-		case a.session != 0 && in.history().Last() >= orderstate.OrderNum(a.session):
+		case a.session != 0 && (in.history().Last() >= orderstate.OrderNum(a.session) || in.role == leading && in.gate): // who leads knows all
 			return status.Errorf(codes.NotFound, "understudy: session %d is unknown: it was never opened, or it expired", a.session)
+		case a.session == 0 && in.role == leading && in.gate && !opens: // some at once: whoever waits for the stable point costs the others something
+			in.mu.Unlock()
+			select {
+			case in.openings <- struct{}{}:
+				opens = true
+			case <-ctx.Done():
+			case <-in.ctx.Done():
+			}
+			in.mu.Lock()
+			if !opens {
+				return cmp.Or(context.Cause(ctx), context.Cause(in.ctx))
+			}
+			continue
 		case a.session == 0 && in.role == leading && in.gate:
+			if err := in.awaitSession(ctx); err != nil {
+				return err
+			}
 			in.mu.Unlock()
 			_, err := in.ownTurn(ctx, func(at int64) (orderstate.OrderInfo, bool) {
+				if in.primary.OpenSessions() >= maxSessions {
+					return orderstate.OrderInfo{}, false
+				}
 				o, v, _ := in.primary.Open(a.nonce, in.seal.DigestOpening(a.nonce), nil, at)
 				if v != orderstate.Fresh {
 					return o, false
 				}
 				in.replies.open(o.Session, a.nonce)
 				in.turned(o, 1)
+				in.opened(a.nonce)
 				in.absent[o.Session] = in.r.clock() // until its source is welcomed, which may be gone
 				for _, f := range in.followers {    // R11: nobody else has this message
 					in.catchUp(f)
@@ -51,13 +83,69 @@ func (in *incarnation) attach(ctx context.Context, a *attachment) error {
 			}
 			continue
 		}
-		in.progressWaiters++
-		err := in.changes(ctx)
-		in.progressWaiters--
-		if err != nil {
+		if err := in.comes(ctx, a.nonce); err != nil {
 			return err
 		}
 	}
+}
+
+// coming is an opening that streams wait for.
+type coming struct {
+	opened  chan struct{} // closed then
+	streams int
+}
+
+// comes waits until a session may have been opened by a nonce here: until it was, or something rare has changed. Nothing else wakes
+// it, however much is ordered, since anyone may wait here for what never comes. Called with mu held.
+func (in *incarnation) comes(ctx context.Context, n orderstate.Nonce) error {
+	c := in.coming[n]
+	if c == nil {
+		c = &coming{opened: make(chan struct{})}
+		in.coming[n] = c
+	}
+	c.streams++
+	changed := in.changed
+	in.mu.Unlock()
+	again := time.NewTimer(lookAgain) // its session may never be opened here
+	select {
+	case <-c.opened:
+	case <-changed:
+	case <-again.C:
+	case <-ctx.Done():
+	case <-in.ctx.Done():
+	}
+	again.Stop()
+	in.mu.Lock()
+	if c.streams--; c.streams == 0 && in.coming[n] == c {
+		delete(in.coming, n)
+	}
+	return cmp.Or(context.Cause(in.ctx), context.Cause(ctx))
+}
+
+// opened wakes the streams whose session was opened. Called with mu held.
+func (in *incarnation) opened(n orderstate.Nonce) {
+	if c := in.coming[n]; c != nil {
+		close(c.opened)
+		delete(in.coming, n)
+	}
+}
+
+// awaitSession waits while the group has as many sessions as it may have, and refuses when that lasts. Those that have had no stream
+// for longest end meanwhile (expireSessions). Called with mu held, while leading.
+func (in *incarnation) awaitSession(ctx context.Context) error {
+	room := func() bool { return in.role != leading || in.primary.OpenSessions() < maxSessions }
+	if room() {
+		return nil
+	}
+	in.crowded++
+	waiting, cancel := context.WithTimeout(ctx, reconcileTimeout)
+	defer cancel()
+	err := in.awaitProgress(waiting, room)
+	in.crowded--
+	if err != nil && ctx.Err() == nil && waiting.Err() != nil {
+		return status.Errorf(codes.ResourceExhausted, "understudy: the group has %d sessions, one for each ClientConn, and may have no more: close some, or share them", maxSessions)
+	}
+	return err
 }
 
 // changes waits for one change. Called with mu held.
@@ -118,11 +206,14 @@ func (in *incarnation) token(s orderstate.Session, n orderstate.Nonce) uint64 {
 	return known.token
 }
 
-// owns checks that a request is of the source to which its session belongs: anyone can guess the session's number. One whose session isn't open is left to Judge. Called with mu held, while leading.
+// owns checks that a request is of the source to which its session belongs: anyone can guess the session's number. One whose session isn't open is left to Judge. Called with mu held, while leading or taking over.
 func (in *incarnation) owns(h *wire.Header) error {
-	nonce, open := in.primary.Nonce(h.Session)
-	if !open {
+	nonce, open := in.history().Nonce(h.Session)
+	switch {
+	case !open && in.role == leading:
 		return nil
+	case !open: // whoever was told of it has it from one that every in-sync replica knows
+		return errNotPrimary
 	}
 	if d := h.Token ^ in.token(h.Session, nonce); subtle.ConstantTimeEq(int32(d), 0)&subtle.ConstantTimeEq(int32(d>>32), 0) == 0 {
 		return errAnothers(h.Session)
@@ -137,18 +228,21 @@ func (in *incarnation) detach(a *attachment) {
 	delete(in.asking, a)
 	in.partial -= a.partial
 	a.partial = 0
+	a.unqueue()
 	if !a.bound || in.bySession[a.session] != a {
 		return
 	}
 	delete(in.bySession, a.session)
+	in.absent[a.session] = in.r.clock()
 	switch in.role {
 	case leading:
-		in.absent[a.session] = in.r.clock()
 		in.pushSession(a.session) // R4
 	case following:
 		in.cantHear(a.session)
 	}
-	in.broadcast() // a takeover waits less long for a session without a stream
+	if in.taking != nil {
+		in.broadcast() // it waits less long for a session without a stream
+	}
 }
 
 // pushSession sends the backups a session's messages and orders that they may lack: its source can't any more (R4). Called with mu held.
@@ -172,30 +266,52 @@ func (in *incarnation) goodbye(ctx context.Context, a *attachment) {
 	})
 }
 
-// expireSessions orders the end of sessions that have had no stream for too long (R11).
+// expireSessions orders the end of sessions that have had no stream for too long (R11). While an opening waits for one to end, that is
+// not so long.
 func (in *incarnation) expireSessions() {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if !in.gate {
 		return
 	}
-	now := in.r.clock()
+	now, limit := in.r.clock(), sessionTimeout
+	if in.crowded > 0 {
+		limit = authority
+	}
+	var over []orderstate.Session
 	for s, since := range in.absent {
-		if now-since > sessionTimeout {
-			delete(in.absent, s)
-			in.goes(func() {
-				_, _ = in.ownTurn(in.ctx, func(at int64) (orderstate.OrderInfo, bool) {
-					if in.bySession[s] != nil { // it came back while this waited for its turn
-						return orderstate.OrderInfo{}, false
-					}
-					o, v, push := in.primary.Expire(s, at)
-					if v == orderstate.Fresh {
-						in.replies.expire(s)
-						in.turned(o, 1)
-					}
-					return o, push
-				})
-			})
+		if now-since > limit {
+			over = append(over, s)
 		}
 	}
+	if len(over) == 0 {
+		return
+	}
+	if in.crowded > 0 { // no more than are waited for
+		slices.SortFunc(over, func(a, b orderstate.Session) int { return cmp.Compare(in.absent[a], in.absent[b]) })
+		over = over[:min(len(over), in.crowded)]
+	}
+	for _, s := range over {
+		delete(in.absent, s)
+	}
+	in.goes(func() {
+		for _, s := range over {
+			in.expire(s)
+		}
+	})
+}
+
+// expire orders the end of a session, unless its source has come back meanwhile.
+func (in *incarnation) expire(s orderstate.Session) {
+	_, _ = in.ownTurn(in.ctx, func(at int64) (orderstate.OrderInfo, bool) {
+		if in.bySession[s] != nil {
+			return orderstate.OrderInfo{}, false
+		}
+		o, v, push := in.primary.Expire(s, at)
+		if v == orderstate.Fresh {
+			in.replies.expire(s)
+			in.turned(o, 1)
+		}
+		return o, push
+	})
 }

@@ -3,6 +3,7 @@ package replica
 import (
 	"context"
 	"errors"
+	"log/slog"
 
 	"google.golang.org/grpc/status"
 
@@ -75,7 +76,7 @@ func (a *attachment) drops(size int) {
 	}
 	a.dropped = true
 	of := in.history().Of(a.session)
-	in.log.Warn("dropped a request that nobody has ordered, beyond its session's share of the log: what is ordered is fetched",
+	in.rarely(slog.LevelWarn, "dropped a request that nobody has ordered, beyond its session's share of the log: what is ordered is fetched",
 		"session", uint64(a.session), "bytes", size, "waiting", of.Waiting, "waitingBytes", of.WaitingBytes,
 		"share", maxOutstanding, "shareBytes", maxLogBytes/16, "log", in.history().Held(), "logBytes", in.history().Bytes()+in.partial)
 }

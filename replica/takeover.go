@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"time"
 
 	"github.com/understudy-rpc/understudy"
@@ -72,7 +73,7 @@ func (in *incarnation) ask(e elected) error {
 	}
 	for _, s := range in.backup.Sessions() {
 		if waitForSessions && in.backup.Detached(s) {
-			in.log.Info("doesn't wait for a session that it couldn't hear", "session", uint64(s))
+			in.rarely(slog.LevelInfo, "doesn't wait for a session that it couldn't hear", "session", uint64(s))
 		}
 	}
 	in.role, in.leader, in.fence, in.start, in.taking = takingOver, in.self, e.view.Fence, nil, t
@@ -224,7 +225,7 @@ func (in *incarnation) giveUp(e elected, sessions []orderstate.Session) time.Dur
 			limit = authority + margin
 		}
 		if passed > limit {
-			in.log.Info("gave up a session", "session", uint64(s), "hasStream", in.bySession[s] != nil)
+			in.rarely(slog.LevelInfo, "gave up a session", "session", uint64(s), "hasStream", in.bySession[s] != nil)
 			in.taking.givenUp++
 			in.taking.awaited--
 			in.taking.state.SessionAnswered(s)

@@ -40,8 +40,10 @@ type call struct {
 	// Set by the front door.
 	in     *incarnation
 	msg    orderstate.Message
-	stable bool // Stable was asked for
-	reads  bool // read-only
+	of     *repliesOf // of the session that the RPC counts for; nil: none that is known here
+	counts bool       // the RPC counts as one that waits
+	stable bool       // Stable was asked for
+	reads  bool       // read-only
 
 	// Set by the turn, which an interceptor may not wait for; guarded by the incarnation's mu.
 	ordered bool // by this RPC, or a copy of it
@@ -301,9 +303,13 @@ func (in *incarnation) replayed(turns []replayed) {
 		switch t.Kind {
 		case orderstate.Open:
 			in.replies.open(t.Session, t.message.Nonce)
+			if in.bySession[t.Session] == nil {
+				in.absent[t.Session] = in.r.clock()
+			}
 		case orderstate.Expire:
 			in.replies.expire(t.Session)
 			delete(in.suspects, t.Session)
+			delete(in.absent, t.Session)
 		default:
 			in.replies.put(t.Message(), t.message.AnsweredUpTo, t.said)
 		}

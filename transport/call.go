@@ -97,8 +97,8 @@ func (c *Client) begin(r request, level understudy.Level, reads bool) (*call, *a
 		if err != nil {
 			return nil, nil, err
 		}
-		if !reads && (len(s.line) > 0 || !s.frames.fits(len(r.payload))) {
-			if err := c.awaitRoom(r.ctx, s, len(r.payload)); err != nil {
+		if size := len(r.payload); !reads && len(s.line) > 0 || !s.takes(size, reads) {
+			if err := c.awaitRoom(r.ctx, s, size, reads); err != nil {
 				c.mu.Unlock()
 				return nil, nil, err
 			}
@@ -129,12 +129,12 @@ func (c *Client) begin(r request, level understudy.Level, reads bool) (*call, *a
 }
 
 // awaitRoom waits until there is room for a call of so many bytes, after those who came before; or until the session is over. mu is held, and given up meanwhile.
-func (c *Client) awaitRoom(ctx context.Context, s *session, size int) (err error) {
+func (c *Client) awaitRoom(ctx context.Context, s *session, size int, reads bool) (err error) {
 	turn := make(chan struct{}, 1)
 	s.line = append(s.line, turn)
 	var again <-chan time.Time
-	for err == nil && s.over == nil && (s.line[0] != turn || !s.frames.fits(size)) {
-		if s.line[0] == turn && s.frames.full(size) {
+	for err == nil && s.over == nil && (s.line[0] != turn || !s.takes(size, reads)) {
+		if s.line[0] == turn && !reads && s.frames.full(size) {
 			c.askPrimary(s, &pb.WaitingFor{Epoch: uint64(s.source.Epoch()), Stable: true})
 			again = time.After(askEvery)
 		}
@@ -403,6 +403,7 @@ func (k *call) leave(how ending) {
 	s := k.session
 	if k.reads() {
 		delete(s.reads, k)
+		s.makeRoom()
 		return
 	}
 	var order orderstate.OrderNum

@@ -10,6 +10,9 @@ import (
 const (
 	// maxOutstanding bounds the seqNums from the lowest call that hasn't ended to the next one.
 	maxOutstanding = 8192
+	// maxFlying bounds the calls that haven't ended, so that a replica, which lets 1,000 RPCs of a session wait, refuses none; an attempt
+	// that was cut may still wait there.
+	maxFlying = 900
 	// maxRetained bounds the bytes that a session retains.
 	maxRetained = 16 << 20
 	// frameOverhead is what a retained frame is counted for besides its message.
@@ -40,6 +43,8 @@ type frames struct {
 	list  []*retained
 	mark  uint64 // every seqNum up to here has its reply handed over, or was abandoned
 	bytes int
+	// flying is how many of list have calls.
+	flying int
 	// accepted and not known stable, lowest orderNum first.
 	accepted byOrder
 	// abandoned and not forgotten, lowest seqNum first.
@@ -69,6 +74,7 @@ func (f *frames) add(frame *pb.Frame, k *call) *retained {
 	frame.SeqNum = f.next()
 	frame.Outstanding = frame.SeqNum - f.mark
 	f.unsaid, f.below = f.unsaid-f.below, 0
+	f.flying++
 	r := &retained{frame: frame, call: k, mark: f.mark}
 	f.list = append(f.list, r)
 	f.bytes += r.size()
@@ -101,6 +107,7 @@ const (
 // end says how the call with this frame has ended; order is its orderNum, if it was accepted.
 func (f *frames) end(r *retained, how ending, order, stable orderstate.OrderNum) {
 	r.call, r.order = nil, order
+	f.flying--
 	f.unsaid += r.reply
 	switch {
 	case how == abandoned:

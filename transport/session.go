@@ -165,6 +165,11 @@ func (c *Client) sweep(s *session) {
 	}
 }
 
+// takes says whether the session may have one more call, whose request is of so many bytes.
+func (s *session) takes(size int, reads bool) bool {
+	return s.frames.flying+len(s.reads) < maxFlying && (reads || s.frames.fits(size))
+}
+
 // makeRoom lets whoever is first in line look again.
 func (s *session) makeRoom() {
 	if len(s.line) == 0 {

@@ -1276,7 +1276,9 @@ type SessionState struct {
 	Session uint64                 `protobuf:"varint,1,opt,name=session,proto3" json:"session,omitempty"`
 	Nonce   []byte                 `protobuf:"bytes,2,opt,name=nonce,proto3" json:"nonce,omitempty"`
 	// The low-water mark that executed messages have declared.
-	AnsweredUpTo  uint64 `protobuf:"varint,3,opt,name=answered_up_to,json=answeredUpTo,proto3" json:"answered_up_to,omitempty"`
+	AnsweredUpTo uint64 `protobuf:"varint,3,opt,name=answered_up_to,json=answeredUpTo,proto3" json:"answered_up_to,omitempty"`
+	// For how long the donor hasn't had a stream of the session, in microseconds; 0 if it has one.
+	AbsentUs      uint64 `protobuf:"varint,20,opt,name=absent_us,json=absentUs,proto3" json:"absent_us,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1328,6 +1330,13 @@ func (x *SessionState) GetNonce() []byte {
 func (x *SessionState) GetAnsweredUpTo() uint64 {
 	if x != nil {
 		return x.AnsweredUpTo
+	}
+	return 0
+}
+
+func (x *SessionState) GetAbsentUs() uint64 {
+	if x != nil {
+		return x.AbsentUs
 	}
 	return 0
 }
@@ -1590,11 +1599,12 @@ const file_understudy_v1_peer_proto_rawDesc = "" +
 	"\x06starts\x18\x02 \x03(\v2\x14.understudy.v1.StartR\x06starts\x127\n" +
 	"\bsessions\x18\x03 \x03(\v2\x1b.understudy.v1.SessionStateR\bsessions\x124\n" +
 	"\areplies\x18\x04 \x03(\v2\x1a.understudy.v1.LoggedReplyR\areplies\x12\x1b\n" +
-	"\tlast_time\x18\x05 \x01(\x03R\blastTime\"d\n" +
+	"\tlast_time\x18\x05 \x01(\x03R\blastTime\"\x81\x01\n" +
 	"\fSessionState\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x14\n" +
 	"\x05nonce\x18\x02 \x01(\fR\x05nonce\x12$\n" +
-	"\x0eanswered_up_to\x18\x03 \x01(\x04R\fansweredUpTo\"\x93\x02\n" +
+	"\x0eanswered_up_to\x18\x03 \x01(\x04R\fansweredUpTo\x12\x1b\n" +
+	"\tabsent_us\x18\x14 \x01(\x04R\babsentUs\"\x93\x02\n" +
 	"\vLoggedReply\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x17\n" +
 	"\aseq_num\x18\x02 \x01(\x04R\x06seqNum\x12\x1b\n" +
