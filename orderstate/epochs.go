@@ -58,21 +58,21 @@ func (t *Epochs) Void(a Epoch, k OrderNum) bool {
 // Starts returns the table, by growing epoch. The caller must not change it.
 func (t *Epochs) Starts() []Start { return t.starts }
 
-// Prune forgets starts that no longer tell entries above k apart: of those that start at or below k+1 only the newest matters.
+// Prune forgets starts that decide nothing about entries above k: a later epoch starts where they do, or below, or both start at or below
+// k+1.
 func (t *Epochs) Prune(k OrderNum) {
-	newest := -1
-	for i, s := range t.starts {
-		if s.First-1 <= k {
-			newest = i
+	kept := len(t.starts)
+	var least OrderNum // where some later epoch starts
+	for i := len(t.starts) - 1; i >= 0; i-- {
+		s := t.starts[i]
+		if kept < len(t.starts) && least <= max(s.First, min(k, lastOrderNum)+1) {
+			continue
 		}
+		least = s.First
+		kept--
+		t.starts[kept] = s
 	}
-	kept := t.starts[:0]
-	for i, s := range t.starts {
-		if i == newest || s.First-1 > k {
-			kept = append(kept, s)
-		}
-	}
-	t.starts = kept
+	t.starts = append(t.starts[:0], t.starts[kept:]...)
 }
 
 // newest returns the highest epoch whose start is known; 0 if none is.

@@ -3,6 +3,7 @@ package orderstate
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 )
 
@@ -76,5 +77,23 @@ func TestLearn(t *testing.T) {
 	}
 	if got := fmt.Sprint(table.Starts()); got != "[{2 7}]" {
 		t.Error(got)
+	}
+}
+
+// Epochs in which nothing was ordered, or nothing that is left, are forgotten, however many they are.
+func TestPruneForgetsWhatDecidesNothing(t *testing.T) {
+	var table Epochs
+	for e := Epoch(1); e <= 2000; e++ {
+		must(t, table.Learn(Start{e, 7}))
+		table.Prune(0)
+	}
+	if got := table.Starts(); !slices.Equal(got, []Start{{2000, 7}}) {
+		t.Errorf("%d are left", len(got))
+	}
+	must(t, table.Learn(Start{2001, 9}))
+	must(t, table.Learn(Start{2002, 8}))
+	table.Prune(0)
+	if got := table.Starts(); !slices.Equal(got, []Start{{2000, 7}, {2002, 8}}) {
+		t.Errorf("left are %v", got)
 	}
 }

@@ -27,6 +27,7 @@ type attachment struct {
 	cut     context.CancelCauseFunc
 
 	bound        bool              // the session is known here, and the source was welcomed
+	told         orderstate.Epoch  // the source knows where the epochs up to this one start
 	acknowledged orderstate.Epoch  // by the source, on this stream: it has sent what it had to (R12.1)
 	stable       bool              // it has sent frames at Stable
 	frames       orderstate.SeqNum // held up to here, of those that were sent
@@ -86,7 +87,7 @@ func (c *connection) Attach(stream grpc.BidiStreamingServer[pb.AttachRequest, pb
 	in.broughtBy(hello)
 	a := &attachment{
 		in: in, nonce: orderstate.Nonce(hello.GetNonce()), session: orderstate.Session(hello.GetSession()),
-		wake: make(chan struct{}, 1), cut: cancel,
+		wake: make(chan struct{}, 1), cut: cancel, told: orderstate.Epoch(hello.GetToldEpoch()),
 	}
 	stop := context.AfterFunc(in.ctx, func() { cancel(context.Cause(in.ctx)) })
 	defer stop()
@@ -231,6 +232,7 @@ func (a *attachment) take(req *pb.AttachRequest, assembler *wire.Assembler) erro
 			a.declares()
 		}
 	}
+	a.told = max(a.told, orderstate.Epoch(req.GetToldEpoch()))
 	if e := orderstate.Epoch(req.GetAcknowledgedEpoch()); e > a.acknowledged {
 		a.acknowledged = e
 		switch {
@@ -310,7 +312,7 @@ func (a *attachment) lead(in *incarnation, set *pb.RequiredSet) {
 	if !a.bound {
 		return // its welcome says all that
 	}
-	a.out.EpochStart, a.out.RequiredSet = in.start, set
+	a.out.EpochStart, a.out.RequiredSet = a.starts(in.start), set
 	signal(a.wake)
 }
 
@@ -384,6 +386,24 @@ func (a *attachment) declares() {
 		a.in.replies.declared(a.session, orderstate.SeqNum(a.ended.GetUpTo()), a.ended.GetAbove())
 		a.ended, a.endedAt = nil, a.in.r.clock()
 	}
+}
+
+// fewStarts are told to whoever asks: it takes more to find out who needs them.
+const fewStarts = 16
+
+// starts is where an epoch starts, without those before it that decide nothing for the source: it knows of them, or they start before its
+// session was opened. Sources take no more than 1,024. Called with mu held.
+func (a *attachment) starts(s *pb.EpochStart) *pb.EpochStart {
+	if len(s.GetEarlier()) <= fewStarts {
+		return s
+	}
+	mine := &pb.EpochStart{Epoch: s.Epoch, FirstOrderNum: s.FirstOrderNum, Stable: s.Stable}
+	for _, e := range s.Earlier {
+		if orderstate.Epoch(e.GetEpoch()) > a.told && e.GetFirstOrderNum() > uint64(a.session) {
+			mine.Earlier = append(mine.Earlier, e)
+		}
+	}
+	return mine
 }
 
 // unqueue takes all announcements back that aren't sent. Called with mu held.

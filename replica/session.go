@@ -185,9 +185,9 @@ func (in *incarnation) welcome(ctx context.Context, a *attachment) error {
 	a.out.Mark = in.sealedMark()
 	switch in.role {
 	case leading:
-		a.out.Welcome.EpochStart, a.out.Welcome.RequiredSet = in.start, in.required()
+		a.out.Welcome.EpochStart, a.out.Welcome.RequiredSet = a.starts(in.start), in.required()
 	case following:
-		a.out.Welcome.EpochStart = in.start
+		a.out.Welcome.EpochStart = a.starts(in.start)
 		a.acknowledge()
 	}
 	signal(a.wake)

@@ -6,6 +6,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/understudy-rpc/understudy/orderstate"
+	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
 // A session has at most 8,192 replies that its source hasn't declared to have: counted, wherever the seqNums are.
@@ -93,5 +94,34 @@ func TestDeclaredReplies(t *testing.T) {
 	l.expire(1)
 	if l.bytes != 0 {
 		t.Errorf("%d bytes are left", l.bytes)
+	}
+}
+
+// A source isn't told again where thousands of epochs started, of which it knows, or which were before its session: it would take them
+// for malformed, and be locked out.
+func TestStartsThatDecideNothing(t *testing.T) {
+	t.Parallel()
+	s := &pb.EpochStart{Epoch: 3001, FirstOrderNum: 6002, Stable: 9}
+	for e := range uint64(3000) {
+		s.Earlier = append(s.Earlier, &pb.Start{Epoch: e + 1, FirstOrderNum: 2 * (e + 1)})
+	}
+	for what, tt := range map[string]struct {
+		a           *attachment
+		first, left int
+	}{
+		"was there":            {&attachment{session: 1, told: 2998}, 2999, 2},
+		"is told for the time": {&attachment{session: 5990}, 2996, 5},
+		"knows all":            {&attachment{session: 1, told: 3000}, 0, 0},
+	} {
+		got := tt.a.starts(s)
+		if len(got.Earlier) != tt.left || got.Epoch != 3001 || got.FirstOrderNum != 6002 || got.Stable != 9 {
+			t.Errorf("who %s: told %v of %d", what, got.Epoch, len(got.Earlier))
+		} else if tt.left > 0 && got.Earlier[0].Epoch != uint64(tt.first) {
+			t.Errorf("who %s: told from %d on", what, got.Earlier[0].Epoch)
+		}
+	}
+	few := &pb.EpochStart{Epoch: 3, Earlier: s.Earlier[:2]}
+	if (&attachment{told: 2}).starts(few) != few || (&attachment{}).starts(nil) != nil {
+		t.Error("a few are copied")
 	}
 }

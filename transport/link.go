@@ -100,7 +100,7 @@ func (l *link) attach() (welcomed bool, err error) {
 	c.mu.Lock()
 	s := c.session
 	l.session, l.restart = s, cancel
-	hello := &pb.Hello{Nonce: s.nonce[:], Session: s.number, Group: c.group, Mark: c.mark}
+	hello := &pb.Hello{Nonce: s.nonce[:], Session: s.number, Group: c.group, Mark: c.mark, ToldEpoch: uint64(s.told)}
 	c.mu.Unlock()
 
 	sending := make(chan struct{})
@@ -353,6 +353,9 @@ func (l *link) take() []*pb.AttachRequest {
 			size = len(r.Sealed)
 		}
 		last.DestOrderInfo = append(last.DestOrderInfo, wire.RunToProto(r, false))
+	}
+	if answer != 0 {
+		last.ToldEpoch = uint64(s.told)
 	}
 	last.AcknowledgedEpoch, last.WaitingFor, last.Ended = uint64(answer), question, ended
 	return msgs

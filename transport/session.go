@@ -23,6 +23,7 @@ type session struct {
 	before *session      // which has ended, while it has calls in flight
 
 	source *orderstate.Source
+	told   orderstate.Epoch // whose start it has taken last, and so all that was known of those before
 	frames frames
 	reads  map[*call]struct{} // read-only calls in flight
 	// announced is the last orderNum of the announcements received in the acknowledged epoch.
@@ -135,6 +136,7 @@ func (c *Client) start(s *session, e *pb.EpochStart, earlier []orderstate.Start)
 	var lost *orderstate.LostError
 	switch {
 	case err == nil:
+		s.told = orderstate.Epoch(e.GetEpoch())
 		c.learned(s)
 		return nil
 	case errors.As(err, &fenced):

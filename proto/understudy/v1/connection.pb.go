@@ -35,7 +35,9 @@ type AttachRequest struct {
 	// What the source waits for, and only the primary can tell it.
 	WaitingFor *WaitingFor `protobuf:"bytes,5,opt,name=waiting_for,json=waitingFor,proto3" json:"waiting_for,omitempty"`
 	// Calls whose replies the source won't ask for again: said now and then, so that replicas needn't keep these replies.
-	Ended         *Ended `protobuf:"bytes,20,opt,name=ended,proto3" json:"ended,omitempty"`
+	Ended *Ended `protobuf:"bytes,20,opt,name=ended,proto3" json:"ended,omitempty"`
+	// With acknowledged_epoch, as in Hello.
+	ToldEpoch     uint64 `protobuf:"varint,21,opt,name=told_epoch,json=toldEpoch,proto3" json:"told_epoch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -112,6 +114,13 @@ func (x *AttachRequest) GetEnded() *Ended {
 	return nil
 }
 
+func (x *AttachRequest) GetToldEpoch() uint64 {
+	if x != nil {
+		return x.ToldEpoch
+	}
+	return 0
+}
+
 // Ended names calls of a session that have ended: the source has their replies, or has given them up.
 type Ended struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -176,6 +185,8 @@ type Hello struct {
 	Session uint64 `protobuf:"varint,2,opt,name=session,proto3" json:"session,omitempty"`
 	// The group as the store's view has it; another one is refused.
 	Group uint64 `protobuf:"fixed64,3,opt,name=group,proto3" json:"group,omitempty"`
+	// The source knows where each epoch up to this one starts, as far as that decides anything for it: it needs to be told of later ones only.
+	ToldEpoch uint64 `protobuf:"varint,20,opt,name=told_epoch,json=toldEpoch,proto3" json:"told_epoch,omitempty"`
 	// How far the source has seen the store, as a replica has sealed it: one that has seen less holds the store suspect.
 	Mark          *StoreMark `protobuf:"bytes,40,opt,name=mark,proto3" json:"mark,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -229,6 +240,13 @@ func (x *Hello) GetSession() uint64 {
 func (x *Hello) GetGroup() uint64 {
 	if x != nil {
 		return x.Group
+	}
+	return 0
+}
+
+func (x *Hello) GetToldEpoch() uint64 {
+	if x != nil {
+		return x.ToldEpoch
 	}
 	return 0
 }
@@ -1027,7 +1045,7 @@ var File_understudy_v1_connection_proto protoreflect.FileDescriptor
 
 const file_understudy_v1_connection_proto_rawDesc = "" +
 	"\n" +
-	"\x1eunderstudy/v1/connection.proto\x12\runderstudy.v1\x1a\x1aunderstudy/v1/header.proto\"\xbc\x02\n" +
+	"\x1eunderstudy/v1/connection.proto\x12\runderstudy.v1\x1a\x1aunderstudy/v1/header.proto\"\xdb\x02\n" +
 	"\rAttachRequest\x12*\n" +
 	"\x05hello\x18\x01 \x01(\v2\x14.understudy.v1.HelloR\x05hello\x12,\n" +
 	"\x06frames\x18\x02 \x03(\v2\x14.understudy.v1.FrameR\x06frames\x12:\n" +
@@ -1035,14 +1053,18 @@ const file_understudy_v1_connection_proto_rawDesc = "" +
 	"\x12acknowledged_epoch\x18\x04 \x01(\x04R\x11acknowledgedEpoch\x12:\n" +
 	"\vwaiting_for\x18\x05 \x01(\v2\x19.understudy.v1.WaitingForR\n" +
 	"waitingFor\x12*\n" +
-	"\x05ended\x18\x14 \x01(\v2\x14.understudy.v1.EndedR\x05ended\"2\n" +
+	"\x05ended\x18\x14 \x01(\v2\x14.understudy.v1.EndedR\x05ended\x12\x1d\n" +
+	"\n" +
+	"told_epoch\x18\x15 \x01(\x04R\ttoldEpoch\"2\n" +
 	"\x05Ended\x12\x13\n" +
 	"\x05up_to\x18\x01 \x01(\x04R\x04upTo\x12\x14\n" +
-	"\x05above\x18\x02 \x01(\fR\x05above\"\x95\x01\n" +
+	"\x05above\x18\x02 \x01(\fR\x05above\"\xb4\x01\n" +
 	"\x05Hello\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\fR\x05nonce\x12\x18\n" +
 	"\asession\x18\x02 \x01(\x04R\asession\x12\x14\n" +
-	"\x05group\x18\x03 \x01(\x06R\x05group\x12,\n" +
+	"\x05group\x18\x03 \x01(\x06R\x05group\x12\x1d\n" +
+	"\n" +
+	"told_epoch\x18\x14 \x01(\x04R\ttoldEpoch\x12,\n" +
 	"\x04mark\x18( \x01(\v2\x18.understudy.v1.StoreMarkR\x04markJ\x04\b\x04\x10\x05R\x12acknowledged_epoch\"e\n" +
 	"\tStoreMark\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x14\n" +
