@@ -27,7 +27,16 @@ func clientMain(cfg clientConfig, in io.Reader, out, errOut io.Writer) int {
 		fmt.Fprintln(errOut, err)
 		return 1
 	}
-	options := append(interceptor.DialOptions(transport.WithLogger(logger(errOut, cfg.verbose))), grpc.WithTransportCredentials(creds))
+	ours := []transport.Option{transport.WithLogger(logger(errOut, cfg.verbose))}
+	if cfg.etcdTLS != "" {
+		etcd, err := cfg.etcdTLS.client()
+		if err != nil {
+			fmt.Fprintln(errOut, err)
+			return 1
+		}
+		ours = append(ours, transport.WithEtcd(etcd, "", ""))
+	}
+	options := append(interceptor.DialOptions(ours...), grpc.WithTransportCredentials(creds))
 	conn, err := grpc.NewClient("replicated://"+cfg.etcd+"/"+cfg.group, options...)
 	if err != nil {
 		fmt.Fprintln(errOut, err)

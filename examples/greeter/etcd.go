@@ -20,8 +20,9 @@ type embedded struct {
 }
 
 // startEtcd starts an etcd that says nothing, serves clients on listen (host:port, port 0 for a free one), and keeps
-// its data in a folder that stop removes. It returns when the etcd can be used; ctx bounds the wait.
-func startEtcd(ctx context.Context, listen string) (*embedded, error) {
+// its data in a folder that stop removes; with a certificate it takes none but clients that have one. It returns when
+// the etcd can be used; ctx bounds the wait.
+func startEtcd(ctx context.Context, listen string, i identity) (*embedded, error) {
 	dir, err := os.MkdirTemp("", "greeter-etcd-")
 	if err != nil {
 		return nil, err
@@ -30,6 +31,9 @@ func startEtcd(ctx context.Context, listen string) (*embedded, error) {
 	cfg.Dir = dir
 	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
 	clients, peers := url.URL{Scheme: "http", Host: listen}, url.URL{Scheme: "http", Host: "127.0.0.1:0"}
+	if i != "" {
+		clients.Scheme, cfg.ClientTLSInfo = "https", i.etcd()
+	}
 	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = []url.URL{clients}, []url.URL{clients}
 	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = []url.URL{peers}, []url.URL{peers}
 	cfg.InitialCluster = cfg.InitialClusterFromName(cfg.Name)

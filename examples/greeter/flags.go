@@ -27,19 +27,19 @@ type (
 	replicaConfig struct {
 		advertise, health                string // empty: the address of listen, and no probes
 		replace                          string // empty: no group
-		tls                              identity
+		tls, etcdTLS                     identity
 		name, listen, peers, etcd, group string
 		level                            understudy.Level
 		verbose                          bool
 		control                          bool
 	}
 	clientConfig struct {
-		tls         identity
-		etcd, group string
-		callers     int
-		duration    time.Duration // 0: for ever
-		verbose     bool
-		control     bool
+		tls, etcdTLS identity
+		etcd, group  string
+		callers      int
+		duration     time.Duration // 0: for ever
+		verbose      bool
+		control      bool
 	}
 	etcdConfig struct {
 		listen string
@@ -107,7 +107,7 @@ func parseReplica(args []string, errOut io.Writer) (cfg replicaConfig, err error
 		f.StringVar(&cfg.advertise, "advertise", "", "`host:port` that clients dial (default what --listen says)")
 		f.StringVar(&cfg.health, "health", "", "`host:port` for probes (grpc.health.v1, in plaintext); none by default")
 		f.StringVar(&cfg.replace, "replace-group", "", "begin the group with this `id`, whose state is lost, anew")
-		tlsVar(f, &cfg.tls)
+		tlsVars(f, &cfg.tls, &cfg.etcdTLS)
 		groupVars(f, &cfg.etcd, &cfg.group, &cfg.verbose, &cfg.control)
 		levelVar(f, &cfg.level)
 	}, func() error {
@@ -120,7 +120,7 @@ func parseClient(args []string, errOut io.Writer) (cfg clientConfig, err error) 
 	err = parse("client", args, errOut, func(f *flag.FlagSet) {
 		f.IntVar(&cfg.callers, "callers", defaultCallers, "how many callers, each with one call at a time")
 		f.DurationVar(&cfg.duration, "duration", 0, "how long they call; 0 is until Ctrl-C")
-		tlsVar(f, &cfg.tls)
+		tlsVars(f, &cfg.tls, &cfg.etcdTLS)
 		groupVars(f, &cfg.etcd, &cfg.group, &cfg.verbose, &cfg.control)
 	}, func() error {
 		return errors.Join(
@@ -146,8 +146,9 @@ func levelVar(f *flag.FlagSet, level *understudy.Level) {
 	})
 }
 
-func tlsVar(f *flag.FlagSet, i *identity) {
-	f.StringVar((*string)(i), "tls", "", "`folder` with ca.crt, tls.crt and tls.key; plaintext without")
+func tlsVars(f *flag.FlagSet, group, etcd *identity) {
+	f.StringVar((*string)(group), "tls", "", "`folder` with ca.crt, tls.crt and tls.key; plaintext without")
+	f.StringVar((*string)(etcd), "etcd-tls", "", "the same for the connection to etcd")
 }
 
 func groupVars(f *flag.FlagSet, etcd, group *string, verbose, control *bool) {

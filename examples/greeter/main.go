@@ -87,7 +87,7 @@ func runMain(cfg runConfig, out, errOut io.Writer) int {
 func etcdMain(cfg etcdConfig, out, errOut io.Writer) int {
 	ctx, restore := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer restore()
-	e, err := startEtcd(ctx, cfg.listen)
+	e, err := startEtcd(ctx, cfg.listen, "")
 	if err != nil {
 		fmt.Fprintln(errOut, err)
 		return 1

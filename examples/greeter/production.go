@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"go.etcd.io/etcd/client/pkg/v3/transport"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
@@ -61,6 +62,12 @@ func (i identity) server(ask tls.ClientAuthType) (*tls.Config, error) {
 		MinVersion: tls.VersionTLS13, ClientCAs: cas, ClientAuth: ask,
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return i.certificate() },
 	}, err
+}
+
+// etcd is for an etcd that listens.
+func (i identity) etcd() transport.TLSInfo {
+	file := func(name string) string { return filepath.Join(string(i), name) }
+	return transport.TLSInfo{CertFile: file("tls.crt"), KeyFile: file("tls.key"), TrustedCAFile: file("ca.crt"), ClientCertAuth: true}
 }
 
 // dial is how a client reaches the replicas.

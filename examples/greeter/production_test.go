@@ -30,6 +30,7 @@ import (
 	"github.com/understudy-rpc/understudy/examples/greeter/helloworld"
 	"github.com/understudy-rpc/understudy/interceptor"
 	"github.com/understudy-rpc/understudy/replica"
+	"github.com/understudy-rpc/understudy/transport"
 )
 
 // TestManifestArgs: the arguments in the StatefulSet are flags of this program.
@@ -56,7 +57,7 @@ func TestManifestArgs(t *testing.T) {
 	want := replicaConfig{
 		name: "greeter-0", group: "greeter", level: understudy.Stable, etcd: "etcd-0.etcd:2379,etcd-1.etcd:2379",
 		listen: "0.0.0.0:8443", advertise: "greeter-0.greeter.shop.svc.cluster.local:8443",
-		peers: "0.0.0.0:8444", health: "0.0.0.0:8081", tls: "/etc/greeter/tls",
+		peers: "0.0.0.0:8444", health: "0.0.0.0:8081", tls: "/etc/greeter/tls", etcdTLS: "/etc/greeter/etcd-tls",
 	}
 	if cfg != want {
 		t.Errorf("they are\n%+v, want\n%+v", cfg, want)
@@ -134,12 +135,12 @@ func (a *authority) identity(names ...string) identity {
 func TestRollingRestart(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	etcd, err := startEtcd(ctx, "127.0.0.1:0")
+	ca := newAuthority(t)
+	etcd, err := startEtcd(ctx, "127.0.0.1:0", ca.identity("127.0.0.1"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = etcd.stop() }()
-	ca := newAuthority(t)
 
 	type running struct {
 		cfg  replicaConfig
@@ -169,7 +170,7 @@ func TestRollingRestart(t *testing.T) {
 			}
 		}
 		group = append(group, start(replicaConfig{
-			name: name, group: "greeter", etcd: etcd.addr, level: understudy.Stable, tls: ca.identity("greeter", "127.0.0.1"),
+			name: name, group: "greeter", etcd: etcd.addr, level: understudy.Stable, tls: ca.identity("greeter", "127.0.0.1"), etcdTLS: ca.identity(),
 			listen: addrs[0], peers: addrs[1], health: addrs[2],
 		}))
 	}
@@ -184,7 +185,11 @@ func TestRollingRestart(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		conn, err := grpc.NewClient("replicated://"+etcd.addr+"/greeter", append(interceptor.DialOptions(), grpc.WithTransportCredentials(creds))...)
+		toEtcd, err := ca.identity().client()
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn, err := grpc.NewClient("replicated://"+etcd.addr+"/greeter", append(interceptor.DialOptions(transport.WithEtcd(toEtcd, "", "")), grpc.WithTransportCredentials(creds))...)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -83,6 +83,13 @@ func (s *served) serve(ctx context.Context, cfg replicaConfig, log *slog.Logger,
 	if cfg.replace != "" {
 		options = append(options, replica.ReplaceGroup(cfg.replace))
 	}
+	if cfg.etcdTLS != "" {
+		etcd, err := cfg.etcdTLS.client()
+		if err != nil {
+			return err
+		}
+		options = append(options, replica.Etcd(etcd, "", "")) // it knows users by their certificates
+	}
 	r, err := replica.Join(ctx, "etcd://"+cfg.etcd+"/"+cfg.group, replica.State(s.greeter), options...)
 	if err != nil {
 		return err

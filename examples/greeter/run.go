@@ -64,7 +64,7 @@ func (p *play) run(ctx context.Context) (ok bool, err error) {
 
 	etcd, name := p.cfg.etcd, fmt.Sprintf("%s-%08x", defaultGroup, rand.Uint32())
 	if etcd == "" {
-		e, err := startEtcd(ctx, "127.0.0.1:0")
+		e, err := startEtcd(ctx, "127.0.0.1:0", "")
 		if err != nil {
 			return false, err
 		}

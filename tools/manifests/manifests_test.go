@@ -169,7 +169,7 @@ func container(m *Manifests, service string, pod corev1.PodSpec, c corev1.Contai
 	if p := c.LivenessProbe; p == nil || p.TCPSocket == nil || port(c, p.TCPSocket.Port) == 0 {
 		say("the liveness probe doesn't just connect to a port: it would kill replicas that wait for others")
 	}
-	for _, arg := range []string{"--tls"} {
+	for _, arg := range []string{"--tls", "--etcd-tls"} {
 		if !slices.ContainsFunc(c.VolumeMounts, func(v corev1.VolumeMount) bool { return v.MountPath == args[arg] }) {
 			say("%s: nothing is mounted at %q", arg, args[arg])
 		}
