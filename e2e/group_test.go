@@ -264,8 +264,9 @@ func TestSuccessorKilled(t *testing.T) {
 	})
 }
 
-// When all replicas are dead, calls wait until their own deadlines; a replica that is started says that the group is
-// down, and makes no new one.
+// When all replicas are dead, calls that may have been executed wait until their own deadlines, and others end at once, as
+// never to be executed: callers are told that the group is down, and since when. A replica that is started says so, too,
+// and makes no new one.
 func TestAllKilled(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t, understudy.Reflected)
@@ -282,14 +283,16 @@ func TestAllKilled(t *testing.T) {
 	a.AwaitLog("the group is down")
 	x.AwaitFailed(4)
 	x.Rest()
-	failed := 0
+	waited, refused := 0, 0
 	for _, call := range x.Calls() {
 		switch {
 		case call.Code == codes.OK:
-		case call.Code != codes.DeadlineExceeded:
-			t.Errorf("x/%d: %v: %s", call.Call, call.Code, call.Text)
+		case call.Code == codes.DeadlineExceeded:
+			waited++
+		case call.Code == codes.Unavailable && strings.Contains(call.Text, "the group is down since"):
+			refused++
 		default:
-			failed++
+			t.Errorf("x/%d: %v: %s", call.Call, call.Code, call.Text)
 		}
 		if held := call.End - call.Start; held > 2*time.Second+busy {
 			t.Errorf("x/%d took %v, its deadline was 2 s", call.Call, held)
@@ -298,7 +301,10 @@ func TestAllKilled(t *testing.T) {
 	if role := a.Status().Role; role != "joining" {
 		t.Errorf("the replica that was started again is %s", role)
 	}
-	t.Logf("%d calls ended by their deadlines", failed)
+	if refused == 0 {
+		t.Error("no caller was told that the group is down")
+	}
+	t.Logf("%d calls ended by their deadlines, %d at once", waited, refused)
 }
 
 // A backup that stands still slows no call below Stable, and each at most until it is evicted at Stable; then it comes

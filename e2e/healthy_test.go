@@ -7,6 +7,8 @@ import (
 
 	"github.com/understudy-rpc/understudy"
 	"github.com/understudy-rpc/understudy/e2e/cluster"
+	"github.com/understudy-rpc/understudy/e2e/journal"
+	"github.com/understudy-rpc/understudy/election"
 )
 
 // Whichever process stands still for 300 ms, nobody is deposed or evicted for it.
@@ -78,4 +80,52 @@ func TestAddressReused(t *testing.T) {
 	x.Await(20)
 	y.Await(20)
 	c.Finish().NoneFailed()
+}
+
+// A name is its process's as long as that lives: further processes of all names, with the group's credentials or with
+// others, change nothing.
+func TestTwins(t *testing.T) {
+	t.Parallel()
+	for _, credentials := range []string{"Same", "Others"} {
+		t.Run(credentials, func(t *testing.T) {
+			t.Parallel()
+			group, others := t.TempDir(), t.TempDir()
+			for _, folder := range []string{group, others} {
+				if err := journal.WriteTLS(folder); err != nil {
+					t.Fatal(err)
+				}
+			}
+			c := cluster.New(t, understudy.Stable)
+			for i, name := range []string{"a", "b", "c"} {
+				c.StartReplica(name, "-peer-tls", group)
+				if i == 0 {
+					c.AwaitPrimary(0)
+				}
+			}
+			c.AwaitInSync("a", "b", "c")
+			x := c.StartClient("x")
+			x.Load(cluster.Steady)
+			x.Await(20)
+			had := c.Group()
+			var twins []*cluster.Other
+			for _, name := range []string{"a", "b", "c"} {
+				r := c.Replica(name)
+				if credentials == "Same" {
+					twins = append(twins, r.Twin("twin"))
+				} else {
+					twins = append(twins, r.Twin("twin", "-peer-tls", others))
+				}
+			}
+			c.Last(2 * election.DefaultTTL)
+			for _, twin := range twins {
+				if role := twin.Role(); role != "" && role != "joining" && role != "ended" {
+					t.Errorf("a twin is %s", role)
+				}
+				twin.Kill()
+			}
+			x.Await(20)
+			c.Finish().NoneFailed()
+			unharmed(t, c, had)
+		})
+	}
 }

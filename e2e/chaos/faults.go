@@ -58,7 +58,7 @@ var kinds = []kind{
 	{"etcd restored", 3, restoreEtcd},
 	{keysDeleted, 3, deleteKeys},
 	{"primary killed, an etcd node hangs", 2, stopEtcdAndKill},
-	{twinStarted, 0, twin},
+	{twinStarted, 3, twin},
 	{"replica terminated", 0, terminate},
 	{"address reused", 2, reuseAddress},
 	{"connections half-open", 0, strand},
