@@ -129,3 +129,33 @@ func TestTwins(t *testing.T) {
 		})
 	}
 }
+
+// A replica that is terminated, and so stops its server gracefully, hands over what it has ordered, and ends soon. Nobody
+// notices.
+func TestTerminated(t *testing.T) {
+	atEachLevel(t, func(t *testing.T, l understudy.Level) {
+		c, x, y := threeUnderLoad(t, l)
+		for _, leads := range []bool{true, false} {
+			p := c.Primary()
+			epoch := p.Epoch()
+			r := p
+			if !leads {
+				r = c.Replica(othersOf(p.Name)[0])
+			}
+			at, took := r.Terminate()
+			t.Logf("%s (leads: %t) ends within %v", r.Name, leads, took.Round(time.Millisecond))
+			if took > time.Second+busy {
+				t.Errorf("%s ends only after %v", r.Name, took)
+			}
+			if leads {
+				c.AwaitPrimary(epoch)
+			}
+			x.Await(20)
+			y.Await(20)
+			t.Logf("calls are answered again within %v", c.Now()-at)
+			r.Start()
+			c.AwaitInSync("a", "b", "c")
+		}
+		c.Finish().NoneFailed()
+	})
+}

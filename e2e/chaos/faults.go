@@ -59,7 +59,7 @@ var kinds = []kind{
 	{keysDeleted, 3, deleteKeys},
 	{"primary killed, an etcd node hangs", 2, stopEtcdAndKill},
 	{twinStarted, 3, twin},
-	{"replica terminated", 0, terminate},
+	{"replica terminated", 4, terminate},
 	{"address reused", 2, reuseAddress},
 	{"connections half-open", 0, strand},
 }
