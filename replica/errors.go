@@ -81,6 +81,7 @@ func refusal(v orderstate.Verdict) error {
 var (
 	errStopped = errors.New("replica: stopped")
 	errDeposed = errors.New("replica: deposed: another replica was elected")
+	errSilent  = errors.New("replica: it isn't heard")
 	errEvicted = errors.New("replica: evicted: no longer in-sync")
 	errDown    = errors.New("replica: the group is down: no in-sync replica is alive; it comes back when one returns")
 )

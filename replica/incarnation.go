@@ -89,13 +89,15 @@ type incarnation struct {
 	gave    uint64   // bytes of the last snapshot that it gave; 0 once the primary was told
 
 	// Leading.
-	followers map[orderstate.Replica]*follower
-	members   map[orderstate.Replica]election.Member // in-sync, but for this replica
-	adding    map[orderstate.Replica]bool            // members that are being written to in-sync
-	doubted   map[orderstate.Replica]bool            // members whose eviction may take place yet; noted while taking over, too
-	lost      map[orderstate.Replica]time.Duration   // when a member's stream ended
-	push      chan struct{}                          // capacity 1: a null message is due
-	warned    time.Duration                          // when the primary has last warned of a large state
+	followers  map[orderstate.Replica]*follower
+	members    map[orderstate.Replica]election.Member // in-sync, but for this replica
+	adding     map[orderstate.Replica]bool            // members that are being written to in-sync
+	doubted    map[orderstate.Replica]bool            // members whose eviction may take place yet; noted while taking over, too
+	lost       map[orderstate.Replica]time.Duration   // when a member's stream ended
+	push       chan struct{}                          // capacity 1: a null message is due
+	stoodAt    orderstate.OrderNum                    // what was executed when it moved last, or when no backup was ahead
+	stoodSince time.Duration                          // when that was
+	warned     time.Duration                          // when the primary has last warned of a large state
 }
 
 type role int

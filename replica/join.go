@@ -70,8 +70,9 @@ func (in *incarnation) restore(ctx context.Context, p *patience, w *pb.FollowWel
 	if err != nil {
 		return err
 	}
+	p.waiting()
 	if err := in.r.turns.take(ctx); err != nil {
-		return err
+		return context.Cause(ctx)
 	}
 	p.restoring()
 	in.r.turns.running(&restoring)

@@ -44,7 +44,11 @@ type follower struct {
 	restored  bool                // it has its snapshot
 	since     time.Duration       // when it had
 	counted   bool                // in the required set
+	donor     string              // while joining: who gives the snapshot
 	keptAbove orderstate.OrderNum // while joining: the log is kept from here on
+	executed  orderstate.OrderNum // what it says to have executed
+	moved     time.Duration       // when that has moved, or wasn't less than what was executed here
+	logBytes  uint64              // of messages, in order
 	sent      orderstate.OrderNum // the stream has carried the order up to here
 	out       pb.FollowResponse   // what is to be sent next
 	size      int
@@ -221,8 +225,9 @@ func (in *incarnation) acknowledged(f *follower, req *pb.FollowRequest) error {
 		return errEvicted
 	}
 	if !f.restored && req.GetRestored() {
-		f.restored, f.since = true, f.heard
+		f.restored, f.since, f.moved = true, f.heard, f.heard
 	}
+	f.executes(in, req)
 	in.heardBy(f, req)
 	a := req.GetAcknowledgement()
 	if a == nil || orderstate.Epoch(a.GetEpoch()) != in.primary.Epoch() {
@@ -367,9 +372,13 @@ func (in *incarnation) keepMembers(began time.Duration) {
 		case <-in.ctx.Done():
 			return
 		}
-		for _, m := range in.gone(began) {
-			if err := in.evict(m); err != nil {
-				in.log.Warn("can't evict", "member", m.String(), "error", err)
+		if in.outrun() {
+			in.end(errHangs)
+			return
+		}
+		for _, l := range in.gone(began) {
+			if err := in.evict(l); err != nil {
+				in.log.Warn("can't evict", "member", l.member.String(), "error", err)
 			}
 		}
 		for _, m := range in.backAgain() {
@@ -380,11 +389,11 @@ func (in *incarnation) keepMembers(began time.Duration) {
 	}
 }
 
-// gone lists the members that aren't there.
-func (in *incarnation) gone(began time.Duration) []election.Member {
+// gone lists the members that aren't there, or don't move.
+func (in *incarnation) gone(began time.Duration) []leaving {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	var gone []election.Member
+	var gone []leaving
 	now := in.r.clock()
 	for id, m := range in.members {
 		f, lost := in.followers[id], in.lost[id]
@@ -393,21 +402,26 @@ func (in *incarnation) gone(began time.Duration) []election.Member {
 		case f != nil && now-f.heard > silence,
 			f == nil && lost != 0 && now-lost > reconnect,
 			f == nil && lost == 0 && now-began > silence:
-			gone = append(gone, m)
+			gone = append(gone, leaving{m, errSilent})
+		case f != nil:
+			if err := in.stuck(f, now); err != nil {
+				gone = append(gone, leaving{m, err})
+			}
 		}
 	}
 	return gone
 }
 
 // evict is R13, shrink: etcd first, then the required set; its stream is cut. An unknown outcome counts as not done, and is tried again.
-func (in *incarnation) evict(m election.Member) error {
+func (in *incarnation) evict(l leaving) error {
+	m := l.member
 	if err := in.shrink(in.primary.Epoch(), m); err != nil {
 		return err
 	}
 	id := replicaID(m)
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	in.log.Info("evicted", "member", m.String())
+	in.log.Info("evicted", "member", m.String(), "because", l.because)
 	delete(in.members, id)
 	delete(in.lost, id)
 	delete(in.doubted, id)

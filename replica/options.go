@@ -296,6 +296,7 @@ const (
 	slowTurn         = time.Second            // the watchdog names the method of a longer turn
 	transferSilence  = 10 * time.Second       // a transfer of which nothing comes for so long has failed
 	restoreSilence   = 30 * time.Second       // so has a Restore that neither reads nor returns
+	executeSilence   = 5 * time.Second        // who executes nothing for so long, while another replica has got further, leaves
 	snapshotWarnings = time.Minute            // how often the primary warns of a large state
 
 	pendingSourceOrderMax = 64        // FIG. 7, R4, below Direct

@@ -246,7 +246,7 @@ func (p *peerServer) Follow(stream grpc.BidiStreamingServer[pb.FollowRequest, pb
 	if cause := context.Cause(ctx); cause != nil {
 		err = cause
 	}
-	if errors.Is(err, errPinsLog) || errors.Is(err, errJoinSilent) {
+	if errors.As(err, new(*droppedError)) {
 		in.log.Warn("cut a joiner's stream", "joiner", f.member.String(), "because", err)
 	}
 	if errors.Is(err, errEvicted) {
@@ -308,6 +308,7 @@ func (in *incarnation) admitFollower(ctx context.Context, hello *pb.FollowHello,
 		f.keptAbove = f.sent
 		w.KeptAbove = uint64(f.keptAbove)
 		w.Donor, w.DonorAddr = in.donor(hello.GetAvoid())
+		f.donor = w.Donor
 	}
 	f.out.Welcome, f.out.EpochStart = w, in.start
 	in.followers[id] = f

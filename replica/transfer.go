@@ -40,6 +40,12 @@ func withPatience(ctx context.Context) (context.Context, *patience, context.Canc
 // moved: something of the transfer has.
 func (p *patience) moved() { p.timer.Reset(transferSilence) }
 
+// waiting: Restore waits for the turns of this process's earlier incarnations.
+func (p *patience) waiting() {
+	p.cause.Store(&errTurnHangs)
+	p.moved()
+}
+
 // restoring: Restore has begun, or has read.
 func (p *patience) restoring() {
 	p.cause.Store(&errUnrestored)
@@ -51,7 +57,7 @@ var (
 	errUnrestored = fmt.Errorf("replica: Restore has neither read nor returned for %v", restoreSilence)
 	errKeepsAll   = errors.New("replica: more was ordered than a joiner may keep while it restores its snapshot")
 	errPinsLog    = errors.New("replica: the log that is kept for a joiner is at half of its bound")
-	errJoinSilent = errors.New("replica: the joiner is silent")
+	errTurnHangs  = errors.New("replica: Restore waits for a turn that hasn't ended: a handler hangs")
 )
 
 // movingReader is what Restore reads from: each read is progress. After the transfer's end it reads
@@ -172,7 +178,7 @@ func (in *incarnation) dropPinning() {
 	}
 }
 
-// dropSilent cuts the joiners that aren't heard: one that is counted holds up the stable point.
+// dropSilent cuts the joiners that aren't heard, or don't move: one that is counted holds up the stable point.
 func (in *incarnation) dropSilent() {
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -182,8 +188,15 @@ func (in *incarnation) dropSilent() {
 		if f.counted {
 			limit = silence
 		}
-		if f.joining && now-f.heard > limit {
-			in.drop(f, errJoinSilent)
+		if !f.joining {
+			continue
+		}
+		why := in.stuck(f, now)
+		if now-f.heard > limit {
+			why = errSilent
+		}
+		if why != nil {
+			in.drop(f, why)
 		}
 	}
 }
@@ -191,9 +204,15 @@ func (in *incarnation) dropSilent() {
 // drop cuts a joiner's stream, and forgets it at once: whoever sends to it may notice late. Called with
 // mu held, while leading.
 func (in *incarnation) drop(f *follower, why error) {
-	f.cut(why)
+	f.cut(&droppedError{why})
 	in.parted(f)
 }
+
+// droppedError says why the primary has cut a joiner's stream.
+type droppedError struct{ because error }
+
+func (e *droppedError) Error() string { return e.because.Error() }
+func (e *droppedError) Unwrap() error { return e.because }
 
 // gaveSnapshot notes the size of a snapshot that this replica gave: the primary warns of one that is
 // near its limit, and a backup tells the primary.

@@ -59,7 +59,7 @@ func TestSilentJoinerIsDropped(t *testing.T) {
 		early, late := joins("early", false), joins("late", true)
 		time.Sleep(silence + time.Millisecond)
 		in.dropSilent()
-		if early.Err() != nil || !errors.Is(context.Cause(late), errJoinSilent) {
+		if early.Err() != nil || !errors.Is(context.Cause(late), errSilent) {
 			t.Errorf("after %v: %v, %v", silence, context.Cause(early), context.Cause(late))
 		}
 		if _, set := in.primary.Required(); len(set) != 1 {
@@ -67,7 +67,7 @@ func TestSilentJoinerIsDropped(t *testing.T) {
 		}
 		time.Sleep(joinSilence)
 		in.dropSilent()
-		if !errors.Is(context.Cause(early), errJoinSilent) || len(in.followers) != 0 {
+		if !errors.Is(context.Cause(early), errSilent) || len(in.followers) != 0 {
 			t.Errorf("after %v: %v", joinSilence, context.Cause(early))
 		}
 	})
