@@ -349,7 +349,7 @@ func (in *incarnation) says(tells *telling) *pb.FollowRequest {
 	default:
 		return nil
 	}
-	req := &pb.FollowRequest{Restored: true, SnapshotBytes: in.gave, Executed: uint64(in.executed), LogBytes: uint64(in.logBytes())}
+	req := &pb.FollowRequest{Restored: true, SnapshotBytes: in.gave, Executed: uint64(in.executed), LogBytes: uint64(in.backup.Logged())}
 	in.gave = 0
 	tells.tell(req)
 	if e, k, ok := in.backup.Acknowledgement(); ok {

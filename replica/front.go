@@ -69,6 +69,9 @@ func (r *Replica) Handle(ctx context.Context, h *wire.Header, next func(context.
 	if in == nil {
 		return refused(nil, errNotPrimary)
 	}
+	if n := len(c.request.b); n > wire.MaxMessage { // the replicas couldn't send it each other
+		return refused(in, errRequestTooLarge(n))
+	}
 	id, answeredUpTo := h.Request()
 	if id.SeqNum == 0 {
 		return in.serveRead(ctx, h, received, c, next)

@@ -127,11 +127,18 @@ func FuzzAcknowledged(f *testing.F) {
 // FuzzHistory: the protocol's part of a snapshot. What is taken can be written, and read again.
 func FuzzHistory(f *testing.F) {
 	said := &reply{orderNum: 3, payload: []byte("reply"), header: metadata.Pairs("a", "b"), trailer: metadata.Pairs("c-bin", "\xff")}
+	logged := func(q orderstate.SeqNum, r *reply) *pb.LoggedReply {
+		p, err := replyToProto(orderstate.MessageID{Session: 1, SeqNum: q}, r)
+		if err != nil {
+			f.Fatal(err)
+		}
+		return p
+	}
 	for _, m := range []*pb.History{
 		{},
 		{
 			Executed: 5, LastTime: 9, Starts: []*pb.Start{{Epoch: 1, FirstOrderNum: 1}}, Sessions: []*pb.SessionState{{Session: 1, Nonce: make([]byte, 16), AnsweredUpTo: 1}},
-			Replies: []*pb.LoggedReply{replyToProto(orderstate.MessageID{Session: 1, SeqNum: 2}, said), replyToProto(orderstate.MessageID{Session: 1, SeqNum: 3}, &reply{orderNum: 4, st: status.New(5, "no").Proto()})},
+			Replies: []*pb.LoggedReply{logged(2, said), logged(3, &reply{orderNum: 4, st: status.New(5, "no").Proto()})},
 		},
 	} {
 		f.Add(marshal(f, m))
@@ -159,7 +166,11 @@ func FuzzHistory(f *testing.F) {
 			return
 		}
 		whole := &pb.History{}
-		for _, part := range splitHistory(in.writeHistory()) {
+		written, err := in.writeHistory()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, part := range splitHistory(written) {
 			proto.Merge(whole, part)
 		}
 		again, _, err := readHistory(whole)
@@ -168,7 +179,10 @@ func FuzzHistory(f *testing.F) {
 		}
 		for id, s := range in.replies.sessions {
 			for q, r := range s.replies {
-				p := replyToProto(orderstate.MessageID{Session: id, SeqNum: q}, r)
+				p, err := replyToProto(orderstate.MessageID{Session: id, SeqNum: q}, r)
+				if err != nil {
+					t.Fatal(err)
+				}
 				back, err := replyFromProto(p)
 				if err != nil || back.orderNum != r.orderNum || !bytes.Equal(back.payload, r.payload) {
 					t.Fatalf("%v, %v", back, err)

@@ -8,12 +8,15 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/understudy-rpc/understudy/internal/wire"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
+	"github.com/understudy-rpc/understudy/understudytest"
 )
 
 // TestHostileHeaders: headers that can't be, to the primary and to a backup. Each is refused with what is wrong, nothing is executed, nobody is deposed.
@@ -200,5 +203,20 @@ func TestReplayedRequests(t *testing.T) {
 			t.Errorf("%d duplicates were counted, want 3", d)
 		}
 		s.serves()
+	})
+}
+
+// TestRequestTooLargeToBeSent: a server that takes requests of any size orders none that replicas can't send each other: it would never be stable.
+func TestRequestTooLargeToBeSent(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := besiege(t, understudytest.ServerOptions(grpc.MaxRecvMsgSize(math.MaxInt32)))
+		h, err := s.call(0, s.header(1), strings.Repeat("x", wire.MaxMessage))
+		wants(t, "the request", err, codes.ResourceExhausted, "the request has", "at most 67108864 are taken")
+		if h.GetSourceEpoch() != s.epoch || h.GetOrderNum() != 0 {
+			t.Errorf("the reply's header is %v", h)
+		}
+		s.serves()
+		s.c.AwaitExecuted()
 	})
 }

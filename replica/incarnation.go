@@ -243,6 +243,9 @@ func (in *incarnation) watchdog() {
 			if m, ok := slow(); ok {
 				in.log.Warn("a turn takes long", "method", m, "longerThan", slowTurn)
 			}
+			if methods, waiting := in.r.turns.slowReads(); len(methods) > 0 {
+				in.log.Warn("a read-only method takes long, and no turn is taken before it ends", "methods", methods, "longerThan", slowTurn, "waiting", waiting)
+			}
 		case <-in.ctx.Done():
 			return
 		}

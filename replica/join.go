@@ -116,8 +116,12 @@ func (in *incarnation) sendSnapshot(ctx context.Context, req *pb.SnapshotRequest
 		return err
 	}
 	in.mu.Lock()
-	h := in.writeHistory()
+	h, err := in.writeHistory()
 	in.mu.Unlock()
+	if err != nil {
+		in.r.turns.end()
+		return status.Errorf(codes.Internal, "understudy: the reply log can't be sent: %v", err)
+	}
 	in.r.turns.running(&snapshotting)
 	var write func(io.Writer) error
 	err = in.r.apart(context.Background(), snapshotting, func() (err error) {
@@ -150,7 +154,7 @@ func (in *incarnation) sendSnapshot(ctx context.Context, req *pb.SnapshotRequest
 }
 
 // writeHistory is the protocol's state as of the last executed turn. Called with mu held, in a turn.
-func (in *incarnation) writeHistory() *pb.History {
+func (in *incarnation) writeHistory() (*pb.History, error) {
 	h := &pb.History{Executed: uint64(in.executed), LastTime: in.lastTime, Starts: wire.StartsToProto(in.history().Epochs().Starts())}
 	for n, s := range in.replies.sessions {
 		state := &pb.SessionState{Session: uint64(n), Nonce: s.nonce[:], AnsweredUpTo: uint64(s.answered)}
@@ -159,10 +163,14 @@ func (in *incarnation) writeHistory() *pb.History {
 		}
 		h.Sessions = append(h.Sessions, state)
 		for q, r := range s.replies {
-			h.Replies = append(h.Replies, replyToProto(orderstate.MessageID{Session: n, SeqNum: q}, r))
+			p, err := replyToProto(orderstate.MessageID{Session: n, SeqNum: q}, r)
+			if err != nil {
+				return nil, err
+			}
+			h.Replies = append(h.Replies, p)
 		}
 	}
-	return h
+	return h, nil
 }
 
 // readHistory checks what a donor has sent.
@@ -222,13 +230,16 @@ func splitHistory(h *pb.History) []*pb.History {
 	return parts
 }
 
-func replyToProto(id orderstate.MessageID, r *reply) *pb.LoggedReply {
+func replyToProto(id orderstate.MessageID, r *reply) (*pb.LoggedReply, error) {
 	p := &pb.LoggedReply{Session: uint64(id.Session), SeqNum: uint64(id.SeqNum), OrderNum: uint64(r.orderNum), Message: r.payload, Ended: r.ended,
 		Header: mdToProto(r.header), Trailer: mdToProto(r.trailer)}
 	if r.st != nil {
-		p.Status, _ = proto.Marshal(r.st) // a status made by gRPC always marshals
+		var err error
+		if p.Status, err = proto.Marshal(r.st); err != nil { // it was checked in its turn
+			return nil, err
+		}
 	}
-	return p
+	return p, nil
 }
 
 func replyFromProto(p *pb.LoggedReply) (*reply, error) {

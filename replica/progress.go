@@ -77,19 +77,6 @@ func (in *incarnation) outrun() bool {
 	return now-in.stoodSince > executeSilence && in.primary.Stable() >= in.primary.Last()
 }
 
-// logBytes is what a backup's log has in order. Called with mu held, while following.
-func (in *incarnation) logBytes() (bytes int) {
-	if in.backup.Bytes() <= maxLogBytes {
-		return in.backup.Bytes()
-	}
-	for _, o := range in.backup.Above(in.backup.CutAt()) { // frames that nobody has ordered don't count
-		if m, ok := in.backup.Has(o.Message()); ok {
-			bytes += m.Size
-		}
-	}
-	return bytes
-}
-
 // leaving is a member that must leave in-sync, and why.
 type leaving struct {
 	member  election.Member

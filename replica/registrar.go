@@ -64,6 +64,9 @@ func (g *registrar) RegisterService(desc *grpc.ServiceDesc, impl any) {
 			name:    "/" + desc.ServiceName + "/" + desc.Methods[i].MethodName,
 			service: impl, handle: desc.Methods[i].Handler, inTurn: g.inTurn,
 		}
+		if !wire.ValidMethod(m.name) && g.r.unfit == nil {
+			g.r.unfit = fmt.Errorf("replica: method %q can't be replicated: its name isn't UTF-8, or has more than %d bytes", m.name, wire.MaxMethod)
+		}
 		m.reads = wire.ReadOnly(m.name)
 		g.r.reads = g.r.reads || m.reads
 		d.Methods[i].Handler = g.r.wrap(m)

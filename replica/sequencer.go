@@ -3,6 +3,7 @@ package replica
 import (
 	"container/list"
 	"context"
+	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -13,6 +14,9 @@ type sequencer struct {
 	mu      sync.Mutex
 	busy    bool      // a turn is taken
 	readers int       // that read now
+	places  []place   // of the readers
+	free    []int     // places that nobody has
+	looks   uint64    // the watchdog has taken so many at the readers
 	waiting list.List // of *waiter
 
 	// For the watchdog: what the turn executes, and how many turns have executed something.
@@ -21,8 +25,15 @@ type sequencer struct {
 }
 
 type waiter struct {
-	reads   bool
+	reads   *string       // nil: it waits for a turn
+	place   int           // of a reader, once it is granted
 	granted chan struct{} // closed then
+}
+
+// place is one reader's, for the watchdog.
+type place struct {
+	method *string // nil: free
+	since  uint64  // looks
 }
 
 // take waits for a turn; ctx may end the wait, with its cause.
@@ -45,22 +56,38 @@ func (s *sequencer) end() {
 	s.grant()
 }
 
-// read waits until no turn is taken; who waits for one already comes first. ctx may end the wait, with its cause.
-func (s *sequencer) read(ctx context.Context) error {
+// read waits until no turn is taken; who waits for one already comes first. ctx may end the wait, with its cause. endRead wants the place that is returned.
+func (s *sequencer) read(ctx context.Context, method *string) (place int, err error) {
 	s.mu.Lock()
 	if !s.busy && s.waiting.Len() == 0 {
-		s.readers++
+		place = s.enter(method)
 		s.mu.Unlock()
-		return nil
+		return place, nil
 	}
-	return s.wait(ctx, &waiter{reads: true, granted: make(chan struct{})}, s.endRead)
+	w := &waiter{reads: method, granted: make(chan struct{})}
+	err = s.wait(ctx, w, func() { s.endRead(w.place) })
+	return w.place, err
+}
+
+// enter gives a reader its place. Called with mu held.
+func (s *sequencer) enter(method *string) (at int) {
+	s.readers++
+	if n := len(s.free); n > 0 {
+		at, s.free = s.free[n-1], s.free[:n-1]
+	} else {
+		at, s.places = len(s.places), append(s.places, place{})
+	}
+	s.places[at] = place{method, s.looks}
+	return at
 }
 
 // endRead ends a read.
-func (s *sequencer) endRead() {
+func (s *sequencer) endRead(at int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.readers--
+	s.places[at].method = nil
+	s.free = append(s.free, at)
 	s.grant()
 }
 
@@ -91,8 +118,8 @@ func (s *sequencer) grant() {
 	for !s.busy && s.waiting.Len() > 0 {
 		w := s.waiting.Front().Value.(*waiter)
 		switch {
-		case w.reads:
-			s.readers++
+		case w.reads != nil:
+			w.place = s.enter(w.reads)
 		case s.readers > 0:
 			return
 		default:
@@ -101,6 +128,19 @@ func (s *sequencer) grant() {
 		s.waiting.Remove(s.waiting.Front())
 		close(w.granted)
 	}
+}
+
+// slowReads names the methods of readers that read already when it was called the last time but one, and says how many turns and reads wait.
+func (s *sequencer) slowReads() (methods []string, waiting int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.looks++
+	for _, p := range s.places {
+		if p.method != nil && s.looks-p.since >= 2 && !slices.Contains(methods, *p.method) {
+			methods = append(methods, *p.method)
+		}
+	}
+	return methods, s.waiting.Len()
 }
 
 // running notes what the turn executes, for the watchdog.

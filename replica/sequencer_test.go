@@ -151,29 +151,38 @@ func TestReadsBetweenTurns(t *testing.T) {
 			got = nil
 		}
 		bg := t.Context()
-		try(bg, "read 1", s.read)
-		try(bg, "read 2", s.read)
+		method, places := "/a.B/C", make(chan int, 5)
+		read := func(ctx context.Context) error {
+			place, err := s.read(ctx, &method)
+			if err == nil {
+				places <- place
+			}
+			return err
+		}
+		endRead := func() { s.endRead(<-places) }
+		try(bg, "read 1", read)
+		try(bg, "read 2", read)
 		expect("read 1", "read 2")
 		impatient, giveUp := context.WithCancel(bg)
 		try(impatient, "turn 1", s.take)
-		try(bg, "read 3", s.read)
+		try(bg, "read 3", read)
 		expect() // turn 1 waits for the reads, and read 3 for turn 1
 		giveUp()
 		expect("read 3")
 		try(bg, "turn 2", s.take)
-		try(bg, "read 4", s.read)
-		try(bg, "read 5", s.read)
+		try(bg, "read 4", read)
+		try(bg, "read 5", read)
 		try(bg, "turn 3", s.take)
-		s.endRead()
-		s.endRead()
+		endRead()
+		endRead()
 		expect()
-		s.endRead()
+		endRead()
 		expect("turn 2")
 		s.end()
 		expect("read 4", "read 5")
-		s.endRead()
+		endRead()
 		expect()
-		s.endRead()
+		endRead()
 		expect("turn 3")
 		s.end()
 	})

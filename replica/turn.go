@@ -155,10 +155,11 @@ func (c *call) takeTurn(ctx context.Context) (o orderstate.OrderInfo, v ordersta
 // read executes a read-only method between turns, of which it has seen all up to its orderNum.
 func (c *call) read(ctx context.Context, req any) (any, error) {
 	in := c.in
-	if err := in.r.turns.read(ctx); err != nil {
+	place, err := in.r.turns.read(ctx, &c.method.name)
+	if err != nil {
 		return nil, status.FromContextError(err).Err()
 	}
-	defer in.r.turns.endRead()
+	defer in.r.turns.endRead(place)
 	in.mu.Lock()
 	leads := in.role == leading && in.gate
 	seen := orderstate.OrderInfo{OrderNum: in.executed}
@@ -171,7 +172,7 @@ func (c *call) read(ctx context.Context, req any) (any, error) {
 	}
 	t := turn.NewRead(c.method.name, seen)
 	said := &reply{orderNum: seen.OrderNum}
-	value := in.call(t, said, func(ctx context.Context) (any, error) { return c.method.inTurn(ctx, req, c.info, c.handler) })
+	value := in.call(t.ReadContext(ctx), t, said, func(ctx context.Context) (any, error) { return c.method.inTurn(ctx, req, c.info, c.handler) })
 	in.mu.Lock()
 	if c.reply == nil {
 		c.reply, c.value = said, value
@@ -199,11 +200,12 @@ func (c *call) says(r *reply) proto.Message {
 // execute runs a handler in its turn.
 func (in *incarnation) execute(m *method, o orderstate.OrderInfo, said *reply, handler func(context.Context) (any, error)) any {
 	in.r.turns.running(&m.name)
-	return in.call(turn.New(m.name, o, in.secret), said, handler)
+	t := turn.New(m.name, o, in.secret)
+	return in.call(t.Context(), t, said, handler)
 }
 
 // call calls a handler, and keeps in said all that it says; also if it panics, or ends the goroutine, in which case call doesn't return. All user code of a turn runs here. The value is nil with an error.
-func (in *incarnation) call(t *turn.Turn, said *reply, handler func(context.Context) (any, error)) (value any) {
+func (in *incarnation) call(ctx context.Context, t *turn.Turn, said *reply, handler func(context.Context) (any, error)) (value any) {
 	returned := false
 	defer func() {
 		if !returned {
@@ -212,13 +214,18 @@ func (in *incarnation) call(t *turn.Turn, said *reply, handler func(context.Cont
 		}
 		said.header, said.trailer = t.Metadata()
 		said.header, said.trailer = withoutOurs(said.header), withoutOurs(said.trailer)
+		if said.tidies(t.Method()); said.st != nil {
+			value = nil
+		}
 	}()
-	value, err := handler(t.Context())
+	value, err := handler(ctx)
 	if err == nil {
 		switch reply := value.(type) {
 		case proto.Message:
 			// Within the turn: a later one may change what the handler has returned.
-			said.payload, err = proto.Marshal(reply)
+			if said.payload, err = proto.Marshal(reply); err != nil {
+				err = errMarshal(t.Method(), err)
+			}
 		case nil: // gRPC sends an empty message
 		default:
 			err = status.Errorf(codes.Internal, "understudy: a reply of type %T is no protobuf message", value)

@@ -63,6 +63,8 @@ func (c *Client) invoke(ctx context.Context, method string, req, resp any, conn 
 	switch err := r.marshal(); {
 	case err != nil:
 		return statusMarshal(err)
+	case !wire.ValidMethod(method): // no stream could carry its frame
+		return statusMethod(method)
 	case len(r.payload) > wire.MaxMessage:
 		return statusTooLarge(len(r.payload), wire.MaxMessage)
 	}

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/understudy-rpc/understudy/internal/wire"
 	"github.com/understudy-rpc/understudy/orderstate"
 )
 
@@ -46,6 +47,10 @@ func statusCodec(method string) error {
 
 func statusMarshal(err error) error {
 	return status.Errorf(codes.Internal, "understudy: marshalling the request: %v", err)
+}
+
+func statusMethod(method string) error {
+	return status.Errorf(codes.Unimplemented, "understudy: %.100q is no method's name: it isn't UTF-8, or has more than %d bytes", method, wire.MaxMethod)
 }
 
 func statusTooLarge(size, limit int) error {

@@ -19,7 +19,7 @@ type hooked struct {
 	ledger
 	host     int
 	handle   func(ctx context.Context, name string) (int64, error)
-	reads    func(ctx context.Context) error
+	reads    func(ctx context.Context)
 	snapshot func() (func(io.Writer) error, error)
 	restore  func(io.Reader) error
 }
@@ -29,6 +29,13 @@ func (h *hooked) add(ctx context.Context, name string) (int64, error) {
 		return h.handle(ctx, name)
 	}
 	return h.ledger.add(ctx, name)
+}
+
+func (h *hooked) get(ctx context.Context) int64 {
+	if h.reads != nil {
+		h.reads(ctx)
+	}
+	return h.ledger.get(ctx)
 }
 
 func (h *hooked) Snapshot() (func(io.Writer) error, error) {

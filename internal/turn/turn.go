@@ -9,11 +9,14 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 
 	"github.com/understudy-rpc/understudy/orderstate"
 )
@@ -49,6 +52,26 @@ type key struct{}
 func (t *Turn) Context() context.Context {
 	return grpc.NewContextWithServerTransportStream(carrier{t}, t)
 }
+
+// ReadContext returns the context that a read-only handler gets: it carries the turn, and ends as rpc does. No replica's state depends on a read.
+func (t *Turn) ReadContext(rpc context.Context) context.Context {
+	return grpc.NewContextWithServerTransportStream(readCarrier{carrier{t}, rpc}, t)
+}
+
+// readCarrier is a carrier that ends.
+type readCarrier struct {
+	carrier
+	rpc context.Context
+}
+
+// Deadline implements context.Context.
+func (c readCarrier) Deadline() (time.Time, bool) { return c.rpc.Deadline() }
+
+// Done implements context.Context.
+func (c readCarrier) Done() <-chan struct{} { return c.rpc.Done() }
+
+// Err implements context.Context.
+func (c readCarrier) Err() error { return c.rpc.Err() }
 
 // carrier is the context that carries a turn.
 type carrier struct{ *Turn }
@@ -98,8 +121,11 @@ func (t *Turn) Rand() *rand.Rand {
 // Method implements grpc.ServerTransportStream.
 func (t *Turn) Method() string { return t.method }
 
-// SetHeader implements grpc.ServerTransportStream: it records.
+// SetHeader implements grpc.ServerTransportStream: it records. What can't be sent is refused.
 func (t *Turn) SetHeader(md metadata.MD) error {
+	if err := check(md); err != nil {
+		return err
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.header = metadata.Join(t.header, md)
@@ -109,8 +135,11 @@ func (t *Turn) SetHeader(md metadata.MD) error {
 // SendHeader implements grpc.ServerTransportStream: in a turn, headers leave with the reply.
 func (t *Turn) SendHeader(md metadata.MD) error { return t.SetHeader(md) }
 
-// SetTrailer implements grpc.ServerTransportStream: it records.
+// SetTrailer implements grpc.ServerTransportStream: it records. What can't be sent is refused.
 func (t *Turn) SetTrailer(md metadata.MD) error {
+	if err := check(md); err != nil {
+		return err
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.trailer = metadata.Join(t.trailer, md)
@@ -122,4 +151,21 @@ func (t *Turn) Metadata() (header, trailer metadata.MD) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.header, t.trailer
+}
+
+// check refuses metadata that neither gRPC nor a snapshot can carry: it wouldn't be there after a failover, or take the reply with it.
+func check(md metadata.MD) error {
+	for k, vs := range md {
+		if k == "" || strings.ContainsFunc(k, func(r rune) bool {
+			return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '-' && r != '_' && r != '.'
+		}) {
+			return status.Errorf(codes.Internal, "understudy: the metadata key %q has other characters than 0-9, a-z, '-', '_' and '.'", k)
+		}
+		for _, v := range vs {
+			if !strings.HasSuffix(k, "-bin") && strings.ContainsFunc(v, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }) {
+				return status.Errorf(codes.Internal, "understudy: the metadata value of %q has control characters; a key for bytes ends in -bin", k)
+			}
+		}
+	}
+	return nil
 }

@@ -3,11 +3,17 @@ package wire
 import (
 	"strings"
 	"sync"
+	"unicode/utf8"
 
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/descriptorpb"
 )
+
+// ValidMethod says whether a full method name can be part of a message.
+func ValidMethod(fullMethod string) bool {
+	return len(fullMethod) <= MaxMethod && utf8.ValidString(fullMethod)
+}
 
 // readOnly remembers what ReadOnly has found out: by full method name, a bool.
 var readOnly sync.Map
