@@ -3,11 +3,13 @@ package replica
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"time"
 
 	"github.com/understudy-rpc/understudy/election"
+	"github.com/understudy-rpc/understudy/internal/wire"
 	"github.com/understudy-rpc/understudy/orderstate"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
@@ -69,14 +71,16 @@ func (in *incarnation) late(id orderstate.MessageID, since, now time.Duration) b
 
 const fetchBatch = 1024
 
+var errFetchStalled = fmt.Errorf("replica: nothing of the messages asked for has come for %v", silence)
+
 // fetch gets messages from another replica, and logs them.
 func (in *incarnation) fetch(ctx context.Context, from election.Replica, ids []orderstate.MessageID) error {
 	peer, err := in.peers.client(from.PeerAddr)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, silence)
-	defer cancel()
+	ctx, patience, stop := withPatience(ctx, silence, &errFetchStalled)
+	defer stop()
 	req := &pb.FetchRequest{Group: in.group}
 	for _, id := range ids {
 		req.Messages = append(req.Messages, &pb.MessageID{Session: uint64(id.Session), SeqNum: uint64(id.SeqNum)})
@@ -85,26 +89,32 @@ func (in *incarnation) fetch(ctx context.Context, from election.Replica, ids []o
 	if err != nil {
 		return err
 	}
+	var messages parts
+	bytes := 0
 	for {
 		resp, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
+			if ctx.Err() != nil {
+				err = context.Cause(ctx)
+			}
 			return err
 		}
+		patience.moved()
 		in.mu.Lock()
 		last := in.backup.Last()
 		for _, m := range resp.GetMessages() {
-			if err = in.logMessage(m); err != nil {
-				break
+			if bytes += len(m.GetMessage()); err == nil {
+				err = in.logMessage(&messages, m)
 			}
 		}
 		if in.primary == nil {
 			in.advanced(last)
 		}
 		in.mu.Unlock()
-		if err != nil {
+		if err != nil || bytes > wire.MaxMessage { // the rest is asked for again, if this backup may still hold it
 			return err
 		}
 	}

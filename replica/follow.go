@@ -143,7 +143,7 @@ func (in *incarnation) followOnce() error {
 		return errors.New("replica: the primary isn't registered")
 	}
 	ctx, cancel := context.WithCancelCause(in.ctx)
-	in.cut = cancel
+	in.cut, in.incoming = cancel, parts{}
 	in.heard, in.hearing = in.r.clock(), false // a peer that asks isn't told that the primary is heard until it is
 	in.mu.Unlock()
 	defer func() {
@@ -253,7 +253,7 @@ func (in *incarnation) read(ctx context.Context, stream grpc.BidiStreamingClient
 				start := resp.GetEpochStart()
 				var moving context.Context
 				var p *patience
-				moving, p, stop = withPatience(ctx)
+				moving, p, stop = withPatience(ctx, transferSilence, &errStalled)
 				defer stop()
 				transfer = moving
 				// The next incarnation doesn't begin before this ends: both restore one state.
@@ -381,7 +381,7 @@ func (in *incarnation) followed(resp *pb.FollowResponse) error {
 		in.broadcast()
 	}
 	for _, m := range resp.GetMessages() {
-		if err := in.logMessage(m); err != nil {
+		if err := in.logMessage(&in.incoming, m); err != nil {
 			return err
 		}
 	}
@@ -417,8 +417,12 @@ func (in *incarnation) receive(runs []orderstate.Run) error {
 	return nil
 }
 
-// logMessage logs a message that a peer has sent. Called with mu held.
-func (in *incarnation) logMessage(p *pb.LoggedMessage) error {
+// logMessage logs a message that a peer has sent, once the last part of it has come. Called with mu held.
+func (in *incarnation) logMessage(stream *parts, p *pb.LoggedMessage) error {
+	p, err := stream.add(p)
+	if p == nil {
+		return err
+	}
 	m, err := in.messageOf(p)
 	if err == nil && in.primary == nil {
 		in.backup.Message(m)

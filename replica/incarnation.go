@@ -78,15 +78,16 @@ type incarnation struct {
 	absent    map[orderstate.Session]time.Duration // since when a session has no stream here
 
 	// Following.
-	heard   time.Duration           // when the primary was last heard, or its stream begun
-	hearing bool                    // it was heard on the present stream
-	cut     context.CancelCauseFunc // of the stream to it; nil without one
-	ackDue  chan struct{}           // capacity 1
-	acked   orderstate.OrderNum     // told to the primary
-	asked   orderstate.OrderNum     // the primary waits for what is held up to here: each step is acknowledged at once
-	inSync  bool
-	telling *telling // R11; nil before the first stream
-	gave    uint64   // bytes of the last snapshot that it gave; 0 once the primary was told
+	heard    time.Duration           // when the primary was last heard, or its stream begun
+	hearing  bool                    // it was heard on the present stream
+	cut      context.CancelCauseFunc // of the stream to it; nil without one
+	incoming parts                   // of the stream
+	ackDue   chan struct{}           // capacity 1
+	acked    orderstate.OrderNum     // told to the primary
+	asked    orderstate.OrderNum     // the primary waits for what is held up to here: each step is acknowledged at once
+	inSync   bool
+	telling  *telling // R11; nil before the first stream
+	gave     uint64   // bytes of the last snapshot that it gave; 0 once the primary was told
 
 	// Leading.
 	followers  map[orderstate.Replica]*follower

@@ -70,11 +70,11 @@ func (in *incarnation) restore(ctx context.Context, p *patience, w *pb.FollowWel
 	if err != nil {
 		return err
 	}
-	p.waiting()
+	p.now(transferSilence, &errTurnHangs)
 	if err := in.r.turns.take(ctx); err != nil {
 		return context.Cause(ctx)
 	}
-	p.restoring()
+	p.now(restoreSilence, &errUnrestored)
 	in.r.turns.running(&restoring)
 	err = in.r.apart(context.Background(), restoring, func() error { return in.r.config.state.Restore(movingReader{ctx, &state, p}) })
 	in.r.turns.end()

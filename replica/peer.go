@@ -176,8 +176,10 @@ func (p *peerServer) Fetch(req *pb.FetchRequest, stream grpc.ServerStreamingServ
 		if !ok {
 			continue
 		}
-		if err := stream.Send(&pb.FetchResponse{Messages: []*pb.LoggedMessage{loggedMessage(m)}}); err != nil {
-			return err
+		for _, c := range chunked(loggedMessage(m)) {
+			if err := stream.Send(&pb.FetchResponse{Messages: []*pb.LoggedMessage{c}}); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -189,7 +191,7 @@ func (p *peerServer) Snapshot(req *pb.SnapshotRequest, stream grpc.ServerStreami
 	if err != nil {
 		return err
 	}
-	ctx, patience, stop := withPatience(stream.Context())
+	ctx, patience, stop := withPatience(stream.Context(), transferSilence, &errStalled)
 	defer stop()
 	sent := make(chan error, 1)
 	go func() { sent <- in.sendSnapshot(ctx, req, stream, patience) }() // which may wait for a joiner that doesn't read
@@ -354,8 +356,10 @@ func (in *incarnation) sendTo(ctx context.Context, f *follower, stream grpc.Bidi
 		f.out.Reset()
 		f.size = 0
 		in.mu.Unlock()
-		if err := stream.Send(out); err != nil {
-			return err
+		for _, part := range inParts(out) {
+			if err := stream.Send(part); err != nil {
+				return err
+			}
 		}
 	}
 }

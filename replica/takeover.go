@@ -3,6 +3,7 @@ package replica
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"time"
@@ -113,6 +114,8 @@ func (in *incarnation) askPeer(e elected, m election.Member) {
 	}
 }
 
+var errPeerStalled = fmt.Errorf("replica: nothing of the peer's answer has come for %v", silence)
+
 // peerAnswers asks a peer once.
 func (in *incarnation) peerAnswers(e elected, m election.Member) error {
 	in.mu.Lock()
@@ -125,8 +128,8 @@ func (in *incarnation) peerAnswers(e elected, m election.Member) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(in.ctx, silence)
-	defer cancel()
+	ctx, patience, stop := withPatience(in.ctx, silence, &errPeerStalled) // what it has to say may be long
+	defer stop()
 	stream, err := peer.Answer(ctx, &pb.AnswerRequest{
 		Group: in.group, NewEpoch: newEpochToProto(e.epoch, in.self, e.view.Fence), Mark: markToProto(in.r.store.Known()),
 	})
@@ -144,6 +147,7 @@ func (in *incarnation) peerAnswers(e elected, m election.Member) error {
 		if resp.GetMark() != nil {
 			return in.disown(m, resp.GetMark())
 		}
+		patience.moved()
 		announced, err := wire.RunsFromProto(resp.GetOrder())
 		if err != nil {
 			return err

@@ -22,34 +22,31 @@ import (
 // methods may be called concurrently.
 type patience struct {
 	timer *time.Timer
+	limit atomic.Int64
 	cause atomic.Pointer[error]
 }
 
-// withPatience returns a context that ends with errStalled unless something moves within transferSilence.
-func withPatience(ctx context.Context) (context.Context, *patience, context.CancelFunc) {
+// withPatience returns a context that ends with cause unless something moves within limit.
+func withPatience(ctx context.Context, limit time.Duration, cause *error) (context.Context, *patience, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	p := new(patience)
-	p.cause.Store(&errStalled)
-	p.timer = time.AfterFunc(transferSilence, func() { cancel(*p.cause.Load()) })
+	p.limit.Store(int64(limit))
+	p.cause.Store(cause)
+	p.timer = time.AfterFunc(limit, func() { cancel(*p.cause.Load()) })
 	return ctx, p, func() {
 		p.timer.Stop()
 		cancel(nil)
 	}
 }
 
-// moved: something of the transfer has.
-func (p *patience) moved() { p.timer.Reset(transferSilence) }
+// moved: something has.
+func (p *patience) moved() { p.timer.Reset(time.Duration(p.limit.Load())) }
 
-// waiting: Restore waits for the turns of this process's earlier incarnations.
-func (p *patience) waiting() {
-	p.cause.Store(&errTurnHangs)
+// now waits for something else, which may take so long.
+func (p *patience) now(limit time.Duration, cause *error) {
+	p.limit.Store(int64(limit))
+	p.cause.Store(cause)
 	p.moved()
-}
-
-// restoring: Restore has begun, or has read.
-func (p *patience) restoring() {
-	p.cause.Store(&errUnrestored)
-	p.timer.Reset(restoreSilence)
 }
 
 var (
@@ -73,7 +70,7 @@ func (m movingReader) Read(b []byte) (int, error) {
 	if m.ctx.Err() != nil {
 		return 0, context.Cause(m.ctx)
 	}
-	m.p.restoring()
+	m.p.moved()
 	return m.r.Read(b)
 }
 

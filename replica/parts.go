@@ -1,0 +1,82 @@
+package replica
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/understudy-rpc/understudy/internal/wire"
+	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
+)
+
+// This file has how large messages travel between replicas: in chunks, so that whoever waits for one sees
+// it move, and the heartbeat that every message is doesn't wait for it.
+
+// chunked splits a message of the log into chunks.
+func chunked(p *pb.LoggedMessage) []*pb.LoggedMessage {
+	if len(p.GetMessage()) <= wire.ChunkSize {
+		return []*pb.LoggedMessage{p}
+	}
+	rest := p.GetMessage()
+	var chunks []*pb.LoggedMessage
+	for c := (&pb.LoggedMessage{Session: p.Session, SeqNum: p.SeqNum, Outstanding: p.Outstanding, Method: p.Method}); len(rest) > 0; c = new(pb.LoggedMessage) {
+		n := min(len(rest), wire.ChunkSize)
+		c.Message, rest = rest[:n], rest[n:]
+		c.More = uint32(len(rest))
+		chunks = append(chunks, c)
+	}
+	return chunks
+}
+
+// parts puts the messages of one stream together from their chunks. The zero value is ready.
+type parts struct{ partial *pb.LoggedMessage }
+
+// add returns a message when it is whole.
+func (a *parts) add(p *pb.LoggedMessage) (*pb.LoggedMessage, error) {
+	have, more := len(p.GetMessage()), uint64(p.GetMore())
+	if a.partial == nil {
+		switch {
+		case uint64(have)+more > wire.MaxMessage:
+			return nil, fmt.Errorf("replica: a message of %d bytes; at most %d are taken", uint64(have)+more, wire.MaxMessage)
+		case more == 0:
+			return p, nil
+		}
+		a.partial = p
+		return nil, nil
+	}
+	whole := a.partial
+	if p.GetSession() != 0 || have == 0 || uint64(have)+more != uint64(whole.More) {
+		return nil, errors.New("replica: a chunk doesn't continue its message")
+	}
+	whole.Message, whole.More = append(whole.Message, p.GetMessage()...), p.GetMore()
+	if more > 0 {
+		return nil, nil
+	}
+	a.partial = nil
+	return whole, nil
+}
+
+// inParts splits what a follower is sent, so that no part is much larger than a chunk: messages first, as they come
+// before the order in one part, and after the welcome.
+func inParts(out *pb.FollowResponse) []*pb.FollowResponse {
+	size := 0
+	for _, m := range out.Messages {
+		size += len(m.Message)
+	}
+	if size <= wire.ChunkSize {
+		return []*pb.FollowResponse{out}
+	}
+	part := &pb.FollowResponse{Welcome: out.Welcome, EpochStart: out.EpochStart}
+	var split []*pb.FollowResponse
+	size = 0
+	for _, m := range out.Messages {
+		for _, c := range chunked(m) {
+			if size += len(c.Message); size > wire.ChunkSize && len(part.Messages) > 0 {
+				split = append(split, part)
+				part, size = new(pb.FollowResponse), len(c.Message)
+			}
+			part.Messages = append(part.Messages, c)
+		}
+	}
+	out.Welcome, out.EpochStart, out.Messages = nil, nil, nil
+	return append(split, part, out)
+}
