@@ -324,6 +324,9 @@ func (a *attachment) acknowledge() {
 	}
 }
 
+// sourceRun bounds the entries of a run on a source's stream, so that no message on it is larger than least.
+var sourceRun = wire.FewestEntries(wire.ChunkSize)
+
 // announce sends the source a run of this primary's, but for what its stream has carried already (R5). The source holds what is below the run, or it is stable, or announced. Called with mu held.
 func (a *attachment) announce(r orderstate.Run) {
 	if a.announced >= r.First {
@@ -331,7 +334,7 @@ func (a *attachment) announce(r orderstate.Run) {
 	}
 	for r.Count > 0 {
 		var run orderstate.Run
-		run, r = split(r, min(r.Count, wire.MaxRun))
+		run, r = split(r, min(r.Count, sourceRun))
 		a.announced = run.Last()
 		a.addRun(a.in.seal.Close(run))
 	}

@@ -48,6 +48,7 @@ type Replica struct {
 	optioned  atomic.Bool // interceptor.ServerOptions was called
 
 	addr, peerAddr string // published
+	maxRequest     int    // bytes that the server takes; 0: not known
 
 	mu       sync.Mutex // guards what follows
 	serving  bool
@@ -318,6 +319,9 @@ func (r *Replica) reach(ctx context.Context) error {
 
 // check refuses services that would be executed by one replica only.
 func (r *Replica) check(s *grpc.Server) error {
+	if err := r.checkLimits(s); err != nil {
+		return err
+	}
 	services := s.GetServiceInfo()
 	_, connected := services[pb.Connection_ServiceDesc.ServiceName]
 	switch {

@@ -179,7 +179,7 @@ func (in *incarnation) welcome(ctx context.Context, a *attachment) error {
 	a.bound = true
 	a.out.Welcome = &pb.Welcome{
 		Session: uint64(a.session), Group: in.group, Replica: in.self.Name, Incarnation: in.self.Incarnation, Level: pb.Level(in.r.config.level + 1),
-		Token:   in.token(a.session, a.nonce),
+		Token: in.token(a.session, a.nonce), MaxRequest: uint64(in.r.maxRequest),
 		Primary: newEpochToProto(in.epoch(), in.leader, in.fence),
 	}
 	a.out.Mark = in.sealedMark()

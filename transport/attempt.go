@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"reflect"
 	"slices"
 
@@ -27,6 +28,7 @@ type request struct {
 	conn              *grpc.ClientConn
 	invoker           grpc.UnaryInvoker
 	opts              []grpc.CallOption
+	apart             bool // the header goes in metadata, whatever the default: the caller's limits leave no room for it
 }
 
 func standardCodec() encoding.CodecV2 { return encoding.GetCodecV2(grpcproto.Name) }
@@ -146,6 +148,31 @@ func messageOf(v any) proto.Message {
 	case protoadapt.MessageV1:
 		return protoadapt.MessageV2Of(v)
 	}
+	return nil
+}
+
+// obey refuses a request that is larger than the caller lets it be, and keeps our header from counting in its limits:
+// those of the service config, and of the options.
+func (r *request) obey(maxRequest, maxReply *int) error {
+	send, receive := math.MaxInt, math.MaxInt
+	for _, o := range r.opts {
+		switch o := o.(type) {
+		case grpc.MaxSendMsgSizeCallOption:
+			send = o.MaxSendMsgSize
+		case grpc.MaxRecvMsgSizeCallOption:
+			receive = o.MaxRecvMsgSize
+		}
+	}
+	if maxRequest != nil {
+		send = min(send, *maxRequest)
+	}
+	if maxReply != nil {
+		receive = min(receive, *maxReply)
+	}
+	if len(r.payload) > send {
+		return statusTooLarge(len(r.payload), send)
+	}
+	r.apart = min(send, receive) < wire.MaxInMessage+2*wire.MaxHeader
 	return nil
 }
 

@@ -51,7 +51,8 @@ func (c *Client) invoke(ctx context.Context, method string, req, resp any, conn 
 	if err := c.connect(ctx, conn); err != nil {
 		return err
 	}
-	if timeout := conn.GetMethodConfig(method).Timeout; timeout != nil { // for all attempts together
+	config := conn.GetMethodConfig(method)
+	if timeout := config.Timeout; timeout != nil { // for all attempts together
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, *timeout)
 		defer cancel()
@@ -67,6 +68,9 @@ func (c *Client) invoke(ctx context.Context, method string, req, resp any, conn 
 		return statusMethod(method)
 	case len(r.payload) > wire.MaxMessage:
 		return statusTooLarge(len(r.payload), wire.MaxMessage)
+	}
+	if err := r.obey(config.MaxReqSize, config.MaxRespSize); err != nil {
+		return err
 	}
 	level := c.cfg.level
 	for _, o := range opts {
@@ -99,6 +103,10 @@ func (c *Client) begin(r request, level understudy.Level, reads bool) (*call, *a
 		if err != nil {
 			return nil, nil, err
 		}
+		if most := c.mostOfPrimary(len(r.payload)); most > 0 && uint64(len(r.payload)) > most {
+			c.mu.Unlock()
+			return nil, nil, statusTooLarge(len(r.payload), int(most))
+		}
 		if size := len(r.payload); !reads && len(s.line) > 0 || !s.takes(size, reads) {
 			if err := c.awaitRoom(r.ctx, s, size, reads); err != nil {
 				c.mu.Unlock()
@@ -128,6 +136,20 @@ func (c *Client) begin(r request, level understudy.Level, reads bool) (*call, *a
 		c.mu.Unlock()
 		return k, first, nil
 	}
+}
+
+// mostOfPrimary is how many bytes of a request the primary takes; 0 if that isn't known, or is enough for any that has
+// so few bytes. mu is held.
+func (c *Client) mostOfPrimary(size int) uint64 {
+	if size <= wire.MaxInMessage {
+		return 0
+	}
+	for _, l := range c.links {
+		if l.up && l.isPrimary() {
+			return l.most
+		}
+	}
+	return 0
 }
 
 // awaitRoom waits until there is room for a call of so many bytes, after those who came before; or until the session is over. mu is held, and given up meanwhile.
@@ -230,7 +252,7 @@ func (k *call) attempt() *attempt {
 		Session: orderstate.Session(s.number), SeqNum: orderstate.SeqNum(k.seqNum), DestEpoch: k.epoch, HeldUpTo: held,
 		Outstanding: orderstate.SeqNum(k.outstanding), Level: k.level, DestOrderInfo: s.envelopes(held), Token: s.token,
 	}
-	a.carry(&h, c.cfg.inMetadata)
+	a.carry(&h, c.cfg.inMetadata || k.apart)
 	return a
 }
 

@@ -31,6 +31,6 @@
 // Interceptors that come before ours see a call once. Those behind ours see each attempt, and the stream to each replica; they must not change the request. The proxy
 // environment variables aren't followed (grpc.WithNoProxy). The authority of the connection, which TLS verifies, is the group's name unless grpc.WithAuthority or the
 // credentials say otherwise. Timeouts of the service config hold for a call, not for each attempt.
-// The header of the protocol, up to 2 KiB, is a field in front of the request's and the reply's own bytes, and counts in limits of a message's size; beyond 64 KiB, or with
+// The header of the protocol, up to 2 KiB, is a field in front of the request's and the reply's own bytes; beyond 64 KiB, where the caller's limit of a message's size is near that, or with
 // WithHeaderInMetadata, it is in gRPC metadata under understudy-bin.
 package transport

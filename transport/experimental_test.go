@@ -31,6 +31,8 @@ var experimental = map[string]string{
 	"grpc.ForceCodecCallOption":     "to refuse a codec of the caller's own",
 	"grpc.CustomCodecCallOption":    "to refuse a codec of the caller's own",
 	"grpc.ContentSubtypeCallOption": "to refuse a codec of the caller's own",
+	"grpc.MaxRecvMsgSizeCallOption": "to keep our header from counting in the caller's limits",
+	"grpc.MaxSendMsgSizeCallOption": "to keep our header from counting in the caller's limits",
 	"grpc.HeaderCallOption":         "to keep our key from callers",
 	"grpc.TrailerCallOption":        "to keep our key from callers",
 	"ClientConn.Connect":            "only an RPC starts the resolver otherwise, and calls wait for what it finds",

@@ -43,6 +43,7 @@ type link struct {
 	up      bool               // the replica has welcomed this stream
 	number  uint64             // of the session, as it was welcomed
 	member  election.Member    // who welcomed it, as of the last Welcome
+	most    uint64             // bytes of a request that it takes; 0: not known
 	id      orderstate.Replica // the same, as acknowledgements and required sets name it
 	problem error              // why the last stream ended
 	dialled error              // why the last connection failed; nil: there is one, or none was tried
@@ -134,7 +135,7 @@ func (l *link) attach() (welcomed bool, err error) {
 	}()
 
 	to := &choice{name: l.name, wait: true}
-	stream, err := pb.NewConnectionClient(c.conn).Attach(to.in(ctx), grpc.MaxCallRecvMsgSize(maxStreamMessage), grpc.ForceCodecV2(linkCodec{standardCodec()}))
+	stream, err := pb.NewConnectionClient(c.conn).Attach(to.in(ctx), grpc.MaxCallRecvMsgSize(maxStreamMessage), grpc.MaxCallSendMsgSize(maxStreamMessage), grpc.ForceCodecV2(linkCodec{standardCodec()}))
 	if err != nil {
 		return false, err
 	}

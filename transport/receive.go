@@ -102,6 +102,7 @@ func (c *Client) welcome(l *link, s *session, w *pb.Welcome) error {
 		return errSession
 	}
 	c.level = w.Level
+	l.most = w.MaxRequest
 	l.member, l.id, l.number = speaker, replicaID(speaker), w.Session
 	if err := c.take(s, n); err != nil {
 		return err

@@ -639,7 +639,9 @@ type Welcome struct {
 	EpochStart  *EpochStart  `protobuf:"bytes,7,opt,name=epoch_start,json=epochStart,proto3" json:"epoch_start,omitempty"`
 	RequiredSet *RequiredSet `protobuf:"bytes,8,opt,name=required_set,json=requiredSet,proto3" json:"required_set,omitempty"`
 	// What the session's requests must carry (Header.token): 6 bytes of HMAC-SHA256 under the group's secret over session and nonce, never 0, and the same at each replica.
-	Token         uint64 `protobuf:"varint,9,opt,name=token,proto3" json:"token,omitempty"`
+	Token uint64 `protobuf:"varint,9,opt,name=token,proto3" json:"token,omitempty"`
+	// The most bytes of a request that the replica's server takes (grpc.MaxRecvMsgSize); 0: not known.
+	MaxRequest    uint64 `protobuf:"varint,50,opt,name=max_request,json=maxRequest,proto3" json:"max_request,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -733,6 +735,13 @@ func (x *Welcome) GetRequiredSet() *RequiredSet {
 func (x *Welcome) GetToken() uint64 {
 	if x != nil {
 		return x.Token
+	}
+	return 0
+}
+
+func (x *Welcome) GetMaxRequest() uint64 {
+	if x != nil {
+		return x.MaxRequest
 	}
 	return 0
 }
@@ -1098,7 +1107,7 @@ const file_understudy_v1_connection_proto_rawDesc = "" +
 	"\x11source_order_info\x18\a \x03(\v2\x12.understudy.v1.RunR\x0fsourceOrderInfo\x12\x16\n" +
 	"\x06stable\x18\b \x01(\x04R\x06stable\x12!\n" +
 	"\fstable_epoch\x18\t \x01(\x04R\vstableEpoch\x12,\n" +
-	"\x04mark\x18( \x01(\v2\x18.understudy.v1.StoreMarkR\x04mark\"\xe5\x02\n" +
+	"\x04mark\x18( \x01(\v2\x18.understudy.v1.StoreMarkR\x04mark\"\x86\x03\n" +
 	"\aWelcome\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x14\n" +
 	"\x05group\x18\x02 \x01(\x06R\x05group\x12\x18\n" +
@@ -1109,7 +1118,9 @@ const file_understudy_v1_connection_proto_rawDesc = "" +
 	"\vepoch_start\x18\a \x01(\v2\x19.understudy.v1.EpochStartR\n" +
 	"epochStart\x12=\n" +
 	"\frequired_set\x18\b \x01(\v2\x1a.understudy.v1.RequiredSetR\vrequiredSet\x12\x14\n" +
-	"\x05token\x18\t \x01(\x04R\x05token\"D\n" +
+	"\x05token\x18\t \x01(\x04R\x05token\x12\x1f\n" +
+	"\vmax_request\x182 \x01(\x04R\n" +
+	"maxRequest\"D\n" +
 	"\x0fAcknowledgement\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1b\n" +
 	"\torder_num\x18\x02 \x01(\x04R\borderNum\"r\n" +
