@@ -85,7 +85,14 @@ func (n *nemesis) suspect(f Fault, old *backup) func() {
 	if n.truth != nil || n.holding {
 		return nil
 	}
-	truth := &truth{backup: store.Backup(), view: n.r.cluster.View(), from: n.r.elapsed(), groupless: true}
+	truth := &truth{backup: store.Backup(), view: n.r.cluster.View(), from: n.r.elapsed()}
+	truth.groupless = f.Kind == "store emptied" || f.Kind == "store keys" && (f.Way == "all" || f.Way == "id")
+	for i := range n.r.plan.Replicas {
+		if truth.groupless && !n.crashed[i] && len(n.r.cluster.Replica(i).Status().InSync) == 0 {
+			n.r.trace("       not made: replica%d doesn't know the group yet, and would make another one", i)
+			return nil
+		}
+	}
 	switch f.Kind {
 	case "store emptied":
 		store.Restore(nil)
@@ -95,7 +102,6 @@ func (n *nemesis) suspect(f Fault, old *backup) func() {
 		} else {
 			store.Delete(group, f.Way)
 		}
-		truth.groupless = f.Way == "all" || f.Way == "id"
 	case "store restored":
 		if old == nil {
 			return nil
@@ -105,7 +111,6 @@ func (n *nemesis) suspect(f Fault, old *backup) func() {
 			return nil
 		}
 		store.Restore(old.Backup)
-		truth.groupless = false
 	}
 	n.truth = truth
 	return n.putBack
