@@ -211,9 +211,12 @@ func (l *link) send(ctx context.Context, stream grpc.BidiStreamingClient[pb.Atta
 			if len(msgs) == 0 {
 				break
 			}
-			for _, msg := range msgs {
+			for i, msg := range msgs {
 				if err := stream.Send(msg); err != nil {
 					return
+				}
+				if i > 0 {
+					l.moves()
 				}
 			}
 			l.expect()
@@ -230,6 +233,15 @@ func (l *link) expect() {
 	l.client.mu.Lock()
 	defer l.client.mu.Unlock()
 	l.expects()
+}
+
+// moves: another part of a large frame has gone, so that the frame, or one before it, may take longer to be acknowledged.
+func (l *link) moves() {
+	l.client.mu.Lock()
+	defer l.client.mu.Unlock()
+	if l.patience != nil {
+		l.patience.Reset(unheard)
+	}
 }
 
 // expects is called with mu held.

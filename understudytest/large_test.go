@@ -42,3 +42,28 @@ func TestLargeMessageOnASlowNetwork(t *testing.T) {
 		}
 	})
 }
+
+// A client's large message needs seconds to a backup, and small ones come before it: its stream there isn't given up while parts of it go.
+func TestLargeFrameOnASlowNetwork(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := &logged{}
+		c := understudytest.New(t, 2, registerLedger, understudytest.ServerOptions(grpc.MaxRecvMsgSize(math.MaxInt32)), log.to())
+		conn := c.Dial("client")
+		if _, err := add(t.Context(), conn, "x"); err != nil {
+			t.Fatal(err)
+		}
+		for _, l := range []simnet.Link{{From: "client", To: "replica1"}, {From: "replica1", To: "client"}} {
+			c.Network().Slow(l, 100*time.Millisecond)
+		}
+		time.Sleep(time.Second)
+		for _, name := range []string{"small", strings.Repeat("x", 12<<20), "small"} {
+			if _, err := add(t.Context(), conn, name); err != nil {
+				t.Error(err)
+			}
+		}
+		time.Sleep(5 * time.Second)
+		if lines := log.lines("a stream ended"); len(lines) > 0 {
+			t.Errorf("%q", lines)
+		}
+	})
+}
