@@ -11,6 +11,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	"github.com/understudy-rpc/understudy/internal/wire"
@@ -121,6 +122,9 @@ func (c *connection) Attach(stream grpc.BidiStreamingServer[pb.AttachRequest, pb
 	cancel(err)
 	if cause := context.Cause(ctx); err == nil || ctx.Err() != nil && cause != nil {
 		err = cause
+	}
+	if in.ctx.Err() != nil { // the source is told that this process hasn't died
+		stream.SetTrailer(metadata.Pairs(wire.HeaderKey, (&wire.Header{Refusal: pb.Refusal_REFUSAL_NOT_PRIMARY}).MetadataValue()))
 	}
 	return statusOf(err)
 }

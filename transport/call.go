@@ -38,6 +38,7 @@ type call struct {
 	cancel  context.CancelFunc // of the present attempt; nil without one
 	cut     bool               // this client has cancelled the attempt
 	maybe   bool               // some attempt may have been executed
+	deaths  []death            // of primaries, during an attempt
 	reply   reply              // of the last attempt
 	verdict verdict            // on it
 	wake    chan struct{}      // a verdict was found while the reply was held; has room for one; nil before
@@ -168,7 +169,7 @@ func (c *Client) awaitRoom(ctx context.Context, s *session, size int, reads bool
 		case <-again:
 		case <-s.ended:
 		case <-ctx.Done():
-			err = statusEnded(ctx, false, "too much is outstanding on the connection")
+			err = statusEnded(ctx, false, "too much is outstanding on the connection, or a call that may end its replica is alone there")
 		case <-c.ctx.Done():
 			err = c.closing()
 		}
@@ -189,7 +190,28 @@ func (k *call) isStable() bool {
 
 // run makes attempts, of which the first is prepared, until one decides. move and order say that nothing was executed, nor will be, and that the call is to be made on another session, or as one that is ordered; any other
 // verdict that the call has ended.
-func (k *call) run(a *attempt) (verdict, error) {
+func (k *call) run(a *attempt) (v verdict, err error) {
+	returned := false
+	defer func() { // an interceptor after ours may panic, and a caller's caller recover
+		if !returned {
+			k.abandon()
+		}
+	}()
+	v, err = k.attempts(a)
+	returned = true
+	return v, err
+}
+
+// abandon ends a call whose goroutine doesn't come back.
+func (k *call) abandon() {
+	k.client.mu.Lock()
+	defer k.client.mu.Unlock()
+	k.stop()
+	k.session.dropWaiting(k)
+	k.leave(abandoned)
+}
+
+func (k *call) attempts(a *attempt) (verdict, error) {
 	c := k.client
 	pause := pauses{base: 5 * time.Millisecond, max: 100 * time.Millisecond, spread: spread(k.session.nonce, "", k.seqNum)}
 	for first := true; ; a = k.next() {
@@ -207,6 +229,9 @@ func (k *call) run(a *attempt) (verdict, error) {
 		}
 		if v == again {
 			v = k.pause(&pause)
+		}
+		if v == again && len(k.deaths) > 1 {
+			v = k.suspected()
 		}
 		switch v {
 		case again:
@@ -425,6 +450,11 @@ func (k *call) end(how ending) {
 // leave takes the call out of its session's flight. mu is held.
 func (k *call) leave(how ending) {
 	s := k.session
+	if len(s.suspects) > 0 { // who may be alone now, or none is left
+		s.trust(k)
+		k.client.again()
+		defer s.makeRoom() // whichever way it leaves
+	}
 	if k.reads() {
 		delete(s.reads, k)
 		s.makeRoom()

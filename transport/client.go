@@ -48,8 +48,9 @@ type Client struct {
 	primary election.Member // of the acknowledged epoch; zero while none is known
 	session *session
 	links   []*link
-	changed chan struct{} // closed, and another one made, when an attempt that failed may do better
-	loss    error         // DataLoss that no call has been told yet
+	changed chan struct{}            // closed, and another one made, when an attempt that failed may do better
+	parted  map[election.Member]bool // who has ended its stream in order
+	loss    error                    // DataLoss that no call has been told yet
 	// stale asks the goroutine in replicas.go to look at the links again.
 	stale chan struct{}
 }
@@ -62,6 +63,7 @@ func New(opts ...Option) *Client {
 		ready:   make(chan struct{}),
 		changed: make(chan struct{}),
 		stale:   make(chan struct{}, 1),
+		parted:  map[election.Member]bool{},
 	}
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	c.session = newSession()

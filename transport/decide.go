@@ -132,6 +132,9 @@ func (k *call) foreign(to *choice, bad error) verdict {
 		r.err = statusNoHeader(k.method, bad)
 		return unknown
 	case status.Code(r.err) == codes.Unavailable && k.ctx.Err() == nil: // a connection, or a replica, that is gone
+		if sent && !k.cut {
+			k.brokeOff()
+		}
 		return again
 	}
 	v := unknown

@@ -106,11 +106,15 @@ func (l *link) attach() (welcomed bool, err error) {
 
 	sending := make(chan struct{})
 	close(sending)
+	inOrder := false
 	defer func() {
 		cancel()
 		<-sending
 		c.mu.Lock()
 		wasUp := l.up
+		if wasUp && inOrder {
+			c.parts(l.member)
+		}
 		l.calm()
 		l.restart, l.session, l.up, l.problem = nil, nil, false, err
 		if l.gone != nil {
@@ -146,6 +150,7 @@ func (l *link) attach() (welcomed bool, err error) {
 	for {
 		msg, err := stream.Recv()
 		if err != nil {
+			inOrder = len(stream.Trailer().Get(wire.HeaderKey)) > 0 // the replica's own word, that it lives
 			return welcomed, err
 		}
 		if err := c.receive(l, s, msg); err != nil {

@@ -29,8 +29,9 @@ type session struct {
 	// announced is the last orderNum of the announcements received in the acknowledged epoch.
 	announced orderstate.OrderNum
 	// waiting are the calls that hold a reply (R1, R1b).
-	waiting []*call
-	line    []chan struct{} // of calls that wait for room, in the order in which they came; each has room for one
+	waiting  []*call
+	suspects []*call         // calls with which two primaries have died, in the order in which they are issued, each alone
+	line     []chan struct{} // of calls that wait for room, in the order in which they came; each has room for one
 	// question is what was asked last, and when (R1).
 	question question
 	asked    time.Duration
@@ -167,9 +168,9 @@ func (c *Client) sweep(s *session) {
 	}
 }
 
-// takes says whether the session may have one more call, whose request is of so many bytes.
+// takes says whether the session may have one more call, whose request is of so many bytes: none while one that may end its replica is alone.
 func (s *session) takes(size int, reads bool) bool {
-	return s.frames.flying+len(s.reads) < maxFlying && (reads || s.frames.fits(size))
+	return len(s.suspects) == 0 && s.frames.flying+len(s.reads) < maxFlying && (reads || s.frames.fits(size))
 }
 
 // makeRoom lets whoever is first in line look again.

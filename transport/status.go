@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -84,6 +85,11 @@ func statusGone(why *replacedError) error {
 func statusDown(since time.Time, inSync string) error {
 	return status.Errorf(codes.Unavailable, "understudy: the group is down since %s at the latest: none of its last in-sync replicas (%s) is alive",
 		since.UTC().Format(time.RFC3339), inSync)
+}
+
+// statusPoison ends a call that was alone with the last of the primaries that have died with it.
+func statusPoison(method string, died []string) error {
+	return status.Errorf(codes.Unknown, "understudy: %s isn't issued again: the primaries %s have died, one after the other, while they executed it; its outcome is unknown", method, strings.Join(died, ", "))
 }
 
 func statusUnknownSession(number uint64) error {
