@@ -88,8 +88,14 @@ func (n *nemesis) suspect(f Fault, old *backup) func() {
 	truth := &truth{backup: store.Backup(), view: n.r.cluster.View(), from: n.r.elapsed()}
 	truth.groupless = f.Kind == "store emptied" || f.Kind == "store keys" && (f.Way == "all" || f.Way == "id")
 	for i := range n.r.plan.Replicas {
-		if truth.groupless && !n.crashed[i] && len(n.r.cluster.Replica(i).Status().InSync) == 0 {
+		s := n.r.cluster.Replica(i).Status()
+		switch behind := s.Epoch != truth.view.Epoch || len(s.InSync) != len(truth.view.InSync); {
+		case n.crashed[i]:
+		case truth.groupless && len(s.InSync) == 0:
 			n.r.trace("       not made: replica%d doesn't know the group yet, and would make another one", i)
+			return nil
+		case f.Kind == "store restored" && behind: // it may be elected there, if nobody who knows more can be reached (seed 745)
+			n.r.trace("       not made: replica%d doesn't know the newest yet, and would believe the older one", i)
 			return nil
 		}
 	}
