@@ -79,8 +79,6 @@ func TestTargets(t *testing.T) {
 	}
 }
 
-func second[T any](_ T, err error) error { return err }
-
 // place is where tests start replicas with options that a cluster wouldn't give them.
 type place struct {
 	t     *testing.T

@@ -1,11 +1,8 @@
 package transport
 
 import (
-	"cmp"
 	"context"
-	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/understudy-rpc/understudy"
@@ -13,8 +10,6 @@ import (
 	"github.com/understudy-rpc/understudy/orderstate"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 )
 
 const (
@@ -470,65 +465,6 @@ func (k *call) leave(how ending) {
 	s.frames.end(k.retained, how, order, s.source.Stable())
 	k.client.ends(s)
 	s.makeRoom()
-}
-
-// problem says what a call waits for, for its error: which replicas aren't reached, and why.
-func (c *Client) problem() string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	var b strings.Builder
-	if c.view.suspect != nil {
-		fmt.Fprintf(&b, "%v; ", c.view.suspect)
-	}
-	if down := c.unavailable(); down != nil {
-		b.WriteString(strings.TrimPrefix(status.Convert(down).Message(), "understudy: ") + "; ")
-	}
-	switch {
-	case len(c.links) == 0:
-		b.WriteString("no replica is known")
-	case c.session.number == 0:
-		b.WriteString("no session is open")
-	default:
-		fmt.Fprintf(&b, "the primary is %v, in epoch %d", c.primary, c.session.source.Epoch())
-	}
-	for _, l := range c.links {
-		if !l.up {
-			fmt.Fprintf(&b, "; no stream to %s at %s", l.name, l.addr)
-			if why := cmp.Or(l.dialled, l.problem); why != nil {
-				fmt.Fprintf(&b, ": %v", why)
-			}
-		}
-	}
-	return b.String()
-}
-
-// reached notes what became of connecting to a replica; the balancer says it.
-func (c *Client) reached(name, addr string, err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, l := range c.links {
-		if l.name == name && l.addr == addr {
-			l.dialled = err
-		}
-	}
-}
-
-// refused is what a call is told that waits for a session while every replica refuses this client: nil while there is
-// one that doesn't. mu is held.
-func (c *Client) refused() error {
-	var why error
-	for _, l := range c.links {
-		switch status.Code(l.problem) {
-		case codes.Unauthenticated, codes.PermissionDenied:
-			why = l.problem
-		default:
-			return nil
-		}
-	}
-	if why == nil {
-		return nil
-	}
-	return statusRefused(why)
 }
 
 // closing is what a call is told when the Client has ended.
