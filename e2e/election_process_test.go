@@ -130,6 +130,79 @@ func TestElectionEtcdStopped(t *testing.T) {
 	}
 }
 
+// A member of etcd that hangs, of those that a client has connections to, holds nothing up: registrations live on,
+// reads and elections take a tenth of a second longer, and a watch goes to another member. (Two addresses of one etcd
+// stand for two members: the network to one of them accepts everything, and brings nothing.)
+func TestElectionMemberHangs(t *testing.T) {
+	ctx := electionContext(t)
+	etcd := etcdproc.Start(t)
+	links := []*etcdproc.Link{etcdproc.NewLink(t, etcd.Addr()), etcdproc.NewLink(t, etcd.Addr())}
+	e := election.NewEtcd(dialEtcd(t, links[0].Addr(), links[1].Addr()), "greeter", election.WithTTL(briefTTL))
+	rs, epoch := foundElection(t, ctx, e, memberA, memberB, memberC)
+	for range 10 { // both connections are there
+		if _, err := e.Read(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, hung := range links {
+		states := e.Watch(ctx)
+		before := <-states
+		hung.Stall()
+		began := time.Now()
+		quick := func(call string, limit time.Duration) {
+			t.Helper()
+			if took := time.Since(began); took > limit {
+				t.Errorf("%s took %v", call, took)
+			}
+			began = time.Now()
+		}
+		for range 10 {
+			if _, _, err := e.Primary(ctx); err != nil {
+				t.Fatal(err)
+			}
+			quick("Primary", time.Second)
+		}
+		var err error
+		former := before.Primary
+		for epoch, err = e.Elect(ctx, rs[1+i], epoch); election.IsUnknown(err); {
+			var s election.State
+			if s, err = e.Read(ctx); err == nil && s.Primary == rs[1+i].Replica().Member {
+				epoch = s.Epoch
+			}
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		quick("Elect", 2*time.Second)
+		if err := e.AddInSync(ctx, epoch, former); err != nil {
+			t.Fatal(err)
+		}
+		quick("AddInSync", 2*time.Second)
+		for s := range states {
+			if s.Epoch == epoch {
+				break
+			}
+		}
+		quick("the watch", 10*time.Second)
+		for until := time.Now().Add(3 * briefTTL); time.Now().Before(until); {
+			s, err := e.Read(ctx)
+			if err != nil || len(s.Replicas) != 3 {
+				t.Fatalf("with a member that hangs: %v, %+v", err, s.Replicas)
+			}
+			select {
+			case <-time.After(100 * time.Millisecond): // real: a lease runs out in real time
+			case <-ctx.Done():
+			}
+		}
+		for _, r := range rs {
+			if r.Err() != nil {
+				t.Errorf("%v is lost: %v", r.Replica().Member, r.Err())
+			}
+		}
+		hung.Resume()
+	}
+}
+
 // A replaced etcd shows by its Group and its revision, to a watch too: that one waits for a revision that the new
 // etcd hasn't reached. When it is back, with an earlier lease of each replica, they are registered as before.
 func TestElectionEtcdReplaced(t *testing.T) {

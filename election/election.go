@@ -19,6 +19,10 @@
 //	state, err := e.Read(ctx)
 //	epoch, err = e.Elect(ctx, self, state.Epoch)    // ErrLost: somebody else was faster
 //
+// An etcd client asks its members in turn, and one of them may accept what it is asked and never answer. So NewEtcd asks
+// again what isn't answered within 100 ms, transactions too: of their copies at most one takes place, and where it isn't
+// known which, the outcome is unknown as ever.
+//
 // A lease is only a hint of who is alive: being primary rests on the epoch that every message carries, and on reading
 // `primary` anew (R10), never on a lease.
 //

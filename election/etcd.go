@@ -317,7 +317,7 @@ func (e *etcd) changeInSync(
 
 // list reads the whole group, linearizably.
 func (e *etcd) list(ctx context.Context) (entries, int64, error) {
-	resp, err := e.client.Get(ctx, e.keys.prefix, clientv3.WithPrefix(), clientv3.WithLimit(maxKeys))
+	resp, err := e.get(ctx, e.keys.prefix, clientv3.WithPrefix(), clientv3.WithLimit(maxKeys))
 	if err != nil {
 		return nil, 0, err
 	}
@@ -367,7 +367,7 @@ func (e *etcd) report(bad *MalformedError, mod int64) {
 
 // readPrimary returns who is primary, and its entry; both are zero when there is none.
 func (e *etcd) readPrimary(ctx context.Context) (Member, entry, error) {
-	resp, err := e.client.Get(ctx, e.keys.primary())
+	resp, err := e.get(ctx, e.keys.primary())
 	if err != nil || len(resp.Kvs) == 0 {
 		return Member{}, entry{}, err
 	}
@@ -392,20 +392,40 @@ func (e *etcd) own(self Registration) (*registration, error) {
 }
 
 // commit runs a transaction. Its error says whether the outcome is known.
+//
+// A transaction is made again when it isn't answered soon. Each of ours compares what it changes, so at most one of the
+// copies takes place. If one did, that is the outcome, and the others can't any more. If one failed while the outcome
+// of another isn't known, that one may be why; so then the outcome is unknown.
 func (e *etcd) commit(ctx context.Context, op string, txn clientv3.Op) (*clientv3.TxnResponse, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("election: %s: %w", op, err) // nothing was sent
 	}
 	ifs, thens, elses := txn.Txn()
-	resp, err := e.client.Txn(ctx).If(ifs...).Then(thens...).Else(elses...).Commit()
-	if err == nil {
+	resp, how, err := ask(ctx, func(ctx context.Context) (*clientv3.TxnResponse, error) {
+		return e.client.Txn(ctx).If(ifs...).Then(thens...).Else(elses...).Commit()
+	}, func(resp *clientv3.TxnResponse, err error) verdict {
+		switch {
+		case err == nil && resp.Succeeded:
+			return settled
+		case err == nil || refused(err):
+			return final
+		default:
+			return open
+		}
+	})
+	switch {
+	case err == nil && (resp.Succeeded || how.begun == how.final):
 		return resp, nil
-	}
-	if refused(err) {
+	case err == nil:
+		return nil, &UnknownError{Op: op, Err: errTwice}
+	case refused(err) && how.begun == how.final:
 		return nil, fmt.Errorf("election: %s: %w", op, err)
 	}
 	return nil, &UnknownError{Op: op, Err: err}
 }
+
+// errTwice is why the outcome of a transaction that was made again is unknown.
+var errTwice = errors.New("etcd didn't answer in time, and when asked again said that what it depends on had changed")
 
 // refused reports whether etcd itself answered that it didn't and won't run a transaction. All else (deadline, lost
 // connection, lost leader) leaves it open.

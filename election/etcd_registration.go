@@ -38,10 +38,10 @@ func (e *etcd) Register(ctx context.Context, replica Replica, displaces Member) 
 
 // A lease is one grant, with the key that stands under it.
 type lease struct {
-	// lessor is this lease's own: a client's shared one, once halted by an error, keeps no lease alive ever after.
-	lessor clientv3.Lease
-	id     clientv3.LeaseID
-	rev    int64 // the ModRevision of the key
+	id      clientv3.LeaseID
+	ttl     time.Duration // as etcd has granted it
+	renewed time.Time     // when it was asked for, or kept alive
+	rev     int64         // the ModRevision of the key
 }
 
 // publish puts replicas/<name> under a new lease, over nothing, over the same incarnation, or over displaces.
@@ -51,10 +51,9 @@ func (e *etcd) publish(ctx context.Context, replica Replica, displaces Member) (
 	if err != nil {
 		return nil, err
 	}
-	lessor := clientv3.NewLease(e.client)
-	grant, err := lessor.Grant(ctx, int64(e.ttl/time.Second))
+	began := time.Now()
+	grant, err := e.grant(ctx)
 	if err != nil {
-		lessor.Close()
 		return nil, fmt.Errorf("election: register: lease: %w", err)
 	}
 	for {
@@ -64,21 +63,21 @@ func (e *etcd) publish(ctx context.Context, replica Replica, displaces Member) (
 			nil,
 		))
 		if err == nil && resp.Succeeded {
-			return &lease{lessor: lessor, id: grant.ID, rev: resp.Header.Revision}, nil
+			ttl := time.Duration(grant.TTL) * time.Second
+			return &lease{id: grant.ID, ttl: ttl, renewed: began, rev: resp.Header.Revision}, nil
 		}
-		if err == nil { // somebody moved it between
+		if err == nil || errors.Is(err, errTwice) { // somebody moved it between, or it is ours already
 			mod, err = e.vacancy(ctx, key, replica, displaces)
 		}
 		if err != nil {
-			lessor.Close() // the lease expires by itself
-			return nil, err
+			return nil, err // the lease expires by itself
 		}
 	}
 }
 
 // vacancy returns the ModRevision at which a key may be overwritten by replica (0: while it doesn't exist).
 func (e *etcd) vacancy(ctx context.Context, key string, replica Replica, displaces Member) (int64, error) {
-	holder, held, _, err := e.readReplica(ctx, key, replica.Name)
+	holder, held, err := e.readReplica(ctx, key, replica.Name)
 	switch {
 	case err != nil:
 		return 0, fmt.Errorf("election: register: %w", err)
@@ -89,27 +88,25 @@ func (e *etcd) vacancy(ctx context.Context, key string, replica Replica, displac
 	}
 }
 
-// readReplica returns who holds a name, its entry, and the revision of this view; the former two are zero when nobody
-// does.
-func (e *etcd) readReplica(ctx context.Context, key, name string) (Replica, entry, int64, error) {
-	resp, err := e.client.Get(ctx, key)
+// readReplica returns who holds a name, and its entry; both are zero when nobody does.
+func (e *etcd) readReplica(ctx context.Context, key, name string) (Replica, entry, error) {
+	resp, err := e.get(ctx, key)
 	if err != nil {
-		return Replica{}, entry{}, 0, err
+		return Replica{}, entry{}, err
 	}
-	revision := resp.Header.Revision
 	if len(resp.Kvs) == 0 {
-		return Replica{}, entry{}, revision, nil
+		return Replica{}, entry{}, nil
 	}
 	kv := newEntry(resp.Kvs[0].Value, resp.Kvs[0].ModRevision, resp.Kvs[0].Lease)
 	r, err := decodeReplica(name, kv.value)
 	if err != nil {
-		return Replica{}, entry{}, revision, malformed(key, err)
+		return Replica{}, entry{}, malformed(key, err)
 	}
-	return r, kv, revision, nil
+	return r, kv, nil
 }
 
 // registration is kept by one goroutine, run: started by Register, stopped by Close or by the registration's loss.
-// It blocks on the lease's channel, the watch, and etcd, always with a context that Close cancels.
+// It blocks on etcd, always with a context that Close cancels.
 type registration struct {
 	e       *etcd
 	replica Replica
@@ -143,7 +140,7 @@ func (r *registration) Close(ctx context.Context) error {
 	// The lease outlives its TTL in no case, so there is no point in trying for longer.
 	ctx, cancel := context.WithTimeout(ctx, r.e.ttl)
 	defer cancel()
-	if _, err := r.e.client.Revoke(ctx, r.leaseID()); err != nil && !errors.Is(err, rpctypes.ErrLeaseNotFound) {
+	if err := r.e.revoke(ctx, r.leaseID()); err != nil && !errors.Is(err, rpctypes.ErrLeaseNotFound) {
 		return fmt.Errorf("election: close: the lease expires by itself: %w", err)
 	}
 	return nil
@@ -175,13 +172,12 @@ func (r *registration) newestPut() int64 {
 
 func (r *registration) key() string { return r.e.keys.replica(r.replica.Name) }
 
-// run keeps the registration: while a lease lives it watches the key, then it registers again, until another
+// run keeps the registration: while a lease lives it looks after the key, then it registers again, until another
 // incarnation has the name or ctx ends.
 func (r *registration) run(ctx context.Context, l *lease) {
 	defer close(r.stopped)
 	for {
 		err := r.keep(ctx, l)
-		l.lessor.Close()
 		if ctx.Err() != nil || r.lostTo(err) {
 			return
 		}
@@ -227,38 +223,38 @@ func (r *registration) lostTo(err error) bool {
 	return true
 }
 
-// keep keeps the lease alive until it is over, and says why: a *NameTakenError when somebody else has the key.
+// keep keeps the lease alive until it is over, and says why: a *NameTakenError when somebody else has the key. It looks
+// at the key as often: a watch would be on one member, which may be one that says nothing any more.
 func (r *registration) keep(ctx context.Context, l *lease) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	alive, err := l.lessor.KeepAlive(ctx, l.id)
-	if err != nil {
-		return err
-	}
-	rev := l.rev
-	for delay := (retry{}); ; {
-		began := time.Now()
-		watch := r.e.client.Watch(clientv3.WithRequireLeader(ctx), r.key(), clientv3.WithRev(rev+1))
-		rev, err = r.follow(ctx, l, rev, alive, watch)
-		if err != nil {
-			return err
-		}
-		// The watch broke: what it missed is read.
-		r.e.log.Warn("watching the registration again", "replica", r.replica.Member)
-		if time.Since(began) > r.e.ttl {
-			delay.reset()
-		}
-		delay.wait(ctx)
-		attempt, done := context.WithTimeout(ctx, r.e.ttl)
-		holder, held, now, err := r.e.readReplica(attempt, r.key(), r.replica.Name)
-		done()
-		if err == nil {
-			if err := r.check(l, holder, held); err != nil {
-				return err
-			}
-			rev = now // not held.mod, which may be compacted
-		} else if ctx.Err() != nil {
+	t := time.NewTicker(min(l.ttl/3, time.Second))
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+		case <-ctx.Done():
 			return ctx.Err()
+		}
+		began := time.Now()
+		attempt, done := context.WithDeadline(ctx, l.renewed.Add(l.ttl))
+		err := r.e.renew(attempt, l.id)
+		if err == nil {
+			l.renewed = began
+		}
+		holder, held, unread := r.e.readReplica(attempt, r.key(), r.replica.Name)
+		done()
+		if unread == nil {
+			unread = r.check(l, holder, held)
+		} else if !errors.As(unread, new(*MalformedError)) {
+			unread = nil // it isn't known who has the key
+		}
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case unread != nil:
+			return unread
+		}
+		if errors.Is(err, rpctypes.ErrLeaseNotFound) || time.Since(l.renewed) >= l.ttl {
+			return errExpired
 		}
 	}
 }
@@ -267,40 +263,6 @@ var (
 	errExpired = errors.New("the lease is over")
 	errDeleted = errors.New("the key was deleted")
 )
-
-// follow drains the lease's channel and watches the key. It returns nil when the watch broke.
-func (r *registration) follow(
-	ctx context.Context, l *lease, rev int64, alive <-chan *clientv3.LeaseKeepAliveResponse, watch clientv3.WatchChan,
-) (int64, error) {
-	for {
-		select {
-		case <-ctx.Done():
-			return rev, ctx.Err()
-		case _, ok := <-alive:
-			if !ok {
-				return rev, errExpired
-			}
-		case resp, ok := <-watch:
-			if !ok || resp.Err() != nil {
-				return rev, nil
-			}
-			for _, event := range resp.Events {
-				if event.Type == clientv3.EventTypeDelete {
-					return rev, errDeleted
-				}
-				held := newEntry(event.Kv.Value, event.Kv.ModRevision, event.Kv.Lease)
-				holder, err := decodeReplica(r.replica.Name, held.value)
-				if err == nil {
-					err = r.check(l, holder, held)
-				}
-				if err != nil {
-					return rev, err
-				}
-				rev = held.mod
-			}
-		}
-	}
-}
 
 // check returns nil if the key stands under lease l. A put of the same incarnation by another registration counts
 // as taken too: two that keep one name in turns would never end.

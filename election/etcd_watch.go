@@ -13,8 +13,12 @@ import (
 // a store restored from a backup, or one behind a connection that died silently, would stay silent for ever.
 const relist = 5 * time.Second
 
-// listTimeout bounds one list, so that a store that hangs is asked again.
-const listTimeout = 5 * time.Second
+// listTimeout bounds one list, so that a store that hangs is asked again; watchTimeout how long a member may take to
+// make a watch.
+const (
+	listTimeout  = 5 * time.Second
+	watchTimeout = time.Second
+)
 
 func (e *etcd) Watch(ctx context.Context) <-chan State {
 	w := &watcher{e: e, out: make(chan State, 1)}
@@ -59,16 +63,24 @@ func (w *watcher) list(ctx context.Context) (entries, int64, error) {
 // follow sends what was listed and then every change. It returns nil when it is time to list again.
 func (w *watcher) follow(ctx context.Context, all entries, revision int64) error {
 	w.send(all, revision)
-	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
+	round, cancel := context.WithTimeout(clientv3.WithRequireLeader(ctx), relist)
 	defer cancel()
-	watch := w.e.client.Watch(ctx, w.e.keys.prefix, clientv3.WithPrefix(), clientv3.WithRev(revision+1))
-	again := time.NewTimer(relist)
-	defer again.Stop()
+	// A watcher of its own has a stream of its own: on whichever member comes next, if the last one says nothing.
+	watcher := clientv3.NewWatcher(w.e.client)
+	defer watcher.Close()
+	silent := time.AfterFunc(watchTimeout, cancel) // Watch returns when the member has made the watch
+	watch := watcher.Watch(round, w.e.keys.prefix, clientv3.WithPrefix(), clientv3.WithRev(revision+1))
+	if !silent.Stop() {
+		return errSilent
+	}
 	for {
 		select {
-		case <-again.C:
+		case <-round.Done():
 			return nil
 		case resp, ok := <-watch:
+			if !ok && round.Err() != nil {
+				return nil
+			}
 			if !ok {
 				return errWatchClosed
 			}
@@ -95,7 +107,10 @@ func (w *watcher) follow(ctx context.Context, all entries, revision int64) error
 	}
 }
 
-var errWatchClosed = errors.New("the watch was closed")
+var (
+	errWatchClosed = errors.New("the watch was closed")
+	errSilent      = errors.New("etcd doesn't answer")
+)
 
 // send replaces what waits in out, unless nothing but the revision has changed.
 func (w *watcher) send(all entries, revision int64) {
