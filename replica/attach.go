@@ -62,6 +62,10 @@ func (r *Replica) ServeConnection(stream grpc.ServerStream) error {
 func (c *connection) Attach(stream grpc.BidiStreamingServer[pb.AttachRequest, pb.AttachResponse]) error {
 	ctx, cancel := context.WithCancelCause(stream.Context())
 	defer cancel(nil)
+	// The source learns at once that its connection lives, whatever its stream waits for.
+	if err := stream.SendHeader(nil); err != nil {
+		return err
+	}
 	if f := c.r.config.authenticate; f != nil {
 		if err := c.r.apart(ctx, "AuthenticateSession", func() error { return f(ctx) }); err != nil {
 			return errAuthenticate(ctx, err)
@@ -75,7 +79,8 @@ func (c *connection) Attach(stream grpc.BidiStreamingServer[pb.AttachRequest, pb
 	if len(hello.GetNonce()) != len(orderstate.Nonce{}) {
 		return status.Error(codes.InvalidArgument, "understudy: a stream begins with a hello that has a nonce of 16 bytes")
 	}
-	if len(first.GetFrames())+len(first.GetDestOrderInfo()) > 0 || first.GetAcknowledgedEpoch() != 0 || first.GetWaitingFor() != nil {
+	if len(first.GetFrames())+len(first.GetDestOrderInfo()) > 0 || first.GetAcknowledgedEpoch() != 0 || first.GetWaitingFor() != nil ||
+		first.GetHail() {
 		return status.Error(codes.InvalidArgument, "understudy: a stream's first message has its hello and nothing else")
 	}
 	in, err := c.r.awaitState(ctx)
@@ -237,6 +242,10 @@ func (a *attachment) take(req *pb.AttachRequest, assembler *wire.Assembler) erro
 		}
 	}
 	a.told = max(a.told, orderstate.Epoch(req.GetToldEpoch()))
+	if req.GetHail() {
+		a.out.Hailed = true
+		signal(a.wake)
+	}
 	if e := orderstate.Epoch(req.GetAcknowledgedEpoch()); e > a.acknowledged {
 		a.acknowledged = e
 		switch {
@@ -466,14 +475,14 @@ func (a *attachment) next() *pb.AttachResponse {
 	out := &pb.AttachResponse{
 		Welcome: a.out.Welcome, Acknowledgement: a.out.Acknowledgement, NewEpoch: a.out.NewEpoch, EpochStart: a.out.EpochStart,
 		RequiredSet: a.out.RequiredSet, SourceOrderInfo: a.out.SourceOrderInfo, Stable: a.out.Stable, StableEpoch: a.out.StableEpoch,
-		Mark: a.out.Mark,
+		Mark: a.out.Mark, Hailed: a.out.Hailed,
 	}
 	if a.frames > a.framesTold {
 		out.FramesUpTo = uint64(a.frames)
 		a.framesTold = a.frames
 	}
 	empty := out.Welcome == nil && out.Acknowledgement == nil && out.NewEpoch == nil && out.EpochStart == nil && out.RequiredSet == nil &&
-		out.SourceOrderInfo == nil && out.StableEpoch == 0 && out.FramesUpTo == 0
+		out.SourceOrderInfo == nil && out.StableEpoch == 0 && out.FramesUpTo == 0 && !out.Hailed
 	a.out.Reset()
 	a.size -= size
 	a.in.queued -= size

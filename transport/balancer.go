@@ -141,13 +141,16 @@ type groupResolver struct{ client *Client }
 func (groupResolver) ResolveNow(resolver.ResolveNowOptions) {}
 func (r groupResolver) Close()                              { r.client.close() }
 
-// address is where one replica is reached.
-type address struct{ name, addr string }
+// address is where one replica is reached, on the how-manieth connection: who wants another one says a higher number.
+type address struct {
+	name, addr string
+	connection int
+}
 
-// roster is the resolver state's attribute by which a balancer finds its Client. names go with the state's endpoints.
+// roster is the resolver state's attribute by which a balancer finds its Client, and whom the state's endpoints are.
 type roster struct {
 	client *Client
-	names  []string
+	all    []address
 }
 
 // Equal is for package attributes: each roster is another.
@@ -157,10 +160,9 @@ type rosterKey struct{}
 
 // publish tells gRPC the replicas, and returns when the load-balancing policy has them.
 func publish(c *Client, cc resolver.ClientConn, all []address) error {
-	r := &roster{client: c}
+	r := &roster{client: c, all: all}
 	state := resolver.State{Attributes: attributes.New(rosterKey{}, r)}
 	for _, a := range all {
-		r.names = append(r.names, a.name)
 		state.Endpoints = append(state.Endpoints, resolver.Endpoint{Addresses: []resolver.Address{{Addr: a.addr}}})
 	}
 	if state.Endpoints == nil {
@@ -174,7 +176,7 @@ type policyBuilder struct{}
 func (policyBuilder) Name() string { return policy }
 
 func (policyBuilder) Build(cc balancer.ClientConn, _ balancer.BuildOptions) balancer.Balancer {
-	return &replicaBalancer{cc: cc, conns: map[string]*replicaConn{}}
+	return &replicaBalancer{cc: cc, conns: map[string]*replicaConn{}, next: map[string]*replicaConn{}}
 }
 
 // replicaBalancer keeps one connection to each replica. gRPC calls it from one goroutine at a time.
@@ -182,10 +184,11 @@ type replicaBalancer struct {
 	cc     balancer.ClientConn
 	client *Client // of the first roster
 	conns  map[string]*replicaConn
+	next   map[string]*replicaConn // to take the place of one that says nothing, once it is there
 }
 
 type replicaConn struct {
-	addr  string
+	address
 	sub   balancer.SubConn
 	state connectivity.State
 	err   error // of the last attempt to connect
@@ -193,21 +196,20 @@ type replicaConn struct {
 
 func (b *replicaBalancer) UpdateClientConnState(s balancer.ClientConnState) error {
 	r, ok := s.ResolverState.Attributes.Value(rosterKey{}).(*roster)
-	if !ok || len(r.names) != len(s.ResolverState.Endpoints) {
+	if !ok || len(r.all) != len(s.ResolverState.Endpoints) {
 		return errors.New("transport: the load-balancing policy " + policy + " serves interceptor.DialOptions only")
 	}
 	b.client = r.client
 	listed := map[string]bool{}
-	for i, name := range r.names {
-		listed[name] = true
-		if err := b.connect(name, s.ResolverState.Endpoints[i].Addresses[0]); err != nil {
+	for i, a := range r.all {
+		listed[a.name] = true
+		if err := b.connect(a, s.ResolverState.Endpoints[i].Addresses[0]); err != nil {
 			return err
 		}
 	}
 	for name, conn := range b.conns {
 		if !listed[name] {
-			conn.sub.Shutdown()
-			delete(b.conns, name)
+			b.drop(name, conn)
 		}
 	}
 	b.publish()
@@ -215,16 +217,24 @@ func (b *replicaBalancer) UpdateClientConnState(s balancer.ClientConnState) erro
 	return nil
 }
 
-// connect makes the connection to a replica, in place of the one to an earlier address of its.
-func (b *replicaBalancer) connect(name string, addr resolver.Address) error {
+// connect makes the connection to a replica: in place of the one to an earlier address of its at once, in place of one
+// that says nothing when it is there, since that one may speak again before.
+func (b *replicaBalancer) connect(a address, addr resolver.Address) error {
+	name, in := a.name, b.conns
 	if old := b.conns[name]; old != nil {
-		if old.addr == addr.Addr {
+		switch {
+		case old.addr != a.addr:
+			b.drop(name, old)
+		case old.connection == a.connection:
 			return nil
+		case b.next[name] != nil || old.state != connectivity.Ready: // it is being made
+			old.connection = a.connection
+			return nil
+		default:
+			old.connection, in = a.connection, b.next
 		}
-		old.sub.Shutdown()
-		delete(b.conns, name)
 	}
-	conn := &replicaConn{addr: addr.Addr, state: connectivity.Connecting}
+	conn := &replicaConn{address: a, state: connectivity.Connecting}
 	//lint:ignore SA1019 it says only that SubConns will have one address each, as ours do
 	sub, err := b.cc.NewSubConn([]resolver.Address{addr}, balancer.NewSubConnOptions{
 		StateListener: func(s balancer.SubConnState) { b.changed(name, conn, s) },
@@ -233,14 +243,34 @@ func (b *replicaBalancer) connect(name string, addr resolver.Address) error {
 		return err
 	}
 	conn.sub = sub
-	b.conns[name] = conn
+	in[name] = conn
 	sub.Connect()
 	return nil
 }
 
+// drop ends the connections to a replica. What is under way there isn't cut off by this.
+func (b *replicaBalancer) drop(name string, conn *replicaConn) {
+	conn.sub.Shutdown()
+	delete(b.conns, name)
+	if next := b.next[name]; next != nil {
+		next.sub.Shutdown()
+		delete(b.next, name)
+	}
+}
+
+// replace puts the next connection to a replica in the place of the present one.
+func (b *replicaBalancer) replace(name string) {
+	old, next := b.conns[name], b.next[name]
+	delete(b.next, name)
+	next.connection = old.connection
+	b.conns[name] = next
+	old.sub.Shutdown()
+	b.publish()
+}
+
 // changed keeps every connection connected: idle is where gRPC puts one that was lost, or whose backoff is over.
 func (b *replicaBalancer) changed(name string, conn *replicaConn, s balancer.SubConnState) {
-	if b.conns[name] != conn || s.ConnectivityState == connectivity.Shutdown {
+	if s.ConnectivityState == connectivity.Shutdown || b.conns[name] != conn && b.next[name] != conn {
 		return
 	}
 	before := conn.state
@@ -254,6 +284,17 @@ func (b *replicaBalancer) changed(name string, conn *replicaConn, s balancer.Sub
 	if conn.state == connectivity.Idle {
 		conn.sub.Connect()
 		conn.state = connectivity.Connecting
+	}
+	switch {
+	case b.next[name] == conn:
+		if conn.state == connectivity.Ready {
+			b.replace(name)
+			b.client.reconnected(name)
+		}
+		return
+	case b.next[name] != nil && conn.state != connectivity.Ready: // the old one is lost, and made anew at once
+		b.next[name].sub.Shutdown()
+		delete(b.next, name)
 	}
 	if conn.state != before || s.ConnectionError != nil { // each picker wakes whoever waits for a connection
 		b.publish()

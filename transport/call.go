@@ -37,6 +37,7 @@ type call struct {
 	reply   reply              // of the last attempt
 	verdict verdict            // on it
 	wake    chan struct{}      // a verdict was found while the reply was held; has room for one; nil before
+	look0   uint64             // Client.looks when the attempt began
 }
 
 // invoke makes one call: FIG. 8 on the way out, FIG. 9 on the way back.
@@ -267,6 +268,7 @@ func (k *call) attempt() *attempt {
 	a := &attempt{request: &k.request, choice: choice{name: c.primary.Name}}
 	a.Context, k.cancel = context.WithCancel(k.ctx)
 	k.epoch, k.cut = s.source.Epoch(), false
+	k.attempted()
 	held := s.source.HeldUpTo()
 	h := wire.Header{
 		Session: orderstate.Session(s.number), SeqNum: orderstate.SeqNum(k.seqNum), DestEpoch: k.epoch, HeldUpTo: held,

@@ -53,6 +53,11 @@ type Client struct {
 	loss    error                    // DataLoss that no call has been told yet
 	// stale asks the goroutine in replicas.go to look at the links again.
 	stale chan struct{}
+
+	// Late calls (late.go): how often they were looked for, by a timer that runs while some are in flight.
+	looks   uint64
+	looking bool
+	looker  *time.Timer
 }
 
 // New returns a Client for one ClientConn. Nothing happens before that is used.

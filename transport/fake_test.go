@@ -412,6 +412,9 @@ func (s *stream) frames() []*pb.Frame {
 }
 
 func (r *replica) Attach(srv pb.Connection_AttachServer) error {
+	if err := srv.SendHeader(nil); err != nil {
+		return err
+	}
 	first, err := srv.Recv()
 	if err != nil {
 		return err
@@ -444,7 +447,11 @@ func (r *replica) Attach(srv pb.Connection_AttachServer) error {
 				}
 				return
 			}
-			if c.forgetful {
+			if msg.Hail {
+				s.send(&pb.AttachResponse{Hailed: true})
+				msg.Hail = false
+			}
+			if c.forgetful || proto.Size(msg) == 0 {
 				continue
 			}
 			s.mu.Lock()

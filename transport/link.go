@@ -26,7 +26,7 @@ const (
 	maxStreamMessage = 4 << 20
 	// farewell bounds how long closing waits for the primary to have ended the session.
 	farewell = 100 * time.Millisecond
-	// unheard is how long a replica may take to acknowledge a frame; then the stream begins anew, so that the replica learns that it can't be heard (R11). It acknowledges within 250 ms.
+	// unheard is how long a replica may take to acknowledge a frame, or the beginning of a stream; then it gets a new connection and a new stream, so that the replica learns that it can't be heard (R11). It acknowledges within 250 ms, and a stream at once.
 	unheard = time.Second
 )
 
@@ -65,6 +65,11 @@ type link struct {
 	answer   orderstate.Epoch
 	question *pb.WaitingFor
 	ended    *pb.Ended // which calls have ended; nil: nothing new
+
+	// late.go:
+	connection int    // which one is wanted
+	hail       bool   // ask the replica to answer
+	asked      uint64 // at this look, nothing having come since; 0: it wasn't
 }
 
 func (l *link) run() {
@@ -147,6 +152,9 @@ func (l *link) attach() (welcomed bool, err error) {
 		_, err = stream.Recv() // has the reason
 		return false, err
 	}
+	hung := time.AfterFunc(unheard, l.renew)
+	_, _ = stream.Header() // comes at once; if it doesn't, Recv knows why
+	hung.Stop()
 	for {
 		msg, err := stream.Recv()
 		if err != nil {
@@ -252,7 +260,7 @@ func (l *link) moves() {
 // expects is called with mu held.
 func (l *link) expects() {
 	if l.patience == nil && l.sent > l.held && l.restart != nil {
-		l.patience = time.AfterFunc(unheard, l.restart)
+		l.patience = time.AfterFunc(unheard, l.unacknowledged)
 	}
 }
 
@@ -351,9 +359,9 @@ func (l *link) take() []*pb.AttachRequest {
 	if l.cursor > l.flushTo {
 		answer, l.answer = l.answer, 0
 	}
-	question, ended := l.question, l.ended
-	l.question, l.ended = nil, nil
-	if len(msgs) == 0 && answer == 0 && question == nil && ended == nil {
+	question, ended, hail := l.question, l.ended, l.hail
+	l.question, l.ended, l.hail = nil, nil, false
+	if len(msgs) == 0 && answer == 0 && question == nil && ended == nil && !hail {
 		return nil
 	}
 	if len(msgs) == 0 {
@@ -375,7 +383,7 @@ func (l *link) take() []*pb.AttachRequest {
 	if answer != 0 {
 		last.ToldEpoch = uint64(s.told)
 	}
-	last.AcknowledgedEpoch, last.WaitingFor, last.Ended = uint64(answer), question, ended
+	last.AcknowledgedEpoch, last.WaitingFor, last.Ended, last.Hail = uint64(answer), question, ended, hail
 	return msgs
 }
 

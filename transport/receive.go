@@ -39,6 +39,7 @@ func (c *Client) receive(l *link, s *session, msg *pb.AttachResponse) error {
 	if l.session != s || s.over != nil {
 		return errSession
 	}
+	l.asked = 0
 	switch {
 	case msg.Welcome != nil && l.up:
 		return malformed("a second Welcome")
@@ -112,7 +113,7 @@ func (c *Client) welcome(l *link, s *session, w *pb.Welcome) error {
 		c.adopt(s, w.Session, w.Token)
 	}
 	l.up, l.problem, l.unknown = true, nil, false
-	l.question, l.queued, l.held, l.sent = nil, 0, 0, 0
+	l.question, l.queued, l.held, l.sent, l.hail = nil, 0, 0, 0, false
 	l.ended = s.said
 	l.reflect(true)
 	c.again()

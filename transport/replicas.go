@@ -20,7 +20,7 @@ var errPolicy = errors.New("transport: the ClientConn has another load-balancing
 // follow tells gRPC the replicas until the ClientConn is closed, and keeps a link to each.
 func (c *Client) follow(elect election.Election, publish func([]address) error) {
 	var seen election.State
-	var told map[string]string
+	var told map[string]address
 	var toldGroup uint64
 	views := elect.Watch(c.ctx)
 	for {
@@ -48,8 +48,8 @@ func (c *Client) follow(elect election.Election, publish func([]address) error) 
 			continue
 		}
 		var all []address
-		for name, addr := range addrs {
-			all = append(all, address{name, addr})
+		for _, a := range addrs {
+			all = append(all, a)
 		}
 		slices.SortFunc(all, func(a, b address) int { return cmp.Compare(a.name, b.name) })
 		if err := publish(all); err != nil {
@@ -72,43 +72,42 @@ func (c *Client) hasPolicy() bool {
 }
 
 // addresses are those of the replicas listed, and of those who are gone from the list while their stream lives.
-func (c *Client) addresses(view election.State) map[string]string {
-	addrs := map[string]string{}
+func (c *Client) addresses(view election.State) map[string]address {
+	addrs := map[string]address{}
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.over != nil {
-		c.mu.Unlock()
 		return addrs
 	}
-	for _, l := range c.links {
-		if l.up {
-			addrs[l.name] = l.addr
-		}
-	}
-	c.mu.Unlock()
 	for _, r := range view.Replicas {
-		addrs[r.Name] = r.Addr
+		addrs[r.Name] = address{name: r.Name, addr: r.Addr}
+	}
+	for _, l := range c.links {
+		if a, listed := addrs[l.name]; !listed && l.up || a.addr == l.addr {
+			addrs[l.name] = address{l.name, l.addr, l.connection}
+		}
 	}
 	return addrs
 }
 
 // relink ends the links to replicas that are gone, begins those to new ones, and begins anew where the address has changed.
-func (c *Client) relink(addrs map[string]string) {
+func (c *Client) relink(addrs map[string]address) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	has := map[string]bool{}
 	c.links = slices.DeleteFunc(c.links, func(l *link) bool {
-		if addrs[l.name] != l.addr {
+		if addrs[l.name].addr != l.addr {
 			l.stop()
 			return true
 		}
 		has[l.name] = true
 		return false
 	})
-	for name, addr := range addrs {
+	for name, a := range addrs {
 		if has[name] || c.group == 0 { // nobody is welcome before the store has named the group
 			continue
 		}
-		l := &link{client: c, name: name, addr: addr, wake: make(chan struct{}, 1)}
+		l := &link{client: c, name: name, addr: a.addr, wake: make(chan struct{}, 1)}
 		l.ctx, l.stop = context.WithCancel(c.ctx)
 		c.links = append(c.links, l)
 		c.work.Go(l.run)

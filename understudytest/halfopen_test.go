@@ -1,14 +1,18 @@
 package understudytest_test
 
 import (
+	"context"
 	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"google.golang.org/grpc"
+
 	"github.com/understudy-rpc/understudy"
 	"github.com/understudy-rpc/understudy/election"
 	"github.com/understudy-rpc/understudy/internal/simnet"
+	"github.com/understudy-rpc/understudy/replica"
 	"github.com/understudy-rpc/understudy/understudytest"
 )
 
@@ -90,4 +94,115 @@ func TestNobodyDialsWhoHasLeft(t *testing.T) {
 			}
 		}
 	})
+}
+
+// An idle client's connections are half-open, all or some of them, and then it calls: each gets a new connection, and the
+// call ends within a second or so, not at its deadline. So does one whose connections go dead while it is in flight.
+func TestHalfOpenConnectionsOfAClient(t *testing.T) {
+	for _, to := range [][]string{{"replica0"}, {"replica1"}, {"replica0", "replica1", "replica2"}} {
+		for _, level := range levels {
+			t.Run(fmt.Sprint(level, to), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					c := understudytest.New(t, 3, registerSlowLedger, understudytest.Level(level))
+					conn := c.Dial("client0")
+					call := func(name string, most time.Duration, cut func()) {
+						t.Helper()
+						ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+						defer cancel()
+						began := time.Now()
+						if cut != nil {
+							time.AfterFunc(10*time.Millisecond, cut)
+						}
+						if _, err := add(ctx, conn, name); err != nil {
+							t.Fatalf("%s: %v", name, err)
+						}
+						if took := time.Since(began); took > most {
+							t.Errorf("%s took %v", name, took)
+						}
+					}
+					strand := func() {
+						for _, host := range to {
+							c.Network().Strand("client0", host)
+						}
+					}
+					call("first", 500*time.Millisecond, nil)
+					time.Sleep(20 * time.Second)
+					strand()
+					call("after", 1500*time.Millisecond, nil)
+					time.Sleep(5 * time.Second)
+					call("later", 100*time.Millisecond, nil)
+					call("meanwhile", 1500*time.Millisecond, strand)
+					time.Sleep(5 * time.Second)
+					call("finds it", 500*time.Millisecond, nil) // what only a backup didn't hear
+					time.Sleep(5 * time.Second)
+					call("last", 100*time.Millisecond, nil)
+					if n := len(c.State(c.Primary()).(*slowLedger).all()); n != 6 {
+						t.Errorf("%d calls were executed, not 6", n)
+					}
+				})
+			})
+		}
+	}
+}
+
+// An idle client's connections are half-open when the primary dies without a word, too.
+func TestHalfOpenConnectionsAtAFailover(t *testing.T) {
+	for _, level := range levels {
+		t.Run(level.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := understudytest.New(t, 3, registerLedger, understudytest.Level(level))
+				conn := c.Dial("client0")
+				for i, name := range []string{"before", "after"} {
+					ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+					defer cancel()
+					began := time.Now()
+					if _, err := add(ctx, conn, name); err != nil {
+						t.Fatalf("%s: %v", name, err)
+					}
+					if took := time.Since(began); took > 3*time.Second {
+						t.Errorf("%s took %v", name, took)
+					}
+					if i > 0 {
+						break
+					}
+					time.Sleep(10 * time.Second)
+					for i := range 3 {
+						c.Network().Strand("client0", fmt.Sprint("replica", i))
+					}
+					c.Kill(0)
+				}
+			})
+		})
+	}
+}
+
+// A turn that takes long is no silence: the primary answers on the stream, and the connection stays.
+func TestLongTurnKeepsItsConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := understudytest.New(t, 3, registerSlowestLedger)
+		conn := c.Dial("client0")
+		link := simnet.Link{From: "client0", To: "replica0"}
+		for i := range 2 {
+			dials := c.Network().Dials(link)
+			if _, err := add(t.Context(), conn, fmt.Sprint(i)); err != nil {
+				t.Fatal(err)
+			}
+			if n := c.Network().Dials(link); i > 0 && n != dials {
+				t.Errorf("the primary was dialled %d times during a turn of 10 s", n-dials)
+			}
+		}
+	})
+}
+
+type slowestLedger struct{ ledger }
+
+func (l *slowestLedger) add(ctx context.Context, name string) (int64, error) {
+	time.Sleep(10 * time.Second) // fake
+	return l.ledger.add(ctx, name)
+}
+
+func registerSlowestLedger(s grpc.ServiceRegistrar) replica.Snapshotter {
+	l := &slowestLedger{}
+	s.RegisterService(&counterDesc, l)
+	return l
 }

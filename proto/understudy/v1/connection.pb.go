@@ -37,7 +37,9 @@ type AttachRequest struct {
 	// Calls whose replies the source won't ask for again: said now and then, so that replicas needn't keep these replies.
 	Ended *Ended `protobuf:"bytes,20,opt,name=ended,proto3" json:"ended,omitempty"`
 	// With acknowledged_epoch, as in Hello.
-	ToldEpoch     uint64 `protobuf:"varint,21,opt,name=told_epoch,json=toldEpoch,proto3" json:"told_epoch,omitempty"`
+	ToldEpoch uint64 `protobuf:"varint,21,opt,name=told_epoch,json=toldEpoch,proto3" json:"told_epoch,omitempty"`
+	// The replica answers at once, whatever its role, with `hailed`: the source hears nothing, and asks whether the connection lives.
+	Hail          bool `protobuf:"varint,30,opt,name=hail,proto3" json:"hail,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -119,6 +121,13 @@ func (x *AttachRequest) GetToldEpoch() uint64 {
 		return x.ToldEpoch
 	}
 	return 0
+}
+
+func (x *AttachRequest) GetHail() bool {
+	if x != nil {
+		return x.Hail
+	}
+	return false
 }
 
 // Ended names calls of a session that have ended: the source has their replies, or has given them up.
@@ -520,7 +529,9 @@ type AttachResponse struct {
 	Stable      uint64 `protobuf:"varint,8,opt,name=stable,proto3" json:"stable,omitempty"`
 	StableEpoch uint64 `protobuf:"varint,9,opt,name=stable_epoch,json=stableEpoch,proto3" json:"stable_epoch,omitempty"`
 	// With the welcome, and with each required set: for a hello to come.
-	Mark          *StoreMark `protobuf:"bytes,40,opt,name=mark,proto3" json:"mark,omitempty"`
+	Mark *StoreMark `protobuf:"bytes,40,opt,name=mark,proto3" json:"mark,omitempty"`
+	// The answer to `hail`.
+	Hailed        bool `protobuf:"varint,30,opt,name=hailed,proto3" json:"hailed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -623,6 +634,13 @@ func (x *AttachResponse) GetMark() *StoreMark {
 		return x.Mark
 	}
 	return nil
+}
+
+func (x *AttachResponse) GetHailed() bool {
+	if x != nil {
+		return x.Hailed
+	}
+	return false
 }
 
 type Welcome struct {
@@ -1054,7 +1072,7 @@ var File_understudy_v1_connection_proto protoreflect.FileDescriptor
 
 const file_understudy_v1_connection_proto_rawDesc = "" +
 	"\n" +
-	"\x1eunderstudy/v1/connection.proto\x12\runderstudy.v1\x1a\x1aunderstudy/v1/header.proto\"\xdb\x02\n" +
+	"\x1eunderstudy/v1/connection.proto\x12\runderstudy.v1\x1a\x1aunderstudy/v1/header.proto\"\xef\x02\n" +
 	"\rAttachRequest\x12*\n" +
 	"\x05hello\x18\x01 \x01(\v2\x14.understudy.v1.HelloR\x05hello\x12,\n" +
 	"\x06frames\x18\x02 \x03(\v2\x14.understudy.v1.FrameR\x06frames\x12:\n" +
@@ -1064,7 +1082,8 @@ const file_understudy_v1_connection_proto_rawDesc = "" +
 	"waitingFor\x12*\n" +
 	"\x05ended\x18\x14 \x01(\v2\x14.understudy.v1.EndedR\x05ended\x12\x1d\n" +
 	"\n" +
-	"told_epoch\x18\x15 \x01(\x04R\ttoldEpoch\"2\n" +
+	"told_epoch\x18\x15 \x01(\x04R\ttoldEpoch\x12\x12\n" +
+	"\x04hail\x18\x1e \x01(\bR\x04hail\"2\n" +
 	"\x05Ended\x12\x13\n" +
 	"\x05up_to\x18\x01 \x01(\x04R\x04upTo\x12\x14\n" +
 	"\x05above\x18\x02 \x01(\fR\x05above\"\xb4\x01\n" +
@@ -1094,7 +1113,7 @@ const file_understudy_v1_connection_proto_rawDesc = "" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1c\n" +
 	"\n" +
 	"held_up_to\x18\x02 \x01(\x04R\bheldUpTo\x12\x16\n" +
-	"\x06stable\x18\x03 \x01(\bR\x06stable\"\x88\x04\n" +
+	"\x06stable\x18\x03 \x01(\bR\x06stable\"\xa0\x04\n" +
 	"\x0eAttachResponse\x120\n" +
 	"\awelcome\x18\x01 \x01(\v2\x16.understudy.v1.WelcomeR\awelcome\x12 \n" +
 	"\fframes_up_to\x18\x02 \x01(\x04R\n" +
@@ -1107,7 +1126,8 @@ const file_understudy_v1_connection_proto_rawDesc = "" +
 	"\x11source_order_info\x18\a \x03(\v2\x12.understudy.v1.RunR\x0fsourceOrderInfo\x12\x16\n" +
 	"\x06stable\x18\b \x01(\x04R\x06stable\x12!\n" +
 	"\fstable_epoch\x18\t \x01(\x04R\vstableEpoch\x12,\n" +
-	"\x04mark\x18( \x01(\v2\x18.understudy.v1.StoreMarkR\x04mark\"\x86\x03\n" +
+	"\x04mark\x18( \x01(\v2\x18.understudy.v1.StoreMarkR\x04mark\x12\x16\n" +
+	"\x06hailed\x18\x1e \x01(\bR\x06hailed\"\x86\x03\n" +
 	"\aWelcome\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x14\n" +
 	"\x05group\x18\x02 \x01(\x06R\x05group\x12\x18\n" +
