@@ -20,7 +20,6 @@ import (
 	"testing"
 	"time"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
@@ -28,7 +27,6 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/understudy-rpc/understudy"
-	"github.com/understudy-rpc/understudy/election"
 	"github.com/understudy-rpc/understudy/examples/greeter/helloworld"
 	"github.com/understudy-rpc/understudy/interceptor"
 	"github.com/understudy-rpc/understudy/replica"
@@ -270,97 +268,5 @@ func serving(ctx context.Context, t *testing.T, addr string) {
 				return
 			}
 		}
-	}
-}
-
-// TestEtcdWithTLSAndUsers: a group on an etcd that asks for certificates and for a user's password, whose replicas' user may
-// read and write the group's own keys, and its clients' user read them, as docs/production.md says.
-func TestEtcdWithTLSAndUsers(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	ca := newAuthority(t)
-	server, err := startEtcd(ctx, "127.0.0.1:0", ca.identity("127.0.0.1"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = server.stop() }()
-	cfg, err := ca.identity().client()
-	if err != nil {
-		t.Fatal(err)
-	}
-	admin, err := election.DialAs([]string{server.addr}, cfg, "", "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer admin.Close()
-	must := func(_ any, err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	const prefix = "/understudy/greeter/"
-	for user, right := range map[string]clientv3.PermissionType{"replicas": clientv3.PermissionType(clientv3.PermReadWrite), "clients": clientv3.PermissionType(clientv3.PermRead)} {
-		must(admin.RoleAdd(ctx, user))
-		must(admin.RoleGrantPermission(ctx, user, prefix, clientv3.GetPrefixRangeEnd(prefix), right))
-		must(admin.UserAdd(ctx, user, "secret of "+user))
-		must(admin.UserGrantRole(ctx, user, user))
-	}
-	must(admin.UserAdd(ctx, "root", "secret of root"))
-	must(admin.UserGrantRole(ctx, "root", "root"))
-	must(admin.AuthEnable(ctx))
-
-	var replicas []*replica.Replica
-	for _, name := range []string{"a", "b"} {
-		lis, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		g := newGreeter()
-		r, err := replica.Join(ctx, "etcd://"+server.addr+"/greeter", replica.State(g), replica.Name(name), replica.Etcd(cfg, "replicas", "secret of replicas"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		s := grpc.NewServer(interceptor.ServerOptions(r)...)
-		helloworld.RegisterGreeterServer(r.Registrar(s), g)
-		served := make(chan error, 1)
-		go func() { served <- r.Serve(ctx, s, lis) }()
-		defer func() {
-			_ = r.Stop(context.Background()) // the last one's state goes
-			if err := <-served; err != nil {
-				t.Error(err)
-			}
-		}()
-		if err := r.Ready(ctx); err != nil {
-			t.Fatal(err)
-		}
-		replicas = append(replicas, r)
-	}
-	call := func(user, password string, limit time.Duration) error {
-		conn, err := grpc.NewClient("replicated://"+server.addr+"/greeter", append(interceptor.DialOptions(transport.WithEtcd(cfg, user, password)),
-			grpc.WithTransportCredentials(insecure.NewCredentials()))...)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
-		ctx, cancel := context.WithTimeout(ctx, limit)
-		defer cancel()
-		_, err = helloworld.NewGreeterClient(conn).SayHello(ctx, &helloworld.HelloRequest{Name: "Ada"})
-		return err
-	}
-	if err := call("clients", "secret of clients", 10*time.Second); err != nil {
-		t.Error(err)
-	}
-	if err := call("clients", "guessed", time.Second); err == nil {
-		t.Error("a client with another password was answered")
-	}
-	if err := replicas[0].Stop(ctx); err != nil { // another one is elected, and a member removed: all that a replica writes
-		t.Error(err)
-	}
-	if err := replicas[1].Ready(ctx); err != nil {
-		t.Error(err)
-	}
-	if err := call("clients", "secret of clients", 10*time.Second); err != nil {
-		t.Errorf("after a failover: %v", err)
 	}
 }
