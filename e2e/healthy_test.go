@@ -159,3 +159,26 @@ func TestTerminated(t *testing.T) {
 		c.Finish().NoneFailed()
 	})
 }
+
+// A client whose connections a NAT has forgotten, while it was idle, makes new ones: its next call is answered, and others'
+// calls aren't held up.
+func TestConnectionsForgotten(t *testing.T) {
+	atEachLevel(t, func(t *testing.T, l understudy.Level) {
+		c := cluster.New(t, l)
+		c.StartReplicas("a", "b", "c")
+		x, y := c.StartClient("x"), c.StartClient("y")
+		y.Load(cluster.Steady)
+		x.Load(cluster.Steady)
+		x.Await(20)
+		x.Idle()
+		at := x.Strand()
+		x.Load(journal.Load{Callers: 2, Pause: 10 * time.Millisecond, Deadline: 20 * time.Second})
+		x.Await(20)
+		y.Await(20)
+		r := c.Finish().NoneFailed()
+		if held := r.HeldUp("x, after its connections are half-open", at, at+time.Second, x); held > 5*time.Second+busy {
+			t.Errorf("a call was held up for %v", held)
+		}
+		r.HeldUp("y", at, at+time.Second, y)
+	})
+}

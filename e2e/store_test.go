@@ -7,6 +7,7 @@ import (
 
 	"github.com/understudy-rpc/understudy"
 	"github.com/understudy-rpc/understudy/e2e/cluster"
+	"github.com/understudy-rpc/understudy/e2e/etcdproc"
 	"github.com/understudy-rpc/understudy/election"
 )
 
@@ -106,4 +107,31 @@ func TestAnotherGroupInAnEmptyEtcd(t *testing.T) {
 	y.Await(20)
 	c.Finish().NoneFailed()
 	unharmed(t, c, had)
+}
+
+// An election doesn't wait for a node of etcd that hangs, whichever it is.
+func TestEtcdNodeHangs(t *testing.T) {
+	t.Parallel()
+	c := cluster.NewOn(t, understudy.Stable, etcdproc.StartMembers(t, 3)...)
+	c.StartReplicas("a", "b", "c")
+	x := c.StartClient("x")
+	x.Load(cluster.Steady)
+	x.Await(20)
+	for i, node := range c.Etcds {
+		p := c.Primary()
+		epoch := p.Epoch()
+		node.Stop()
+		at := p.Kill()
+		c.AwaitPrimary(epoch)
+		x.Await(20)
+		took := c.Now() - at
+		t.Logf("node %d hangs: calls are answered %v after the primary's death", i+1, took.Round(time.Millisecond))
+		if took > 2*time.Second+busy {
+			t.Errorf("node %d hangs: calls are answered %v after the primary's death", i+1, took)
+		}
+		node.Continue()
+		p.Start()
+		c.AwaitInSync("a", "b", "c")
+	}
+	c.Finish().NoneFailed()
 }

@@ -61,7 +61,7 @@ var kinds = []kind{
 	{twinStarted, 3, twin},
 	{"replica terminated", 4, terminate},
 	{"address reused", 2, reuseAddress},
-	{"connections half-open", 0, strand},
+	{"connections half-open", 3, strand},
 }
 
 const (
