@@ -58,13 +58,16 @@ type Trusted struct {
 
 	mu      sync.Mutex // guards:
 	known   Mark
-	inSync  []Member // as of known's Epoch and Fence; nil: not known
-	newest  State    // that was believed
-	suspect error    // as a Watch has found it
+	inSync  []Member                   // as of known's Epoch and Fence; nil: not known
+	newest  State                      // that was believed
+	suspect error                      // as a Watch has found it
+	watches map[chan struct{}]struct{} // each is told when somebody has seen more; has room for one
 }
 
 // Trust returns e with a memory, which is empty at first.
-func Trust(e Election) *Trusted { return &Trusted{Election: e} }
+func Trust(e Election) *Trusted {
+	return &Trusted{Election: e, watches: map[chan struct{}]struct{}{}}
+}
 
 // Known is the newest that this process knows, to be told to others.
 func (t *Trusted) Known() Mark {
@@ -83,6 +86,12 @@ func (t *Trusted) Learn(m Mark) {
 	}
 	if m.Epoch > t.known.Epoch || m.Fence > t.known.Fence {
 		t.inSync = nil
+		for more := range t.watches {
+			select {
+			case more <- struct{}{}:
+			default:
+			}
+		}
 	}
 	t.known.Revision = max(t.known.Revision, m.Revision)
 	t.known.Epoch = max(t.known.Epoch, m.Epoch)
@@ -174,10 +183,18 @@ func (t *Trusted) change(ctx context.Context, op string, f func() error) error {
 // Watch is Election.Watch. While the store is suspect it sends the State that was believed last, with Suspect set, and
 // reads the store again every 250 ms.
 func (t *Trusted) Watch(ctx context.Context) <-chan State {
-	out := make(chan State, 1)
+	out, more := make(chan State, 1), make(chan struct{}, 1)
+	t.mu.Lock()
+	t.watches[more] = struct{}{}
+	t.mu.Unlock()
 	views := t.Election.Watch(ctx)
 	go func() {
 		defer close(out)
+		defer func() {
+			t.mu.Lock()
+			defer t.mu.Unlock()
+			delete(t.watches, more)
+		}()
 		w := trustedWatch{t: t, out: out}
 		again := time.NewTicker(recheck)
 		again.Stop()
@@ -190,7 +207,12 @@ func (t *Trusted) Watch(ctx context.Context) <-chan State {
 				}
 				w.look(ctx, s)
 			case <-again.C:
-				w.confirm(ctx)
+				if w.suspect != nil || t.behind() {
+					w.confirm(ctx)
+				}
+			case <-more: // the store's own watch has the time to say it, too
+				again.Reset(recheck)
+				continue
 			}
 			if w.suspect == nil {
 				again.Stop()
@@ -262,6 +284,13 @@ func (w *trustedWatch) send(s State) {
 	default:
 	}
 	w.out <- s
+}
+
+// behind says whether somebody has seen more than any State that was believed.
+func (t *Trusted) behind() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.newest.Epoch < t.known.Epoch || t.newest.Fence < t.known.Fence
 }
 
 func (t *Trusted) memory() (Mark, []Member) {

@@ -47,7 +47,13 @@ func (in *incarnation) keepAuthority() {
 
 // check reads once who is primary, and says whether it was told. Of several reads under way, the authority is of the
 // one that began last, whichever is answered last.
+//
+// A primary whose authority has lapsed was cut off, or the store was away: then it may be deposed, and the store be one
+// from before that names it still. So it asks the other replicas first what they have seen of the store.
 func (in *incarnation) check() bool {
+	if !in.hasAuthority() {
+		in.hearMarks()
+	}
 	start := in.r.clock()
 	ctx, cancel := context.WithTimeout(in.ctx, authority)
 	defer cancel()
@@ -67,4 +73,11 @@ func (in *incarnation) check() bool {
 		in.broadcast()
 	}
 	return true
+}
+
+// hasAuthority says whether this primary may transmit now, and change who is in-sync.
+func (in *incarnation) hasAuthority() bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.r.clock() < in.authority
 }

@@ -282,7 +282,7 @@ func (in *incarnation) grow(f *follower, m election.Member) {
 	target := in.primary.Last()
 	err := in.awaitProgress(in.ctx, func() bool {
 		held, _ := in.primary.Acknowledged(f.id)
-		return in.followers[f.id] != f || held >= target && in.primary.Stable() >= target && in.gate
+		return in.followers[f.id] != f || held >= target && in.primary.Stable() >= target && in.gate && in.r.clock() < in.authority
 	})
 	if gone := in.followers[f.id] != f; err != nil || gone {
 		in.mu.Unlock()
@@ -375,6 +375,9 @@ func (in *incarnation) keepMembers(began time.Duration) {
 		if in.outrun() {
 			in.end(errHangs)
 			return
+		}
+		if !in.hasAuthority() { // it may be deposed, and the store one from before: it changes nothing
+			continue
 		}
 		for _, l := range in.gone(began) {
 			if err := in.evict(l); err != nil {

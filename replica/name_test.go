@@ -16,7 +16,7 @@ func TestLoopbackElsewhereProvesNothing(t *testing.T) {
 			t.Errorf("%s: alive is %v, %v", addr, alive, unproved)
 		}
 	}
-	if thisHost() == "" || thisHost() != thisHost() {
-		t.Errorf("this host is %q", thisHost())
+	if thisHost() == "" {
+		t.Error("this host isn't told apart from others")
 	}
 }

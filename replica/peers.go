@@ -38,6 +38,21 @@ type peerConn struct {
 
 func newPeers(r *Replica) *peers { return &peers{r: r, conns: map[string]*peerConn{}} }
 
+// atOnce is client, whose connection is tried at once, however long it has been in vain.
+func (p *peers) atOnce(addr string) (pb.PeerClient, error) {
+	client, err := p.client(addr)
+	if err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	c := p.conns[addr]
+	p.mu.Unlock()
+	if c != nil {
+		c.cc.ResetConnectBackoff()
+	}
+	return client, nil
+}
+
 func (p *peers) client(addr string) (pb.PeerClient, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -1,8 +1,12 @@
 package replica
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"sync"
+
+	"google.golang.org/grpc"
 
 	"github.com/understudy-rpc/understudy/election"
 	"github.com/understudy-rpc/understudy/orderstate"
@@ -88,6 +92,32 @@ func (in *incarnation) learn(m *pb.StoreMark) {
 	if m != nil {
 		in.r.store.Learn(markFromProto(in.group, m))
 	}
+}
+
+// hearMarks asks all replicas that are registered how far they have seen the store, and takes their word. Whoever lives, and can be reached, has the time to answer over a new connection.
+func (in *incarnation) hearMarks() {
+	in.mu.Lock()
+	replicas := in.view.Replicas
+	in.mu.Unlock()
+	ctx, cancel := context.WithTimeout(in.ctx, silence)
+	defer cancel()
+	var asked sync.WaitGroup
+	for _, r := range replicas {
+		if r.Member == in.self {
+			continue
+		}
+		asked.Go(func() {
+			peer, err := in.peers.atOnce(r.PeerAddr)
+			if err != nil {
+				return
+			}
+			resp, err := peer.Hears(ctx, &pb.HearsRequest{Group: in.group, Mark: markToProto(in.r.store.Known())}, grpc.WaitForReady(true))
+			if err == nil {
+				in.learn(resp.GetMark())
+			}
+		})
+	}
+	asked.Wait()
 }
 
 // sealedMark is how far this replica has seen the store, for a source to bring to other replicas.

@@ -193,6 +193,45 @@ func TestEvictedReplicaIsElectedByAnOldStore(t *testing.T) {
 	})
 }
 
+// TestOldPrimaryIsBackInAnOldStore: a primary was cut off, and deposed without its knowing; when it is back, a restored store names it still. The others have seen more, and say so: it evicts nobody, and takes nobody in.
+func TestOldPrimaryIsBackInAnOldStore(t *testing.T) {
+	for _, level := range levels {
+		t.Run(level.String(), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				c := understudytest.New(t, 3, registerLedger, understudytest.Level(level), understudytest.Logger(verbose))
+				l := startLoad(t, c, 1, 10*time.Millisecond)
+				time.Sleep(50 * time.Millisecond)
+				old := c.Store().Backup()
+				c.Link(0).Cut()
+				rest := []string{"replica1", "replica2", "client0"}
+				for _, other := range rest {
+					partition(c, other, "replica0")
+				}
+				time.Sleep(5 * time.Second)
+				good := c.View()
+				backup := c.Store().Backup()
+				c.Store().Restore(old)
+				c.Link(0).Mend()
+				for _, other := range rest {
+					mend(c, other, "replica0")
+				}
+				time.Sleep(8 * time.Second)
+				if s := c.Replica(0).Status(); s.Suspect == "" || len(c.View().InSync) != 3 {
+					t.Errorf("the old primary is %+v, in-sync are %v", s, c.View().InSync)
+				}
+				for i := 1; i < 3; i++ {
+					if s := c.Replica(i).Status(); s.Epoch != good.Epoch || s.Role == "ended" || s.Role == "joining" {
+						t.Errorf("replica %d is %+v", i, s)
+					}
+				}
+				c.Store().Restore(backup)
+				l.settle(others(3))
+			})
+		})
+	}
+}
+
 // TestNewProcessInAnEmptiedStore: it makes a group, as ever, which replaces nothing: replicas and callers of the old one wait, and say why. The old store comes back, and all goes on.
 func TestNewProcessInAnEmptiedStore(t *testing.T) {
 	t.Parallel()
