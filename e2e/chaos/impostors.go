@@ -71,9 +71,10 @@ func twin(ctx context.Context, p *phase) (string, error) {
 	return what, nil
 }
 
-// stopGrace is how long a replica may take that is asked to end while there is nothing else wrong: 1 s after the last
-// call in flight, and what a busy machine adds.
-const stopGrace = 5 * time.Second
+// stopGrace is how long a replica may take that is asked to end while there is nothing else wrong: the 5 s for which
+// gRPC's GracefulStop waits for a connection whose other end doesn't answer, as one that is half-open since an earlier
+// phase; 1 s; and what a busy machine adds.
+const stopGrace = 10 * time.Second
 
 // terminate asks a replica to end, as a supervisor does, unless it is the last one in-sync.
 func terminate(ctx context.Context, p *phase) (string, error) {
