@@ -74,6 +74,7 @@ func Parts(req *pb.AttachRequest) ([][]byte, error) {
 	}
 	buf, err := proto.MarshalOptions{}.MarshalAppend(buf, &pb.AttachRequest{
 		Hello: req.Hello, DestOrderInfo: req.DestOrderInfo, AcknowledgedEpoch: req.AcknowledgedEpoch, WaitingFor: req.WaitingFor, Ended: req.Ended, ToldEpoch: req.ToldEpoch,
+		Hail: req.Hail,
 	})
 	if err != nil {
 		return nil, err

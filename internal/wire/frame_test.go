@@ -79,10 +79,10 @@ func TestChunks(t *testing.T) {
 func TestParts(t *testing.T) {
 	rest := &pb.AttachRequest{
 		Hello: &pb.Hello{Nonce: pattern(16)}, DestOrderInfo: []*pb.Run{{Epoch: 3, Sealed: pattern(40)}}, AcknowledgedEpoch: 4, WaitingFor: &pb.WaitingFor{Epoch: 5, HeldUpTo: 6},
-		Ended: &pb.Ended{UpTo: 7, Above: pattern(3)}, ToldEpoch: 8,
+		Ended: &pb.Ended{UpTo: 7, Above: pattern(3)}, ToldEpoch: 8, Hail: true,
 	}
-	if fields := rest.ProtoReflect().Descriptor().Fields().Len(); fields != 7 {
-		t.Errorf("AttachRequest has %d fields: Parts and this test know 7", fields)
+	if fields := rest.ProtoReflect().Descriptor().Fields().Len(); fields != 8 {
+		t.Errorf("AttachRequest has %d fields: Parts and this test know 8", fields)
 	}
 	if fields := new(pb.Frame).ProtoReflect().Descriptor().Fields().Len(); fields != 8 {
 		t.Errorf("Frame has %d fields: Parts knows 8", fields)
