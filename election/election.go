@@ -234,7 +234,7 @@ type Election interface {
 
 	// Create makes the group in one transaction: `id`, `primary` = self, `insync/<self>`. It returns the epoch, which
 	// is the transaction's revision. ErrExists when there is a group, unless g.Replaces begins with its id: then g takes
-	// its place, and nobody of it stays in sync. ErrNotRegistered when self is not alive under its lease. After an unknown
+	// its place, and nobody of it stays in sync; ErrAlive while one of them is registered. ErrNotRegistered when self is not alive under its lease. After an unknown
 	// outcome, Read: if State.Group is g, the group was made.
 	Create(ctx context.Context, g Group, self Registration) (epoch uint64, err error)
 
@@ -302,6 +302,8 @@ var (
 	ErrDeposed = errors.New("election: deposed, the epoch is over")
 	// ErrPrimary: that can't be done by, or to, the primary itself.
 	ErrPrimary = errors.New("election: is the primary")
+	// ErrAlive: a group can't be replaced while one of its members that are in sync is registered.
+	ErrAlive = errors.New("election: the group is alive: somebody in sync is registered")
 	// ErrClosed: the registration was closed.
 	ErrClosed = errors.New("election: registration closed")
 )

@@ -165,15 +165,20 @@ func (e *etcd) replace(ctx context.Context, g Group, self string, vacant []clien
 		return vacant, nil, nil
 	case !strings.HasPrefix(g.Replaces+",", encodeHex(s.Group.ID)+","):
 		return nil, nil, ErrExists
+	case !s.IsDown():
+		return nil, nil, ErrAlive
 	}
 	var former []clientv3.Op
+	var absent []clientv3.Cmp // still, from here on
 	for _, m := range s.InSync {
-		if m.Name != self { // whose key is put: one transaction can't do both
+		if m.Name != self { // whose keys are put: one transaction can't do both
 			former = append(former, clientv3.OpDelete(e.keys.inSync(m.Name)))
+			key := e.keys.replica(m.Name)
+			absent = append(absent, unchanged(key, all[key].mod))
 		}
 	}
 	// A change of who is in sync puts `id` again; so does an election `primary`.
-	unmoved := []clientv3.Cmp{unchanged(e.keys.id(), s.Fence), unchanged(e.keys.primary(), int64(s.Epoch))}
+	unmoved := append(absent, unchanged(e.keys.id(), s.Fence), unchanged(e.keys.primary(), int64(s.Epoch)))
 	return unmoved, former, nil
 }
 

@@ -1,6 +1,7 @@
 package election
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -78,7 +79,13 @@ func ask[T any](
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	for {
+		var done <-chan struct{} // of ctx, when no request tells its end
+		if len(outstanding) == 0 {
+			done = ctx.Done()
+		}
 		select {
+		case <-done:
+			return answer, how, cmp.Or(err, ctx.Err())
 		case r := <-results:
 			delete(outstanding, r.of)
 			v := judge(r.answer, r.err)

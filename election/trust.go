@@ -77,7 +77,7 @@ func (t *Trusted) Known() Mark {
 }
 
 // Learn takes the word of a member of the group for what it has seen. The caller has made sure who speaks. A Mark of
-// another group than the known one is passed over.
+// another group than the known one is passed over. So is the revision, which moves with what others write to the store.
 func (t *Trusted) Learn(m Mark) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -93,7 +93,6 @@ func (t *Trusted) Learn(m Mark) {
 			}
 		}
 	}
-	t.known.Revision = max(t.known.Revision, m.Revision)
 	t.known.Epoch = max(t.known.Epoch, m.Epoch)
 	t.known.Fence = max(t.known.Fence, m.Fence)
 }
@@ -227,16 +226,18 @@ func (t *Trusted) Watch(ctx context.Context) <-chan State {
 
 // trustedWatch is one Watch, of one goroutine.
 type trustedWatch struct {
-	t       *Trusted
-	out     chan State // has room for one
-	suspect error
-	ticking bool
+	t        *Trusted
+	out      chan State // has room for one
+	suspect  error
+	ticking  bool
+	revision int64 // of the store's newest word
 }
 
 // look judges what the store's own watch has sent. That may be older than what was read meanwhile: so what isn't
 // believed is read again.
 func (w *trustedWatch) look(ctx context.Context, s State) {
 	before, inSync := w.t.memory()
+	before.Revision, w.revision = w.revision, s.Revision // a read has others' changes, too
 	if before.judge(s, inSync) != nil || w.suspect != nil {
 		w.confirm(ctx)
 		return
@@ -312,7 +313,7 @@ func (t *Trusted) believe(s State) {
 	case s.Revision < t.known.Revision || s.Epoch < t.known.Epoch || s.Fence < t.known.Fence:
 		return
 	}
-	t.newest = s
+	t.newest, t.suspect = s, nil
 	t.known = Mark{Group: s.Group.ID, Revision: s.Revision, Epoch: s.Epoch, Fence: s.Fence}
 	t.inSync = slices.Clone(s.InSync)
 }

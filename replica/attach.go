@@ -27,6 +27,7 @@ type attachment struct {
 	wake    chan struct{}      // capacity 1
 	cut     context.CancelCauseFunc
 
+	gone         bool              // the stream has ended
 	bound        bool              // the session is known here, and the source was welcomed
 	told         orderstate.Epoch  // the source knows where the epochs up to this one start
 	acknowledged orderstate.Epoch  // by the source, on this stream: it has sent what it had to (R12.1)
@@ -210,6 +211,9 @@ func (a *attachment) take(req *pb.AttachRequest, assembler *wire.Assembler) erro
 
 	in.mu.Lock()
 	defer in.mu.Unlock()
+	if a.gone {
+		return errors.New("the stream has ended") // what gRPC had received before must leave nothing behind
+	}
 	if !a.bound {
 		return errors.New("a source must wait for its welcome")
 	}

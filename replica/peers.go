@@ -148,12 +148,13 @@ func (h heardConn) Read(b []byte) (int, error) {
 }
 
 // ended is told that an RPC has ended. If that was by its context, and nothing was heard on the connection since it
-// began, or for so long that a replica would be suspect, the connection is closed.
+// began, which wasn't just now, or for so long that a replica would be suspect, the connection is closed.
 func (c *peerConn) ended(ctx context.Context, began time.Duration) {
 	if ctx.Err() == nil {
 		return
 	}
-	if conn := c.conn.Load(); conn != nil && time.Duration(c.heard.Load()) < max(began, c.clock()-silence) {
+	heard, now := time.Duration(c.heard.Load()), c.clock()
+	if conn := c.conn.Load(); conn != nil && (heard < now-silence || heard < began && now-began >= hearsTimeout) {
 		_ = (*conn).Close()
 	}
 }

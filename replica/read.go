@@ -27,8 +27,10 @@ func (in *incarnation) serveRead(ctx context.Context, h *wire.Header, received t
 		return refused(in, err)
 	}
 	c.in, c.reads = in, true
-	value, err := next(ctx)
-	in.returned(c)
+	value, err := func() (any, error) {
+		defer in.returned(c) // whatever a handler or an interceptor does
+		return next(ctx)
+	}()
 	if c.result == nil { // it had no turn
 		a := refused(in, err)
 		a.Reply = value

@@ -22,10 +22,10 @@ func (in *incarnation) attach(ctx context.Context, a *attachment) error {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.attached[a] = struct{}{}
-	if n := len(in.attached) - len(in.bySession); n > maxSessions {
+	if n := len(in.attached) - len(in.bySession); n > maxSessions && !in.knows(a.nonce) {
 		return status.Errorf(codes.ResourceExhausted, "understudy: %d streams wait for their sessions here, at most %d may: try again later", n, maxSessions)
 	}
-	opens := false
+	opens, began := false, in.r.clock()
 	defer func() {
 		if opens {
 			<-in.openings
@@ -83,10 +83,19 @@ func (in *incarnation) attach(ctx context.Context, a *attachment) error {
 			}
 			continue
 		}
+		if in.r.clock()-began > reconcileTimeout { // else who waits for what never comes would keep others out
+			return status.Error(codes.Unavailable, "understudy: the session isn't known here yet: attach again")
+		}
 		if err := in.comes(ctx, a.nonce); err != nil {
 			return err
 		}
 	}
+}
+
+// knows says whether a nonce's session is open here. Called with mu held.
+func (in *incarnation) knows(n orderstate.Nonce) bool {
+	_, known := in.history().Opened(n)
+	return known
 }
 
 // coming is an opening that streams wait for.
@@ -226,6 +235,7 @@ func (in *incarnation) detach(a *attachment) {
 	defer in.mu.Unlock()
 	delete(in.attached, a)
 	delete(in.asking, a)
+	a.gone = true
 	in.partial -= a.partial
 	a.partial = 0
 	a.unqueue()

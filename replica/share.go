@@ -25,9 +25,6 @@ func fits(bound, taken, mine, more int) bool {
 // that such a frame is dropped, as one that is whole would be. Called with mu held.
 func (a *attachment) keeps(frames *wire.Assembler) {
 	in := a.in
-	if _, attached := in.attached[a]; !attached { // the stream has ended
-		frames.Drop()
-	}
 	in.partial -= a.partial
 	a.partial = 0
 	held := frames.Held()

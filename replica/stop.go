@@ -66,7 +66,16 @@ func (r *Replica) awaitHeir(ctx context.Context) error {
 
 // isLast says whether nobody else is in-sync. Called with mu held.
 func (in *incarnation) isLast() bool {
-	return in.ctx.Err() == nil && in.role == leading && len(in.members) == len(in.adding)
+	if in.ctx.Err() != nil || in.role != leading {
+		return false
+	}
+	now := in.r.clock()
+	for id := range in.members {
+		if f := in.followers[id]; f != nil && !f.joining && now-f.heard <= silence {
+			return false
+		}
+	}
+	return true
 }
 
 // hasJoiner says whether somebody is joining, who can be written to in-sync. Called with mu held, while leading.

@@ -42,6 +42,7 @@ type Client struct {
 
 	group   uint64        // as the store's view has it; 0 before
 	view    groupView     // of the store
+	adopted bool          // a session was open once
 	over    error         // a status: the group was replaced, and every call fails with it
 	mark    *pb.StoreMark // as a replica has sealed it
 	level   pb.Level

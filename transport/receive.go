@@ -105,6 +105,9 @@ func (c *Client) welcome(l *link, s *session, w *pb.Welcome) error {
 	c.level = w.Level
 	l.most = w.MaxRequest
 	l.member, l.id, l.number = speaker, replicaID(speaker), w.Session
+	if n.epoch == s.source.Epoch() && n.primary != speaker && n.primary != c.primary {
+		n.epoch = 0 // a backup's word of who leads, which it may be about to learn anew
+	}
 	if err := c.take(s, n); err != nil {
 		return err
 	}
@@ -122,7 +125,7 @@ func (c *Client) welcome(l *link, s *session, w *pb.Welcome) error {
 
 // adopt takes the session's number and token. A stream that was welcomed to another one, whose opening was lost, begins anew.
 func (c *Client) adopt(s *session, number, token uint64) {
-	s.number, s.token = number, token
+	s.number, s.token, c.adopted = number, token, true
 	close(s.begun)
 	for _, l := range c.links {
 		if l.up && l.session == s && l.number != number {

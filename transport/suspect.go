@@ -62,7 +62,7 @@ func (c *Client) replaced(by uint64) {
 	if c.over != nil {
 		return
 	}
-	if c.session.number == 0 && c.session.unlessDone() == nil && c.loss == nil { // nothing was done in the old group
+	if !c.adopted { // nothing was done in the old group
 		c.group = by
 		c.endSession(c.session, errUnknownSession)
 		c.session.source, c.primary = newSession().source, election.Member{}

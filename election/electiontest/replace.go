@@ -20,7 +20,14 @@ func replacing(t *testing.T, h *harness) {
 	other := election.Group{ID: 7, Level: what.Level}
 	_, err := c.Create(h.ctx, other.Replacing(6, election.Group{}), c.self)
 	wantErr(t, "Create in the place of a group that isn't there", err, election.ErrExists)
-	// b is in sync, and stays the one who isn't replaced by name only.
+	_, err = c.Create(h.ctx, other.Replacing(what.ID, before.Group), c.self)
+	wantErr(t, "Create in the place of a group that is alive", err, election.ErrAlive)
+	for _, n := range []*node{a, b} {
+		if err := n.self.Close(h.ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b = h.node(t, "b", 4) // another incarnation of one who was in sync
 	epoch, err := b.Create(h.ctx, other.Replacing(what.ID, before.Group), b.self)
 	if err != nil {
 		t.Fatalf("Create in the place of another: %v", err)
@@ -35,6 +42,9 @@ func replacing(t *testing.T, h *harness) {
 	_, err = c.Create(h.ctx, other.Replacing(what.ID, election.Group{}), c.self)
 	wantErr(t, "Create in the place of a group that was replaced", err, election.ErrExists)
 	// Once more: it names both.
+	if err := b.self.Close(h.ctx); err != nil {
+		t.Fatal(err)
+	}
 	third := election.Group{ID: 8}.Replacing(7, s.Group)
 	if _, err := c.Create(h.ctx, third, c.self); err != nil {
 		t.Fatal(err)

@@ -149,6 +149,8 @@ func (c *Client) Create(ctx context.Context, what election.Group, self election.
 		switch {
 		case !g.what.IsZero() && !strings.HasPrefix(what.Replaces+",", strconv.FormatUint(g.what.ID, 16)+","):
 			return election.ErrExists
+		case !g.what.IsZero() && !c.store.state(g).IsDown():
+			return election.ErrAlive
 		case !r.alive(g):
 			return election.ErrNotRegistered
 		}
