@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -43,10 +44,29 @@ func TestRegressions(t *testing.T) {
 	}
 }
 
+// lines is what was logged: replicas go on logging while a test looks.
+type lines struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+// Write implements io.Writer.
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(b)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
 // TestGroupDown: when all in-sync replicas die at once, no replica that comes back may lead, since none has what callers have seen: the group is down, and says so: to callers, too, at once, of calls that were never sent.
 func TestGroupDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var log bytes.Buffer
+		var log lines
 		c := understudytest.New(t, 3, Register(Plan{}), understudytest.Logger(slog.New(slog.NewTextHandler(&log, nil))))
 		r := &run{plan: Plan{}, cluster: c, ctx: t.Context(), began: time.Now()}
 		conn := c.Dial("client0")
