@@ -12,10 +12,12 @@ import (
 
 // An etcd client gives its requests to the members in turn, so one that accepts them and never answers (it is stopped,
 // or its disk hangs) takes every second or third request, until its connection is given up 12 s later, or for ever. So
-// whatever is asked is asked again when it isn't answered soon: twice, so that not both are the one member's. The
-// requests before stay outstanding: a store that is slow gives no fewer answers by that.
+// whatever is asked is asked again when it isn't answered soon: twice, so that not both are the one member's. Later
+// repetitions are single, each after about twice as long as the one before, so that a store which is slow for all isn't
+// given much more to do. The requests before stay outstanding: a store that is slow gives no fewer answers by that.
 const (
 	// askAgain is how long the first request may take before others are made; these may take twice as long, and so on.
+	// Each pause is jittered, so that those who were held up together don't come back together.
 	askAgain = 100 * time.Millisecond
 	// askLimit ends each request.
 	askLimit = 5 * time.Second
@@ -76,7 +78,7 @@ func ask[T any](
 	}
 	begin()
 	patience := askAgain
-	timer := time.NewTimer(patience)
+	timer := time.NewTimer(jitter(patience))
 	defer timer.Stop()
 	for {
 		var done <-chan struct{} // of ctx, when no request tells its end
@@ -107,10 +109,12 @@ func ask[T any](
 			if how.final > 0 {
 				return answer, how, err
 			}
-			begin()
+			if how.begun == 1 {
+				begin()
+			}
 			begin()
 			patience = min(2*patience, time.Second)
-			timer.Reset(patience)
+			timer.Reset(jitter(patience))
 		}
 	}
 }
