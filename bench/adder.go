@@ -24,8 +24,8 @@ type adder struct {
 type state struct {
 	Adds uint64 `json:"adds"` // calls that were executed
 	Sum  int64  `json:"sum"`  // of their deltas
-	// History has every call folded in, one after the other: servers that executed the same calls in another order differ
-	// in it.
+	// History has every call folded in, one after the other: servers that executed the same calls
+	// in another order differ in it.
 	History uint64 `json:"history"`
 }
 

@@ -31,7 +31,8 @@ func TestBench(t *testing.T) {
 	}
 	folder := t.TempDir()
 	cfg := config{
-		Systems: []string{"reflected"}, Callers: []int{2}, Rounds: 2, Window: 100 * time.Millisecond, WarmUp: 20 * time.Millisecond,
+		Systems: []string{"reflected"}, Callers: []int{2}, Rounds: 2, Window: 100 * time.Millisecond,
+		WarmUp:   20 * time.Millisecond,
 		Replicas: 3, Request: 100, Deadline: 10 * time.Second, Profile: folder, ProfileFor: 100 * time.Millisecond,
 	}
 	b := &bench{cfg: cfg, progress: io.Discard, report: report{Config: cfg, Machine: thisMachine()}}
@@ -76,7 +77,8 @@ func TestBench(t *testing.T) {
 		}
 	}
 	t.Log(table.String())
-	for _, p := range []string{"plain client", "plain primary", "reflected backups", "reflected client", "reflected primary"} {
+	for _, p := range []string{"plain client", "plain primary", "reflected backups", "reflected client",
+		"reflected primary"} {
 		if strings.Count(table.String(), p) != len(ofs) {
 			t.Errorf("%q isn't in each breakdown", p)
 		}
@@ -101,7 +103,8 @@ func TestScale(t *testing.T) {
 		}
 	}()
 	s, _ := findSystem("reflected")
-	cfg := config{Replicas: 2, Request: minRequest, Deadline: 10 * time.Second, Sessions: 2, Groups: 2, Filled: 10, Think: time.Millisecond}
+	cfg := config{Replicas: 2, Request: minRequest, Deadline: 10 * time.Second, Sessions: 2, Groups: 2, Filled: 10,
+		Think: time.Millisecond}
 	f, err := startFleet(t.Context(), s, cfg, etcd.addr)
 	defer f.stop()
 	if err != nil {
@@ -154,10 +157,17 @@ func TestFleetIsChecked(t *testing.T) {
 func TestCommandLine(t *testing.T) {
 	t.Parallel()
 	for _, args := range [][]string{
-		{"-systems", "paxos"}, {"-systems", "plain"}, {"-callers", "0"}, {"-callers", "1,x"}, {"-rounds", "0"}, {"-window", "0s"}, {"-replicas", "0"},
-		{"-request", "10"}, {"-delay", "-1ms"}, {"-bound", "-1s"}, {"quick", "-bound", "0s"}, {"peers", "-window", "0s"}, {"scale", "-bound", "0s"}, {"scale", "more"}, {"failover", "-runs", "-1"}, {"failover", "-peers", "paxos"}, {"server", "plain", "-groups", "0"}, {"client", "plain", "-servers", "x", "-sessions", "0"}, {"peers", "-systems", "plain"}, {"-deadline", "-1s"}, {"more"},
-		{"revisions"}, {"revisions", "-base", "HEAD", "-rounds", "5"}, {"revisions", "-base", "HEAD", "-callers", "x"}, {"revisions", "-base", "HEAD", "-limit", "0"},
-		{"server", "paxos"}, {"server"}, {"client", "plain"}, {"client"}, {"breakdown"}, {"breakdown", "x", "-of", "time"},
+		{"-systems", "paxos"}, {"-systems", "plain"}, {"-callers", "0"}, {"-callers", "1,x"}, {"-rounds", "0"},
+		{"-window", "0s"}, {"-replicas", "0"},
+		{"-request", "10"}, {"-delay", "-1ms"}, {"-bound", "-1s"}, {"quick", "-bound", "0s"},
+		{"peers", "-window", "0s"}, {"scale", "-bound", "0s"}, {"scale", "more"}, {"failover", "-runs", "-1"},
+		{"failover", "-peers", "paxos"}, {"server", "plain", "-groups", "0"},
+		{"client", "plain", "-servers", "x", "-sessions", "0"}, {"peers", "-systems", "plain"}, {"-deadline", "-1s"},
+		{"more"},
+		{"revisions"}, {"revisions", "-base", "HEAD", "-rounds", "5"}, {"revisions", "-base", "HEAD", "-callers", "x"},
+		{"revisions", "-base", "HEAD", "-limit", "0"},
+		{"server", "paxos"}, {"server"}, {"client", "plain"}, {"client"}, {"breakdown"},
+		{"breakdown", "x", "-of", "time"},
 	} {
 		if code := dispatch(args, strings.NewReader(""), io.Discard, io.Discard); code != 2 {
 			t.Errorf("%q: exit code %d, want 2", args, code)
@@ -167,7 +177,8 @@ func TestCommandLine(t *testing.T) {
 		t.Errorf("-h: exit code %d", code)
 	}
 	cfg, err := parseBench([]string{"-systems", "stable,direct", "-callers", "2,3"}, io.Discard)
-	if err != nil || !slices.Equal(cfg.Systems, []string{"stable", "direct"}) || !slices.Equal(cfg.Callers, []int{2, 3}) {
+	if err != nil || !slices.Equal(cfg.Systems, []string{"stable", "direct"}) ||
+		!slices.Equal(cfg.Callers, []int{2, 3}) {
 		t.Errorf("%+v, %v", cfg, err)
 	}
 }

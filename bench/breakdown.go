@@ -32,8 +32,8 @@ func writeProfiled(folder string, p profiled) error {
 	return os.WriteFile(filepath.Join(folder, p.base()+".json"), b, 0o644)
 }
 
-// A share is a part of what a process does, which a call stack belongs to when one of its functions' names has one of
-// in. The first share that fits has it.
+// A share is a part of what a process does, which a call stack belongs to when one of its
+// functions' names has one of in. The first share that fits has it.
 type share struct {
 	name string
 	in   []string
@@ -43,31 +43,44 @@ const library = "github.com/understudy-rpc/understudy/"
 
 // shares go from what is the same wherever it happens to what is told apart by where it happens.
 var shares = []share{
-	{"garbage collection", []string{"runtime.gcBgMarkWorker", "runtime.gcAssistAlloc", "runtime.bgsweep", "runtime.bgscavenge", "runtime.gcStart", "runtime.deductSweepCredit"}},
+	{"garbage collection",
+		[]string{"runtime.gcBgMarkWorker", "runtime.gcAssistAlloc", "runtime.bgsweep", "runtime.bgscavenge",
+			"runtime.gcStart", "runtime.deductSweepCredit"}},
 	{"socket reads and writes", []string{"internal/poll.(*FD).Read", "internal/poll.(*FD).Write"}},
 	{"growing stacks", []string{"runtime.newstack"}},
 	{"goroutines: starting, waking, waiting", []string{
-		"runtime.mcall", "runtime.goready", "runtime.ready", "runtime.newproc", "runtime.selectgo", "runtime.schedule", "runtime.mstart", "runtime.sysmon",
-		"runtime.gopreempt_m", "runtime.chansend", "runtime.chanrecv", "runtime.closechan", "sync.(*Cond)", "runtime.semrelease", "runtime.semacquire",
+		"runtime.mcall", "runtime.goready", "runtime.ready", "runtime.newproc", "runtime.selectgo", "runtime.schedule",
+		"runtime.mstart", "runtime.sysmon",
+		"runtime.gopreempt_m", "runtime.chansend", "runtime.chanrecv", "runtime.closechan", "sync.(*Cond)",
+		"runtime.semrelease", "runtime.semacquire",
 		"internal/sync.(*Mutex).lockSlow", "internal/sync.(*Mutex).unlockSlow",
 	}},
 	{"digests and MACs", []string{library + "internal/wire.(*Seal)", library + "internal/wire.(*mac)"}},
 	{"order: orderstate", []string{library + "orderstate."}},
 	{"our header: protobuf", []string{library + "internal/wire."}},
 	{"HTTP/2 headers: HPACK, base64, lists", []string{
-		"golang.org/x/net/http2/hpack.", "golang.org/x/net/http2.(*Framer).readMetaFrame", "transport.(*http2Client).createHeaderFields", "encodeMetadataHeader",
-		"transport.(*loopyWriter).writeHeader", "operateHeaders", "transport.appendHeaderFieldsFromMD", "google.golang.org/grpc/metadata.",
+		"golang.org/x/net/http2/hpack.", "golang.org/x/net/http2.(*Framer).readMetaFrame",
+		"transport.(*http2Client).createHeaderFields", "encodeMetadataHeader",
+		"transport.(*loopyWriter).writeHeader", "operateHeaders", "transport.appendHeaderFieldsFromMD",
+		"google.golang.org/grpc/metadata.",
 		"transport.(*http2Server).writeStatus", "transport.(*http2Server).writeHeader",
 	}},
 	{"frames to backups", []string{library + "transport.(*link)", library + "replica.(*attachment)"}},
-	{"null messages, heartbeats, acks", []string{library + "replica.(*incarnation).sendTo", library + "replica.(*incarnation).pusher", library + "replica.(*incarnation).followOnce", library + "replica.(*incarnation).acknowledged", library + "replica.(*incarnation).startAcks", library + "replica.(*peerServer)"}},
-	{"the handler, and its turn", []string{library + "replica.(*incarnation).execute", library + "bench.(*adder)", "main.(*adder)"}},
+	{"null messages, heartbeats, acks",
+		[]string{library + "replica.(*incarnation).sendTo", library + "replica.(*incarnation).pusher", library +
+			"replica.(*incarnation).followOnce", library + "replica.(*incarnation).acknowledged", library +
+			"replica.(*incarnation).startAcks", library + "replica.(*peerServer)"}},
+	{"the handler, and its turn",
+		[]string{library + "replica.(*incarnation).execute", library + "bench.(*adder)", "main.(*adder)"}},
 }
 
 // owners tell apart what no share fits: by the innermost function that one of them has.
 var owners = []share{
-	{"the rest of the library", []string{library + "replica.", library + "transport.", library + "interceptor.", library + "internal/", library + "election."}},
-	{"protobuf of the application's messages", []string{"google.golang.org/protobuf/", "google.golang.org/grpc/encoding/proto"}},
+	{"the rest of the library",
+		[]string{library + "replica.", library + "transport.", library + "interceptor.", library + "internal/",
+			library + "election."}},
+	{"protobuf of the application's messages",
+		[]string{"google.golang.org/protobuf/", "google.golang.org/grpc/encoding/proto"}},
 	{"the rest of gRPC", []string{"google.golang.org/grpc", "golang.org/x/net/"}},
 	{"the bench's caller", []string{"main.", library + "bench"}},
 }

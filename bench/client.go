@@ -53,7 +53,8 @@ func clientMain(cfg clientConfig, in io.Reader, out io.Writer) error {
 	return newChild(out, m, l.answer).serve(context.Background(), in)
 }
 
-// A load is callers, each with one call in flight at a time, who take the clients in turn. Its windows must not overlap.
+// A load is callers, each with one call in flight at a time, who take the clients in turn. Its
+// windows must not overlap.
 type load struct {
 	clients  []counter.CounterClient
 	deadline time.Duration
@@ -110,7 +111,8 @@ func (l *load) answer(ctx context.Context, c command) event {
 	return event{Load: &r}
 }
 
-// run lets the callers call for a while. The first call that fails ends it: here nothing is done that should fail one.
+// run lets the callers call for a while. The first call that fails ends it: here nothing is done
+// that should fail one.
 func (l *load) run(ctx context.Context, callers int, for_ time.Duration) (loadReport, error) {
 	l.grow(callers)
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -135,7 +137,8 @@ func (l *load) run(ctx context.Context, callers int, for_ time.Duration) (loadRe
 // grow makes more callers, if there are less.
 func (l *load) grow(callers int) {
 	for len(l.callers) < callers {
-		l.callers = append(l.callers, &caller{random: rand.New(rand.NewPCG(1, uint64(len(l.callers)))), next: len(l.callers)})
+		l.callers = append(l.callers,
+			&caller{random: rand.New(rand.NewPCG(1, uint64(len(l.callers)))), next: len(l.callers)})
 	}
 }
 
@@ -143,10 +146,13 @@ func (l *load) grow(callers int) {
 func (l *load) next(c *caller, callers int) (counter.CounterClient, *counter.AddRequest) {
 	client := l.clients[c.next%len(l.clients)]
 	c.next += callers
-	return client, &counter.AddRequest{Key: keyNames[c.random.IntN(keys)], Delta: 1 + c.random.Int64N(maxDelta), Padding: l.padding}
+	return client, &counter.AddRequest{Key: keyNames[c.random.IntN(keys)], Delta: 1 + c.random.Int64N(maxDelta),
+		Padding: l.padding}
 }
 
-// call is one caller's closed loop. It goes on beyond the end until every connection has made two calls since the process began, so that what opens a connection isn't in any window but the first, which warms up.
+// call is one caller's closed loop. It goes on beyond the end until every connection has made two
+// calls since the process began, so that what opens a connection isn't in any window but the first,
+// which warms up.
 func (l *load) call(ctx context.Context, c *caller, callers int, end time.Time) error {
 	c.latencies, c.sum = c.latencies[:0], 0
 	for c.last = time.Now(); c.last.Add(l.think).Before(end) || c.next < 2*len(l.clients); {

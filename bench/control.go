@@ -10,8 +10,9 @@ import (
 	"time"
 )
 
-// The parent and its children talk in JSON, a value a line: commands to a child's stdin, each answered by one event on
-// its stdout. A child ends when its stdin does, so none outlives the parent.
+// The parent and its children talk in JSON, a value a line: commands to a child's stdin, each
+// answered by one event on its stdout. A child ends when its stdin does, so none outlives the
+// parent.
 
 // A command asks a child for something.
 type command struct {
@@ -84,8 +85,8 @@ func newChild(out io.Writer, m *meter, answer func(context.Context, command) eve
 	return &child{meter: m, answer: answer, out: json.NewEncoder(out)}
 }
 
-// serve answers commands, each in a goroutine of its own, until in ends; then it cancels what it started, waits for it
-// and returns.
+// serve answers commands, each in a goroutine of its own, until in ends; then it cancels what it
+// started, waits for it and returns.
 func (c *child) serve(ctx context.Context, in io.Reader) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var answering sync.WaitGroup

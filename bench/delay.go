@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// delayed is a connection whose writes arrive later, each by the same time and in their order: a longer wire, of any
-// width. Both ends of every connection of a system are given one (meter.go), so that each way takes that long; only
-// connecting isn't delayed.
+// delayed is a connection whose writes arrive later, each by the same time and in their order: a
+// longer wire, of any width. Both ends of every connection of a system are given one (meter.go), so
+// that each way takes that long; only connecting isn't delayed.
 //
 // It is used instead of netem, which isn't there on every machine and would need root.
 type delayed struct {

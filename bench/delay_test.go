@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// pair is a connection of a server with a client: the server's end delayed, the client's end with delay d of its own.
+// pair is a connection of a server with a client: the server's end delayed, the client's end with
+// delay d of its own.
 func pair(t *testing.T, d time.Duration) (server, client net.Conn) {
 	t.Helper()
 	lis, err := net.Listen("tcp", "127.0.0.1:0")

@@ -12,14 +12,16 @@ import (
 	"go.uber.org/zap"
 )
 
-// embedded is an etcd of one node in this process, with etcd's own default timings: what a user's would do.
+// embedded is an etcd of one node in this process, with etcd's own default timings: what a user's
+// would do.
 type embedded struct {
 	addr   string // host:port that it serves clients on
 	server *embed.Etcd
 	dir    string
 }
 
-// startEtcd returns when the etcd can be used; ctx bounds the wait. Its data is in a folder that stop removes.
+// startEtcd returns when the etcd can be used; ctx bounds the wait. Its data is in a folder that
+// stop removes.
 func startEtcd(ctx context.Context) (*embedded, error) {
 	dir, err := os.MkdirTemp("", "bench-etcd-")
 	if err != nil {

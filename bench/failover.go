@@ -23,8 +23,8 @@ type failoverConfig struct {
 const (
 	fewSessions  = 4
 	manySessions = 1000
-	// How long a peer's client waits for a server before it asks another one: as long as this library's replicas wait
-	// for a heartbeat, and with tight timings as long as the peers do.
+	// How long a peer's client waits for a server before it asks another one: as long as this
+	// library's replicas wait for a heartbeat, and with tight timings as long as the peers do.
 	attempt      = 500 * time.Millisecond
 	tightAttempt = tightElection
 
@@ -82,7 +82,8 @@ func (cfg failoverConfig) cases() (all []*failoverCase) {
 	return all
 }
 
-// failoverMain is the subcommand failover: it measures all cases, and writes their section of the results and its plots.
+// failoverMain is the subcommand failover: it measures all cases, and writes their section of the
+// results and its plots.
 func failoverMain(args []string, errOut io.Writer) error {
 	cfg := failoverConfig{}
 	levels, peers := "reflected,stable", "hashicorp,etcdraft,dragonboat,etcd"
@@ -96,7 +97,8 @@ func failoverMain(args []string, errOut io.Writer) error {
 		var noLevels, noPeers error
 		cfg.levels, noLevels = systemNames(levels)
 		cfg.systems, noPeers = systemNames(peers)
-		return errors.Join(noLevels, noPeers, complain(cfg.runs < 0 || cfg.peerRuns < 0, "-runs and -peer-runs can't be negative"))
+		return errors.Join(noLevels, noPeers,
+			complain(cfg.runs < 0 || cfg.peerRuns < 0, "-runs and -peer-runs can't be negative"))
 	})
 	if err != nil {
 		return err
@@ -115,7 +117,8 @@ func failoverMain(args []string, errOut io.Writer) error {
 }
 
 func (c *failoverCase) config() config {
-	cfg := config{Replicas: 3, Request: 100, Deadline: gapBound, Sessions: c.sessions, Think: gapThink, Attempt: attempt, Tight: c.tight}
+	cfg := config{Replicas: 3, Request: 100, Deadline: gapBound, Sessions: c.sessions, Think: gapThink,
+		Attempt: attempt, Tight: c.tight}
 	if c.tight {
 		cfg.Attempt = tightAttempt
 	}
@@ -155,7 +158,9 @@ func (c *failoverCase) run(ctx context.Context, progress io.Writer) (err error) 
 			fmt.Fprintln(progress, c.notes[len(c.notes)-1])
 		default:
 			c.trials = append(c.trials, t)
-			fmt.Fprintf(progress, "%s, %s, run %d: held up %v; first reply after %v, of these detection %v, election %v, takeover %v, reply %v; failed %d, twice %d\n", c.name, c.label(), run+1,
+			fmt.Fprintf(progress,
+				"%s, %s, run %d: held up %v; first reply after %v, of these detection %v, election %v, takeover %v, "+
+					"reply %v; failed %d, twice %d\n", c.name, c.label(), run+1,
 				t.Gap.Held, t.Gap.First, t.Detection, t.Election, t.Takeover, t.Reply, t.Gap.Failed, t.Twice)
 		}
 		if err != nil || s.joins && !c.stop {
@@ -171,13 +176,18 @@ func (c *failoverCase) run(ctx context.Context, progress io.Writer) (err error) 
 func writeFailovers(folder string, seen *conditions, cases []*failoverCase) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "## Failover\n\n%v\n\n", seen)
-	fmt.Fprintf(&b, "%d callers, each with a pause of %v after a call, and 3 servers, at default timings or (tight) with elections after about %v. \"Held up\" is the slowest call of one failover, "+
-		"\"first reply\" the time from the event until somebody had a reply again. After a kill or a stop each system's servers are compared. "+
-		"The client of a peer knows all its servers, and asks another one when the last one can't be reached, says that it doesn't lead, or hasn't answered for %v (tight: %v); "+
-		"\"twice\" counts calls that were executed beyond those that the callers have replies of.\n\n", gapCallers, gapThink, tightElection, attempt, tightAttempt)
+	fmt.Fprintf(&b, "%d callers, each with a pause of %v after a call, and 3 servers, at default timings or (tight) "+
+		"with elections after about %v. \"Held up\" is the slowest call of one failover, "+
+		"\"first reply\" the time from the event until somebody had a reply again. After a kill or a stop each "+
+		"system's servers are compared. "+
+		"The client of a peer knows all its servers, and asks another one when the last one can't be reached, says "+
+		"that it doesn't lead, or hasn't answered for %v (tight: %v); "+
+		"\"twice\" counts calls that were executed beyond those that the callers have replies of.\n\n", gapCallers,
+		gapThink, tightElection, attempt, tightAttempt)
 	for _, k := range []kind{killed, stopped, many, vanished} {
 		if of := casesOf(cases, k); len(of) > 0 {
-			fmt.Fprintf(&b, "### %s\n\nGoal of this library, for how long a call is held up: %s.\n\n", k.name, goals[k.name])
+			fmt.Fprintf(&b, "### %s\n\nGoal of this library, for how long a call is held up: %s.\n\n", k.name,
+				goals[k.name])
 			failoverTable(&b, of)
 			whereTable(&b, of)
 		}
@@ -202,7 +212,9 @@ func writeFailovers(folder string, seen *conditions, cases []*failoverCase) erro
 		writeSection(folder, "failover", b.String()),
 		distribution(killed.name, casesOf(cases, killed), (*failoverCase).label).write(folder, "failover-kill.svg"),
 		distribution(stopped.name, casesOf(cases, stopped), (*failoverCase).label).write(folder, "failover-stop.svg"),
-		distribution("this library", ours, func(c *failoverCase) string { return c.label() + ": " + c.name }).write(folder, "failover-ours.svg"))
+		distribution("this library", ours, func(c *failoverCase) string {
+			return c.label() + ": " + c.name
+		}).write(folder, "failover-ours.svg"))
 }
 
 func casesOf(cases []*failoverCase, k kind) (of []*failoverCase) {
@@ -226,7 +238,8 @@ func (c *failoverCase) sorted(of func(trial) time.Duration) (all []time.Duration
 func held(t trial) time.Duration { return t.Gap.Held }
 
 func failoverTable(b *strings.Builder, cases []*failoverCase) {
-	rows := [][]string{{"ms", "runs", "held up: p50", "p90", "p99", "most", "first reply: p50", "most", "failed calls", "twice"}}
+	rows := [][]string{{"ms", "runs", "held up: p50", "p90", "p99", "most", "first reply: p50", "most", "failed calls",
+		"twice"}}
 	for _, c := range cases {
 		slowest, first := c.sorted(held), c.sorted(func(t trial) time.Duration { return t.Gap.First })
 		failed, twice := 0, int64(0)
@@ -238,8 +251,10 @@ func failoverTable(b *strings.Builder, cases []*failoverCase) {
 		if c.vanish {
 			again = "" // the client that vanished had replies, too
 		}
-		rows = append(rows, []string{c.label(), fmt.Sprint(len(c.trials)), milliseconds(quantile(slowest, 0.5)), milliseconds(quantile(slowest, 0.9)), milliseconds(quantile(slowest, 0.99)),
-			milliseconds(quantile(slowest, 1)), milliseconds(quantile(first, 0.5)), milliseconds(quantile(first, 1)), fmt.Sprint(failed), again})
+		rows = append(rows, []string{c.label(), fmt.Sprint(len(c.trials)), milliseconds(quantile(slowest, 0.5)),
+			milliseconds(quantile(slowest, 0.9)), milliseconds(quantile(slowest, 0.99)),
+			milliseconds(quantile(slowest, 1)), milliseconds(quantile(first, 0.5)), milliseconds(quantile(first,
+				1)), fmt.Sprint(failed), again})
 	}
 	markdown(b, rows)
 }
@@ -271,7 +286,8 @@ func milliseconds(d time.Duration) string {
 
 // distribution has a line for each case: which share of its failovers held no call up for longer.
 func distribution(what string, cases []*failoverCase, name func(*failoverCase) string) chart {
-	ch := chart{title: "how long the slowest call is held up: " + what, x: "ms", y: "share of failovers", logX: true, steps: true}
+	ch := chart{title: "how long the slowest call is held up: " + what, x: "ms", y: "share of failovers", logX: true,
+		steps: true}
 	for _, c := range cases {
 		l := line{name: name(c)}
 		all := c.sorted(held)

@@ -15,7 +15,8 @@ import (
 	"github.com/understudy-rpc/understudy/bench/counter"
 )
 
-// A primary that is killed, or stopped, is followed by another one; what was replied to is in all states.
+// A primary that is killed, or stopped, is followed by another one; what was replied to is in all
+// states.
 func TestTrial(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts an etcd and many processes")
@@ -35,7 +36,8 @@ func TestTrial(t *testing.T) {
 		tight  bool
 	}{
 		{"reflected", []kind{killed, stopped}, false},
-		{"stable", []kind{vanished}, false}, // at Reflected the other client may be told DataLoss: that is the level's window
+		// at Reflected the other client may be told DataLoss: that is the level's window
+		{"stable", []kind{vanished}, false},
 		{"etcdraft", []kind{stopped, killed}, true},
 	} {
 		t.Run(c.system, func(t *testing.T) {
@@ -66,9 +68,11 @@ func TestGapOf(t *testing.T) {
 	t.Parallel()
 	mark := time.Now()
 	at := func(begun, ended int) called {
-		return called{mark.Add(time.Duration(begun) * time.Millisecond), mark.Add(time.Duration(ended) * time.Millisecond)}
+		return called{mark.Add(time.Duration(begun) * time.Millisecond),
+			mark.Add(time.Duration(ended) * time.Millisecond)}
 	}
-	// A later silence isn't this one, and one that ended before the mark doesn't count, however slow; one was on its way and came just after it.
+	// A later silence isn't this one, and one that ended before the mark doesn't count, however
+	// slow; one was on its way and came just after it.
 	held, first := gapOf([]called{at(50, 53), at(-90, -1), at(-3, 1), at(-2, 40), at(-1, 45), at(54, 99)}, mark)
 	if held != 46*time.Millisecond || first != 40*time.Millisecond {
 		t.Errorf("held up %v, first reply after %v", held, first)
@@ -85,7 +89,8 @@ func (a answers) Add(ctx context.Context, _ *counter.AddRequest, _ ...grpc.CallO
 	return &counter.AddReply{}, a(ctx)
 }
 
-// The client goes on to whoever leads, doesn't ask again who took too long, and gives up when the call does.
+// The client goes on to whoever leads, doesn't ask again who took too long, and gives up when the
+// call does.
 func TestRedirected(t *testing.T) {
 	t.Parallel()
 	asked := make([]int, 3)
@@ -107,7 +112,8 @@ func TestRedirected(t *testing.T) {
 		}
 		return nil
 	}
-	r := &redirected{servers: []counter.CounterClient{answer(0, stopped), answer(1, follows), answer(2, elected)}, attempt: 100 * time.Millisecond}
+	r := &redirected{servers: []counter.CounterClient{answer(0, stopped), answer(1, follows), answer(2, elected)},
+		attempt: 100 * time.Millisecond}
 	for range 2 {
 		if _, err := r.Add(t.Context(), nil); err != nil {
 			t.Fatal(err)
@@ -135,7 +141,9 @@ func TestWriteFailovers(t *testing.T) {
 	cases := failoverConfig{runs: 2, peerRuns: 1, levels: []string{"reflected"}, systems: []string{"etcd"}}.cases()
 	for _, c := range cases {
 		for i := range c.runs {
-			c.trials = append(c.trials, trial{Gap: gapReport{Held: time.Duration(20+i) * time.Millisecond, First: 19 * time.Millisecond}, Takeover: 2 * time.Millisecond, Twice: 3})
+			c.trials = append(c.trials,
+				trial{Gap: gapReport{Held: time.Duration(20+i) * time.Millisecond, First: 19 * time.Millisecond},
+					Takeover: 2 * time.Millisecond, Twice: 3})
 		}
 	}
 	cases[0].notes = []string{"something\nhappened"}
@@ -147,7 +155,8 @@ func TestWriteFailovers(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, part := range []string{
-		"### SIGSTOP\n\nGoal of this library, for how long a call is held up: 700 ms", "| reflected | 2 | 20.0 | 21.0 | 21.0 | 21.0 | 19.0 | 19.0 | 0 | 6 |", "| etcd, tight | 1 |",
+		"### SIGSTOP\n\nGoal of this library, for how long a call is held up: 700 ms",
+		"| reflected | 2 | 20.0 | 21.0 | 21.0 | 21.0 | 19.0 | 19.0 | 0 | 6 |", "| etcd, tight | 1 |",
 		"### kill -9, 1000 sessions", "- something happened", "failover-stop.svg",
 	} {
 		if !strings.Contains(string(got), part) {

@@ -21,7 +21,9 @@ func cpuPerCall(d time.Duration, w window) float64 { return microseconds(d) / fl
 // all is what every process of the system used.
 func (w window) all() usage { return w.Client.plus(w.Primary).plus(w.Backups) }
 
-var callRate = metric{"calls_per_second", "calls/s", func(w window) float64 { return float64(w.Calls) / w.Elapsed.Seconds() }}
+var callRate = metric{"calls_per_second", "calls/s", func(w window) float64 {
+	return float64(w.Calls) / w.Elapsed.Seconds()
+}}
 
 var metrics = []metric{
 	{"cpu", "CPU, µs/call", func(w window) float64 { return cpuPerCall(w.all().cpu(), w) }},
@@ -35,14 +37,22 @@ var metrics = []metric{
 	{"allocs_client", "allocations/call, client", func(w window) float64 { return perCall(w.Client.Allocs, w) }},
 	{"allocs_primary", "  primary", func(w window) float64 { return perCall(w.Primary.Allocs, w) }},
 	{"allocs_backups", "  backups, together", func(w window) float64 { return perCall(w.Backups.Allocs, w) }},
-	{"alloc_bytes_client", "bytes allocated/call, client", func(w window) float64 { return perCall(w.Client.AllocBytes, w) }},
+	{"alloc_bytes_client", "bytes allocated/call, client", func(w window) float64 {
+		return perCall(w.Client.AllocBytes, w)
+	}},
 	{"alloc_bytes_primary", "  primary", func(w window) float64 { return perCall(w.Primary.AllocBytes, w) }},
 	{"alloc_bytes_backups", "  backups, together", func(w window) float64 { return perCall(w.Backups.AllocBytes, w) }},
-	{"bytes_primary", "bytes sent/call, client ↔ primary", func(w window) float64 { return perCall(w.ToPrimary.bytes(), w) }},
+	{"bytes_primary", "bytes sent/call, client ↔ primary", func(w window) float64 {
+		return perCall(w.ToPrimary.bytes(), w)
+	}},
 	{"bytes_backups", "  client ↔ backups", func(w window) float64 { return perCall(w.ToBackups.bytes(), w) }},
 	{"bytes_servers", "  primary ↔ backups", func(w window) float64 { return perCall(w.BetweenServers.bytes(), w) }},
-	{"writes_client", "writes/call, client", func(w window) float64 { return perCall(w.ToPrimary.plus(w.ToBackups).Writes, w) }},
-	{"writes_primary", "  primary, to the client", func(w window) float64 { return perCall(w.Primary.Flows.Accepted.Writes, w) }},
+	{"writes_client", "writes/call, client", func(w window) float64 {
+		return perCall(w.ToPrimary.plus(w.ToBackups).Writes, w)
+	}},
+	{"writes_primary", "  primary, to the client", func(w window) float64 {
+		return perCall(w.Primary.Flows.Accepted.Writes, w)
+	}},
 	{"switches", "context switches/call", func(w window) float64 { return perCall(w.all().Switches, w) }},
 	{"cores", "cores busy", func(w window) float64 { return w.all().cpu().Seconds() / w.Elapsed.Seconds() }},
 	{"rest", "etcd and bench, cores busy", func(w window) float64 { return w.Rest.cpu().Seconds() / w.Took.Seconds() }},
@@ -55,8 +65,8 @@ type figure struct {
 	Callers int     `json:"callers"`
 	Plain   float64 `json:"plain"` // the median
 	Value   float64 `json:"value"` // the median
-	// Ratio is the median over the rounds of the window's value to the mean of plain gRPC's before and after it; Least and
-	// Most are the spread. All are 0 where plain gRPC has none of it.
+	// Ratio is the median over the rounds of the window's value to the mean of plain gRPC's before
+	// and after it; Least and Most are the spread. All are 0 where plain gRPC has none of it.
 	Ratio float64 `json:"ratio"`
 	Least float64 `json:"least"`
 	Most  float64 `json:"most"`
@@ -83,8 +93,8 @@ func figureOf(m metric, rounds []round) figure {
 	return f
 }
 
-// beside is one system's median ratio to another one's, measured in the same rounds: each is first compared with plain
-// gRPC beside it.
+// beside is one system's median ratio to another one's, measured in the same rounds: each is first
+// compared with plain gRPC beside it.
 func beside(m metric, rounds, others []round) float64 {
 	var ratios []float64
 	for _, r := range rounds {
@@ -98,7 +108,8 @@ func beside(m metric, rounds, others []round) float64 {
 	return median(ratios)
 }
 
-// ratio is the window's value to the mean of plain gRPC's before and after it; 0 where plain gRPC has none of it.
+// ratio is the window's value to the mean of plain gRPC's before and after it; 0 where plain gRPC
+// has none of it.
 func (m metric) ratio(r round) float64 {
 	plain := (m.of(r.Before) + m.of(r.After)) / 2
 	if plain <= 0 {

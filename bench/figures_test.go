@@ -28,18 +28,21 @@ func TestQuantile(t *testing.T) {
 		sorted []time.Duration
 		q      float64
 		want   time.Duration
-	}{{nil, 0.5, 0}, {hundred[:1], 0.99, 1}, {hundred, 0.5, 50}, {hundred, 0.99, 99}, {hundred, 1, 100}, {hundred[:2], 0.5, 1}, {hundred[:3], 0.99, 3}} {
+	}{{nil, 0.5, 0}, {hundred[:1], 0.99, 1}, {hundred, 0.5, 50}, {hundred, 0.99, 99}, {hundred, 1, 100}, {hundred[:2],
+		0.5, 1}, {hundred[:3], 0.99, 3}} {
 		if got := quantile(c.sorted, c.q); got != c.want {
 			t.Errorf("quantile %v of %d: %d, want %d", c.q, len(c.sorted), got, c.want)
 		}
 	}
 }
 
-// A ratio is to plain gRPC's windows around it, so that a machine that becomes slower doesn't count.
+// A ratio is to plain gRPC's windows around it, so that a machine that becomes slower doesn't
+// count.
 func TestFigure(t *testing.T) {
 	t.Parallel()
 	at := func(system string, cpu time.Duration) window {
-		return window{System: system, Callers: 4, loadReport: loadReport{Calls: 10, Elapsed: time.Second}, Client: usage{User: cpu * time.Microsecond}}
+		return window{System: system, Callers: 4, loadReport: loadReport{Calls: 10, Elapsed: time.Second},
+			Client: usage{User: cpu * time.Microsecond}}
 	}
 	plains := []window{at("plain", 100), at("plain", 100), at("plain", 300), at("plain", 500)}
 	var rounds []round
@@ -98,14 +101,17 @@ func TestLines(t *testing.T) {
 	for _, callers := range r.Config.Callers {
 		for i, s := range r.Config.Systems {
 			at := func(system string, allocs uint64) window {
-				return window{System: system, Callers: callers, loadReport: loadReport{Calls: 1, Elapsed: time.Second, P50: 1}, Client: usage{User: time.Duration(allocs), Allocs: allocs}}
+				return window{System: system, Callers: callers,
+					loadReport: loadReport{Calls: 1, Elapsed: time.Second,
+						P50: 1}, Client: usage{User: time.Duration(allocs), Allocs: allocs}}
 			}
 			r.Rounds = append(r.Rounds, round{0, at("plain", 10), at(s, 20+10*uint64(i)), at("plain", 10)})
 		}
 	}
 	var b strings.Builder
 	r.writeLines(&b)
-	for _, line := range []string{"reflected_cpu_x_plain_64=2.00", "reflected_cpu_x_hashicorp_64=0.40", "direct_allocs_client_over_plain_64=20", "hashicorp_calls_x_plain_64=1.00", "plain_p50_1=0.00"} {
+	for _, line := range []string{"reflected_cpu_x_plain_64=2.00", "reflected_cpu_x_hashicorp_64=0.40",
+		"direct_allocs_client_over_plain_64=20", "hashicorp_calls_x_plain_64=1.00", "plain_p50_1=0.00"} {
 		if !strings.Contains("\n"+b.String(), "\n"+line+"\n") {
 			t.Errorf("%q is missing", line)
 		}

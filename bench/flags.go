@@ -13,23 +13,24 @@ import (
 // What can be set on the command line. See the flags' usage.
 type (
 	config struct {
-		Systems    []string      `json:"systems"`
-		Callers    []int         `json:"callers"`
-		Rounds     int           `json:"rounds"`
-		Bound      time.Duration `json:"bound"` // of the rounds' time: fewer, if they take longer; 0: none
-		Window     time.Duration `json:"window"`
-		WarmUp     time.Duration `json:"warm_up"` // not measured, before each window
-		Replicas   int           `json:"replicas"`
-		Request    int           `json:"request"`  // bytes
-		Deadline   time.Duration `json:"deadline"` // of each call; 0: none
-		Delay      time.Duration `json:"delay"`    // one way
-		Tight      bool          `json:"tight"`
-		Sessions   int           `json:"sessions"` // of the client process: each has a connection of its own; 0: 1
-		Groups     int           `json:"groups"`   // of this library's, in each server process; 0: 1
-		Filled     int           `json:"filled"`   // keys that are there before the first call
-		Think      time.Duration `json:"think"`    // between a caller's calls
-		Attempt    time.Duration `json:"attempt"`  // how long a peer's client waits before it asks another server; 0: it only knows the first
-		Program    string        `json:"-"`        // of the servers and the client; empty: this one
+		Systems  []string      `json:"systems"`
+		Callers  []int         `json:"callers"`
+		Rounds   int           `json:"rounds"`
+		Bound    time.Duration `json:"bound"` // of the rounds' time: fewer, if they take longer; 0: none
+		Window   time.Duration `json:"window"`
+		WarmUp   time.Duration `json:"warm_up"` // not measured, before each window
+		Replicas int           `json:"replicas"`
+		Request  int           `json:"request"`  // bytes
+		Deadline time.Duration `json:"deadline"` // of each call; 0: none
+		Delay    time.Duration `json:"delay"`    // one way
+		Tight    bool          `json:"tight"`
+		Sessions int           `json:"sessions"` // of the client process: each has a connection of its own; 0: 1
+		Groups   int           `json:"groups"`   // of this library's, in each server process; 0: 1
+		Filled   int           `json:"filled"`   // keys that are there before the first call
+		Think    time.Duration `json:"think"`    // between a caller's calls
+		// how long a peer's client waits before it asks another server; 0: it only knows the first
+		Attempt    time.Duration `json:"attempt"`
+		Program    string        `json:"-"` // of the servers and the client; empty: this one
 		JSON       bool          `json:"-"`
 		Profile    string        `json:"-"` // folder; empty: none
 		ProfileFor time.Duration `json:"-"`
@@ -64,7 +65,8 @@ type (
 )
 
 const (
-	delayUsage   = "how much longer everything takes that is sent, one way, between clients and servers and between servers"
+	delayUsage = "how much longer everything takes that is sent, one way, between clients and servers and between " +
+		"servers"
 	callersUsage = "how many callers, each with one call at a time: `numbers`, one after the other"
 	tightUsage   = "elections after about 100 ms for who has them, instead of the defaults"
 
@@ -103,9 +105,11 @@ func parse(subcommand string, args []string, errOut io.Writer, declare func(*fla
 func parseBench(args []string, errOut io.Writer) (cfg config, err error) {
 	systems, callers := strings.Join(levelNames(), ","), "1,16,64"
 	err = parse("", args, errOut, func(f *flag.FlagSet) {
-		f.StringVar(&systems, "systems", systems, "what is compared with plain gRPC: `names` of "+strings.Join(comparedNames(), ", "))
+		f.StringVar(&systems, "systems", systems, "what is compared with plain gRPC: `names` of "+
+			strings.Join(comparedNames(), ", "))
 		f.StringVar(&callers, "callers", callers, callersUsage)
-		f.IntVar(&cfg.Rounds, "rounds", 5, "how many windows of each system at each number of callers, each between two of plain gRPC")
+		f.IntVar(&cfg.Rounds, "rounds", 5,
+			"how many windows of each system at each number of callers, each between two of plain gRPC")
 		f.DurationVar(&cfg.Bound, "bound", 0, "fewer rounds, if they would take longer than this; 0 is no bound")
 		f.DurationVar(&cfg.Window, "window", 800*time.Millisecond, "how long the callers call in one window")
 		f.DurationVar(&cfg.WarmUp, "warm-up", 100*time.Millisecond, "how long they call before it, unmeasured")
@@ -118,15 +122,18 @@ func parseBench(args []string, errOut io.Writer) (cfg config, err error) {
 		f.DurationVar(&cfg.Delay, "delay", 0, delayUsage)
 		f.BoolVar(&cfg.Tight, "tight", false, tightUsage)
 		f.BoolVar(&cfg.JSON, "json", false, "write JSON, with every window, instead of a table")
-		f.StringVar(&cfg.Profile, "profile", "", "an existing `folder` for profiles of every process, from one more, unmeasured window of each kind")
+		f.StringVar(&cfg.Profile, "profile", "",
+			"an existing `folder` for profiles of every process, from one more, unmeasured window of each kind")
 		f.DurationVar(&cfg.ProfileFor, "profile-for", 5*time.Second, "how long that window is")
 	}, func() (err error) {
 		cfg.Systems, err = systemNames(systems)
 		return errors.Join(err, parseCallers(&cfg, callers),
 			complain(cfg.Rounds < 1 || cfg.Bound < 0, "-rounds must be at least 1, and -bound not negative"),
-			complain(cfg.Window <= 0 || cfg.WarmUp <= 0 || cfg.ProfileFor <= 0, "-window, -warm-up and -profile-for must be positive"),
+			complain(cfg.Window <= 0 || cfg.WarmUp <= 0 || cfg.ProfileFor <= 0,
+				"-window, -warm-up and -profile-for must be positive"),
 			complain(cfg.Replicas < 1 || cfg.Replicas > maxReplicas, "-replicas must be from 1 to %d", maxReplicas),
-			complain(cfg.Request < minRequest || cfg.Request > maxRequest, "-request must be from %d to %d", minRequest, maxRequest),
+			complain(cfg.Request < minRequest || cfg.Request > maxRequest, "-request must be from %d to %d", minRequest,
+				maxRequest),
 			complain(cfg.Deadline < 0, "-deadline can't be negative"),
 			complain(cfg.Delay < 0 || cfg.Delay > maxDelay, "-delay must be from 0 to %v", maxDelay),
 		)
@@ -137,7 +144,9 @@ func parseBench(args []string, errOut io.Writer) (cfg config, err error) {
 func parseCallers(cfg *config, callers string) (err error) {
 	for s := range strings.SplitSeq(callers, ",") {
 		n, notOne := strconv.Atoi(s)
-		err = errors.Join(err, complain(notOne != nil || n < 1 || n > maxCallers, "-callers has %q: each is a number from 1 to %d", s, maxCallers))
+		err = errors.Join(err,
+			complain(notOne != nil || n < 1 || n > maxCallers, "-callers has %q: each is a number from 1 to %d", s,
+				maxCallers))
 		cfg.Callers = append(cfg.Callers, n)
 	}
 	return err
@@ -175,7 +184,8 @@ func parseServer(args []string, errOut io.Writer) (cfg serverConfig, err error) 
 		f.IntVar(&cfg.filled, "filled", 0, "how many `keys` are there before the first call")
 		etcdVars(f, &cfg.etcd, &cfg.group)
 	}, func() error {
-		return errors.Join(known(cfg.system), complain(cfg.groups < 1 || cfg.groups > maxGroups, "-groups must be from 1 to %d", maxGroups),
+		return errors.Join(known(cfg.system),
+			complain(cfg.groups < 1 || cfg.groups > maxGroups, "-groups must be from 1 to %d", maxGroups),
 			complain(cfg.filled < 0, "-filled can't be negative"))
 	})
 	return cfg, err
@@ -196,11 +206,13 @@ func parseClient(args []string, errOut io.Writer) (cfg clientConfig, err error) 
 		f.IntVar(&cfg.sessions, "sessions", 1, sessionsUsage)
 		f.IntVar(&cfg.groups, "groups", 1, groupsUsage)
 		f.DurationVar(&cfg.think, "think", 0, "how long a caller waits after each call")
-		f.DurationVar(&cfg.attempt, "attempt", 0, "how long the client of a peer waits for a server before it asks another one; 0: it only knows the first")
+		f.DurationVar(&cfg.attempt, "attempt", 0,
+			"how long the client of a peer waits for a server before it asks another one; 0: it only knows the first")
 		etcdVars(f, &cfg.etcd, &cfg.group)
 	}, func() error {
 		return errors.Join(known(cfg.system), complain(len(cfg.servers) == 0, "-servers is missing"),
-			complain(cfg.sessions < 1 || cfg.groups < 1 || cfg.think < 0, "-sessions and -groups must be at least 1, and -think not negative"))
+			complain(cfg.sessions < 1 || cfg.groups < 1 || cfg.think < 0,
+				"-sessions and -groups must be at least 1, and -think not negative"))
 	})
 	return cfg, err
 }

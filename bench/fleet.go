@@ -33,7 +33,8 @@ const (
 	stopGrace    = 2 * time.Second
 )
 
-// startFleet starts the servers, and when they have come together the client. stop must be called even after an error.
+// startFleet starts the servers, and when they have come together the client. stop must be called
+// even after an error.
 func startFleet(ctx context.Context, s system, cfg config, etcd string) (f *fleet, err error) {
 	f = &fleet{system: s, cfg: cfg, common: []string{
 		"-etcd", etcd, "-group", fmt.Sprintf("bench-%s-%x", s.name, time.Now().UnixNano()),
@@ -82,8 +83,8 @@ func startFleet(ctx context.Context, s system, cfg config, etcd string) (f *flee
 	return f, err
 }
 
-// with adds a flag unless its value is 0, which is every such flag's default: a program of another revision may lack
-// what nobody asked for (revisions.go).
+// with adds a flag unless its value is 0, which is every such flag's default: a program of another
+// revision may lack what nobody asked for (revisions.go).
 func with[T comparable](args []string, flag string, value T) []string {
 	var none T
 	if value == none {
@@ -108,7 +109,8 @@ func (f *fleet) startServer(i int) (*process, error) {
 
 // startClient starts a client process of that name. The servers must be there.
 func (f *fleet) startClient(name string) (*process, error) {
-	args := []string{"client", f.system.name, "-servers", strings.Join(f.addrs, ","), "-request", fmt.Sprint(f.cfg.Request)}
+	args := []string{"client", f.system.name, "-servers", strings.Join(f.addrs, ","), "-request",
+		fmt.Sprint(f.cfg.Request)}
 	args = with(args, "-deadline", f.cfg.Deadline)
 	args = with(args, "-sessions", f.cfg.Sessions)
 	args = with(args, "-think", f.cfg.Think)
@@ -116,7 +118,8 @@ func (f *fleet) startClient(name string) (*process, error) {
 	return startProcess(f.cfg.Program, f.system.name+" "+name, append(args, f.common...)...)
 }
 
-// startFleets starts one of each named system, all at once. stopFleets must be called even after an error.
+// startFleets starts one of each named system, all at once. stopFleets must be called even after an
+// error.
 func startFleets(ctx context.Context, names []string, cfg config, etcd string) ([]*fleet, error) {
 	fleets, errs := make([]*fleet, len(names)), make([]error, len(names))
 	var starting sync.WaitGroup
@@ -187,7 +190,8 @@ func (f *fleet) view(ctx context.Context) (view, error) {
 	return v, err
 }
 
-// leader is the place of the one that leads, in the highest epoch if several say so; -1 if none does.
+// leader is the place of the one that leads, in the highest epoch if several say so; -1 if none
+// does.
 func (v view) leader() int {
 	leader := -1
 	for i, r := range v {
@@ -230,8 +234,8 @@ func (v view) executed(calls uint64) error {
 	return nil
 }
 
-// await asks again and again until accept finds nothing to object to. When ctx ends first, the error has its cause and
-// accept's last objection.
+// await asks again and again until accept finds nothing to object to. When ctx ends first, the
+// error has its cause and accept's last objection.
 func (f *fleet) await(ctx context.Context, accept func(view) error) (view, error) {
 	var objection error
 	for {
@@ -259,7 +263,9 @@ func (f *fleet) await(ctx context.Context, accept func(view) error) (view, error
 	}
 }
 
-// burst lets the callers call, and waits until every server has executed all of it: that belongs to the calls, too. Where callers repeat what a peer doesn't answer, as in trials of failover, a call may have been executed twice.
+// burst lets the callers call, and waits until every server has executed all of it: that belongs to
+// the calls, too. Where callers repeat what a peer doesn't answer, as in trials of failover, a call
+// may have been executed twice.
 func (f *fleet) burst(ctx context.Context, callers int, d time.Duration) (loadReport, view, error) {
 	e, err := f.client.ask(ctx, command{Do: doLoad, Callers: callers, For: d}, d+loadTimeout)
 	if err != nil {
@@ -293,7 +299,9 @@ func (f *fleet) check(ctx context.Context) error {
 	expect.History = v.primary().State.History
 	for i, r := range v {
 		if r.State != expect {
-			err = errors.Join(err, fmt.Errorf("%s: server %c has the state %+v, and should have %+v", f.system.name, 'a'+i, r.State, expect))
+			err = errors.Join(err,
+				fmt.Errorf("%s: server %c has the state %+v, and should have %+v", f.system.name, 'a'+i, r.State,
+					expect))
 		}
 	}
 	return err
@@ -317,7 +325,8 @@ type window struct {
 	Took time.Duration `json:"took"` // with the wait for the backups
 }
 
-// errDisturbed says that something has happened in a window besides calls: a replica was evicted, say.
+// errDisturbed says that something has happened in a window besides calls: a replica was evicted,
+// say.
 var errDisturbed = errors.New("the group has changed")
 
 func disturbed(before, after view) bool {
@@ -393,7 +402,8 @@ func (f *fleet) usage(ctx context.Context) (reading, error) {
 	return r, err
 }
 
-// each puts one command to all processes, the client last, and returns when each has answered or failed.
+// each puts one command to all processes, the client last, and returns when each has answered or
+// failed.
 func (f *fleet) each(ctx context.Context, c command, then func(i int, e event)) error {
 	return askAll(ctx, f.processes(), c, askTimeout, then)
 }

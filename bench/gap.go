@@ -8,15 +8,16 @@ import (
 	"time"
 )
 
-// gaps is what a client measures of a failover: its callers go on calling while something happens to a server. The
-// parent says when it happened (doMark); the callers end when they have called for some time after it.
+// gaps is what a client measures of a failover: its callers go on calling while something happens
+// to a server. The parent says when it happened (doMark); the callers end when they have called for
+// some time after it.
 type gaps struct {
 	mark  atomic.Pointer[time.Time] // nil: it hasn't happened
 	calls atomic.Int64              // that have ended
 }
 
-// How long the callers go on after the mark: each has settleCalls replies to what it asked later, and settleFor has
-// passed. A server that is stopped holds up all of them until another one serves.
+// How long the callers go on after the mark: each has settleCalls replies to what it asked later,
+// and settleFor has passed. A server that is stopped holds up all of them until another one serves.
 const (
 	settleCalls = 3
 	settleFor   = 300 * time.Millisecond
@@ -28,12 +29,14 @@ const (
 type gapReport struct {
 	Calls int   `json:"calls"` // with a reply
 	Sum   int64 `json:"sum"`   // of the deltas of these
-	// Failed calls, one of their errors, and the sum of their deltas: nobody knows whether they were executed.
+	// Failed calls, one of their errors, and the sum of their deltas: nobody knows whether they
+	// were executed.
 	Failed int    `json:"failed"`
 	Error  string `json:"error,omitempty"`
 	// Held is how long the slowest call took, of those that ended after the mark.
 	Held time.Duration `json:"held"`
-	// First is the time from the mark until, after the longest silence that began then, there was a reply again.
+	// First is the time from the mark until, after the longest silence that began then, there was a
+	// reply again.
 	First time.Duration `json:"first"`
 	// Ended is false when the time was over first: a caller still had no reply.
 	Ended bool `json:"ended"`
@@ -112,8 +115,8 @@ func (l *load) callThrough(ctx context.Context, c *caller, callers int) (gapRepo
 	return r, all
 }
 
-// gapOf looks at the calls around mark: how long the slowest was held up, and when after the longest silence that began
-// then somebody had a reply.
+// gapOf looks at the calls around mark: how long the slowest was held up, and when after the
+// longest silence that began then somebody had a reply.
 func gapOf(all []called, mark time.Time) (held, first time.Duration) {
 	slices.SortFunc(all, func(a, b called) int { return a.ended.Compare(b.ended) })
 	last, silence := mark, time.Duration(-1)

@@ -18,8 +18,8 @@ func groupName(name string, n int) string {
 	return fmt.Sprintf("%s-%d", name, n)
 }
 
-// groups is a server with a replica of each of several groups: each has its state, a gRPC server and a listener of its
-// own, as a process that serves several replicated services has.
+// groups is a server with a replica of each of several groups: each has its state, a gRPC server
+// and a listener of its own, as a process that serves several replicated services has.
 type groups struct {
 	replicas []server
 	meter    *meter

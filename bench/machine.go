@@ -51,7 +51,8 @@ func thisMachine() machine {
 	if out, err := exec.Command("git", "describe", "--always").Output(); err == nil {
 		m.Revision = strings.TrimSpace(string(out))
 		// What is written about the code, these results among it, doesn't change it.
-		if out, err := exec.Command("git", "status", "--porcelain", "--", ":/", ":(exclude,top)*.md", ":(exclude,top)*.svg").Output(); err != nil || len(out) > 0 {
+		if out, err := exec.Command("git", "status", "--porcelain", "--", ":/", ":(exclude,top)*.md",
+			":(exclude,top)*.svg").Output(); err != nil || len(out) > 0 {
 			m.Revision += "-dirty"
 		}
 	}
@@ -67,13 +68,15 @@ func (m machine) String() string {
 	return s + "; revision " + cmp.Or(m.Revision, "unknown")
 }
 
-// loadAverage is how many processes want to run, on average over 1, 5 and 15 minutes: this bench's among them.
+// loadAverage is how many processes want to run, on average over 1, 5 and 15 minutes: this bench's
+// among them.
 func loadAverage() string {
 	fields := strings.Fields(firstLine("/proc/loadavg", ""))
 	return strings.Join(fields[:min(3, len(fields))], " ")
 }
 
-// cpuTime is what all processes of this machine have used so far, and this one with the children that it has waited for.
+// cpuTime is what all processes of this machine have used so far, and this one with the children
+// that it has waited for.
 type cpuTime struct {
 	at        time.Time
 	all, ours time.Duration
@@ -145,11 +148,14 @@ func othersFor(ctx context.Context, d time.Duration) float64 {
 
 // String is a paragraph.
 func (c *conditions) String() string {
-	return fmt.Sprintf("%v. %s, %v long. Load average %s before and %s after; cores that others used: %.2f before, %.2f meanwhile, %.2f after.",
-		c.machine, c.begun.at.UTC().Format("2006-01-02 15:04 MST"), c.took.Round(time.Second), c.loadBefore, c.loadAfter, c.before, c.during, c.after)
+	return fmt.Sprintf("%v. %s, %v long. Load average %s before and %s after; cores that others used: %.2f before, "+
+		"%.2f meanwhile, %.2f after.",
+		c.machine, c.begun.at.UTC().Format("2006-01-02 15:04 MST"), c.took.Round(time.Second),
+		c.loadBefore, c.loadAfter, c.before, c.during, c.after)
 }
 
-// firstLine returns the first line of a file that begins with prefix, and of "prefix: value" the value.
+// firstLine returns the first line of a file that begins with prefix, and of "prefix: value" the
+// value.
 func firstLine(path, prefix string) string {
 	f, err := os.Open(path)
 	if err != nil {

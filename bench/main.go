@@ -1,16 +1,19 @@
-// Command bench measures what replication costs a call, as ratios to plain gRPC in adjacent windows.
+// Command bench measures what replication costs a call, as ratios to plain gRPC in adjacent
+// windows.
 //
 //	go -C bench run .
 //
-// starts an etcd in this process, and for each system servers and a client as processes of their own: this program
-// again, with the subcommands server and client. Callers call in a closed loop; windows of plain gRPC and of the systems
-// alternate. What is counted is in meter.go and usage.go, how windows become figures in figures.go, and what the figures
-// say in README.md.
+// starts an etcd in this process, and for each system servers and a client as processes of their
+// own: this program again, with the subcommands server and client. Callers call in a closed loop;
+// windows of plain gRPC and of the systems alternate. What is counted is in meter.go and usage.go,
+// how windows become figures in figures.go, and what the figures say in README.md.
 //
-// The subcommands quick, peers, scale and failover measure what README.md says, and write name=value lines or RESULTS.md;
-// revisions compares the working tree with a commit, and fails when it costs more.
+// The subcommands quick, peers, scale and failover measure what README.md says, and write
+// name=value lines or RESULTS.md; revisions compares the working tree with a commit, and fails when
+// it costs more.
 //
-// With -profile folder it also writes profiles; "go -C bench run . breakdown folder" says where the CPU goes.
+// With -profile folder it also writes profiles; "go -C bench run . breakdown folder" says where the
+// CPU goes.
 //
 // To add a system is to add a row to systems (system.go).
 package main
@@ -29,7 +32,8 @@ import (
 
 func main() { os.Exit(dispatch(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
 
-// dispatch runs the subcommand that args begin with, and returns the exit code: 2 when args can't be understood.
+// dispatch runs the subcommand that args begin with, and returns the exit code: 2 when args can't
+// be understood.
 func dispatch(args []string, in io.Reader, out, errOut io.Writer) int {
 	name := ""
 	if len(args) > 0 {

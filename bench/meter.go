@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// A meter counts what goes over a process's connections, each of which it hands out itself, and delays what they send.
-// Its methods may run concurrently.
+// A meter counts what goes over a process's connections, each of which it hands out itself, and
+// delays what they send. Its methods may run concurrently.
 type meter struct {
 	delay     time.Duration
 	accepted  flow // from clients, and sources
@@ -123,7 +123,8 @@ func (f *flow) traffic() traffic {
 }
 
 func (f flows) since(before flows) flows {
-	diff := flows{Accepted: f.Accepted.since(before.Accepted), Peers: f.Peers.since(before.Peers), Dialled: map[string]traffic{}}
+	diff := flows{Accepted: f.Accepted.since(before.Accepted), Peers: f.Peers.since(before.Peers),
+		Dialled: map[string]traffic{}}
 	for addr, t := range f.Dialled {
 		diff.Dialled[addr] = t.since(before.Dialled[addr])
 	}

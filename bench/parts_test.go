@@ -104,16 +104,30 @@ func TestShares(t *testing.T) {
 		want  string
 		stack []string // innermost first
 	}{
-		{"garbage collection", []string{"runtime.scanobject", "runtime.gcAssistAlloc", "runtime.mallocgc", library + "transport.(*link).send"}},
+		{"garbage collection",
+			[]string{"runtime.scanobject", "runtime.gcAssistAlloc", "runtime.mallocgc", library +
+				"transport.(*link).send"}},
 		{"growing stacks", []string{"runtime.copystack", "runtime.newstack", library + "replica.(*Replica).Handle"}},
-		{"digests and MACs", []string{"crypto/sha256.block", library + "internal/wire.(*Seal).Digest", library + "replica.(*attachment).take"}},
-		{"order: orderstate", []string{"runtime.mapassign", library + "orderstate.(*Primary).Order", library + "replica.(*call).turn"}},
-		{"our header: protobuf", []string{"google.golang.org/protobuf/proto.Marshal", library + "internal/wire.MarshalHeader", library + "transport.(*call).next"}},
-		{"HTTP/2 headers: HPACK, base64, lists", []string{http2 + "/hpack.(*Encoder).WriteField", grpc + "/internal/transport.(*loopyWriter).writeHeader"}},
-		{"frames to backups", []string{"google.golang.org/protobuf/proto.Marshal", grpc + ".(*clientStream).SendMsg", library + "transport.(*link).send"}},
-		{"the handler, and its turn", []string{"main.(*adder).Add", library + "replica.(*incarnation).execute", grpc + ".(*Server).processRPC"}},
-		{"the rest of the library", []string{"context.WithCancel", library + "transport.(*call).next", grpc + ".(*ClientConn).Invoke"}},
-		{"the rest of gRPC", []string{"runtime.memmove", grpc + ".(*clientStream).SendMsg", library + "transport.(*call).run", grpc + ".(*ClientConn).Invoke"}},
+		{"digests and MACs",
+			[]string{"crypto/sha256.block", library + "internal/wire.(*Seal).Digest", library +
+				"replica.(*attachment).take"}},
+		{"order: orderstate",
+			[]string{"runtime.mapassign", library + "orderstate.(*Primary).Order", library + "replica.(*call).turn"}},
+		{"our header: protobuf",
+			[]string{"google.golang.org/protobuf/proto.Marshal", library + "internal/wire.MarshalHeader", library +
+				"transport.(*call).next"}},
+		{"HTTP/2 headers: HPACK, base64, lists",
+			[]string{http2 + "/hpack.(*Encoder).WriteField", grpc + "/internal/transport.(*loopyWriter).writeHeader"}},
+		{"frames to backups",
+			[]string{"google.golang.org/protobuf/proto.Marshal", grpc + ".(*clientStream).SendMsg", library +
+				"transport.(*link).send"}},
+		{"the handler, and its turn",
+			[]string{"main.(*adder).Add", library + "replica.(*incarnation).execute", grpc + ".(*Server).processRPC"}},
+		{"the rest of the library",
+			[]string{"context.WithCancel", library + "transport.(*call).next", grpc + ".(*ClientConn).Invoke"}},
+		{"the rest of gRPC",
+			[]string{"runtime.memmove", grpc + ".(*clientStream).SendMsg", library + "transport.(*call).run", grpc +
+				".(*ClientConn).Invoke"}},
 		{"the bench's caller", []string{"time.now", "main.(*load).call"}},
 		{elsewhere, []string{"runtime.main"}},
 	} {
@@ -133,7 +147,8 @@ func TestView(t *testing.T) {
 	if err := v.whole(); err != nil || v.leader() != 1 {
 		t.Errorf("leader %d, %v", v.leader(), err)
 	}
-	for _, other := range []view{{follows, follows, follows}, {follows, led(7, 2), follows}, {follows, led(7, 3), led(8, 2)}} {
+	for _, other := range []view{{follows, follows, follows}, {follows, led(7, 2), follows},
+		{follows, led(7, 3), led(8, 2)}} {
 		if other.whole() == nil {
 			t.Errorf("%+v is whole", other)
 		}
@@ -143,7 +158,8 @@ func TestView(t *testing.T) {
 	}
 	logged := follows
 	logged.Standing.Events++
-	for _, after := range []view{{follows, follows, led(7, 3)}, {follows, led(8, 3), follows}, {follows, led(7, 3), logged}} {
+	for _, after := range []view{{follows, follows, led(7, 3)}, {follows, led(8, 3), follows},
+		{follows, led(7, 3), logged}} {
 		if !disturbed(v, after) {
 			t.Errorf("%+v isn't disturbed", after)
 		}

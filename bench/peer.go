@@ -13,9 +13,9 @@ import (
 	"github.com/understudy-rpc/understudy/bench/counter"
 )
 
-// The peers: systems by others, which replicate the same adder by consensus. The callers call the leader's Counter by
-// ordinary gRPC; its handler proposes the request, and replies with what executing it has returned. Nothing is made
-// durable, as nothing is here.
+// The peers: systems by others, which replicate the same adder by consensus. The callers call the
+// leader's Counter by ordinary gRPC; its handler proposes the request, and replies with what
+// executing it has returned. Nothing is made durable, as nothing is here.
 
 // A joiner is a server that must know all servers before it can begin. join is called once.
 type joiner interface {
@@ -33,15 +33,17 @@ type peer struct {
 
 // A consensus is one node of such a system. Its methods may run concurrently.
 type consensus interface {
-	// add executes a request on all nodes, and returns what it did here. It returns errNotLeading if this node
-	// doesn't lead and hasn't begun; after any other error nobody knows whether the request is executed.
+	// add executes a request on all nodes, and returns what it did here. It returns errNotLeading
+	// if this node doesn't lead and hasn't begun; after any other error nobody knows whether the
+	// request is executed.
 	add(context.Context, *counter.AddRequest) (int64, error)
 	standing() standing
 	state() state
 	close()
 }
 
-// errNotLeading has the status by which a caller knows that it may ask another server: the request isn't executed.
+// errNotLeading has the status by which a caller knows that it may ask another server: the request
+// isn't executed.
 var errNotLeading = status.Error(codes.FailedPrecondition, "this server doesn't lead")
 
 // A starter makes a system's node in two steps, as each must be reachable before any begins.

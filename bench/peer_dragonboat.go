@@ -19,10 +19,11 @@ import (
 	"github.com/understudy-rpc/understudy/bench/counter"
 )
 
-// boat is a node of dragonboat: its log database tan in a file system in memory, its own transport over TCP, and the
-// timings that its examples have: ticks of 200 ms, elections after 10 of them.
+// boat is a node of dragonboat: its log database tan in a file system in memory, its own transport
+// over TCP, and the timings that its examples have: ticks of 200 ms, elections after 10 of them.
 //
-// Its transport takes no dialer: what goes between its servers is counted only where it is delayed, by a relay.
+// Its transport takes no dialer: what goes between its servers is counted only where it is delayed,
+// by a relay.
 type boat struct {
 	*adder
 	host    *dragonboat.NodeHost
@@ -42,7 +43,8 @@ const (
 )
 
 func startDragonboat(cfg serverConfig, app *adder, m *meter) (string, startNode, error) {
-	for _, name := range []string{"config", "dragonboat", "rsm", "server", "settings", "raft", "raft-mt", "raftpb", "registry", "logdb", "LogDB", "transport", "tan"} {
+	for _, name := range []string{"config", "dragonboat", "rsm", "server", "settings", "raft", "raft-mt", "raftpb",
+		"registry", "logdb", "LogDB", "transport", "tan"} {
 		logger.GetLogger(name).SetLevel(logger.ERROR)
 	}
 	listen, err := freeAddr()
@@ -62,7 +64,8 @@ func startDragonboat(cfg serverConfig, app *adder, m *meter) (string, startNode,
 		tick = uint64(tightElection.Milliseconds()) / boatElectionTicks
 	}
 	return addr, func(_ context.Context, self peer, all []peer) (consensus, error) {
-		hostConfig := dragonconfig.NodeHostConfig{NodeHostDir: "/dragonboat", RTTMillisecond: tick, RaftAddress: addr, ListenAddress: listen}
+		hostConfig := dragonconfig.NodeHostConfig{NodeHostDir: "/dragonboat", RTTMillisecond: tick, RaftAddress: addr,
+			ListenAddress: listen}
 		hostConfig.Expert.FS, hostConfig.Expert.LogDBFactory = vfs.NewMem(), tan.Factory
 		host, err := dragonboat.NewNodeHost(hostConfig)
 		if err != nil {
@@ -73,7 +76,9 @@ func startDragonboat(cfg serverConfig, app *adder, m *meter) (string, startNode,
 			members[p.ID] = p.Addr
 		}
 		n.host, n.session, n.self, n.nodes = host, host.GetNoOPSession(boatShard), self.ID, len(all)
-		return n, host.StartReplica(members, false, func(uint64, uint64) statemachine.IStateMachine { return boatFSM{app} }, dragonconfig.Config{
+		return n, host.StartReplica(members, false, func(uint64, uint64) statemachine.IStateMachine {
+			return boatFSM{app}
+		}, dragonconfig.Config{
 			ReplicaID: self.ID, ShardID: boatShard, ElectionRTT: boatElectionTicks, HeartbeatRTT: 1, CheckQuorum: true,
 			SnapshotEntries: boatSnapshots, CompactionOverhead: boatKept,
 		})

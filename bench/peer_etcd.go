@@ -17,15 +17,18 @@ import (
 	"github.com/understudy-rpc/understudy/bench/counter"
 )
 
-// member is a member of a cluster of etcd, embedded, without fsync, at its default settings. The Counter of the leader is a client of
-// its own member, in the same process, without gRPC between them.
+// member is a member of a cluster of etcd, embedded, without fsync, at its default settings. The
+// Counter of the leader is a client of its own member, in the same process, without gRPC between
+// them.
 //
-// An Add is one transaction, which puts the key's new value (8 bytes, and the request's padding, so that as much is
-// replicated as elsewhere) if the key is still at the revision that this server knows, and else reads it; then the
-// server tries again. So it is safe with several servers, and costs one round of consensus as long as one of them
-// writes. Adds to one key wait for each other in the server.
+// An Add is one transaction, which puts the key's new value (8 bytes, and the request's padding, so
+// that as much is replicated as elsewhere) if the key is still at the revision that this server
+// knows, and else reads it; then the server tries again. So it is safe with several servers, and
+// costs one round of consensus as long as one of them writes. Adds to one key wait for each other
+// in the server.
 //
-// Its transport takes no dialer: what goes between its servers is counted only where it is delayed, by a relay.
+// Its transport takes no dialer: what goes between its servers is counted only where it is delayed,
+// by a relay.
 type member struct {
 	etcd   *embed.Etcd
 	client *clientv3.Client
@@ -114,7 +117,8 @@ func (n *member) add(ctx context.Context, r *counter.AddRequest) (int64, error) 
 	defer k.mu.Unlock()
 	for {
 		value := k.value + r.GetDelta()
-		put := append(binary.BigEndian.AppendUint64(make([]byte, 0, valueSize+len(r.GetPadding())), uint64(value)), r.GetPadding()...)
+		put := append(binary.BigEndian.AppendUint64(make([]byte, 0, valueSize+len(r.GetPadding())), uint64(value)),
+			r.GetPadding()...)
 		t, err := n.client.Txn(ctx).
 			If(clientv3.Compare(clientv3.ModRevision(name), "=", k.revision)).
 			Then(clientv3.OpPut(name, string(put))).
@@ -144,8 +148,9 @@ func (n *member) standing() standing {
 	return s
 }
 
-// state is made of what this member has in its store, read without asking the others: Adds of the keys' versions,
-// which count their puts; and History of each key's value and of when it was put last.
+// state is made of what this member has in its store, read without asking the others: Adds of the
+// keys' versions, which count their puts; and History of each key's value and of when it was put
+// last.
 func (n *member) state() state {
 	all, err := n.client.Get(context.Background(), memberPrefix, clientv3.WithPrefix(), clientv3.WithSerializable())
 	if err != nil {

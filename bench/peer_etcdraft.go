@@ -16,9 +16,10 @@ import (
 	"github.com/understudy-rpc/understudy/bench/counter"
 )
 
-// raftNode drives etcd's raft package, which is a pure core: one goroutine owns the node, takes all that waits for it,
-// requests as one proposal, and then does what the core wants done: entries into memory, messages to the other nodes
-// (wires), and what is committed into the adder. Settings are those that etcd gives it.
+// raftNode drives etcd's raft package, which is a pure core: one goroutine owns the node, takes all
+// that waits for it, requests as one proposal, and then does what the core wants done: entries into
+// memory, messages to the other nodes (wires), and what is committed into the adder. Settings are
+// those that etcd gives it.
 type raftNode struct {
 	*adder
 	core    *raft.RawNode
@@ -73,8 +74,9 @@ func startEtcdraft(cfg serverConfig, app *adder, m *meter) (string, startNode, e
 		return "", nil, err
 	}
 	n := &raftNode{
-		adder: app, storage: raft.NewMemoryStorage(), tick: raftTick, proposals: make(chan proposal, raftQueue), stopping: make(chan struct{}),
-		waiting: map[uint64]chan<- proposed{},
+		adder: app, storage: raft.NewMemoryStorage(), tick: raftTick, proposals: make(chan proposal, raftQueue),
+		stopping: make(chan struct{}),
+		waiting:  map[uint64]chan<- proposed{},
 	}
 	if cfg.tight {
 		n.tick = tightElection / raftElectionTicks
@@ -82,8 +84,10 @@ func startEtcdraft(cfg serverConfig, app *adder, m *meter) (string, startNode, e
 	return lis.Addr().String(), func(_ context.Context, self peer, all []peer) (consensus, error) {
 		n.self, n.nodes = self.ID, len(all)
 		core, err := raft.NewRawNode(&raft.Config{
-			ID: self.ID, ElectionTick: raftElectionTicks, HeartbeatTick: 1, Storage: n.storage, MaxSizePerMsg: raftMessage, MaxInflightMsgs: raftInflight,
-			CheckQuorum: true, PreVote: true, DisableProposalForwarding: true, Logger: raftSilence{&raft.DefaultLogger{}},
+			ID: self.ID, ElectionTick: raftElectionTicks, HeartbeatTick: 1, Storage: n.storage,
+			MaxSizePerMsg: raftMessage, MaxInflightMsgs: raftInflight,
+			CheckQuorum: true, PreVote: true, DisableProposalForwarding: true,
+			Logger: raftSilence{&raft.DefaultLogger{}},
 		})
 		if err != nil {
 			return nil, err
@@ -128,8 +132,8 @@ func (n *raftNode) add(ctx context.Context, r *counter.AddRequest) (int64, error
 	}
 }
 
-// idSize is what a proposal's ID, unique among those of its node, takes before the request. IDs of another node aren't
-// waited for: the top byte is the node.
+// idSize is what a proposal's ID, unique among those of its node, takes before the request. IDs of
+// another node aren't waited for: the top byte is the node.
 const idSize = 8
 
 func (n *raftNode) run() {

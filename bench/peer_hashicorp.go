@@ -14,8 +14,8 @@ import (
 	"github.com/understudy-rpc/understudy/bench/counter"
 )
 
-// hashicorp is a node of hashicorp/raft with its default settings: log, votes and snapshots in memory, its own transport over
-// TCP.
+// hashicorp is a node of hashicorp/raft with its default settings: log, votes and snapshots in
+// memory, its own transport over TCP.
 type hashicorp struct {
 	*adder
 	raft      *raft.Raft
@@ -36,7 +36,8 @@ func startHashicorp(cfg serverConfig, app *adder, m *meter) (string, startNode, 
 	}
 	n := &hashicorp{adder: app, logged: &eventLog{}}
 	log := hclog.New(&hclog.LoggerOptions{Level: hclog.Error, Output: n.logged})
-	n.transport = raft.NewNetworkTransportWithLogger(hashicorpStream{m.listenPeers(lis), m}, hashicorpPool, hashicorpTimeout, log)
+	n.transport = raft.NewNetworkTransportWithLogger(hashicorpStream{m.listenPeers(lis), m}, hashicorpPool,
+		hashicorpTimeout, log)
 	return lis.Addr().String(), func(_ context.Context, self peer, all []peer) (consensus, error) {
 		c := raft.DefaultConfig()
 		c.LocalID, c.Logger = raft.ServerID(self.Name), log
@@ -47,7 +48,8 @@ func startHashicorp(cfg serverConfig, app *adder, m *meter) (string, startNode, 
 		store, snapshots := raft.NewInmemStore(), raft.NewInmemSnapshotStore()
 		var members raft.Configuration
 		for _, p := range all {
-			members.Servers = append(members.Servers, raft.Server{ID: raft.ServerID(p.Name), Address: raft.ServerAddress(p.Addr)})
+			members.Servers = append(members.Servers,
+				raft.Server{ID: raft.ServerID(p.Name), Address: raft.ServerAddress(p.Addr)})
 		}
 		err := raft.BootstrapCluster(c, store, store, snapshots, n.transport, members)
 		if err != nil {

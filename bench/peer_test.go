@@ -5,7 +5,8 @@ import (
 	"time"
 )
 
-// Each peer executes the callers' calls, the same ones in the same order on every server; also when all is delayed.
+// Each peer executes the callers' calls, the same ones in the same order on every server; also when
+// all is delayed.
 func TestPeers(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts many processes")
@@ -49,7 +50,8 @@ func TestPeers(t *testing.T) {
 			if least := 4 * c.cfg.Delay; w.P50 < least {
 				t.Errorf("p50 is %v, less than %v", w.P50, least)
 			}
-			if bytes := w.BetweenServers.bytes(); bytes == 0 && (s.name == "hashicorp" || s.name == "etcdraft" || c.cfg.Delay > 0) {
+			if bytes := w.BetweenServers.bytes(); bytes == 0 &&
+				(s.name == "hashicorp" || s.name == "etcdraft" || c.cfg.Delay > 0) {
 				t.Error("nothing is counted between the servers")
 			}
 			if err := f.check(t.Context()); err != nil {

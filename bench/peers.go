@@ -42,7 +42,8 @@ var phases = []phase{
 // maxRounds of a phase, whose bound ends it earlier.
 const maxRounds = 1000
 
-// peersMain is the subcommand peers: it measures all phases, and writes their section of the results and its plots.
+// peersMain is the subcommand peers: it measures all phases, and writes their section of the
+// results and its plots.
 func peersMain(args []string, errOut io.Writer) error {
 	cfg := peersConfig{}
 	systems := strings.Join(comparedNames(), ",")
@@ -55,7 +56,9 @@ func peersMain(args []string, errOut io.Writer) error {
 	}, func() error {
 		var err error
 		cfg.systems, err = systemNames(systems)
-		return errors.Join(err, complain(cfg.bound <= 0 || cfg.window <= 0 || cfg.delay <= 0, "-bound, -window and -delay must be positive"))
+		return errors.Join(err,
+			complain(cfg.bound <= 0 || cfg.window <= 0 || cfg.delay <= 0,
+				"-bound, -window and -delay must be positive"))
 	})
 	if err != nil {
 		return err
@@ -90,11 +93,14 @@ func (p phase) config(cfg peersConfig) config {
 func writePeers(cfg peersConfig, seen *conditions, reports []*report) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "## Beside other systems\n\n%v\n\n", seen)
-	fmt.Fprintf(&b, "Windows of %v in rounds: one of each system, between windows of plain gRPC. Each figure is the median of its windows; "+
-		"× is the median ratio to plain gRPC beside it, in brackets the least and the most, and × hashicorp/raft the median of the ratios between two systems' ratios in one round. "+
+	fmt.Fprintf(&b, "Windows of %v in rounds: one of each system, between windows of plain gRPC. Each figure is the "+
+		"median of its windows; "+
+		"× is the median ratio to plain gRPC beside it, in brackets the least and the most, and × hashicorp/raft "+
+		"the median of the ratios between two systems' ratios in one round. "+
 		"µs of CPU are those of all processes, of the kernel, too.\n\n", cfg.window)
 	for i, r := range reports {
-		fmt.Fprintf(&b, "### %s\n\n%d replicas, requests of %d bytes; %s%d rounds, %d windows thrown away.\n\n", phases[i].title, r.Config.Replicas, r.Config.Request,
+		fmt.Fprintf(&b, "### %s\n\n%d replicas, requests of %d bytes; %s%d rounds, %d windows thrown away.\n\n",
+			phases[i].title, r.Config.Replicas, r.Config.Request,
 			r.Config.delayText(), r.rounds(), r.Disturbed)
 		for _, n := range r.Notes {
 			fmt.Fprintf(&b, "- %s\n", strings.ReplaceAll(n, "\n", " "))
@@ -120,8 +126,10 @@ func writePeers(cfg peersConfig, seen *conditions, reports []*report) error {
 func (r *report) delayLine(b *strings.Builder, undelayed *report) {
 	m := findMetric("p50")
 	for _, callers := range r.Config.Callers {
-		fmt.Fprintf(b, "Plain gRPC's p50 at %s is %s µs, and %s µs without the delay: %.0f µs more, where two delays are %.0f µs.\n\n", countOf(callers),
-			number(r.plain(m, callers)), number(undelayed.plain(m, callers)), r.plain(m, callers)-undelayed.plain(m, callers), microseconds(2*r.Config.Delay))
+		fmt.Fprintf(b, "Plain gRPC's p50 at %s is %s µs, and %s µs without the delay: %.0f µs more, where two "+
+			"delays are %.0f µs.\n\n", countOf(callers),
+			number(r.plain(m, callers)), number(undelayed.plain(m, callers)), r.plain(m, callers)-undelayed.plain(m,
+				callers), microseconds(2*r.Config.Delay))
 	}
 }
 
@@ -130,8 +138,10 @@ var peersMetrics = []struct {
 	name     string
 	compared bool
 }{
-	{"cpu", true}, {"cpu_client", false}, {"cpu_primary", false}, {"cpu_backups", false}, {"p50", true}, {"p99", true}, {callRate.name, true},
-	{"allocs_client", false}, {"allocs_primary", false}, {"bytes_primary", false}, {"bytes_backups", false}, {"bytes_servers", false},
+	{"cpu", true}, {"cpu_client", false}, {"cpu_primary", false}, {"cpu_backups", false}, {"p50", true}, {"p99", true},
+	{callRate.name, true},
+	{"allocs_client", false}, {"allocs_primary", false}, {"bytes_primary", false}, {"bytes_backups", false},
+	{"bytes_servers", false},
 }
 
 func (r *report) peersTable(b *strings.Builder, callers int) {
@@ -169,7 +179,8 @@ func countOf(callers int) string {
 // plots are of latency and CPU against load.
 func (r *report) plots(folder string) error {
 	latency := chart{title: "latency against load", x: "calls/s", y: "p50, µs", logY: true}
-	cpu := chart{title: "CPU per call against load", x: "callers", y: "CPU of all processes, µs/call", logX: true, logY: true}
+	cpu := chart{title: "CPU per call against load", x: "callers", y: "CPU of all processes, µs/call", logX: true,
+		logY: true}
 	for _, name := range append([]string{systems[0].name}, r.Config.Systems...) {
 		latencies, cpus := line{name: name}, line{name: name}
 		for _, callers := range r.Config.Callers {
@@ -191,7 +202,9 @@ func (r *report) plots(folder string) error {
 func systemNames(list string) (names []string, err error) {
 	names = strings.Split(list, ",")
 	for _, name := range names {
-		err = errors.Join(err, complain(!slices.Contains(comparedNames(), name), "there is no system %q: there are %s", name, strings.Join(comparedNames(), ", ")))
+		err = errors.Join(err,
+			complain(!slices.Contains(comparedNames(), name), "there is no system %q: there are %s", name,
+				strings.Join(comparedNames(), ", ")))
 	}
 	return names, err
 }

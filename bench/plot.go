@@ -89,7 +89,9 @@ func (c chart) draw(canvas draw.Canvas) error {
 
 // add leaves out what has no place on a logarithmic axis.
 func (c chart) add(p *plot.Plot, i int, l line) error {
-	l.points = slices.DeleteFunc(slices.Clone(l.points), func(p plotter.XY) bool { return c.logX && p.X <= 0 || c.logY && p.Y <= 0 })
+	l.points = slices.DeleteFunc(slices.Clone(l.points), func(p plotter.XY) bool {
+		return c.logX && p.X <= 0 || c.logY && p.Y <= 0
+	})
 	if len(l.points) == 0 { // it would be an error
 		return nil
 	}
@@ -110,7 +112,8 @@ func (c chart) add(p *plot.Plot, i int, l line) error {
 	return nil
 }
 
-// logRange widens what a logarithmic axis can't show: one value only, or none, which would be a panic.
+// logRange widens what a logarithmic axis can't show: one value only, or none, which would be a
+// panic.
 func logRange(least, most float64) (float64, float64) {
 	switch {
 	case least > most || least <= 0: // without values it is from +Inf to -Inf

@@ -16,8 +16,8 @@ import (
 	"time"
 )
 
-// A process is this program, or that of another revision, running with a subcommand at the other end of a pipe. Its
-// methods may run concurrently.
+// A process is this program, or that of another revision, running with a subcommand at the other
+// end of a pipe. Its methods may run concurrently.
 type process struct {
 	name string
 	cmd  *exec.Cmd
@@ -34,8 +34,8 @@ type process struct {
 	err  error
 }
 
-// starter is the one thread that starts processes. It never ends before this process does, as Linux demands of who
-// starts a process that shall die with it (dieWithParent).
+// starter is the one thread that starts processes. It never ends before this process does, as Linux
+// demands of who starts a process that shall die with it (dieWithParent).
 var starter = sync.OnceValue(func() chan<- func() {
 	starts := make(chan func())
 	go startAll(starts)
@@ -58,7 +58,8 @@ func startProcess(program, name string, args ...string) (*process, error) {
 		}
 		program = self
 	}
-	p := &process{name: name, cmd: exec.Command(program, args...), log: &tail{}, pending: map[int]chan<- event{}, done: make(chan struct{})}
+	p := &process{name: name, cmd: exec.Command(program, args...), log: &tail{}, pending: map[int]chan<- event{},
+		done: make(chan struct{})}
 	p.cmd.Stderr = p.log
 	p.cmd.WaitDelay = time.Second
 	dieWithParent(p.cmd)
@@ -107,7 +108,8 @@ func (p *process) read(stdout io.Reader) {
 
 var errEnded = errors.New("the process has ended")
 
-// ask sends a command and waits for its answer, for timeout at most. An answer that is an error is returned as one.
+// ask sends a command and waits for its answer, for timeout at most. An answer that is an error is
+// returned as one.
 func (p *process) ask(ctx context.Context, c command, timeout time.Duration) (event, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("no answer within %v", timeout))
 	defer cancel()

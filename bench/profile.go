@@ -8,7 +8,8 @@ import (
 	"sync"
 )
 
-// profiles writes what this process does while a window lasts, for go tool pprof and the subcommand breakdown:
+// profiles writes what this process does while a window lasts, for go tool pprof and the subcommand
+// breakdown:
 //
 //	<path>.cpu.pprof
 //	<path>.mutex.pprof    how long who held a lock held up others
@@ -51,7 +52,8 @@ func (p *profiles) end() error {
 	runtime.SetMutexProfileFraction(0)
 	err := p.cpu.Close()
 	p.cpu = nil
-	return errors.Join(err, writeProfile("allocs", p.path+".allocs.pprof"), writeProfile("mutex", p.path+".mutex.pprof"))
+	return errors.Join(err, writeProfile("allocs", p.path+".allocs.pprof"),
+		writeProfile("mutex", p.path+".mutex.pprof"))
 }
 
 func writeProfile(name, path string) error {

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// quickMain is the subcommand quick: what a change to the library has done to its costs, within two minutes, in lines
-// that a script can compare.
+// quickMain is the subcommand quick: what a change to the library has done to its costs, within two
+// minutes, in lines that a script can compare.
 //
 //	<system>_<figure>_x_plain_<callers>      ratio to plain gRPC
 //	<system>_<figure>_x_hashicorp_<callers>  ratio to hashicorp/raft
@@ -21,7 +21,8 @@ func quickMain(args []string, out, errOut io.Writer) error {
 		f.IntVar(&cfg.Rounds, "rounds", cfg.Rounds, "how many windows of each system at each number of callers")
 		f.DurationVar(&cfg.Window, "window", cfg.Window, "how long a window is")
 	}, func() error {
-		return errors.Join(complain(cfg.Rounds < 1, "-rounds must be at least 1"), complain(cfg.Bound <= 0 || cfg.Window <= 0, "-bound and -window must be positive"))
+		return errors.Join(complain(cfg.Rounds < 1, "-rounds must be at least 1"),
+			complain(cfg.Bound <= 0 || cfg.Window <= 0, "-bound and -window must be positive"))
 	})
 	if err != nil {
 		return err
@@ -38,7 +39,8 @@ func quickMain(args []string, out, errOut io.Writer) error {
 
 func quickConfig() config {
 	return config{
-		Systems: append(levelNames(), "hashicorp"), Callers: []int{1, 16, 64}, Rounds: 7, Bound: time.Minute, Window: 250 * time.Millisecond,
+		Systems: append(levelNames(), "hashicorp"), Callers: []int{1, 16, 64}, Rounds: 7, Bound: time.Minute,
+		Window: 250 * time.Millisecond,
 		WarmUp: 50 * time.Millisecond, Replicas: 3, Request: 100, Deadline: 10 * time.Second,
 	}
 }
@@ -62,7 +64,8 @@ func (r *report) writeLines(out io.Writer) {
 				rounds := r.of(s, callers)
 				fmt.Fprintf(out, "%s_%s_x_plain_%d=%.2f\n", s, l.name, callers, figureOf(m, rounds).Ratio)
 				if s != "hashicorp" {
-					fmt.Fprintf(out, "%s_%s_x_hashicorp_%d=%.2f\n", s, l.name, callers, beside(m, rounds, r.of("hashicorp", callers)))
+					fmt.Fprintf(out, "%s_%s_x_hashicorp_%d=%.2f\n", s, l.name, callers,
+						beside(m, rounds, r.of("hashicorp", callers)))
 				}
 			}
 		}

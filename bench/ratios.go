@@ -36,15 +36,15 @@ var (
 // confidence is how sure an interval of a median is to hold it.
 const confidence = 0.95
 
-// leastRounds is how many values have an interval of their median: between the least and the most of fewer it is too
-// often not.
+// leastRounds is how many values have an interval of their median: between the least and the most
+// of fewer it is too often not.
 const leastRounds = 6
 
 // errCostsMore says that the working tree needs more than the base.
 var errCostsMore = errors.New("a call costs more than at the base")
 
-// judge prints every ratio, and each median with its interval. It returns an error if an interval lies wholly above the
-// limit: limit for CPU, limitAllocs for allocations.
+// judge prints every ratio, and each median with its interval. It returns an error if an interval
+// lies wholly above the limit: limit for CPU, limitAllocs for allocations.
 func (r ratios) judge(out io.Writer, limit, limitAllocs float64) (err error) {
 	for _, s := range r.cfg.Systems {
 		for _, callers := range r.cfg.Callers {
@@ -100,9 +100,10 @@ func (r ratios) of(system string, callers int) (pairs []neighbours) {
 	return pairs
 }
 
-// medianInterval is the confidence interval of the median that values are drawn around, whatever their distribution: how
-// many of n values are below their median is binomial, so the k-th least and the k-th most enclose it but for twice the
-// chance that less than k are below. There must be leastRounds values at least. It sorts them.
+// medianInterval is the confidence interval of the median that values are drawn around, whatever
+// their distribution: how many of n values are below their median is binomial, so the k-th least
+// and the k-th most enclose it but for twice the chance that less than k are below. There must be
+// leastRounds values at least. It sorts them.
 func medianInterval(values []float64) (low, high float64) {
 	slices.Sort(values)
 	n, k := len(values), 0

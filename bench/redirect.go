@@ -12,9 +12,11 @@ import (
 	"github.com/understudy-rpc/understudy/bench/counter"
 )
 
-// redirected is a peer's client that goes on when the leader changes, as their users write one: it asks the server that
-// answered last, and another one when that one can't be reached, says that it doesn't lead, or takes too long. A call
-// doesn't soon come back to a server that took too long: else one that is stopped would hold it up again and again. A call may be executed twice, as the outcome of an attempt isn't always known.
+// redirected is a peer's client that goes on when the leader changes, as their users write one: it
+// asks the server that answered last, and another one when that one can't be reached, says that it
+// doesn't lead, or takes too long. A call doesn't soon come back to a server that took too long:
+// else one that is stopped would hold it up again and again. A call may be executed twice, as the
+// outcome of an attempt isn't always known.
 type redirected struct {
 	servers []counter.CounterClient
 	attempt time.Duration // how long a server has
@@ -27,7 +29,9 @@ const (
 )
 
 // Add implements counter.CounterClient.
-func (r *redirected) Add(ctx context.Context, in *counter.AddRequest, opts ...grpc.CallOption) (*counter.AddReply, error) {
+func (r *redirected) Add(
+	ctx context.Context, in *counter.AddRequest, opts ...grpc.CallOption,
+) (*counter.AddReply, error) {
 	var slow int64 // one more than the place of the server that took too long; 0: none
 	var since time.Time
 	for tried := 1; ; tried++ {

@@ -6,8 +6,9 @@ import (
 	"sync"
 )
 
-// A relay stands before a listener whose connections can't be delayed otherwise: dragonboat's and etcd's own, between
-// their servers. It delays both directions, and costs CPU: there is one only where there is a delay.
+// A relay stands before a listener whose connections can't be delayed otherwise: dragonboat's and
+// etcd's own, between their servers. It delays both directions, and costs CPU: there is one only
+// where there is a delay.
 type relay struct {
 	lis    net.Listener
 	target string
@@ -42,7 +43,8 @@ func (r *relay) accept() {
 	}
 }
 
-// serve counts, and delays, at the outer end what goes one way, and at the inner end delays what goes the other.
+// serve counts, and delays, at the outer end what goes one way, and at the inner end delays what
+// goes the other.
 func (r *relay) serve(accepted net.Conn) {
 	target, err := net.Dial("tcp", r.target)
 	if err != nil {

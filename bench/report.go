@@ -54,8 +54,10 @@ func (r *report) writeJSON(out io.Writer) error {
 func (r *report) writeText(out io.Writer) error {
 	m, cfg := r.Machine, r.Config
 	fmt.Fprintf(out, "\n%v\n", m)
-	fmt.Fprintf(out, "%s, %v long; load average %s before, %s after\n", r.Begun.UTC().Format("2006-01-02 15:04 MST"), r.Took.Round(time.Second), r.LoadBefore, r.LoadAfter)
-	fmt.Fprintf(out, "%d replicas, all executing; requests of %d bytes; %s%d windows of %v each, between windows of plain gRPC; %d thrown away\n",
+	fmt.Fprintf(out, "%s, %v long; load average %s before, %s after\n", r.Begun.UTC().Format("2006-01-02 15:04 MST"),
+		r.Took.Round(time.Second), r.LoadBefore, r.LoadAfter)
+	fmt.Fprintf(out, "%d replicas, all executing; requests of %d bytes; %s%d windows of %v each, between windows of "+
+		"plain gRPC; %d thrown away\n",
 		cfg.Replicas, cfg.Request, cfg.delayText(), r.rounds(), cfg.Window, r.Disturbed)
 	for _, n := range r.Notes {
 		fmt.Fprintln(out, n)

@@ -12,7 +12,8 @@ import (
 const (
 	resultsFile   = "RESULTS.md"
 	plotsFolder   = "plots"
-	resultsHeader = "# Results\n\nWritten by `make bench-peers`, `make bench-scale` and `make bench-failover`, each its own section; what is measured, and how, is in [README.md](README.md).\n"
+	resultsHeader = "# Results\n\nWritten by `make bench-peers`, `make bench-scale` and `make bench-failover`, each " +
+		"its own section; what is measured, and how, is in [README.md](README.md).\n"
 )
 
 // sections are in the order of resultsFile.
@@ -48,7 +49,8 @@ func marks(section string) (begin, end string) {
 	return "<!-- begin " + section + " -->", "<!-- end " + section + " -->"
 }
 
-// markdown writes a table: its first row is the heading, and all columns but the first are of numbers.
+// markdown writes a table: its first row is the heading, and all columns but the first are of
+// numbers.
 func markdown(b *strings.Builder, rows [][]string) {
 	for i, row := range rows {
 		fmt.Fprintf(b, "| %s |\n", strings.Join(row, " | "))

@@ -14,7 +14,8 @@ import (
 func TestSections(t *testing.T) {
 	t.Parallel()
 	folder := t.TempDir()
-	for _, s := range []struct{ name, body string }{{"failover", "## F\n"}, {"peers", "## P\n\nold\n"}, {"peers", "## P\n\nnew\n"}} {
+	for _, s := range []struct{ name, body string }{{"failover", "## F\n"}, {"peers", "## P\n\nold\n"},
+		{"peers", "## P\n\nnew\n"}} {
 		if err := writeSection(folder, s.name, s.body); err != nil {
 			t.Fatal(err)
 		}
@@ -23,7 +24,9 @@ func TestSections(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := resultsHeader + "\n<!-- begin peers -->\n## P\n\nnew\n<!-- end peers -->\n\n<!-- begin failover -->\n## F\n<!-- end failover -->\n"
+	want := resultsHeader +
+		"\n<!-- begin peers -->\n## P\n\nnew\n<!-- end peers -->\n\n<!-- begin failover -->\n## F\n<!-- end " +
+		"failover -->\n"
 	if string(got) != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
@@ -32,7 +35,8 @@ func TestSections(t *testing.T) {
 func TestChart(t *testing.T) {
 	t.Parallel()
 	folder := t.TempDir()
-	c := chart{title: "a title", x: "x", y: "y", logX: true, logY: true, lines: []line{{"one", plotter.XYs{{X: 1, Y: 10}, {X: 10, Y: 20}}}, {"none", nil}}}
+	c := chart{title: "a title", x: "x", y: "y", logX: true, logY: true,
+		lines: []line{{"one", plotter.XYs{{X: 1, Y: 10}, {X: 10, Y: 20}}}, {"none", nil}}}
 	for name, steps := range map[string]bool{"points.svg": false, "steps.svg": true} {
 		c.steps = steps
 		if err := c.write(folder, name); err != nil {
@@ -48,7 +52,8 @@ func TestChart(t *testing.T) {
 // A chart of one value, or of none, is drawn all the same.
 func TestSparseCharts(t *testing.T) {
 	t.Parallel()
-	for name, lines := range map[string][]line{"none.svg": nil, "empty.svg": {{"empty", nil}}, "one.svg": {{"one", plotter.XYs{{X: 1, Y: 1}}}}, "zero.svg": {{"zero", plotter.XYs{{X: 0, Y: 0}}}}} {
+	for name, lines := range map[string][]line{"none.svg": nil, "empty.svg": {{"empty", nil}},
+		"one.svg": {{"one", plotter.XYs{{X: 1, Y: 1}}}}, "zero.svg": {{"zero", plotter.XYs{{X: 0, Y: 0}}}}} {
 		if err := (chart{logX: true, logY: true, lines: lines}).write(t.TempDir(), name); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -69,14 +74,17 @@ func TestLogTicks(t *testing.T) {
 // The whole section, from windows that were made up.
 func TestWritePeers(t *testing.T) {
 	t.Parallel()
-	cfg := peersConfig{folder: t.TempDir(), window: time.Second, delay: time.Millisecond, systems: []string{"reflected", "hashicorp"}}
+	cfg := peersConfig{folder: t.TempDir(), window: time.Second, delay: time.Millisecond,
+		systems: []string{"reflected", "hashicorp"}}
 	var reports []*report
 	for _, p := range phases {
 		r := &report{Config: p.config(cfg), Notes: []string{"a\nnote"}}
 		for _, callers := range p.callers {
 			for i, s := range cfg.systems {
 				at := func(system string, p50 time.Duration) window {
-					return window{System: system, Callers: callers, loadReport: loadReport{Calls: 1, Elapsed: time.Second, P50: p50 + 2*r.Config.Delay}, Client: usage{User: p50}}
+					return window{System: system, Callers: callers,
+						loadReport: loadReport{Calls: 1, Elapsed: time.Second,
+							P50: p50 + 2*r.Config.Delay}, Client: usage{User: p50}}
 				}
 				plain := at("plain", 200*time.Microsecond)
 				r.Rounds = append(r.Rounds, round{0, plain, at(s, time.Duration(i+1)*300*time.Microsecond), plain})
@@ -92,8 +100,10 @@ func TestWritePeers(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, part := range []string{
-		"### Five replicas\n\n5 replicas", "- a note\n", "| 256 callers | plain | reflected | hashicorp |", "| × hashicorp/raft |  | 0.50 | 1.00 |",
-		"Plain gRPC's p50 at 1 caller is 2200 µs, and 200 µs without the delay: 2000 µs more, where two delays are 2000 µs.", "](plots/cpu.svg)",
+		"### Five replicas\n\n5 replicas", "- a note\n", "| 256 callers | plain | reflected | hashicorp |",
+		"| × hashicorp/raft |  | 0.50 | 1.00 |",
+		"Plain gRPC's p50 at 1 caller is 2200 µs, and 200 µs without the delay: 2000 µs more, where two delays are " +
+			"2000 µs.", "](plots/cpu.svg)",
 	} {
 		if !strings.Contains(string(got), part) {
 			t.Errorf("%q is missing in\n%s", part, got)

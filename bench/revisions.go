@@ -21,8 +21,9 @@ type revisionsConfig struct {
 	limitAllocs float64
 }
 
-// renewEvery is after how many rounds all processes are started anew. Processes of one program differ from each other
-// for as long as they live (where their memory lies, say), which more windows of the same ones would never average out.
+// renewEvery is after how many rounds all processes are started anew. Processes of one program
+// differ from each other for as long as they live (where their memory lies, say), which more
+// windows of the same ones would never average out.
 const renewEvery = 4
 
 // The places of the two revisions.
@@ -31,12 +32,12 @@ const (
 	atTree
 )
 
-// revisionsMain is the subcommand revisions: what a call costs as the working tree is, beside another commit, in
-// neighbouring windows of one run. An error is returned when it costs more.
+// revisionsMain is the subcommand revisions: what a call costs as the working tree is, beside
+// another commit, in neighbouring windows of one run. An error is returned when it costs more.
 //
-// The other commit's servers and clients are its own bench, and understand what this one tells them: of the subcommands
-// server and client, and of what control.go has, nothing may change its meaning. Flags that it may lack are given only
-// where they aren't their default (with).
+// The other commit's servers and clients are its own bench, and understand what this one tells
+// them: of the subcommands server and client, and of what control.go has, nothing may change its
+// meaning. Flags that it may lack are given only where they aren't their default (with).
 func revisionsMain(args []string, out, errOut io.Writer) error {
 	cfg, err := parseRevisions(args, errOut)
 	if err != nil {
@@ -70,9 +71,11 @@ func parseRevisions(args []string, errOut io.Writer) (revisionsConfig, error) {
 		f.StringVar(&cfg.base, "base", "", "the `commit` that the working tree is compared with")
 		f.StringVar(&systems, "systems", systems, "`names` of the systems, which both revisions have")
 		f.StringVar(&callers, "callers", callers, callersUsage)
-		f.IntVar(&cfg.Rounds, "rounds", 20, "how many rounds: each has a window of both, for each system and number of callers")
+		f.IntVar(&cfg.Rounds, "rounds", 20,
+			"how many rounds: each has a window of both, for each system and number of callers")
 		f.DurationVar(&cfg.Window, "window", 400*time.Millisecond, "how long the callers call in one window")
-		f.Float64Var(&cfg.limit, "limit", 1.03, "it fails if the whole interval of a median ratio of CPU lies above this")
+		f.Float64Var(&cfg.limit, "limit", 1.03,
+			"it fails if the whole interval of a median ratio of CPU lies above this")
 		f.Float64Var(&cfg.limitAllocs, "limit-allocs", 1.01, "the same for allocations, and the bytes allocated")
 	}, func() (err error) {
 		cfg.Systems, err = systemNames(systems)
@@ -109,7 +112,8 @@ func buildBoth(ctx context.Context, folder, commit string) (programs [2]string, 
 	return programs, nil
 }
 
-// output runs a command in a folder, and returns what it printed. An error has what it complained of.
+// output runs a command in a folder, and returns what it printed. An error has what it complained
+// of.
 func output(ctx context.Context, folder, name string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir = folder
@@ -193,7 +197,8 @@ func (c *comparison) stop() {
 	}
 }
 
-// round measures both revisions of one system, one after the other; who is first changes each time: A B, B A, A B, …
+// round measures both revisions of one system, one after the other; who is first changes each time:
+// A B, B A, A B, …
 func (c *comparison) round(ctx context.Context, number, system, callers int) error {
 	what := fmt.Sprintf("round %d: %s, %s", number+1, c.cfg.Systems[system], countOf(callers))
 	for range 1 + maxRepeats {

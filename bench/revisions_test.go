@@ -27,15 +27,17 @@ func TestMedianInterval(t *testing.T) {
 // It fails only when the interval lies wholly above the limit, each metric's own.
 func TestCostlierRevisionIsTold(t *testing.T) {
 	t.Parallel()
-	// at is n rounds in which the tree's CPU and allocations are so many times the base's, each a little more or less.
+	// at is n rounds in which the tree's CPU and allocations are so many times the base's, each a
+	// little more or less.
 	at := func(n int, cpu, allocs, noise float64) ratios {
 		r := ratios{cfg: config{Systems: []string{"reflected"}, Callers: []int{4}, Rounds: n}}
 		for i := range n {
 			off := 1 + noise*(float64(i)/float64(n-1)-0.5)
 			used := func(cpu, allocs float64) window {
-				return window{System: "reflected", Callers: 4, loadReport: loadReport{Calls: 1000, Elapsed: time.Second},
-					Client:  usage{User: time.Duration(1e8 * cpu), Allocs: uint64(1e5 * allocs), AllocBytes: 1e6},
-					Primary: usage{Allocs: 1e5, AllocBytes: 1e6}}
+				return window{System: "reflected", Callers: 4,
+					loadReport: loadReport{Calls: 1000, Elapsed: time.Second},
+					Client:     usage{User: time.Duration(1e8 * cpu), Allocs: uint64(1e5 * allocs), AllocBytes: 1e6},
+					Primary:    usage{Allocs: 1e5, AllocBytes: 1e6}}
 			}
 			r.pairs = append(r.pairs, neighbours{i, [2]window{atBase: used(1, 1), atTree: used(cpu*off, allocs)}})
 		}
@@ -64,7 +66,8 @@ func TestCostlierRevisionIsTold(t *testing.T) {
 	}
 }
 
-// The whole, with this program as both revisions, over the round at which all processes are started again.
+// The whole, with this program as both revisions, over the round at which all processes are started
+// again.
 func TestRevisions(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts an etcd and 16 processes")

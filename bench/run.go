@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// maxRepeats is how many windows, or profiles, of one system at one number of callers may be repeated because the group
-// has changed in them.
+// maxRepeats is how many windows, or profiles, of one system at one number of callers may be
+// repeated because the group has changed in them.
 const maxRepeats = 3
 
 // bench measures, into report.
@@ -23,8 +23,8 @@ type bench struct {
 	plain    *fleet
 }
 
-// run has all systems up at once, and compares them in rounds: each round has a window of each, between windows of plain
-// gRPC, so that what a ratio compares is neighbours.
+// run has all systems up at once, and compares them in rounds: each round has a window of each,
+// between windows of plain gRPC, so that what a ratio compares is neighbours.
 func (b *bench) run(ctx context.Context) (err error) {
 	if b.cfg.Profile != "" {
 		if b.cfg.Profile, err = filepath.Abs(b.cfg.Profile); err != nil {
@@ -100,14 +100,16 @@ func (b *bench) round(ctx context.Context, number, callers int) error {
 		}
 		if err == nil {
 			b.report.Rounds = append(b.report.Rounds, round{Number: number, Before: before, Window: w, After: after})
-			fmt.Fprintf(b.progress, "round %d: %s, %d callers: %.0f calls/s; plain gRPC %.0f\n", number+1, f.system.name, callers, callRate.of(w), callRate.of(after))
+			fmt.Fprintf(b.progress, "round %d: %s, %d callers: %.0f calls/s; plain gRPC %.0f\n", number+1,
+				f.system.name, callers, callRate.of(w), callRate.of(after))
 		} else {
 			b.report.Disturbed++
 			if repeats++; repeats <= maxRepeats {
 				before = after
 				continue
 			}
-			b.note("%s has no window in round %d at %d callers: the machine is too busy", f.system.name, number+1, callers)
+			b.note("%s has no window in round %d at %d callers: the machine is too busy", f.system.name, number+1,
+				callers)
 		}
 		before, i, repeats = after, i+1, 0
 	}
@@ -135,7 +137,9 @@ func (b *bench) restart(ctx context.Context, i int) (err error) {
 func (r *report) complete() (err error) {
 	for _, callers := range r.Config.Callers {
 		for _, s := range r.Config.Systems {
-			err = errors.Join(err, complain(len(r.of(s, callers)) == 0, "%s has no window at %d callers: the machine is too busy", s, callers))
+			err = errors.Join(err,
+				complain(len(r.of(s, callers)) == 0, "%s has no window at %d callers: the machine is too busy", s,
+					callers))
 		}
 	}
 	return err

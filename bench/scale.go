@@ -34,15 +34,19 @@ const (
 var scales = []series{
 	{
 		title: "Sessions", of: "sessions", values: []int{1, 10, 100, 1000},
-		text: fmt.Sprintf("Connections of one client process, which the %d callers take in turn, each waiting for %v after a call: so few calls that what idle sessions cost would show.", scaleCallers, scaleThink),
+		text: fmt.Sprintf(
+			"Connections of one client process, which the %d callers take in turn, each waiting for %v after a "+
+				"call: so few calls that what idle sessions cost would show.", scaleCallers, scaleThink,
+		),
 		set: func(c *config, n int) {
 			c.Sessions, c.Think = n, scaleThink
 		},
 	},
 	{
 		title: "Groups", of: "groups", values: []int{1, 2, 4, 8}, apart: true,
-		text: "In each server process, each with a state, a gRPC server and a port of its own. The callers take the groups in turn. A group's primary may be any of the processes.",
-		set:  func(c *config, n int) { c.Groups = n },
+		text: "In each server process, each with a state, a gRPC server and a port of its own. The callers take the " +
+			"groups in turn. A group's primary may be any of the processes.",
+		set: func(c *config, n int) { c.Groups = n },
 	},
 	{
 		title: "State", of: "keys", values: []int{0, 10_000, 100_000, 1_000_000},
@@ -56,7 +60,8 @@ var scales = []series{
 	},
 }
 
-// scaleMain is the subcommand scale: it measures all series, and writes their section of the results.
+// scaleMain is the subcommand scale: it measures all series, and writes their section of the
+// results.
 func scaleMain(args []string, errOut io.Writer) error {
 	cfg := scaleConfig{}
 	systems := "reflected,stable,hashicorp"
@@ -91,13 +96,16 @@ func scaleMain(args []string, errOut io.Writer) error {
 	}
 	seen.end(ctx)
 	return writeSection(cfg.folder, "scale", fmt.Sprintf("## Sessions, groups, and sizes\n\n%v\n\n"+
-		"%d callers and 3 replicas. × is the ratio of CPU per call, of all processes, to plain gRPC's beside it at the same setting: the median, in brackets the least and the most. "+
-		"\"Headers\" are the bytes a call that client and primary send each other beyond plain gRPC's.\n\n%s", seen, scaleCallers, tables.String()))
+		"%d callers and 3 replicas. × is the ratio of CPU per call, of all processes, to plain gRPC's beside it at "+
+		"the same setting: the median, in brackets the least and the most. "+
+		"\"Headers\" are the bytes a call that client and primary send each other beyond plain gRPC's.\n\n%s", seen,
+		scaleCallers, tables.String()))
 }
 
 func (cfg scaleConfig) config(s series, n int) config {
 	c := config{
-		Systems: cfg.systems, Callers: []int{scaleCallers}, Rounds: maxRounds, Bound: cfg.bound, Window: cfg.window, WarmUp: cfg.window / 4,
+		Systems: cfg.systems, Callers: []int{scaleCallers}, Rounds: maxRounds, Bound: cfg.bound, Window: cfg.window,
+		WarmUp:   cfg.window / 4,
 		Replicas: 3, Request: 100, Deadline: 10 * time.Second,
 	}
 	s.set(&c, n)
@@ -117,7 +125,8 @@ func (s series) table(b *strings.Builder, reports []*report) {
 		for _, system := range r.Config.Systems {
 			rounds := r.of(system, scaleCallers)
 			cpu, primary := figureOf(findMetric("cpu"), rounds), figureOf(findMetric("bytes_primary"), rounds)
-			headers, backups := fmt.Sprintf("%.0f", primary.Value-primary.Plain), number(figureOf(findMetric("bytes_backups"), rounds).Value)
+			headers, backups := fmt.Sprintf("%.0f", primary.Value-primary.Plain),
+				number(figureOf(findMetric("bytes_backups"), rounds).Value)
 			if s.apart {
 				headers, backups = "", ""
 			}

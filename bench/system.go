@@ -18,13 +18,14 @@ import (
 	"github.com/understudy-rpc/understudy/transport"
 )
 
-// A system is a way to serve the counter. All else is the same for all of them: the service and its handler, the
-// callers, the windows, and what is counted.
+// A system is a way to serve the counter. All else is the same for all of them: the service and its
+// handler, the callers, the windows, and what is counted.
 type system struct {
 	name       string
 	replicated bool // else it has one server
 	joins      bool // its servers are joiners
-	// server makes one server process's part; it serves app, and dials other servers through the meter.
+	// server makes one server process's part; it serves app, and dials other servers through the
+	// meter.
 	server func(cfg serverConfig, app *adder, m *meter) (server, error)
 	// dial makes the client's connection, through the meter.
 	dial func(cfg clientConfig, m *meter) (*grpc.ClientConn, error)
@@ -36,7 +37,8 @@ type server interface {
 	serve(ctx context.Context, lis net.Listener) error
 	// standing may be called at any time, concurrently: what the server knows of its system.
 	standing() standing
-	// state may be called at any time, concurrently: what this server's replica of the state is like.
+	// state may be called at any time, concurrently: what this server's replica of the state is
+	// like.
 	state() state
 }
 
@@ -114,11 +116,13 @@ func (p plain) standing() standing { return standing{Leads: true, Members: 1} }
 func dialPlain(cfg clientConfig, m *meter) (*grpc.ClientConn, error) { return dialServer(cfg, m) }
 
 func dialWindows(cfg clientConfig, m *meter) (*grpc.ClientConn, error) {
-	return dialServer(cfg, m, grpc.WithStaticStreamWindowSize(wire.StreamWindow), grpc.WithStaticConnWindowSize(wire.ConnWindow))
+	return dialServer(cfg, m, grpc.WithStaticStreamWindowSize(wire.StreamWindow),
+		grpc.WithStaticConnWindowSize(wire.ConnWindow))
 }
 
 func dialServer(cfg clientConfig, m *meter, opts ...grpc.DialOption) (*grpc.ClientConn, error) {
-	return grpc.NewClient("passthrough:///"+cfg.servers[0], append(opts, grpc.WithContextDialer(m.dial), insecureCredentials)...)
+	return grpc.NewClient("passthrough:///"+cfg.servers[0],
+		append(opts, grpc.WithContextDialer(m.dial), insecureCredentials)...)
 }
 
 var insecureCredentials = grpc.WithTransportCredentials(insecure.NewCredentials())
@@ -153,7 +157,8 @@ func newReplica(cfg serverConfig, level understudy.Level, app *adder, m *meter) 
 		return nil, err
 	}
 	r, err := replica.Join(context.Background(), "etcd://"+cfg.etcd+"/"+cfg.group, replica.State(app),
-		replica.Name(cfg.name), replica.Level(level), replica.Peers(m.listenPeers(peers), nil, nil), replica.PeerDialer(m.dialPeer),
+		replica.Name(cfg.name), replica.Level(level), replica.Peers(m.listenPeers(peers), nil, nil),
+		replica.PeerDialer(m.dialPeer),
 		replica.Logger(slog.New(slog.NewTextHandler(logged, nil))), replica.OnFailover(tookOver))
 	if err != nil {
 		return nil, err
@@ -171,7 +176,8 @@ func (s *replicaServer) lastFailover() *failover { return s.took.Load() }
 
 func (s *replicaServer) standing() standing {
 	now := s.replica.Status()
-	st := standing{Leads: now.Role == "leading", Epoch: now.Epoch, Events: s.logged.events.Load() + now.Dropped + now.Forged + now.Refused}
+	st := standing{Leads: now.Role == "leading", Epoch: now.Epoch,
+		Events: s.logged.events.Load() + now.Dropped + now.Forged + now.Refused}
 	if st.Leads {
 		st.Members = len(now.InSync)
 	}

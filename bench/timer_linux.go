@@ -7,8 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// timer waits more exactly than Go's own, which are good to a millisecond in a process that has nothing else to do: the
-// network poller takes its time-out in milliseconds. A file descriptor wakes it in time.
+// timer waits more exactly than Go's own, which are good to a millisecond in a process that has
+// nothing else to do: the network poller takes its time-out in milliseconds. A file descriptor
+// wakes it in time.
 type timer struct {
 	fd   int
 	file *os.File // nil: it couldn't be made

@@ -19,10 +19,12 @@ type kind struct {
 // A trial is one failover.
 type trial struct {
 	Gap gapReport
-	// Where the time went, as the server says that took over: from the event to its suspicion, to its election, until it
-	// executes calls again, and from then until the first reply. All are 0 where no server says it.
+	// Where the time went, as the server says that took over: from the event to its suspicion, to
+	// its election, until it executes calls again, and from then until the first reply. All are 0
+	// where no server says it.
 	Detection, Election, Takeover, Reply time.Duration
-	// Twice is how many calls were executed that no caller has a reply of: attempts that were repeated, mostly.
+	// Twice is how many calls were executed that no caller has a reply of: attempts that were
+	// repeated, mostly.
 	Twice int64
 }
 
@@ -36,8 +38,8 @@ const (
 
 var errDiffer = errors.New("the servers' states differ, or aren't what the callers know")
 
-// trial kills or stops the primary, and measures how long calls are held up. Where a server can come back it is
-// awaited; else the fleet is of no use afterwards.
+// trial kills or stops the primary, and measures how long calls are held up. Where a server can
+// come back it is awaited; else the fleet is of no use afterwards.
 func (f *fleet) trial(ctx context.Context, k kind) (t trial, err error) {
 	warmUp := max(200*time.Millisecond, time.Duration(k.sessions)*gapThink)
 	_, before, err := f.burst(ctx, gapCallers, warmUp)
@@ -93,7 +95,8 @@ func (f *fleet) trial(ctx context.Context, k kind) (t trial, err error) {
 	return t, f.judge(ctx, k, leader, at, &t)
 }
 
-// beginGap lets a client's callers call. The function that it returns waits for the answer; it may be called twice.
+// beginGap lets a client's callers call. The function that it returns waits for the answer; it may
+// be called twice.
 func (f *fleet) beginGap(ctx context.Context, client *process) func() gapAnswer {
 	answered := make(chan gapAnswer, 1)
 	go func() {
@@ -135,8 +138,9 @@ func awaitCalls(ctx context.Context, client *process) error {
 
 func (p *process) resume() { _ = p.cmd.Process.Signal(syscall.SIGCONT) } // it fails only when the process has ended
 
-// bringBack starts or continues the server that was killed or stopped, if it can come back: the state of peers is in memory, and
-// raft forbids that a member comes back which has forgotten its votes.
+// bringBack starts or continues the server that was killed or stopped, if it can come back: the
+// state of peers is in memory, and raft forbids that a member comes back which has forgotten its
+// votes.
 func (f *fleet) bringBack(k kind, leader int) error {
 	switch {
 	case k.stop:
@@ -170,7 +174,8 @@ func (f *fleet) judge(ctx context.Context, k kind, leader int, at time.Time, t *
 	}
 	for _, r := range v {
 		if o := r.Failover; o != nil && o.Opened.After(at) {
-			t.Detection, t.Election, t.Takeover = max(0, o.Suspected.Sub(at)), o.Elected.Sub(o.Suspected), o.Opened.Sub(o.Elected)
+			t.Detection, t.Election, t.Takeover = max(0, o.Suspected.Sub(at)), o.Elected.Sub(o.Suspected),
+				o.Opened.Sub(o.Elected)
 			t.Reply = max(0, at.Add(t.Gap.First).Sub(o.Opened))
 		}
 	}
@@ -193,7 +198,8 @@ func (v view) led() error {
 func (v view) alike(calls uint64) error {
 	for i, r := range v {
 		if r.State != v[0].State || r.State.Adds < calls {
-			return fmt.Errorf("server %d has %+v, the first %+v, and the callers know of %d calls", i, r.State, v[0].State, calls)
+			return fmt.Errorf("server %d has %+v, the first %+v, and the callers know of %d calls", i, r.State,
+				v[0].State, calls)
 		}
 	}
 	return nil

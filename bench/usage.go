@@ -26,8 +26,9 @@ func readUsage(m *meter) (usage, error) {
 	var mem runtime.MemStats
 	runtime.ReadMemStats(&mem)
 	u := usage{
-		User: time.Duration(ru.Utime.Nano()), System: time.Duration(ru.Stime.Nano()), Switches: uint64(ru.Nvcsw) + uint64(ru.Nivcsw),
-		Allocs: mem.Mallocs, AllocBytes: mem.TotalAlloc, GCs: uint64(mem.NumGC),
+		User: time.Duration(ru.Utime.Nano()), System: time.Duration(ru.Stime.Nano()),
+		Switches: uint64(ru.Nvcsw) + uint64(ru.Nivcsw),
+		Allocs:   mem.Mallocs, AllocBytes: mem.TotalAlloc, GCs: uint64(mem.NumGC),
 	}
 	if m != nil {
 		u.Flows = m.flows()

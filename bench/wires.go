@@ -14,8 +14,8 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// wires take raft's messages from node to node over TCP: a connection from each node to each other one, on which a
-// message follows its length. What can't be sent is lost, as raft allows.
+// wires take raft's messages from node to node over TCP: a connection from each node to each other
+// one, on which a message follows its length. What can't be sent is lost, as raft allows.
 type wires struct {
 	received chan *raftpb.Message
 	queues   map[uint64]chan *raftpb.Message // by the ID of the node that they go to
@@ -34,7 +34,8 @@ const (
 )
 
 func openWires(m *meter, lis net.Listener, self peer, all []peer) *wires {
-	w := &wires{received: make(chan *raftpb.Message, raftQueue), queues: map[uint64]chan *raftpb.Message{}, meter: m, lis: lis}
+	w := &wires{received: make(chan *raftpb.Message, raftQueue), queues: map[uint64]chan *raftpb.Message{}, meter: m,
+		lis: lis}
 	w.ctx, w.cancel = context.WithCancel(context.Background())
 	for _, p := range all {
 		if p.ID != self.ID {

@@ -54,7 +54,8 @@ func certificate(t *testing.T) (cert, key string, trusting *tls.Config) {
 	dir := t.TempDir()
 	cert, key = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
 	certPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	for file, b := range map[string][]byte{cert: certPEM, key: pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: keyDER})} {
+	for file, b := range map[string][]byte{cert: certPEM,
+		key: pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: keyDER})} {
 		if err := os.WriteFile(file, b, 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -64,8 +65,8 @@ func certificate(t *testing.T) (cert, key string, trusting *tls.Config) {
 	return cert, key, &tls.Config{RootCAs: pool}
 }
 
-// TestEtcdWithTLSAndUsers: replicas and clients enter an etcd with TLS and users, whose rights are for the keys of
-// their group only: a client's to read them.
+// TestEtcdWithTLSAndUsers: replicas and clients enter an etcd with TLS and users, whose rights are
+// for the keys of their group only: a client's to read them.
 func TestEtcdWithTLSAndUsers(t *testing.T) {
 	cert, key, trusting := certificate(t)
 	cfg := embed.NewConfig()
@@ -106,7 +107,8 @@ func TestEtcdWithTLSAndUsers(t *testing.T) {
 	must(admin.UserAdd(ctx, "root", "root"))
 	must(admin.UserGrantRole(ctx, "root", "root"))
 	for user, right := range map[string]clientv3.PermissionType{
-		"replica": clientv3.PermissionType(clientv3.PermReadWrite), "client": clientv3.PermissionType(clientv3.PermRead),
+		"replica": clientv3.PermissionType(clientv3.PermReadWrite),
+		"client":  clientv3.PermissionType(clientv3.PermRead),
 	} {
 		must(admin.RoleAdd(ctx, user))
 		must(admin.RoleGrantPermission(ctx, user, prefix, end, right))
@@ -122,7 +124,8 @@ func TestEtcdWithTLSAndUsers(t *testing.T) {
 			t.Fatal(err)
 		}
 		j := journal.New(0)
-		r, err := replica.Join(ctx, "etcd://"+addr+"/"+group, replica.State(j), replica.Name(name), replica.Etcd(tls, "replica", password))
+		r, err := replica.Join(ctx, "etcd://"+addr+"/"+group, replica.State(j), replica.Name(name),
+			replica.Etcd(tls, "replica", password))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -161,8 +164,9 @@ func TestEtcdWithTLSAndUsers(t *testing.T) {
 	inSync(1)
 	serve("b", "journal", "secret", trusting)
 	inSync(2)
-	conn, err := grpc.NewClient("replicated://"+addr+"/journal", append(interceptor.DialOptions(transport.WithEtcd(trusting, "client", "secret")),
-		grpc.WithTransportCredentials(insecure.NewCredentials()))...)
+	conn, err := grpc.NewClient("replicated://"+addr+"/journal",
+		append(interceptor.DialOptions(transport.WithEtcd(trusting, "client", "secret")),
+			grpc.WithTransportCredentials(insecure.NewCredentials()))...)
 	if err != nil {
 		t.Fatal(err)
 	}

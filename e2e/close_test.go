@@ -49,7 +49,8 @@ func blackhole(t *testing.T) (addr string) {
 func serveHere(t *testing.T, ctx context.Context, etcd, name string) (r *replica.Replica, ended chan error) {
 	t.Helper()
 	j := journal.New(0)
-	r, err := replica.Join(ctx, "etcd://"+etcd+"/journal", replica.State(j), replica.Name(name), replica.Level(understudy.Stable))
+	r, err := replica.Join(ctx, "etcd://"+etcd+"/journal", replica.State(j), replica.Name(name),
+		replica.Level(understudy.Stable))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,8 +124,8 @@ func soon(t *testing.T, what string, f func()) {
 	}
 }
 
-// A client whose etcd never answers closes at once; a replica whose etcd never answers ends with its context. Neither
-// leaves anything.
+// A client whose etcd never answers closes at once; a replica whose etcd never answers ends with
+// its context. Neither leaves anything.
 func TestCloseWithoutEtcd(t *testing.T) {
 	hole := blackhole(t)
 	conn := dialHere(t, hole)
@@ -140,8 +141,8 @@ func TestCloseWithoutEtcd(t *testing.T) {
 	soon(t, "the end of every goroutine", func() { nothingIsLeft(t) })
 }
 
-// While etcd hangs, a primary stops soon, and so do those that stand for election in its place; a client closes at once.
-// They leave nothing.
+// While etcd hangs, a primary stops soon, and so do those that stand for election in its place; a
+// client closes at once. They leave nothing.
 func TestStopWhileEtcdHangs(t *testing.T) {
 	etcd := etcdproc.Start(t)
 	link := etcdproc.NewLink(t, etcd.Addr())

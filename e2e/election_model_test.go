@@ -14,7 +14,8 @@ import (
 	"github.com/understudy-rpc/understudy/election/memory"
 )
 
-// The election in memory is what tests in virtual time stand on: step by step it answers as etcd does.
+// The election in memory is what tests in virtual time stand on: step by step it answers as etcd
+// does.
 func TestElectionMemoryIsLikeEtcd(t *testing.T) {
 	t.Parallel()
 	const steps = 300
@@ -67,7 +68,8 @@ func drawOp(rng *rand.Rand) op {
 	draw := func() election.Member {
 		return election.Member{Name: string(rune('a' + rng.IntN(3))), Incarnation: 1 + rng.Uint64N(5)/4}
 	}
-	kinds := []string{"register", "register", "close", "create", "elect", "elect", "elect", "add", "add", "add", "remove", "hold", "release"}
+	kinds := []string{"register", "register", "close", "create", "elect", "elect", "elect", "add", "add", "add",
+		"remove", "hold", "release"}
 	o := op{kind: kinds[rng.IntN(len(kinds))], who: draw(), slot: rng.IntN(4), ofSlot: rng.IntN(2) == 0}
 	if rng.IntN(2) == 0 {
 		o.displaces = draw()
@@ -89,7 +91,8 @@ type side struct {
 	answers  []string
 }
 
-// do takes a step, and notes what came of it and what the group is then, epochs being numbered from 0.
+// do takes a step, and notes what came of it and what the group is then, epochs being numbered from
+// 0.
 func (s *side) do(t *testing.T, ctx context.Context, o op) {
 	t.Helper()
 	answer := s.take(t, ctx, o)
@@ -109,8 +112,9 @@ func (s *side) do(t *testing.T, ctx context.Context, o op) {
 			lost = append(lost, fmt.Sprint(i))
 		}
 	}
-	s.answers = append(s.answers, fmt.Sprintf("%s %s; group %x, primary %v in epoch %d, in sync %v, alive %v, lost %v", o.kind, answer,
-		state.Group.ID, state.Primary, len(s.epochs), state.InSync, state.Replicas, lost))
+	s.answers = append(s.answers,
+		fmt.Sprintf("%s %s; group %x, primary %v in epoch %d, in sync %v, alive %v, lost %v", o.kind, answer,
+			state.Group.ID, state.Primary, len(s.epochs), state.InSync, state.Replicas, lost))
 }
 
 func (s *side) take(t *testing.T, ctx context.Context, o op) string {

@@ -20,7 +20,9 @@ func etcdAt(t *testing.T, addr string) election.Election {
 }
 
 // mustFail runs f with a deadline, while etcd is away.
-func mustFail(t *testing.T, ctx context.Context, patience time.Duration, call string, f func(context.Context) error) error {
+func mustFail(
+	t *testing.T, ctx context.Context, patience time.Duration, call string, f func(context.Context) error,
+) error {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -46,9 +48,18 @@ func TestElectionEtcdKilled(t *testing.T) {
 	before := <-states
 
 	etcd.Kill()
-	mustFail(t, ctx, 200*time.Millisecond, "Read", func(ctx context.Context) error { _, err := e.Read(ctx); return err })
-	mustFail(t, ctx, 200*time.Millisecond, "Primary", func(ctx context.Context) error { _, _, err := e.Primary(ctx); return err })
-	mustFail(t, ctx, 200*time.Millisecond, "Elect", func(ctx context.Context) error { _, err := e.Elect(ctx, rs[1], first); return err })
+	mustFail(t, ctx, 200*time.Millisecond, "Read", func(ctx context.Context) error {
+		_, err := e.Read(ctx)
+		return err
+	})
+	mustFail(t, ctx, 200*time.Millisecond, "Primary", func(ctx context.Context) error {
+		_, _, err := e.Primary(ctx)
+		return err
+	})
+	mustFail(t, ctx, 200*time.Millisecond, "Elect", func(ctx context.Context) error {
+		_, err := e.Elect(ctx, rs[1], first)
+		return err
+	})
 	err := mustFail(t, ctx, 200*time.Millisecond, "Create", func(ctx context.Context) error {
 		_, err := e.Create(ctx, election.Group{ID: 1}, rs[0])
 		return err
@@ -83,7 +94,9 @@ func TestElectionEtcdKilled(t *testing.T) {
 }
 
 // electSoon elects r as soon as its lease is back.
-func electSoon(t *testing.T, ctx context.Context, e election.Election, r election.Registration, seen uint64) (epoch uint64) {
+func electSoon(
+	t *testing.T, ctx context.Context, e election.Election, r election.Registration, seen uint64,
+) (epoch uint64) {
 	t.Helper()
 	untilRegistered(t, func() (err error) {
 		epoch, err = e.Elect(ctx, r, seen)
@@ -92,7 +105,8 @@ func electSoon(t *testing.T, ctx context.Context, e election.Election, r electio
 	return epoch
 }
 
-// An etcd that stands still answers nobody, for longer than the leases last; then it answers everything at once.
+// An etcd that stands still answers nobody, for longer than the leases last; then it answers
+// everything at once.
 func TestElectionEtcdStopped(t *testing.T) {
 	t.Parallel()
 	ctx := electionContext(t)
@@ -101,9 +115,14 @@ func TestElectionEtcdStopped(t *testing.T) {
 	rs, first := foundElection(t, ctx, e, memberA, memberB, memberC)
 
 	etcd.Stop()
-	mustFail(t, ctx, 200*time.Millisecond, "Primary", func(ctx context.Context) error { _, _, err := e.Primary(ctx); return err })
+	mustFail(t, ctx, 200*time.Millisecond, "Primary", func(ctx context.Context) error {
+		_, _, err := e.Primary(ctx)
+		return err
+	})
 	for range 3 {
-		mustFail(t, ctx, 200*time.Millisecond, "AddInSync", func(ctx context.Context) error { return e.AddInSync(ctx, first, memberB) })
+		mustFail(t, ctx, 200*time.Millisecond, "AddInSync", func(ctx context.Context) error {
+			return e.AddInSync(ctx, first, memberB)
+		})
 	}
 	err := mustFail(t, ctx, 2*briefTTL, "Create", func(ctx context.Context) error {
 		_, err := e.Create(ctx, election.Group{ID: 1}, rs[0])
@@ -130,9 +149,10 @@ func TestElectionEtcdStopped(t *testing.T) {
 	}
 }
 
-// A member of etcd that hangs, of those that a client has connections to, holds nothing up: registrations live on,
-// reads and elections take a tenth of a second longer, and a watch goes to another member. (Two addresses of one etcd
-// stand for two members: the network to one of them accepts everything, and brings nothing.)
+// A member of etcd that hangs, of those that a client has connections to, holds nothing up:
+// registrations live on, reads and elections take a tenth of a second longer, and a watch goes to
+// another member. (Two addresses of one etcd stand for two members: the network to one of them
+// accepts everything, and brings nothing.)
 func TestElectionMemberHangs(t *testing.T) {
 	ctx := electionContext(t)
 	etcd := etcdproc.Start(t)
@@ -203,8 +223,9 @@ func TestElectionMemberHangs(t *testing.T) {
 	}
 }
 
-// A replaced etcd shows by its Group and its revision, to a watch too: that one waits for a revision that the new
-// etcd hasn't reached. When it is back, with an earlier lease of each replica, they are registered as before.
+// A replaced etcd shows by its Group and its revision, to a watch too: that one waits for a
+// revision that the new etcd hasn't reached. When it is back, with an earlier lease of each
+// replica, they are registered as before.
 func TestElectionEtcdReplaced(t *testing.T) {
 	t.Parallel()
 	ctx := electionContext(t)
@@ -281,7 +302,8 @@ func TestElectionEtcdRestored(t *testing.T) {
 	}
 }
 
-// I7: one primary per epoch, whatever happens to etcd, and whoever believes what about an unknown outcome.
+// I7: one primary per epoch, whatever happens to etcd, and whoever believes what about an unknown
+// outcome.
 func TestElectionUnderKills(t *testing.T) {
 	t.Parallel()
 	const elections, kills = 60, 4
@@ -364,7 +386,8 @@ func (h *electionHistory) saw(t *testing.T, epoch uint64, m election.Member, whe
 	h.primaries[epoch] = m
 }
 
-// step reads, and then does what a replica would: the primary takes in sync who isn't, another one stands.
+// step reads, and then does what a replica would: the primary takes in sync who isn't, another one
+// stands.
 func (h *electionHistory) step(t *testing.T, ctx context.Context, e election.Election, self election.Registration) {
 	me := self.Replica().Member
 	s, err := e.Read(ctx)
@@ -375,7 +398,8 @@ func (h *electionHistory) step(t *testing.T, ctx context.Context, e election.Ele
 	if s.Primary == me {
 		for _, r := range s.Replicas {
 			if !s.IsInSync(r.Member) {
-				h.note(t, fmt.Sprintf("AddInSync by %v", me), e.AddInSync(ctx, s.Epoch, r.Member), election.ErrDeposed, election.ErrNotRegistered)
+				h.note(t, fmt.Sprintf("AddInSync by %v", me), e.AddInSync(ctx, s.Epoch, r.Member), election.ErrDeposed,
+					election.ErrNotRegistered)
 			}
 		}
 		return

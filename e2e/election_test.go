@@ -25,7 +25,8 @@ import (
 
 const electionLimit = 2 * time.Minute // ends a test whose State never comes
 
-// Two TTLs: a busy machine keeps no brief lease alive, so leases are brief only where they are meant to expire.
+// Two TTLs: a busy machine keeps no brief lease alive, so leases are brief only where they are
+// meant to expire.
 const (
 	electionTTL = 20 * time.Second
 	briefTTL    = 2 * time.Second
@@ -196,7 +197,9 @@ func registered(t *testing.T, ctx context.Context, e election.Election, m electi
 	return registeredOver(t, ctx, e, m, election.Member{})
 }
 
-func registeredOver(t *testing.T, ctx context.Context, e election.Election, m, displaces election.Member) election.Registration {
+func registeredOver(
+	t *testing.T, ctx context.Context, e election.Election, m, displaces election.Member,
+) election.Registration {
 	t.Helper()
 	r, err := e.Register(ctx, election.Replica{Member: m, Addr: m.Name + ":1", PeerAddr: m.Name + ":2"}, displaces)
 	if err != nil {
@@ -211,7 +214,9 @@ func registeredOver(t *testing.T, ctx context.Context, e election.Election, m, d
 }
 
 // foundElection makes a group of which all are in sync and the first is primary.
-func foundElection(t *testing.T, ctx context.Context, e election.Election, ms ...election.Member) (rs []election.Registration, epoch uint64) {
+func foundElection(
+	t *testing.T, ctx context.Context, e election.Election, ms ...election.Member,
+) (rs []election.Registration, epoch uint64) {
 	t.Helper()
 	for i, m := range ms {
 		r := registered(t, ctx, e, m)
@@ -242,7 +247,9 @@ func untilRegistered(t *testing.T, f func() error) {
 }
 
 // awaitElection returns the first State that satisfies ok.
-func awaitElection(t *testing.T, ctx context.Context, e election.Election, what string, ok func(election.State) bool) election.State {
+func awaitElection(
+	t *testing.T, ctx context.Context, e election.Election, what string, ok func(election.State) bool,
+) election.State {
 	t.Helper()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -291,7 +298,8 @@ func TestElectionNamingEndpoints(t *testing.T) {
 	}
 }
 
-// A watch that was away while what it missed was compacted lists again; so does a registration's, once.
+// A watch that was away while what it missed was compacted lists again; so does a registration's,
+// once.
 func TestElectionCompaction(t *testing.T) {
 	t.Parallel()
 	ctx := electionContext(t)
@@ -302,7 +310,8 @@ func TestElectionCompaction(t *testing.T) {
 
 	log := &countingHandler{counts: map[string]int{}}
 	link := etcdproc.NewLink(t, addr)
-	away := election.NewEtcd(dialEtcd(t, link.Addr()), "greeter", election.WithTTL(electionTTL), election.WithLogger(slog.New(log)))
+	away := election.NewEtcd(dialEtcd(t, link.Addr()), "greeter", election.WithTTL(electionTTL),
+		election.WithLogger(slog.New(log)))
 	displaced := registered(t, ctx, away, memberC)
 	stays := registered(t, ctx, away, election.Member{Name: "d", Incarnation: 0xd})
 	states := away.Watch(ctx)
@@ -338,7 +347,8 @@ func TestElectionCompaction(t *testing.T) {
 	case <-ctx.Done():
 		t.Error("the displaced registration never learnt of it")
 	}
-	// While another one's lease expires, the one that stays has time to find that it has gone, were that what it sees.
+	// While another one's lease expires, the one that stays has time to find that it has gone, were
+	// that what it sees.
 	abandoned := newEtcdElection(t, addr, "greeter", briefTTL)
 	registered(t, ctx, abandoned, election.Member{Name: "e", Incarnation: 0xe})
 	abandoned.Cut()
@@ -408,10 +418,12 @@ func TestElectionLeavesNothing(t *testing.T) {
 	watching, stop := context.WithCancel(ctx)
 	states := e.Watch(watching)
 	rs, epoch := foundElection(t, ctx, e, memberA, memberB)
-	if _, err := e.Register(ctx, election.Replica{Member: election.Member{Name: "a", Incarnation: 2}, Addr: "a:1"}, memberC); err == nil {
+	if _, err := e.Register(ctx, election.Replica{Member: election.Member{Name: "a", Incarnation: 2}, Addr: "a:1"},
+		memberC); err == nil {
 		t.Error("a taken name was registered")
 	}
-	displacing, err := e.Register(ctx, election.Replica{Member: election.Member{Name: "a", Incarnation: 3}, Addr: "a:1"}, memberA)
+	displacing, err := e.Register(ctx,
+		election.Replica{Member: election.Member{Name: "a", Incarnation: 3}, Addr: "a:1"}, memberA)
 	if err != nil {
 		t.Fatal(err)
 	}

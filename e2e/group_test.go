@@ -15,8 +15,8 @@ import (
 	"github.com/understudy-rpc/understudy/e2e/journal"
 )
 
-// The times of the design that bounds are made of. What a test allows beyond them is for a machine that is busy with
-// something else.
+// The times of the design that bounds are made of. What a test allows beyond them is for a machine
+// that is busy with something else.
 const (
 	authority = time.Second            // A
 	silence   = 500 * time.Millisecond // then a replica is suspected
@@ -53,7 +53,8 @@ func threeUnderLoad(t *testing.T, l understudy.Level) (c *cluster.Cluster, x, y 
 	return c, x, y
 }
 
-// However often the primary is killed under load, no call fails, none is lost, and none is executed twice.
+// However often the primary is killed under load, no call fails, none is lost, and none is executed
+// twice.
 func TestPrimaryKilled(t *testing.T) {
 	atEachLevel(t, func(t *testing.T, l understudy.Level) {
 		const kills = 3
@@ -77,10 +78,11 @@ func TestPrimaryKilled(t *testing.T) {
 	})
 }
 
-// A primary that stands still is replaced; what it says afterwards is refused by whoever hears only it, and it comes
-// back as another incarnation.
+// A primary that stands still is replaced; what it says afterwards is refused by whoever hears only
+// it, and it comes back as another incarnation.
 //
-// Below Stable the client on the old primary's side is a second fault: it may be told that it lost something.
+// Below Stable the client on the old primary's side is a second fault: it may be told that it lost
+// something.
 func TestPrimaryStopped(t *testing.T) {
 	atEachLevel(t, func(t *testing.T, l understudy.Level) {
 		c := cluster.New(t, l)
@@ -96,7 +98,8 @@ func TestPrimaryStopped(t *testing.T) {
 		c.AwaitInSync("a", "b", "c")
 		old := c.Primary()
 		epoch := old.Epoch()
-		// Replies to y are on their way when the primary stops, and stay so until others have taken over.
+		// Replies to y are on their way when the primary stops, and stay so until others have taken
+		// over.
 		links[old.Name].StallReplies()
 		y.AwaitHeld(old, cluster.Steady.Callers)
 		c.Last(50 * time.Millisecond)
@@ -201,7 +204,8 @@ func TestClientAndPrimaryKilled(t *testing.T) {
 	})
 }
 
-// A group whose backups are all dead goes on with its primary alone, at Stable once they are evicted.
+// A group whose backups are all dead goes on with its primary alone, at Stable once they are
+// evicted.
 func TestBackupsKilled(t *testing.T) {
 	atEachLevel(t, func(t *testing.T, l understudy.Level) {
 		c, x, y := threeUnderLoad(t, l)
@@ -223,7 +227,8 @@ func TestBackupsKilled(t *testing.T) {
 	})
 }
 
-// With MinInSync a primary that is alone refuses calls, as never to be executed, until a backup is back.
+// With MinInSync a primary that is alone refuses calls, as never to be executed, until a backup is
+// back.
 func TestMinInSync(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t, understudy.Stable)
@@ -264,9 +269,9 @@ func TestSuccessorKilled(t *testing.T) {
 	})
 }
 
-// When all replicas are dead, calls that may have been executed wait until their own deadlines, and others end at once, as
-// never to be executed: callers are told that the group is down, and since when. A replica that is started says so, too,
-// and makes no new one.
+// When all replicas are dead, calls that may have been executed wait until their own deadlines, and
+// others end at once, as never to be executed: callers are told that the group is down, and since
+// when. A replica that is started says so, too, and makes no new one.
 func TestAllKilled(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t, understudy.Reflected)
@@ -307,8 +312,8 @@ func TestAllKilled(t *testing.T) {
 	t.Logf("%d calls ended by their deadlines, %d at once", waited, refused)
 }
 
-// A backup that stands still slows no call below Stable, and each at most until it is evicted at Stable; then it comes
-// back.
+// A backup that stands still slows no call below Stable, and each at most until it is evicted at
+// Stable; then it comes back.
 func TestBackupStopped(t *testing.T) {
 	atEachLevel(t, func(t *testing.T, l understudy.Level) {
 		c, x, y := threeUnderLoad(t, l)
@@ -349,8 +354,8 @@ func othersOf(name string) (others []string) {
 	return others
 }
 
-// A process that is started again has its name at once, whatever is left of the one before it; and of two live processes
-// the second can't have the name of the first.
+// A process that is started again has its name at once, whatever is left of the one before it; and
+// of two live processes the second can't have the name of the first.
 func TestName(t *testing.T) {
 	t.Parallel()
 	c, x, _ := threeUnderLoad(t, understudy.Direct)
@@ -420,8 +425,8 @@ func TestConnectionReset(t *testing.T) {
 	})
 }
 
-// Calls in flight on a connection to the primary that is half-open complete, once, when it breaks at last, and when
-// another primary takes over: that, the client hears from the others.
+// Calls in flight on a connection to the primary that is half-open complete, once, when it breaks
+// at last, and when another primary takes over: that, the client hears from the others.
 func TestConnectionHalfOpen(t *testing.T) {
 	atEachLevel(t, func(t *testing.T, l understudy.Level) {
 		c, links, x := behindLinks(t, l)
@@ -445,8 +450,11 @@ func TestConnectionHalfOpen(t *testing.T) {
 	})
 }
 
-// behindLinks starts replicas a and b, and a client x that reaches each over a link, and calls nearly without a pause.
-func behindLinks(t *testing.T, l understudy.Level) (c *cluster.Cluster, links map[string]*etcdproc.Link, x *cluster.Client) {
+// behindLinks starts replicas a and b, and a client x that reaches each over a link, and calls
+// nearly without a pause.
+func behindLinks(
+	t *testing.T, l understudy.Level,
+) (c *cluster.Cluster, links map[string]*etcdproc.Link, x *cluster.Client) {
 	t.Helper()
 	c = cluster.New(t, l)
 	c.StartReplicas("a", "b")
@@ -459,7 +467,8 @@ func behindLinks(t *testing.T, l understudy.Level) (c *cluster.Cluster, links ma
 	return c, links, x
 }
 
-// linksTo puts a link between a client and each replica. A replica that is started again is reached without.
+// linksTo puts a link between a client and each replica. A replica that is started again is reached
+// without.
 func linksTo(t *testing.T, c *cluster.Cluster, x *cluster.Client, names ...string) map[string]*etcdproc.Link {
 	t.Helper()
 	links, routes := map[string]*etcdproc.Link{}, map[string]string{}

@@ -49,8 +49,8 @@ func TestStall(t *testing.T) {
 	c.Finish().NoneFailed()
 }
 
-// The address of a replica that died is another group's, whose replica has the same name: no client of ours is served by
-// it, neither one that knows the group nor one that comes only now.
+// The address of a replica that died is another group's, whose replica has the same name: no client
+// of ours is served by it, neither one that knows the group nor one that comes only now.
 func TestAddressReused(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t, understudy.Stable)
@@ -82,8 +82,8 @@ func TestAddressReused(t *testing.T) {
 	c.Finish().NoneFailed()
 }
 
-// A name is its process's as long as that lives: further processes of all names, with the group's credentials or with
-// others, change nothing.
+// A name is its process's as long as that lives: further processes of all names, with the group's
+// credentials or with others, change nothing.
 func TestTwins(t *testing.T) {
 	t.Parallel()
 	for _, credentials := range []string{"Same", "Others"} {
@@ -130,8 +130,8 @@ func TestTwins(t *testing.T) {
 	}
 }
 
-// A replica that is terminated, and so stops its server gracefully, hands over what it has ordered, and ends soon. Nobody
-// notices.
+// A replica that is terminated, and so stops its server gracefully, hands over what it has ordered,
+// and ends soon. Nobody notices.
 func TestTerminated(t *testing.T) {
 	atEachLevel(t, func(t *testing.T, l understudy.Level) {
 		c, x, y := threeUnderLoad(t, l)
@@ -160,8 +160,8 @@ func TestTerminated(t *testing.T) {
 	})
 }
 
-// A client whose connections a NAT has forgotten, while it was idle, makes new ones: its next call is answered, and others'
-// calls aren't held up.
+// A client whose connections a NAT has forgotten, while it was idle, makes new ones: its next call
+// is answered, and others' calls aren't held up.
 func TestConnectionsForgotten(t *testing.T) {
 	atEachLevel(t, func(t *testing.T, l understudy.Level) {
 		c := cluster.New(t, l)
@@ -176,7 +176,8 @@ func TestConnectionsForgotten(t *testing.T) {
 		x.Await(20)
 		y.Await(20)
 		r := c.Finish().NoneFailed()
-		if held := r.HeldUp("x, after its connections are half-open", at, at+time.Second, x); held > 5*time.Second+busy {
+		if held := r.HeldUp("x, after its connections are half-open", at, at+time.Second,
+			x); held > 5*time.Second+busy {
 			t.Errorf("a call was held up for %v", held)
 		}
 		r.HeldUp("y", at, at+time.Second, y)

@@ -11,18 +11,20 @@ import (
 	"github.com/understudy-rpc/understudy/election"
 )
 
-// unharmed fails the test unless the group has the replicas, their processes and incarnations, that it had, and the same
-// one leads.
+// unharmed fails the test unless the group has the replicas, their processes and incarnations, that
+// it had, and the same one leads.
 func unharmed(t *testing.T, c *cluster.Cluster, had election.State) {
 	t.Helper()
 	has := c.Group()
-	if has.Group != had.Group || has.Epoch != had.Epoch || has.Primary != had.Primary || !slices.Equal(has.InSync, had.InSync) {
+	if has.Group != had.Group || has.Epoch != had.Epoch || has.Primary != had.Primary ||
+		!slices.Equal(has.InSync, had.InSync) {
 		t.Errorf("the group was %+v\nand is %+v", had, has)
 	}
 }
 
-// While etcd isn't the one that the group knows, calls are held up, nobody gives up anything, and every replica says so.
-// When etcd is right again, all goes on: no call has failed, and none is lost.
+// While etcd isn't the one that the group knows, calls are held up, nobody gives up anything, and
+// every replica says so. When etcd is right again, all goes on: no call has failed, and none is
+// lost.
 func TestEtcdIsWrong(t *testing.T) {
 	t.Parallel()
 	for _, wrong := range []struct {
@@ -88,14 +90,16 @@ func TestEtcdIsWrong(t *testing.T) {
 	}
 }
 
-// A process that knows no group makes one in an etcd that was emptied. It has nothing to do with the group that was there:
-// no call of that one's clients is executed by it, whose replicas and clients wait for their etcd, and go on with it.
+// A process that knows no group makes one in an etcd that was emptied. It has nothing to do with
+// the group that was there: no call of that one's clients is executed by it, whose replicas and
+// clients wait for their etcd, and go on with it.
 func TestAnotherGroupInAnEmptyEtcd(t *testing.T) {
 	t.Parallel()
 	c, x, y := threeUnderLoad(t, understudy.Stable)
 	had := c.Group()
 	newest := c.Replace("")
-	other := c.Replica("a").Beside("other", "replica", "-etcd", c.Etcd.Addr(), "-name", "d", "-level", c.Level().String())
+	other := c.Replica("a").Beside("other", "replica", "-etcd", c.Etcd.Addr(), "-name", "d", "-level",
+		c.Level().String())
 	other.AwaitRole("leading")
 	c.Last(2 * time.Second)
 	if n := other.Executed(); n > 0 {

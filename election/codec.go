@@ -10,8 +10,8 @@ import (
 	"strings"
 )
 
-// What stands in the store. Values compared by a transaction have one spelling only: incarnations are lower-case
-// hexadecimal without leading zeros, and any other spelling is malformed.
+// What stands in the store. Values compared by a transaction have one spelling only: incarnations
+// are lower-case hexadecimal without leading zeros, and any other spelling is malformed.
 
 const (
 	maxValue = 4096 // bytes of a value that is looked at
@@ -45,8 +45,9 @@ func newEntry(value []byte, mod, lease int64) entry {
 // entries are one revision's content of a group, by full key.
 type entries map[string]entry
 
-// state decodes the entries. Malformed entries under replicas/ are left out and returned as skipped; any other
-// malformed entry is the error, since a view that lacks a primary or somebody in sync is worse than none.
+// state decodes the entries. Malformed entries under replicas/ are left out and returned as
+// skipped; any other malformed entry is the error, since a view that lacks a primary or somebody in
+// sync is worse than none.
 func (k keys) state(all entries, revision int64) (s State, skipped []*MalformedError, err error) {
 	s.Revision = revision
 	for key, e := range all {
@@ -96,7 +97,8 @@ type (
 		Name        string `json:"name"`
 		Incarnation string `json:"incarnation"`
 	}
-	// replicaJSON is what etcd's naming/endpoints writes, so that its tools and resolvers can read it.
+	// replicaJSON is what etcd's naming/endpoints writes, so that its tools and resolvers can read
+	// it.
 	replicaJSON struct {
 		Op       int
 		Addr     string
@@ -148,7 +150,8 @@ func decodeInSync(name string, value []byte) (Member, error) {
 }
 
 func encodeReplica(r Replica) string {
-	return encode(replicaJSON{Addr: r.Addr, Metadata: metadataJSON{Incarnation: encodeHex(r.Incarnation), Peer: r.PeerAddr, Host: r.Host}})
+	return encode(replicaJSON{Addr: r.Addr,
+		Metadata: metadataJSON{Incarnation: encodeHex(r.Incarnation), Peer: r.PeerAddr, Host: r.Host}})
 }
 
 func decodeReplica(name string, value []byte) (Replica, error) {

@@ -12,7 +12,8 @@ func TestValidName(t *testing.T) {
 	t.Parallel()
 	for name, ok := range map[string]bool{
 		"a": true, "replica-1.example": true, "répliqué": true, "two words": true, strings.Repeat("x", 128): true,
-		"": false, "a/b": false, "/": false, "a?b": false, "a#b": false, "100%": false, "tab\t": false, "nul\x00": false, "\xff": false, "soft\u00adhyphen": false,
+		"": false, "a/b": false, "/": false, "a?b": false, "a#b": false, "100%": false, "tab\t": false,
+		"nul\x00": false, "\xff": false, "soft\u00adhyphen": false,
 		strings.Repeat("x", 129): false,
 	} {
 		err := ValidName(name)
@@ -62,7 +63,8 @@ func TestSpelling(t *testing.T) {
 		encodeGroup(Group{ID: 255, Level: "direct", Version: "v2"}): `{"id":"ff","level":"direct","version":"v2"}`,
 		encodePrimary(Member{"a", 255}):                             `{"name":"a","incarnation":"ff"}`,
 		encodeInSync(Member{"a", 255}):                              `ff`,
-		encodeReplica(Replica{Member{"a", 255}, "h:1", "h:2", ""}):  `{"Op":0,"Addr":"h:1","Metadata":{"incarnation":"ff","peer":"h:2"}}`,
+		encodeReplica(Replica{Member{"a", 255}, "h:1", "h:2",
+			""}): `{"Op":0,"Addr":"h:1","Metadata":{"incarnation":"ff","peer":"h:2"}}`,
 		keysOf("g").id():          "/understudy/g/id",
 		keysOf("g").primary():     "/understudy/g/primary",
 		keysOf("g").inSync("a"):   "/understudy/g/insync/a",
@@ -113,7 +115,8 @@ func TestMalformedEntries(t *testing.T) {
 		var bad *MalformedError
 		if tt.skipped {
 			if err != nil || len(skipped) != 1 || skipped[0].Key != tt.key || len(s.Replicas) != 0 {
-				t.Errorf("%s = %.40q: state %+v, skipped %v, error %v, want it skipped", tt.key, tt.value, s, skipped, err)
+				t.Errorf("%s = %.40q: state %+v, skipped %v, error %v, want it skipped", tt.key, tt.value, s, skipped,
+					err)
 			}
 		} else if !errors.As(err, &bad) || bad.Key != tt.key {
 			t.Errorf("%s = %.40q: %+v, %v, want an error that names the key", tt.key, tt.value, s, err)
@@ -153,7 +156,8 @@ func FuzzDecode(f *testing.F) {
 		}
 		got, skipped, err := k.state(again, 1)
 		if err != nil || len(skipped) > 0 || !reflect.DeepEqual(got, s) {
-			t.Errorf("%q = %q decodes to %+v, which encodes and decodes to %+v, %v, %v", rest, value, s, got, skipped, err)
+			t.Errorf("%q = %q decodes to %+v, which encodes and decodes to %+v, %v, %v", rest, value, s, got, skipped,
+				err)
 		}
 	})
 }

@@ -11,8 +11,8 @@ import (
 	"google.golang.org/grpc/backoff"
 )
 
-// Dial returns an etcd client for NewEtcd: host:port endpoints, in plain text. It doesn't wait for a connection, and
-// fails only if endpoints can't be used at all. The client
+// Dial returns an etcd client for NewEtcd: host:port endpoints, in plain text. It doesn't wait for
+// a connection, and fails only if endpoints can't be used at all. The client
 //
 //   - logs nothing,
 //   - doesn't follow the proxy environment variables,
@@ -26,9 +26,9 @@ func Dial(endpoints []string) (*clientv3.Client, error) { return DialAs(endpoint
 
 // DialAs is Dial with TLS, unless that is nil, and as a user of etcd, unless username is empty.
 //
-// A replica's user needs the right to read and write the keys under /understudy/<group>/, as a prefix, and no other;
-// that of a client the right to read them. Leases need no right of their own. Unlike clientv3.New, which asks for a
-// token at once, DialAs doesn't fail while etcd is away.
+// A replica's user needs the right to read and write the keys under /understudy/<group>/, as a
+// prefix, and no other; that of a client the right to read them. Leases need no right of their own.
+// Unlike clientv3.New, which asks for a token at once, DialAs doesn't fail while etcd is away.
 func DialAs(endpoints []string, tls *tls.Config, username, password string) (*clientv3.Client, error) {
 	if (username == "") != (password == "") {
 		return nil, errors.New("election: a user of etcd has a name and a password: one of them is empty")
@@ -50,7 +50,8 @@ func DialAs(endpoints []string, tls *tls.Config, username, password string) (*cl
 			grpc.WithIdleTimeout(0),
 			grpc.WithNoProxy(),
 			grpc.WithConnectParams(grpc.ConnectParams{
-				Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
+				Backoff: backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2,
+					MaxDelay: time.Second},
 				MinConnectTimeout: time.Second,
 			}),
 		},

@@ -1,7 +1,8 @@
-// Package election lets at most one replica of a group be primary in an epoch, and never forgets who may be.
+// Package election lets at most one replica of a group be primary in an epoch, and never forgets
+// who may be.
 //
-// An epoch is the revision of the transaction that began it, so epochs only grow, across restarts of every
-// process. What is kept, per group, under /understudy/<group>/:
+// An epoch is the revision of the transaction that began it, so epochs only grow, across restarts
+// of every process. What is kept, per group, under /understudy/<group>/:
 //
 //	id               what the group was created with     no lease   Create (AddInSync and RemoveInSync put it
 //	                                                                again as it is, see AddInSync)
@@ -10,8 +11,8 @@
 //	insync/<name>    who may be elected                  no lease   Create, Elect, AddInSync, RemoveInSync
 //	replicas/<name>  who is alive, and where             lease      Register
 //
-// A replica registers, then either creates the group or waits to be taken in sync by its primary; when the primary
-// is gone, those in sync stand for election:
+// A replica registers, then either creates the group or waits to be taken in sync by its primary;
+// when the primary is gone, those in sync stand for election:
 //
 //	e := election.NewEtcd(client, "greeter")
 //	self, err := e.Register(ctx, me, election.Member{})
@@ -19,15 +20,15 @@
 //	state, err := e.Read(ctx)
 //	epoch, err = e.Elect(ctx, self, state.Epoch)    // ErrLost: somebody else was faster
 //
-// An etcd client asks its members in turn, and one of them may accept what it is asked and never answer. So NewEtcd asks
-// again what isn't answered within 100 ms, transactions too: of their copies at most one takes place, and where it isn't
-// known which, the outcome is unknown as ever.
+// An etcd client asks its members in turn, and one of them may accept what it is asked and never
+// answer. So NewEtcd asks again what isn't answered within 100 ms, transactions too: of their
+// copies at most one takes place, and where it isn't known which, the outcome is unknown as ever.
 //
-// A lease is only a hint of who is alive: being primary rests on the epoch that every message carries, and on reading
-// `primary` anew (R10), never on a lease.
+// A lease is only a hint of who is alive: being primary rests on the epoch that every message
+// carries, and on reading `primary` anew (R10), never on a lease.
 //
-// Two implementations keep one contract, which package electiontest checks: NewEtcd, and package memory for tests in
-// virtual time.
+// Two implementations keep one contract, which package electiontest checks: NewEtcd, and package
+// memory for tests in virtual time.
 package election
 
 import (
@@ -41,8 +42,8 @@ import (
 	"unicode/utf8"
 )
 
-// A Member is one incarnation of one replica: a name outlives processes, each start is a new incarnation.
-// The zero Member means nobody.
+// A Member is one incarnation of one replica: a name outlives processes, each start is a new
+// incarnation. The zero Member means nobody.
 type Member struct {
 	// Name is what ValidName accepts.
 	Name string
@@ -79,8 +80,8 @@ type Replica struct {
 	Addr string
 	// PeerAddr is the host:port that other replicas dial.
 	PeerAddr string
-	// Host tells machines, and network namespaces, apart: a loopback address is the same place on the same Host only.
-	// Empty: not known. At most 128 bytes.
+	// Host tells machines, and network namespaces, apart: a loopback address is the same place on
+	// the same Host only. Empty: not known. At most 128 bytes.
 	Host string
 }
 
@@ -109,16 +110,17 @@ type Group struct {
 	Level string
 	// Version is the version of the service that created the group. At most 128 bytes.
 	Version string
-	// Replaces names the groups whose place this one has taken, by an operator's act and without their state: their ids
-	// as in the store, the newest first, separated by commas; at most 16. Empty for a group that is the first of its name.
+	// Replaces names the groups whose place this one has taken, by an operator's act and without
+	// their state: their ids as in the store, the newest first, separated by commas; at most 16.
+	// Empty for a group that is the first of its name.
 	Replaces string
 }
 
 // maxReplaces bounds how many groups a group names that it replaces.
 const maxReplaces = 16
 
-// Replacing returns g as the group that takes the place of another one, known by its id and, if its record was found, by
-// that.
+// Replacing returns g as the group that takes the place of another one, known by its id and, if its
+// record was found, by that.
 func (g Group) Replacing(id uint64, record Group) Group {
 	ids := []string{encodeHex(id)}
 	if record.ID == id && record.Replaces != "" {
@@ -149,7 +151,8 @@ func (g Group) Validate() error {
 	}
 	replaces := strings.Split(g.Replaces, ",")
 	if len(replaces) > maxReplaces {
-		return &InvalidError{Field: "replaced groups", Reason: fmt.Sprintf("are %d, at most %d are allowed", len(replaces), maxReplaces)}
+		return &InvalidError{Field: "replaced groups",
+			Reason: fmt.Sprintf("are %d, at most %d are allowed", len(replaces), maxReplaces)}
 	}
 	for _, id := range replaces {
 		if n, err := decodeHex(id); err != nil || n == 0 || n == g.ID {
@@ -161,8 +164,8 @@ func (g Group) Validate() error {
 
 // A State is one linearizable view of a group, all of one revision. The caller owns it.
 type State struct {
-	// Revision is the store's revision of this view. A lower one than seen before means a store that was replaced or
-	// restored.
+	// Revision is the store's revision of this view. A lower one than seen before means a store
+	// that was replaced or restored.
 	Revision int64
 	// Group is zero when the group doesn't exist yet.
 	Group Group
@@ -170,15 +173,15 @@ type State struct {
 	Primary Member
 	// Epoch is the ModRevision of `primary`; 0 when there is none.
 	Epoch uint64
-	// Fence is the ModRevision of `id`: it grows with each change of InSync by AddInSync or RemoveInSync. 0 when there is
-	// no group.
+	// Fence is the ModRevision of `id`: it grows with each change of InSync by AddInSync or
+	// RemoveInSync. 0 when there is no group.
 	Fence int64
 	// InSync are those who may be elected, and the primary itself, sorted by name.
 	InSync []Member
 	// Replicas are those alive under their lease, sorted by name.
 	Replicas []Replica
-	// Suspect says why the store isn't believed now: all else is what it said before. Nil: it is believed. Only Trusted
-	// sets it.
+	// Suspect says why the store isn't believed now: all else is what it said before. Nil: it is
+	// believed. Only Trusted sets it.
 	Suspect error
 }
 
@@ -210,81 +213,93 @@ func (s State) Replica(name string) (Replica, bool) {
 	return Replica{}, false
 }
 
-// An Election is one group's place in the store, as one process sees it. Its methods may run concurrently.
+// An Election is one group's place in the store, as one process sees it. Its methods may run
+// concurrently.
 //
-// A store that is away never blocks a method past the end of its context; without a deadline a method may wait as
-// long as the store is away. An error that satisfies IsUnknown says that the transaction may have taken place, or may
-// still: see each method for what to do. Any other error says that it did not and will not.
+// A store that is away never blocks a method past the end of its context; without a deadline a
+// method may wait as long as the store is away. An error that satisfies IsUnknown says that the
+// transaction may have taken place, or may still: see each method for what to do. Any other error
+// says that it did not and will not.
 type Election interface {
-	// Read returns a linearizable view. A *MalformedError names the key that can't be understood; malformed keys
-	// under replicas/ are left out of the view instead, with a log entry.
+	// Read returns a linearizable view. A *MalformedError names the key that can't be understood;
+	// malformed keys under replicas/ are left out of the view instead, with a log entry.
 	Read(ctx context.Context) (State, error)
 
-	// Primary is the linearizable read that R10 counts authority from: nobody else was primary when the call began,
-	// if it returns this member. It reads one key and is cheap enough to be called every 250 ms. Without a group it
-	// returns the zero Member, 0 and nil.
+	// Primary is the linearizable read that R10 counts authority from: nobody else was primary when
+	// the call began, if it returns this member. It reads one key and is cheap enough to be called
+	// every 250 ms. Without a group it returns the zero Member, 0 and nil.
 	Primary(ctx context.Context) (primary Member, epoch uint64, err error)
 
-	// Register publishes r under a lease, which is kept alive until the registration is closed or lost; ctx bounds
-	// only the call. It fails with a *NameTakenError while another incarnation holds the name, unless that holder is
-	// displaces: then one transaction replaces it, and the holder's registration is lost. (The caller has found
-	// displaces dead; a zero displaces displaces nobody.)
-	// The same incarnation may register again, as after an unknown outcome: the newest registration counts.
+	// Register publishes r under a lease, which is kept alive until the registration is closed or
+	// lost; ctx bounds only the call. It fails with a *NameTakenError while another incarnation
+	// holds the name, unless that holder is displaces: then one transaction replaces it, and the
+	// holder's registration is lost. (The caller has found displaces dead; a zero displaces
+	// displaces nobody.) The same incarnation may register again, as after an unknown outcome: the
+	// newest registration counts.
 	Register(ctx context.Context, r Replica, displaces Member) (Registration, error)
 
-	// Create makes the group in one transaction: `id`, `primary` = self, `insync/<self>`. It returns the epoch, which
-	// is the transaction's revision. ErrExists when there is a group, unless g.Replaces begins with its id: then g takes
-	// its place, and nobody of it stays in sync; ErrAlive while one of them is registered. ErrNotRegistered when self is not alive under its lease. After an unknown
-	// outcome, Read: if State.Group is g, the group was made.
+	// Create makes the group in one transaction: `id`, `primary` = self, `insync/<self>`. It
+	// returns the epoch, which is the transaction's revision. ErrExists when there is a group,
+	// unless g.Replaces begins with its id: then g takes its place, and nobody of it stays in sync;
+	// ErrAlive while one of them is registered. ErrNotRegistered when self is not alive under its
+	// lease. After an unknown outcome, Read: if State.Group is g, the group was made.
 	Create(ctx context.Context, g Group, self Registration) (epoch uint64, err error)
 
-	// Elect is R8: in one transaction, if `primary` still has ModRevision seen, insync/<self> holds this incarnation, and
-	// replicas/<self> is alive under this registration's lease, it puts `primary` = self and deletes insync/<former
-	// primary>. It returns the new epoch, which is the transaction's revision.
+	// Elect is R8: in one transaction, if `primary` still has ModRevision seen, insync/<self> holds
+	// this incarnation, and replicas/<self> is alive under this registration's lease, it puts
+	// `primary` = self and deletes insync/<former primary>. It returns the new epoch, which is the
+	// transaction's revision.
 	//
-	// ErrLost: `primary` has changed since it was seen. ErrNotInSync: self may not be elected. ErrNotRegistered: self is
-	// not alive under its lease (which comes back by itself; see Registration). ErrPrimary: self already is the primary.
+	// ErrLost: `primary` has changed since it was seen. ErrNotInSync: self may not be elected.
+	// ErrNotRegistered: self is not alive under its lease (which comes back by itself; see
+	// Registration). ErrPrimary: self already is the primary.
 	//
-	// After an unknown outcome, Read: State.Primary is self, in an epoch above seen, if and only if the transaction
-	// took place (and nobody was elected since). While it isn't, the transaction may still take place, unless Elect
-	// with the same seen is called again: then at most one of them does, and ErrLost says to Read.
+	// After an unknown outcome, Read: State.Primary is self, in an epoch above seen, if and only if
+	// the transaction took place (and nobody was elected since). While it isn't, the transaction
+	// may still take place, unless Elect with the same seen is called again: then at most one of
+	// them does, and ErrLost says to Read.
 	Elect(ctx context.Context, self Registration, seen uint64) (epoch uint64, err error)
 
-	// AddInSync is half of R13: it puts insync/<m>, if `primary` still has ModRevision epoch (else ErrDeposed) and
-	// replicas/<m> is registered with that incarnation (else ErrNotRegistered). Another incarnation of the same name
-	// is replaced. Adding a member that is there is nil.
+	// AddInSync is half of R13: it puts insync/<m>, if `primary` still has ModRevision epoch (else
+	// ErrDeposed) and replicas/<m> is registered with that incarnation (else ErrNotRegistered).
+	// Another incarnation of the same name is replaced. Adding a member that is there is nil.
 	//
-	// After an unknown outcome m may be in sync, now or later, until the next AddInSync or RemoveInSync of any member
-	// returns nil: from then on the unknown transaction can't take place any more. So count m as in sync until
-	// RemoveInSync(m) has returned nil.
+	// After an unknown outcome m may be in sync, now or later, until the next AddInSync or
+	// RemoveInSync of any member returns nil: from then on the unknown transaction can't take place
+	// any more. So count m as in sync until RemoveInSync(m) has returned nil.
 	AddInSync(ctx context.Context, epoch uint64, m Member) error
 
-	// RemoveInSync is the other half of R13: it deletes insync/<m>, if `primary` still has ModRevision epoch (else
-	// ErrDeposed). Only that incarnation is removed; removing an absent one is nil. The primary can't remove itself
-	// (ErrPrimary). After an unknown outcome m counts as in sync, see AddInSync.
+	// RemoveInSync is the other half of R13: it deletes insync/<m>, if `primary` still has
+	// ModRevision epoch (else ErrDeposed). Only that incarnation is removed; removing an absent one
+	// is nil. The primary can't remove itself (ErrPrimary). After an unknown outcome m counts as in
+	// sync, see AddInSync.
 	RemoveInSync(ctx context.Context, epoch uint64, m Member) error
 
-	// Watch sends a State for every change until ctx ends, then closes the channel. The first State comes at once
-	// (without a group too). States are coalesced: a slow receiver misses some in between, never the newest. Watch
-	// survives compaction and loss of the connection: it lists again. While the store is away, or holds a malformed
-	// key, nothing comes; a State therefore says what was, not what is. Revisions go back only if the store's did.
+	// Watch sends a State for every change until ctx ends, then closes the channel. The first State
+	// comes at once (without a group too). States are coalesced: a slow receiver misses some in
+	// between, never the newest. Watch survives compaction and loss of the connection: it lists
+	// again. While the store is away, or holds a malformed key, nothing comes; a State therefore
+	// says what was, not what is. Revisions go back only if the store's did.
 	Watch(ctx context.Context) <-chan State
 }
 
 // A Registration is one replica's entry among those alive. Its methods may run concurrently.
 //
-// A lease that merely expired (store away, process paused) is replaced by registering the same incarnation under a
-// new lease, by itself, with backoff. Meanwhile Create and Elect return ErrNotRegistered.
+// A lease that merely expired (store away, process paused) is replaced by registering the same
+// incarnation under a new lease, by itself, with backoff. Meanwhile Create and Elect return
+// ErrNotRegistered.
 type Registration interface {
 	// Replica returns what was registered.
 	Replica() Replica
-	// Lost is closed when this registration can't come back: another incarnation took the name after it, or it was
-	// closed. One that a restored store has under the name from before doesn't count: this one waits for its lease's end.
+	// Lost is closed when this registration can't come back: another incarnation took the name
+	// after it, or it was closed. One that a restored store has under the name from before doesn't
+	// count: this one waits for its lease's end.
 	Lost() <-chan struct{}
 	// Err says why it is lost: a *NameTakenError, or ErrClosed. It is nil while Lost is open.
 	Err() error
-	// Close withdraws the registration (it revokes the lease) within ctx, and stops its goroutines even if ctx has
-	// ended. A lease that could not be revoked expires by itself; the error then says so. Closing twice is nil.
+	// Close withdraws the registration (it revokes the lease) within ctx, and stops its goroutines
+	// even if ctx has ended. A lease that could not be revoked expires by itself; the error then
+	// says so. Closing twice is nil.
 	Close(ctx context.Context) error
 }
 
@@ -365,8 +380,9 @@ const (
 	maxAddr = 512 // bytes of an address
 )
 
-// ValidName returns an *InvalidError unless name may be that of a replica or of a group: 1 to 128 bytes of printable
-// UTF-8 without '/', and without '?', '#' and '%', which mean something else in the target that ends with the name.
+// ValidName returns an *InvalidError unless name may be that of a replica or of a group: 1 to 128
+// bytes of printable UTF-8 without '/', and without '?', '#' and '%', which mean something else in
+// the target that ends with the name.
 func ValidName(name string) error {
 	if name == "" {
 		return &InvalidError{Field: "name", Reason: "is empty"}

@@ -19,28 +19,29 @@ import (
 	"github.com/understudy-rpc/understudy/internal/logs"
 )
 
-// DefaultTTL is how long a replica counts as alive after its last word to etcd. It is the least that etcd grants with
-// its own default timings.
+// DefaultTTL is how long a replica counts as alive after its last word to etcd. It is the least
+// that etcd grants with its own default timings.
 const DefaultTTL = 2 * time.Second
 
 // An EtcdOption configures NewEtcd.
 type EtcdOption func(*etcd)
 
-// WithTTL sets the lease's time to live, rounded up to seconds; at least 1 s. Etcd may grant more: its minimum is 1.5
-// times its own election timeout. Default DefaultTTL.
+// WithTTL sets the lease's time to live, rounded up to seconds; at least 1 s. Etcd may grant more:
+// its minimum is 1.5 times its own election timeout. Default DefaultTTL.
 func WithTTL(ttl time.Duration) EtcdOption {
 	return func(e *etcd) { e.ttl = max((ttl + time.Second - 1).Truncate(time.Second), time.Second) }
 }
 
-// WithLogger sets where malformed keys, lost leases and broken watches are reported. Default: nowhere. Its handler is
-// called in a goroutine of its own; one that is too slow loses lines, and is told how many.
+// WithLogger sets where malformed keys, lost leases and broken watches are reported. Default:
+// nowhere. Its handler is called in a goroutine of its own; one that is too slow loses lines, and
+// is told how many.
 func WithLogger(log *slog.Logger) EtcdOption {
 	return func(e *etcd) { e.log = logs.New(log) }
 }
 
-// NewEtcd returns the election of a group, kept in etcd. The client stays the caller's, who closes it after the
-// registrations and watches; Dial makes a suitable one. If group isn't a ValidName, every method fails with an
-// *InvalidError, and a Watch never sends.
+// NewEtcd returns the election of a group, kept in etcd. The client stays the caller's, who closes
+// it after the registrations and watches; Dial makes a suitable one. If group isn't a ValidName,
+// every method fails with an *InvalidError, and a Watch never sends.
 func NewEtcd(client *clientv3.Client, group string, opts ...EtcdOption) Election {
 	e := &etcd{
 		client: client,
@@ -82,8 +83,9 @@ func (e *etcd) Read(ctx context.Context) (State, error) {
 	return e.decode(all, revision)
 }
 
-// Problem says why etcd doesn't answer, as far as that is known at once: where it is, and what became of the last
-// attempt to connect, or what it says. It returns nil if etcd answers. Errors for users are made of it.
+// Problem says why etcd doesn't answer, as far as that is known at once: where it is, and what
+// became of the last attempt to connect, or what it says. It returns nil if etcd answers. Errors
+// for users are made of it.
 func (e *etcd) Problem(ctx context.Context) error {
 	// The client's own methods wait for a connection, and forget why there is none.
 	kv := pb.NewKVClient(e.client.ActiveConnection())
@@ -115,8 +117,8 @@ func (e *etcd) Create(ctx context.Context, g Group, self Registration) (uint64, 
 		return 0, err
 	}
 	m, key, lease := r.replica.Member, r.key(), r.leaseID()
-	// A group without an id but with somebody primary or in sync has lost its id: its log may live on somewhere, so
-	// it isn't made anew.
+	// A group without an id but with somebody primary or in sync has lost its id: its log may live
+	// on somewhere, so it isn't made anew.
 	vacant := []clientv3.Cmp{absent(e.keys.id()), absent(e.keys.primary()), absent(e.keys.inSync("")).WithPrefix()}
 	var former []clientv3.Op
 	if g.Replaces != "" {
@@ -150,9 +152,11 @@ func (e *etcd) Create(ctx context.Context, g Group, self Registration) (uint64, 
 	}
 }
 
-// replace returns what must hold, and what is deleted, for g to take the place of the group that is there; vacant, and
-// nothing, if none is.
-func (e *etcd) replace(ctx context.Context, g Group, self string, vacant []clientv3.Cmp) ([]clientv3.Cmp, []clientv3.Op, error) {
+// replace returns what must hold, and what is deleted, for g to take the place of the group that is
+// there; vacant, and nothing, if none is.
+func (e *etcd) replace(
+	ctx context.Context, g Group, self string, vacant []clientv3.Cmp,
+) ([]clientv3.Cmp, []clientv3.Op, error) {
 	all, revision, err := e.list(ctx)
 	if err != nil {
 		return nil, nil, fmt.Errorf("election: create: %w", err)
@@ -182,15 +186,17 @@ func (e *etcd) replace(ctx context.Context, g Group, self string, vacant []clien
 	return unmoved, former, nil
 }
 
-// R8: `primary` unchanged since it was seen, this incarnation in `insync`, its `replicas/<name>` alive under its lease
-// → put `primary`, remove the former primary from `insync`. The revision is the epoch.
+// R8: `primary` unchanged since it was seen, this incarnation in `insync`, its `replicas/<name>`
+// alive under its lease → put `primary`, remove the former primary from `insync`. The revision is
+// the epoch.
 func (e *etcd) Elect(ctx context.Context, self Registration, seen uint64) (uint64, error) {
 	r, err := e.own(self)
 	if err != nil {
 		return 0, err
 	}
 	m, key, lease := r.replica.Member, r.key(), r.leaseID()
-	// Whom to remove is read first; the transaction then compares the ModRevision, hence the value too.
+	// Whom to remove is read first; the transaction then compares the ModRevision, hence the value
+	// too.
 	former, entry, err := e.readPrimary(ctx)
 	switch {
 	case err != nil:
@@ -208,7 +214,8 @@ func (e *etcd) Elect(ctx context.Context, self Registration, seen uint64) (uint6
 		},
 		[]clientv3.Op{
 			clientv3.OpPut(e.keys.primary(), encodePrimary(m)),
-			// Only the incarnation that was primary leaves: a later one of its name, if it ever gets in sync, stays.
+			// Only the incarnation that was primary leaves: a later one of its name, if it ever
+			// gets in sync, stays.
 			clientv3.OpTxn(
 				[]clientv3.Cmp{clientv3.Compare(clientv3.Value(e.keys.inSync(former.Name)), "=", encodeInSync(former))},
 				[]clientv3.Op{clientv3.OpDelete(e.keys.inSync(former.Name))},
@@ -273,9 +280,10 @@ type change struct {
 
 // changeInSync makes one change of insync/ in the name of epoch (R13).
 //
-// Each change compares the ModRevision of `id`, and puts `id` again as it is, even if there is nothing to change. So
-// a change whose outcome was unknown, and which is still on its way, can't take place once a later one has: without
-// this, a member that was removed could come back, be elected, and lack what was acknowledged without it.
+// Each change compares the ModRevision of `id`, and puts `id` again as it is, even if there is
+// nothing to change. So a change whose outcome was unknown, and which is still on its way, can't
+// take place once a later one has: without this, a member that was removed could come back, be
+// elected, and lack what was acknowledged without it.
 func (e *etcd) changeInSync(
 	ctx context.Context, op string, epoch uint64, m Member, decide func(entries, Member) (change, error),
 ) error {
@@ -398,9 +406,10 @@ func (e *etcd) own(self Registration) (*registration, error) {
 
 // commit runs a transaction. Its error says whether the outcome is known.
 //
-// A transaction is made again when it isn't answered soon. Each of ours compares what it changes, so at most one of the
-// copies takes place. If one did, that is the outcome, and the others can't any more. If one failed while the outcome
-// of another isn't known, that one may be why; so then the outcome is unknown.
+// A transaction is made again when it isn't answered soon. Each of ours compares what it changes,
+// so at most one of the copies takes place. If one did, that is the outcome, and the others can't
+// any more. If one failed while the outcome of another isn't known, that one may be why; so then
+// the outcome is unknown.
 func (e *etcd) commit(ctx context.Context, op string, txn clientv3.Op) (*clientv3.TxnResponse, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("election: %s: %w", op, err) // nothing was sent
@@ -432,8 +441,8 @@ func (e *etcd) commit(ctx context.Context, op string, txn clientv3.Op) (*clientv
 // errTwice is why the outcome of a transaction that was made again is unknown.
 var errTwice = errors.New("etcd didn't answer in time, and when asked again said that what it depends on had changed")
 
-// refused reports whether etcd itself answered that it didn't and won't run a transaction. All else (deadline, lost
-// connection, lost leader) leaves it open.
+// refused reports whether etcd itself answered that it didn't and won't run a transaction. All else
+// (deadline, lost connection, lost leader) leaves it open.
 func refused(err error) bool {
 	var answer rpctypes.EtcdError
 	if !errors.As(err, &answer) {

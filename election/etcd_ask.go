@@ -10,18 +10,22 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// An etcd client gives its requests to the members in turn, so one that accepts them and never answers (it is stopped,
-// or its disk hangs) takes every second or third request, until its connection is given up 12 s later, or for ever. So
-// whatever is asked is asked again when it isn't answered soon: twice, so that not both are the one member's. Later
-// repetitions are single, each after about twice as long as the one before, so that a store which is slow for all isn't
-// given much more to do. The requests before stay outstanding: a store that is slow gives no fewer answers by that.
+// An etcd client gives its requests to the members in turn, so one that accepts them and never
+// answers (it is stopped, or its disk hangs) takes every second or third request, until its
+// connection is given up 12 s later, or for ever. So whatever is asked is asked again when it isn't
+// answered soon: twice, so that not both are the one member's. Later repetitions are single, each
+// after about twice as long as the one before, so that a store which is slow for all isn't given
+// much more to do. The requests before stay outstanding: a store that is slow gives no fewer
+// answers by that.
 const (
-	// askAgain is how long the first request may take before others are made; these may take twice as long, and so on.
-	// Each pause is jittered, so that those who were held up together don't come back together.
+	// askAgain is how long the first request may take before others are made; these may take twice
+	// as long, and so on. Each pause is jittered, so that those who were held up together don't
+	// come back together.
 	askAgain = 100 * time.Millisecond
 	// askLimit ends each request.
 	askLimit = 5 * time.Second
-	// askMost bounds the requests that are outstanding for one question; beyond, the oldest are given up.
+	// askMost bounds the requests that are outstanding for one question; beyond, the oldest are
+	// given up.
 	askMost = 7
 )
 
@@ -39,8 +43,9 @@ type asked struct {
 	begun, final int // requests, and those of them that have ended as final
 }
 
-// ask makes a request until an answer settles it, and returns that one; else the last one, when no request is
-// outstanding, or some have had their time since one was final. Requests end with ctx, and so does ask.
+// ask makes a request until an answer settles it, and returns that one; else the last one, when no
+// request is outstanding, or some have had their time since one was final. Requests end with ctx,
+// and so does ask.
 func ask[T any](
 	ctx context.Context, request func(context.Context) (T, error), judge func(T, error) verdict,
 ) (answer T, how asked, err error) {
@@ -136,10 +141,13 @@ func fetch[T any](ctx context.Context, request func(context.Context) (T, error))
 
 // get reads keys, linearizably.
 func (e *etcd) get(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
-	return fetch(ctx, func(ctx context.Context) (*clientv3.GetResponse, error) { return e.client.Get(ctx, key, opts...) })
+	return fetch(ctx, func(ctx context.Context) (*clientv3.GetResponse, error) {
+		return e.client.Get(ctx, key, opts...)
+	})
 }
 
-// grant makes a lease. One that nobody learns of, since its request was made again, expires by itself.
+// grant makes a lease. One that nobody learns of, since its request was made again, expires by
+// itself.
 func (e *etcd) grant(ctx context.Context) (*clientv3.LeaseGrantResponse, error) {
 	return fetch(ctx, func(ctx context.Context) (*clientv3.LeaseGrantResponse, error) {
 		return e.client.Grant(ctx, int64(e.ttl/time.Second))
@@ -153,8 +161,8 @@ func (e *etcd) revoke(ctx context.Context, id clientv3.LeaseID) error {
 	return err
 }
 
-// renew keeps a lease alive for another TTL. The client's own way is one stream for all leases, on one member, and its
-// KeepAliveOnce repeats without a pause what no member takes.
+// renew keeps a lease alive for another TTL. The client's own way is one stream for all leases, on
+// one member, and its KeepAliveOnce repeats without a pause what no member takes.
 func (e *etcd) renew(ctx context.Context, id clientv3.LeaseID) error {
 	leases := pb.NewLeaseClient(e.client.ActiveConnection())
 	_, err := fetch(ctx, func(ctx context.Context) (*pb.LeaseKeepAliveResponse, error) {

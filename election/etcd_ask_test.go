@@ -17,8 +17,11 @@ type member struct {
 
 var errAnswer = errors.New("not that")
 
-// askAll asks members in turn, the last one again and again, and says how many were asked, and how long it took.
-func askAll(t *testing.T, limit time.Duration, members ...member) (answer verdict, how asked, took time.Duration, err error) {
+// askAll asks members in turn, the last one again and again, and says how many were asked, and how
+// long it took.
+func askAll(
+	t *testing.T, limit time.Duration, members ...member,
+) (answer verdict, how asked, took time.Duration, err error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
@@ -50,8 +53,8 @@ func askAll(t *testing.T, limit time.Duration, members ...member) (answer verdic
 	return answer, how, time.Since(began), err
 }
 
-// TestAsk: a member that hangs costs one wait, a store that is slow is waited for, and isn't asked much more often by
-// that; what fails at once fails at once. Pauses are jittered by a fifth.
+// TestAsk: a member that hangs costs one wait, a store that is slow is waited for, and isn't asked
+// much more often by that; what fails at once fails at once. Pauses are jittered by a fifth.
 func TestAsk(t *testing.T) {
 	t.Parallel()
 	never, quick := member{after: -1}, member{after: time.Millisecond}
@@ -69,12 +72,16 @@ func TestAsk(t *testing.T) {
 		{"slow", 2 * time.Second, []member{{after: 900 * time.Millisecond}}, settled, 5, 900 * time.Millisecond},
 		{"slow, one hangs", 2 * time.Second, []member{never, {after: 900 * time.Millisecond}}, settled, 5, time.Second},
 		{"all hang", time.Second, []member{never}, open, 5, time.Second},
-		{"all hang for long", time.Minute, append(slices.Repeat([]member{never}, 9), quick), settled, 10, 5501 * time.Millisecond},
+		{"all hang for long", time.Minute, append(slices.Repeat([]member{never}, 9), quick), settled, 10,
+			5501 * time.Millisecond},
 		{"refused", time.Second, []member{{time.Millisecond, open}}, open, 1, time.Millisecond},
 		{"final", time.Second, []member{{time.Millisecond, final}}, final, 1, time.Millisecond},
-		{"one hangs, then final", 2 * time.Second, []member{never, {time.Millisecond, final}}, final, 3, 201 * time.Millisecond},
-		{"late, and it was it", time.Second, []member{{after: 150 * time.Millisecond}, {time.Millisecond, final}}, settled, 3, 150 * time.Millisecond},
-		{"one hangs, one is gone", time.Second, []member{never, {time.Millisecond, open}, quick}, settled, 3, 101 * time.Millisecond},
+		{"one hangs, then final", 2 * time.Second, []member{never, {time.Millisecond, final}}, final, 3,
+			201 * time.Millisecond},
+		{"late, and it was it", time.Second, []member{{after: 150 * time.Millisecond}, {time.Millisecond, final}},
+			settled, 3, 150 * time.Millisecond},
+		{"one hangs, one is gone", time.Second, []member{never, {time.Millisecond, open}, quick}, settled, 3,
+			101 * time.Millisecond},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -44,7 +44,8 @@ type lease struct {
 	rev     int64         // the ModRevision of the key
 }
 
-// publish puts replicas/<name> under a new lease, over nothing, over the same incarnation, or over displaces.
+// publish puts replicas/<name> under a new lease, over nothing, over the same incarnation, or over
+// displaces.
 func (e *etcd) publish(ctx context.Context, replica Replica, displaces Member) (*lease, error) {
 	key := e.keys.replica(replica.Name)
 	mod, err := e.vacancy(ctx, key, replica, displaces)
@@ -75,7 +76,8 @@ func (e *etcd) publish(ctx context.Context, replica Replica, displaces Member) (
 	}
 }
 
-// vacancy returns the ModRevision at which a key may be overwritten by replica (0: while it doesn't exist).
+// vacancy returns the ModRevision at which a key may be overwritten by replica (0: while it doesn't
+// exist).
 func (e *etcd) vacancy(ctx context.Context, key string, replica Replica, displaces Member) (int64, error) {
 	holder, held, err := e.readReplica(ctx, key, replica.Name)
 	switch {
@@ -105,8 +107,8 @@ func (e *etcd) readReplica(ctx context.Context, key, name string) (Replica, entr
 	return r, kv, nil
 }
 
-// registration is kept by one goroutine, run: started by Register, stopped by Close or by the registration's loss.
-// It blocks on etcd, always with a context that Close cancels.
+// registration is kept by one goroutine, run: started by Register, stopped by Close or by the
+// registration's loss. It blocks on etcd, always with a context that Close cancels.
 type registration struct {
 	e       *etcd
 	replica Replica
@@ -172,8 +174,8 @@ func (r *registration) newestPut() int64 {
 
 func (r *registration) key() string { return r.e.keys.replica(r.replica.Name) }
 
-// run keeps the registration: while a lease lives it looks after the key, then it registers again, until another
-// incarnation has the name or ctx ends.
+// run keeps the registration: while a lease lives it looks after the key, then it registers again,
+// until another incarnation has the name or ctx ends.
 func (r *registration) run(ctx context.Context, l *lease) {
 	defer close(r.stopped)
 	for {
@@ -188,7 +190,8 @@ func (r *registration) run(ctx context.Context, l *lease) {
 	}
 }
 
-// again registers the same incarnation under a new lease. It returns nil when the registration is over.
+// again registers the same incarnation under a new lease. It returns nil when the registration is
+// over.
 func (r *registration) again(ctx context.Context) *lease {
 	for delay := (retry{}); ; delay.wait(ctx) {
 		attempt, cancel := context.WithTimeout(ctx, r.e.ttl)
@@ -214,8 +217,8 @@ func (r *registration) lostTo(err error) bool {
 		return false
 	}
 	if taken.since <= r.newestPut() {
-		// The holder is from before: the store was restored. It is this registration itself, under an earlier lease, or its
-		// lease runs out.
+		// The holder is from before: the store was restored. It is this registration itself, under
+		// an earlier lease, or its lease runs out.
 		return false
 	}
 	r.lose(taken)
@@ -223,8 +226,9 @@ func (r *registration) lostTo(err error) bool {
 	return true
 }
 
-// keep keeps the lease alive until it is over, and says why: a *NameTakenError when somebody else has the key. It looks
-// at the key as often: a watch would be on one member, which may be one that says nothing any more.
+// keep keeps the lease alive until it is over, and says why: a *NameTakenError when somebody else
+// has the key. It looks at the key as often: a watch would be on one member, which may be one that
+// says nothing any more.
 func (r *registration) keep(ctx context.Context, l *lease) error {
 	t := time.NewTicker(min(l.ttl/3, time.Second))
 	defer t.Stop()
@@ -264,8 +268,8 @@ var (
 	errDeleted = errors.New("the key was deleted")
 )
 
-// check returns nil if the key stands under lease l. A put of the same incarnation by another registration counts
-// as taken too: two that keep one name in turns would never end.
+// check returns nil if the key stands under lease l. A put of the same incarnation by another
+// registration counts as taken too: two that keep one name in turns would never end.
 func (r *registration) check(l *lease, holder Replica, held entry) error {
 	switch {
 	case held.mod == 0:

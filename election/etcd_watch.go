@@ -9,12 +9,13 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// relist is how often a Watch lists although its watch seems to work. A watch that asks for a revision above that of
-// a store restored from a backup, or one behind a connection that died silently, would stay silent for ever.
+// relist is how often a Watch lists although its watch seems to work. A watch that asks for a
+// revision above that of a store restored from a backup, or one behind a connection that died
+// silently, would stay silent for ever.
 const relist = 5 * time.Second
 
-// listTimeout bounds one list, so that a store that hangs is asked again; watchTimeout how long a member may take to
-// make a watch.
+// listTimeout bounds one list, so that a store that hangs is asked again; watchTimeout how long a
+// member may take to make a watch.
 const (
 	listTimeout  = 5 * time.Second
 	watchTimeout = time.Second
@@ -65,7 +66,8 @@ func (w *watcher) follow(ctx context.Context, all entries, revision int64) error
 	w.send(all, revision)
 	round, cancel := context.WithTimeout(clientv3.WithRequireLeader(ctx), relist)
 	defer cancel()
-	// A watcher of its own has a stream of its own: on whichever member comes next, if the last one says nothing.
+	// A watcher of its own has a stream of its own: on whichever member comes next, if the last one
+	// says nothing.
 	watcher := clientv3.NewWatcher(w.e.client)
 	defer watcher.Close()
 	silent := time.AfterFunc(watchTimeout, cancel) // Watch returns when the member has made the watch

@@ -24,7 +24,8 @@ func (r *retry) wait(ctx context.Context) {
 	}
 }
 
-// jitter draws a pause of d ± 20 %, so that those who were held up together don't come back together.
+// jitter draws a pause of d ± 20 %, so that those who were held up together don't come back
+// together.
 func jitter(d time.Duration) time.Duration {
 	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64()))
 }

@@ -9,8 +9,9 @@ import (
 	"time"
 )
 
-// A Mark is how far the store had got with a group, as somebody has seen it. It travels between those who know the
-// group, so that a store which was restored from a backup is found out by whoever has seen more.
+// A Mark is how far the store had got with a group, as somebody has seen it. It travels between
+// those who know the group, so that a store which was restored from a backup is found out by
+// whoever has seen more.
 type Mark struct {
 	// Group is the group's id; 0: none is known.
 	Group uint64
@@ -20,9 +21,9 @@ type Mark struct {
 	Fence    int64
 }
 
-// A SuspectError says that the store's word on a group can't be the newest, or isn't of that group: the store was
-// emptied, replaced, or restored from a backup, or somebody changed the group's keys. Nothing may be concluded from
-// what it says, and least of all that a state isn't needed any more.
+// A SuspectError says that the store's word on a group can't be the newest, or isn't of that group:
+// the store was emptied, replaced, or restored from a backup, or somebody changed the group's keys.
+// Nothing may be concluded from what it says, and least of all that a state isn't needed any more.
 type SuspectError struct {
 	// Group is the id of the group that is known; 0: none is.
 	Group  uint64
@@ -47,12 +48,13 @@ func IsSuspect(err error) bool {
 // recheck is how often a store that is suspect is read again.
 const recheck = 250 * time.Millisecond
 
-// Trusted is an Election that believes its store only as long as that never goes back: who has known a group takes no
-// word that is older than what it knows, nor another group for this one. Instead it returns a *SuspectError, by which
-// nobody is elected, evicted or deposed, and sends States with Suspect set.
+// Trusted is an Election that believes its store only as long as that never goes back: who has
+// known a group takes no word that is older than what it knows, nor another group for this one.
+// Instead it returns a *SuspectError, by which nobody is elected, evicted or deposed, and sends
+// States with Suspect set.
 //
-// A group is over only when the store's record of another one names it as replaced (Group.Replaces), which an operator's
-// act has written. Then Trusted knows the new one.
+// A group is over only when the store's record of another one names it as replaced
+// (Group.Replaces), which an operator's act has written. Then Trusted knows the new one.
 type Trusted struct {
 	Election
 
@@ -76,8 +78,9 @@ func (t *Trusted) Known() Mark {
 	return t.known
 }
 
-// Learn takes the word of a member of the group for what it has seen. The caller has made sure who speaks. A Mark of
-// another group than the known one is passed over. So is the revision, which moves with what others write to the store.
+// Learn takes the word of a member of the group for what it has seen. The caller has made sure who
+// speaks. A Mark of another group than the known one is passed over. So is the revision, which
+// moves with what others write to the store.
 func (t *Trusted) Learn(m Mark) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -111,19 +114,20 @@ func (t *Trusted) Read(ctx context.Context) (State, error) {
 	return s, nil
 }
 
-// JudgeMark returns an error if somebody was elected in m's epoch by a store that lacked what is known: an
-// election sees every change of who is in sync that came before it.
+// JudgeMark returns an error if somebody was elected in m's epoch by a store that lacked what is
+// known: an election sees every change of who is in sync that came before it.
 func (t *Trusted) JudgeMark(m Mark) error {
 	known, _ := t.memory()
 	if m.Epoch > known.Epoch && m.Fence < known.Fence {
-		return fmt.Errorf("election: epoch %d was begun by a store that was restored from before: it had who was in sync at"+
+		return fmt.Errorf("election: epoch %d was begun by a store that was restored from before: it had who was in "+
+			"sync at"+
 			" revision %d, and that was changed at revision %d", m.Epoch, m.Fence, known.Fence)
 	}
 	return nil
 }
 
-// Relearn takes the word of a member of the group instead of what was known: it has shown that this was read in a store
-// that isn't the group's.
+// Relearn takes the word of a member of the group instead of what was known: it has shown that this
+// was read in a store that isn't the group's.
 func (t *Trusted) Relearn(m Mark) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -132,7 +136,8 @@ func (t *Trusted) Relearn(m Mark) {
 	}
 }
 
-// Judge returns a *SuspectError if a State, which was read before, can't be the newest by what is known now.
+// Judge returns a *SuspectError if a State, which was read before, can't be the newest by what is
+// known now.
 func (t *Trusted) Judge(s State) error {
 	known, inSync := t.memory()
 	return known.judge(s, inSync)
@@ -161,8 +166,8 @@ func (t *Trusted) RemoveInSync(ctx context.Context, epoch uint64, m Member) erro
 	return t.change(ctx, "remove in sync", func() error { return t.Election.RemoveInSync(ctx, epoch, m) })
 }
 
-// change makes a change in a store that is believed before and afterwards. One that a suspect store has made, or
-// refused, has an unknown outcome: the store that comes back needn't have it.
+// change makes a change in a store that is believed before and afterwards. One that a suspect store
+// has made, or refused, has an unknown outcome: the store that comes back needn't have it.
 func (t *Trusted) change(ctx context.Context, op string, f func() error) error {
 	if _, err := t.Read(ctx); err != nil {
 		return err // nothing was sent
@@ -179,8 +184,8 @@ func (t *Trusted) change(ctx context.Context, op string, f func() error) error {
 	return err
 }
 
-// Watch is Election.Watch. While the store is suspect it sends the State that was believed last, with Suspect set, and
-// reads the store again every 250 ms.
+// Watch is Election.Watch. While the store is suspect it sends the State that was believed last,
+// with Suspect set, and reads the store again every 250 ms.
 func (t *Trusted) Watch(ctx context.Context) <-chan State {
 	out, more := make(chan State, 1), make(chan struct{}, 1)
 	t.mu.Lock()
@@ -233,8 +238,8 @@ type trustedWatch struct {
 	revision int64 // of the store's newest word
 }
 
-// look judges what the store's own watch has sent. That may be older than what was read meanwhile: so what isn't
-// believed is read again.
+// look judges what the store's own watch has sent. That may be older than what was read meanwhile:
+// so what isn't believed is read again.
 func (w *trustedWatch) look(ctx context.Context, s State) {
 	before, inSync := w.t.memory()
 	before.Revision, w.revision = w.revision, s.Revision // a read has others' changes, too

@@ -19,7 +19,8 @@ func group(t *testing.T, store *memory.Store) (client *memory.Client, epoch uint
 	t.Helper()
 	client = store.Client("g")
 	for _, name := range []string{"a", "b"} {
-		r, err := client.Register(t.Context(), election.Replica{Member: member(name), Addr: name + ":1"}, election.Member{})
+		r, err := client.Register(t.Context(), election.Replica{Member: member(name), Addr: name + ":1"},
+			election.Member{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -35,7 +36,8 @@ func group(t *testing.T, store *memory.Store) (client *memory.Client, epoch uint
 	return client, epoch
 }
 
-// TestTrustedBelievesNothingOlder: who has seen more than what the store says is told that the store is suspect, by each method that says something.
+// TestTrustedBelievesNothingOlder: who has seen more than what the store says is told that the
+// store is suspect, by each method that says something.
 func TestTrustedBelievesNothingOlder(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -64,7 +66,8 @@ func TestTrustedBelievesNothingOlder(t *testing.T) {
 		if _, err := election.Trust(client).Read(ctx); err != nil {
 			t.Errorf("who knows nothing: %v", err)
 		}
-		// A peer that has seen less tells nothing; one that has seen more makes the store suspect for who hadn't.
+		// A peer that has seen less tells nothing; one that has seen more makes the store suspect
+		// for who hadn't.
 		other := election.Trust(client)
 		if _, err := other.Read(ctx); err != nil {
 			t.Fatal(err)

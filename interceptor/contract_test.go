@@ -23,7 +23,8 @@ import (
 
 // R7 for unary handlers: what a turn may depend on, and what it may not.
 
-// TestNowAndRand: Now and Rand are the same wherever a turn is taken, in the primary that died as in those that took over, and Now never goes back.
+// TestNowAndRand: Now and Rand are the same wherever a turn is taken, in the primary that died as
+// in those that took over, and Now never goes back.
 func TestNowAndRand(t *testing.T) {
 	t.Parallel()
 	for _, level := range []understudy.Level{understudy.Reflected, understudy.Direct, understudy.Stable} {
@@ -88,7 +89,9 @@ func TestNowAndRand(t *testing.T) {
 	}
 }
 
-// TestTurnOutlivesItsCaller: a client that cancels in the middle of a turn, or whose deadline passes. The turn has neither cancellation nor deadline, finishes, and is there on every replica, and after a failover.
+// TestTurnOutlivesItsCaller: a client that cancels in the middle of a turn, or whose deadline
+// passes. The turn has neither cancellation nor deadline, finishes, and is there on every replica,
+// and after a failover.
 func TestTurnOutlivesItsCaller(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -115,7 +118,8 @@ func TestTurnOutlivesItsCaller(t *testing.T) {
 	})
 }
 
-// TestNoTurnForWhoHasGone: a message whose caller has gone before its turn is never executed, whether it waits for the turn, or for an interceptor, or finds the turn free when it comes.
+// TestNoTurnForWhoHasGone: a message whose caller has gone before its turn is never executed,
+// whether it waits for the turn, or for an interceptor, or finds the turn free when it comes.
 func TestNoTurnForWhoHasGone(t *testing.T) {
 	t.Parallel()
 	deaf := func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
@@ -162,7 +166,8 @@ func TestNoTurnForWhoHasGone(t *testing.T) {
 	})
 }
 
-// TestPanicInAHandler: Internal on every replica, with one text, and the state as the handler left it.
+// TestPanicInAHandler: Internal on every replica, with one text, and the state as the handler left
+// it.
 func TestPanicInAHandler(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -193,7 +198,8 @@ func TestPanicInAHandler(t *testing.T) {
 	})
 }
 
-// TestReplyMetadata: what a handler says besides its reply arrives from its first execution, from the reply log, and from another replica's.
+// TestReplyMetadata: what a handler says besides its reply arrives from its first execution, from
+// the reply log, and from another replica's.
 func TestReplyMetadata(t *testing.T) {
 	t.Parallel()
 	for name, l := range map[string]*loss{
@@ -214,7 +220,8 @@ func TestReplyMetadata(t *testing.T) {
 					if err := grpc.SendHeader(ctx, metadata.Pairs("first", "and second")); err != nil {
 						t.Errorf("SendHeader: %v", err)
 					}
-					if err := grpc.SetTrailer(ctx, metadata.Pairs("last", value, "last", fmt.Sprint(understudy.Rand(ctx).Uint64()))); err != nil {
+					if err := grpc.SetTrailer(ctx,
+						metadata.Pairs("last", value, "last", fmt.Sprint(understudy.Rand(ctx).Uint64()))); err != nil {
 						t.Errorf("SetTrailer: %v", err)
 					}
 					if m, ok := grpc.Method(ctx); !ok || m == "" {
@@ -227,9 +234,14 @@ func TestReplyMetadata(t *testing.T) {
 				mustSend(t, conn, "first")
 				var header, trailer metadata.MD
 				if strings.HasPrefix(name, "failing") {
-					_, err := testpb.NewTestServiceClient(conn).PingError(t.Context(), &testpb.PingErrorRequest{Value: "said", ErrorCodeReturned: uint32(codes.AlreadyExists)}, grpc.Header(&header), grpc.Trailer(&trailer))
+					_, err := testpb.NewTestServiceClient(conn).PingError(t.Context(),
+						&testpb.PingErrorRequest{Value: "said",
+							ErrorCodeReturned: uint32(codes.AlreadyExists)}, grpc.Header(&header),
+						grpc.Trailer(&trailer))
 					failsAsAsked(t, err)
-				} else if resp, err := send(t.Context(), conn, "said", grpc.Header(&header), grpc.Trailer(&trailer)); err != nil || resp.GetValue() != "said" || resp.GetCounter() != 2 {
+				} else if resp, err := send(
+					t.Context(), conn, "said", grpc.Header(&header), grpc.Trailer(&trailer),
+				); err != nil || resp.GetValue() != "said" || resp.GetCounter() != 2 {
 					t.Errorf("got %v, %v", resp, err)
 				}
 				l.dead.Wait()
@@ -251,7 +263,8 @@ func TestReplyMetadata(t *testing.T) {
 	}
 }
 
-// TestReplyFromASnapshot: the reply to a call is lost, and with it, one after the other, every replica that has executed the call. Who leads then has its reply log from a snapshot.
+// TestReplyFromASnapshot: the reply to a call is lost, and with it, one after the other, every
+// replica that has executed the call. Who leads then has its reply log from a snapshot.
 func TestReplyFromASnapshot(t *testing.T) {
 	t.Parallel()
 	for _, failing := range []bool{false, true} {
@@ -273,9 +286,14 @@ func TestReplyFromASnapshot(t *testing.T) {
 				var header, trailer metadata.MD
 				call.Go(func() {
 					if failing {
-						_, err := testpb.NewTestServiceClient(conn).PingError(t.Context(), &testpb.PingErrorRequest{Value: "said", ErrorCodeReturned: uint32(codes.AlreadyExists)}, grpc.Header(&header), grpc.Trailer(&trailer))
+						_, err := testpb.NewTestServiceClient(conn).PingError(t.Context(),
+							&testpb.PingErrorRequest{Value: "said",
+								ErrorCodeReturned: uint32(codes.AlreadyExists)}, grpc.Header(&header),
+							grpc.Trailer(&trailer))
 						failsAsAsked(t, err)
-					} else if resp, err := send(t.Context(), conn, "said", grpc.Header(&header), grpc.Trailer(&trailer)); err != nil || resp.GetValue() != "said" || resp.GetCounter() != 2 {
+					} else if resp, err := send(
+						t.Context(), conn, "said", grpc.Header(&header), grpc.Trailer(&trailer),
+					); err != nil || resp.GetValue() != "said" || resp.GetCounter() != 2 {
 						t.Errorf("got %v, %v", resp, err)
 					}
 				})
@@ -288,7 +306,8 @@ func TestReplyFromASnapshot(t *testing.T) {
 				}
 				c.Network().Mend(simnet.Link{From: "replica0", To: "client"})
 				call.Wait()
-				if got := append(header.Get("first"), trailer.Get("last")...); !slices.Equal(got, []string{"said", "said"}) {
+				if got := append(header.Get("first"), trailer.Get("last")...); !slices.Equal(got,
+					[]string{"said", "said"}) {
 					t.Errorf("header and trailer: %q", got)
 				}
 				if got := header.Get("bytes-bin"); !slices.Equal(got, []string{"\x00\xff"}) {
@@ -300,7 +319,8 @@ func TestReplyFromASnapshot(t *testing.T) {
 	}
 }
 
-// TestErrorsOfHandlers: errors that aren't gRPC's become what they do without us, and are the same from the log.
+// TestErrorsOfHandlers: errors that aren't gRPC's become what they do without us, and are the same
+// from the log.
 func TestErrorsOfHandlers(t *testing.T) {
 	t.Parallel()
 	failures := map[string]error{
@@ -313,7 +333,8 @@ func TestErrorsOfHandlers(t *testing.T) {
 		"unknown 99": status.Error(codes.Code(99), "no such code"),
 		"lost":       fmt.Errorf("wrapped: %w", status.Error(codes.DataLoss, "inner")),
 	}
-	want := map[string]codes.Code{"plain": codes.Unknown, "wrapped": codes.NotFound, "cancelled": codes.Canceled, "expired": codes.DeadlineExceeded,
+	want := map[string]codes.Code{"plain": codes.Unknown, "wrapped": codes.NotFound, "cancelled": codes.Canceled,
+		"expired":   codes.DeadlineExceeded,
 		"exhausted": codes.ResourceExhausted, "aborted": codes.Aborted, "unknown 99": 99, "lost": codes.DataLoss}
 	synctest.Test(t, func(t *testing.T) {
 		l := &loss{value: "lost", kill: true}
@@ -332,7 +353,8 @@ func TestErrorsOfHandlers(t *testing.T) {
 		for _, v := range values {
 			_, err := send(t.Context(), conn, v)
 			wants(t, err, want[v])
-			if text := status.Convert(err).Message(); text != failures[v].Error() && text != status.Convert(failures[v]).Message() {
+			if text := status.Convert(err).Message(); text != failures[v].Error() &&
+				text != status.Convert(failures[v]).Message() {
 				t.Errorf("%s: %q", v, text)
 			}
 		}

@@ -36,7 +36,9 @@ func (v *visits) Snapshot() (write func(io.Writer) error, err error) {
 
 func (v *visits) Restore(r io.Reader) error { return json.NewDecoder(r).Decode(&v.count) }
 
-// A group of one replica and its client, on an election in memory; with etcd, the two options that name it go, and the targets are etcd://127.0.0.1:2379/visits and replicated://127.0.0.1:2379/visits.
+// A group of one replica and its client, on an election in memory; with etcd, the two options that
+// name it go, and the targets are etcd://127.0.0.1:2379/visits and
+// replicated://127.0.0.1:2379/visits.
 func Example() {
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
@@ -60,10 +62,12 @@ func Example() {
 	go func() { served <- r.Serve(ctx, s, lis) }()
 
 	// The client: a stock client, another target.
-	opts := interceptor.DialOptions(transport.WithElection(func(transport.Target) (election.Election, io.Closer, error) {
+	opts := interceptor.DialOptions(transport.WithElection(func(transport.Target) (election.Election, io.Closer,
+		error) {
 		return etcd.Client("visits"), nil, nil
 	}))
-	conn, err := grpc.NewClient("replicated://store:1/visits", append(opts, grpc.WithTransportCredentials(insecure.NewCredentials()))...)
+	conn, err := grpc.NewClient("replicated://store:1/visits",
+		append(opts, grpc.WithTransportCredentials(insecure.NewCredentials()))...)
 	if err != nil {
 		fmt.Println(err)
 		return

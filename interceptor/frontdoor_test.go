@@ -32,7 +32,8 @@ func valued(value string, say grpc.UnaryServerInterceptor) grpc.UnaryServerInter
 	}
 }
 
-// TestFrontDoorAnswers: an interceptor after ours that answers by itself. Nothing is executed, and a failover makes nothing of it.
+// TestFrontDoorAnswers: an interceptor after ours that answers by itself. Nothing is executed, and
+// a failover makes nothing of it.
 func TestFrontDoorAnswers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -57,7 +58,8 @@ func TestFrontDoorAnswers(t *testing.T) {
 	})
 }
 
-// TestFrontDoorAnswersBefore: one that answers before ours. The client can't tell what became of the call, and says so.
+// TestFrontDoorAnswersBefore: one that answers before ours. The client can't tell what became of
+// the call, and says so.
 func TestFrontDoorAnswersBefore(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -73,26 +75,37 @@ func TestFrontDoorAnswersBefore(t *testing.T) {
 	})
 }
 
-// TestFrontDoorPanics: an interceptor panics before or after the turn, before ours or after it, with the middleware's recovery before or after ours.
+// TestFrontDoorPanics: an interceptor panics before or after the turn, before ours or after it,
+// with the middleware's recovery before or after ours.
 func TestFrontDoorPanics(t *testing.T) {
 	t.Parallel()
 	recovered := recovery.UnaryServerInterceptor(recovery.WithRecoveryHandlerContext(new(counter).recovered))
-	early := valued("bad", func(context.Context, any, *grpc.UnaryServerInfo, grpc.UnaryHandler) (any, error) { panic("early") })
-	late := valued("bad", func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-		_, _ = handler(ctx, req)
-		panic("late")
+	early := valued("bad", func(context.Context, any, *grpc.UnaryServerInfo, grpc.UnaryHandler) (any, error) {
+		panic("early")
 	})
+	late := valued("bad",
+		func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+			_, _ = handler(ctx, req)
+			panic("late")
+		})
 	for name, tt := range map[string]struct {
 		options  []grpc.ServerOption
 		executed bool
 	}{
-		"early, recovery before":               {[]grpc.ServerOption{grpc.UnaryInterceptor(recovered), grpc.ChainUnaryInterceptor(early)}, false},
-		"early, recovery after":                {[]grpc.ServerOption{grpc.ChainUnaryInterceptor(recovered, early)}, false},
-		"late, recovery before":                {[]grpc.ServerOption{grpc.UnaryInterceptor(recovered), grpc.ChainUnaryInterceptor(late)}, true},
-		"late, recovery after":                 {[]grpc.ServerOption{grpc.ChainUnaryInterceptor(recovered, late)}, true},
-		"early, all before ours":               {[]grpc.ServerOption{grpc.UnaryInterceptor(chained(recovered, early))}, false},
-		"late, all before ours":                {[]grpc.ServerOption{grpc.UnaryInterceptor(chained(recovered, late))}, true},
-		"late, recovery both before and after": {[]grpc.ServerOption{grpc.UnaryInterceptor(recovered), grpc.ChainUnaryInterceptor(recovered, late)}, true},
+		"early, recovery before": {[]grpc.ServerOption{grpc.UnaryInterceptor(recovered),
+			grpc.ChainUnaryInterceptor(early)}, false},
+		"early, recovery after": {[]grpc.ServerOption{grpc.ChainUnaryInterceptor(recovered, early)},
+			false},
+		"late, recovery before": {[]grpc.ServerOption{grpc.UnaryInterceptor(recovered),
+			grpc.ChainUnaryInterceptor(late)}, true},
+		"late, recovery after": {[]grpc.ServerOption{grpc.ChainUnaryInterceptor(recovered, late)},
+			true},
+		"early, all before ours": {[]grpc.ServerOption{grpc.UnaryInterceptor(chained(recovered, early))},
+			false},
+		"late, all before ours": {[]grpc.ServerOption{grpc.UnaryInterceptor(chained(recovered, late))},
+			true},
+		"late, recovery both before and after": {[]grpc.ServerOption{grpc.UnaryInterceptor(recovered),
+			grpc.ChainUnaryInterceptor(recovered, late)}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -120,7 +133,8 @@ func TestFrontDoorPanics(t *testing.T) {
 	}
 }
 
-// TestFrontDoorDoesNotWait: an interceptor that answers while the call has its turn, or before it has: then it never has.
+// TestFrontDoorDoesNotWait: an interceptor that answers while the call has its turn, or before it
+// has: then it never has.
 func TestFrontDoorDoesNotWait(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
@@ -133,14 +147,16 @@ func TestFrontDoorDoesNotWait(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				impatient := valued("slow", func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-					go func() {
-						time.Sleep(tt.before)
-						_, _ = handler(context.WithoutCancel(ctx), req)
-					}()
-					time.Sleep(time.Second)
-					return nil, status.Error(codes.Unavailable, "too slow")
-				})
+				impatient := valued("slow",
+					func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any,
+						error) {
+						go func() {
+							time.Sleep(tt.before)
+							_, _ = handler(context.WithoutCancel(ctx), req)
+						}()
+						time.Sleep(time.Second)
+						return nil, status.Error(codes.Unavailable, "too slow")
+					})
 				slow := func(_ context.Context, value string) error {
 					if value == "slow" {
 						time.Sleep(3 * time.Second)
@@ -168,20 +184,25 @@ func TestFrontDoorDoesNotWait(t *testing.T) {
 	}
 }
 
-// TestPanicThenAgain: a panic that somebody before ours tells as Unavailable. The client issues the call again, under the same seqNum, and it has its turn.
+// TestPanicThenAgain: a panic that somebody before ours tells as Unavailable. The client issues the
+// call again, under the same seqNum, and it has its turn.
 func TestPanicThenAgain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		recovered := recovery.UnaryServerInterceptor(recovery.WithRecoveryHandler(func(p any) error { return status.Errorf(codes.Unavailable, "%v", p) }))
+		recovered := recovery.UnaryServerInterceptor(recovery.WithRecoveryHandler(func(p any) error {
+			return status.Errorf(codes.Unavailable, "%v", p)
+		}))
 		a, panicked := new(arrivals), false
-		once1 := valued("bad", func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-			if !panicked {
-				panicked = true
-				panic("once")
-			}
-			return handler(ctx, req)
-		})
-		c := group(t, nil, understudytest.ServerOptions(grpc.UnaryInterceptor(chained(a.note, recovered)), grpc.ChainUnaryInterceptor(once1)))
+		once1 := valued("bad",
+			func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+				if !panicked {
+					panicked = true
+					panic("once")
+				}
+				return handler(ctx, req)
+			})
+		c := group(t, nil, understudytest.ServerOptions(grpc.UnaryInterceptor(chained(a.note, recovered)),
+			grpc.ChainUnaryInterceptor(once1)))
 		mustSend(t, c.Dial("client"), "bad")
 		if times, q := a.of("bad"); times != 2 || q != 1 {
 			t.Errorf("it arrived %d times, under %d seqNums", times, q)
@@ -193,19 +214,24 @@ func TestPanicThenAgain(t *testing.T) {
 // chained makes one interceptor of two.
 func chained(outer, inner grpc.UnaryServerInterceptor) grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-		return outer(ctx, req, info, func(ctx context.Context, req any) (any, error) { return inner(ctx, req, info, handler) })
+		return outer(ctx, req, info, func(ctx context.Context, req any) (any, error) {
+			return inner(ctx, req, info, handler)
+		})
 	}
 }
 
-// TestAuthRefuses: calls without the right token are refused, and executed nowhere; the session's stream isn't the chain's business.
+// TestAuthRefuses: calls without the right token are refused, and executed nowhere; the session's
+// stream isn't the chain's business.
 func TestAuthRefuses(t *testing.T) {
 	t.Parallel()
 	for place, where := range places {
 		t.Run(where, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				c := group(t, nil, understudytest.ServerOptions(serverSide(new(counter))["auth"][place], grpc.ChainStreamInterceptor(auth.StreamServerInterceptor(checkToken))))
-				good, bad, none := c.Dial("good", grpc.WithPerRPCCredentials(token("good"))), c.Dial("bad", grpc.WithPerRPCCredentials(token("bad"))), c.Dial("none")
+				c := group(t, nil, understudytest.ServerOptions(serverSide(new(counter))["auth"][place],
+					grpc.ChainStreamInterceptor(auth.StreamServerInterceptor(checkToken))))
+				good, bad, none := c.Dial("good", grpc.WithPerRPCCredentials(token("good"))),
+					c.Dial("bad", grpc.WithPerRPCCredentials(token("bad"))), c.Dial("none")
 				mustSend(t, good, "first")
 				for range 3 {
 					_, err := send(t.Context(), bad, "bad")
@@ -225,11 +251,14 @@ func TestAuthRefuses(t *testing.T) {
 	}
 }
 
-// TestAuthBeforeOursOnStreams: an auth interceptor for streams that is listed before ours sees the session's stream. With a token there all is well; without one the caller is told at once.
+// TestAuthBeforeOursOnStreams: an auth interceptor for streams that is listed before ours sees the
+// session's stream. With a token there all is well; without one the caller is told at once.
 func TestAuthBeforeOursOnStreams(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := group(t, nil, understudytest.ServerOptions(grpc.StreamInterceptor(auth.StreamServerInterceptor(checkToken))))
+		c := group(
+			t, nil, understudytest.ServerOptions(grpc.StreamInterceptor(auth.StreamServerInterceptor(checkToken))),
+		)
 		mustSend(t, c.Dial("good", grpc.WithPerRPCCredentials(token("good"))), "first")
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 		defer cancel()
@@ -265,7 +294,8 @@ func TestAuthenticateSession(t *testing.T) {
 // TestOptionsInAnyOrder: grpc.NewServer with ours first, last, and between.
 func TestOptionsInAnyOrder(t *testing.T) {
 	t.Parallel()
-	guard := []grpc.ServerOption{grpc.ChainUnaryInterceptor(auth.UnaryServerInterceptor(checkToken)), grpc.ChainStreamInterceptor(auth.StreamServerInterceptor(checkToken))}
+	guard := []grpc.ServerOption{grpc.ChainUnaryInterceptor(auth.UnaryServerInterceptor(checkToken)),
+		grpc.ChainStreamInterceptor(auth.StreamServerInterceptor(checkToken))}
 	for i, name := range []string{"ours first", "ours last", "ours between"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -276,7 +306,9 @@ func TestOptionsInAnyOrder(t *testing.T) {
 					p := &ping{}
 					r, lis := l.join(fmt.Sprint("replica", n), p)
 					ours := interceptor.ServerOptions(r)
-					options := [][]grpc.ServerOption{append(ours, guard...), append(append([]grpc.ServerOption(nil), guard...), ours...), append([]grpc.ServerOption{guard[0]}, append(ours, guard[1])...)}[i]
+					options := [][]grpc.ServerOption{append(ours, guard...),
+						append(append([]grpc.ServerOption(nil), guard...),
+							ours...), append([]grpc.ServerOption{guard[0]}, append(ours, guard[1])...)}[i]
 					s := grpc.NewServer(options...)
 					testpb.RegisterTestServiceServer(r.Registrar(s), p)
 					l.serve(r, s, lis)
@@ -299,7 +331,8 @@ func TestOptionsInAnyOrder(t *testing.T) {
 type sessionOnly struct{ token }
 
 func (k sessionOnly) GetRequestMetadata(ctx context.Context, uri ...string) (map[string]string, error) {
-	if info, _ := credentials.RequestInfoFromContext(ctx); info.Method != understudyv1.Connection_Attach_FullMethodName {
+	info, _ := credentials.RequestInfoFromContext(ctx)
+	if info.Method != understudyv1.Connection_Attach_FullMethodName {
 		return nil, nil
 	}
 	return k.token.GetRequestMetadata(ctx, uri...)
@@ -311,7 +344,8 @@ func TestSeenOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		before, after := new(arrivals), new(arrivals)
 		l := &loss{value: "x"}
-		l.c = group(t, l.within, understudytest.ServerOptions(grpc.UnaryInterceptor(before.note), grpc.ChainUnaryInterceptor(after.note)))
+		l.c = group(t, l.within,
+			understudytest.ServerOptions(grpc.UnaryInterceptor(before.note), grpc.ChainUnaryInterceptor(after.note)))
 		c := l.c
 		conn := c.Dial("client")
 		mustSend(t, conn, "first")

@@ -16,8 +16,9 @@ import (
 	"github.com/understudy-rpc/understudy/understudytest"
 )
 
-// TestServeRefusesLimitsThatStreamsNeed: a server whose limits would cut the sessions' streams again and again, or
-// leave no stream for calls. (It fails, too, if gRPC has renamed what is read here.)
+// TestServeRefusesLimitsThatStreamsNeed: a server whose limits would cut the sessions' streams
+// again and again, or leave no stream for calls. (It fails, too, if gRPC has renamed what is read
+// here.)
 func TestServeRefusesLimitsThatStreamsNeed(t *testing.T) {
 	t.Parallel()
 	for words, option := range map[string]grpc.ServerOption{
@@ -55,8 +56,8 @@ func TestTwoStreamsAreEnough(t *testing.T) {
 	})
 }
 
-// TestRequestAboveTheServersLimit is ResourceExhausted, as in plain gRPC, and was executed nowhere; one of exactly the
-// limit is taken.
+// TestRequestAboveTheServersLimit is ResourceExhausted, as in plain gRPC, and was executed nowhere;
+// one of exactly the limit is taken.
 func TestRequestAboveTheServersLimit(t *testing.T) {
 	t.Parallel()
 	for _, limit := range []int{1 << 20, 2 << 20} {
@@ -76,13 +77,16 @@ func TestRequestAboveTheServersLimit(t *testing.T) {
 	}
 }
 
-// TestCallersLimits: our header doesn't count in them, wherever they are given, and what is above is told at once.
+// TestCallersLimits: our header doesn't count in them, wherever they are given, and what is above
+// is told at once.
 func TestCallersLimits(t *testing.T) {
 	t.Parallel()
 	const value, limit = "sixteen bytes...", 18 // with the field's tag and length
 	synctest.Test(t, func(t *testing.T) {
 		reply := limit + 2 // and its counter
-		config := transport.WithServiceConfig(`{"methodConfig": [{"name": [{}], "maxRequestMessageBytes": 18, "maxResponseMessageBytes": 20}]}`)
+		config := transport.WithServiceConfig(
+			`{"methodConfig": [{"name": [{}], "maxRequestMessageBytes": 18, "maxResponseMessageBytes": 20}]}`,
+		)
 		c := group(t, nil)
 		configured := group(t, nil, understudytest.ClientOptions(config))
 		for name, conn := range map[string]*grpc.ClientConn{

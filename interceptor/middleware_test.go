@@ -67,12 +67,14 @@ func (c *counter) recovered(context.Context, any) error {
 }
 
 var (
-	events = logging.WithLogOnEvents(logging.StartCall, logging.FinishCall, logging.PayloadReceived, logging.PayloadSent)
+	events = logging.WithLogOnEvents(logging.StartCall, logging.FinishCall, logging.PayloadReceived,
+		logging.PayloadSent)
 	always = selector.MatchFunc(func(context.Context, interceptors.CallMeta) bool { return true })
 	often  = []retry.CallOption{retry.WithMax(4), retry.WithBackoff(retry.BackoffLinear(10 * time.Millisecond))}
 )
 
-// serverSide are the middleware's server interceptors. Before ours they are the server's one interceptor, which gRPC puts first.
+// serverSide are the middleware's server interceptors. Before ours they are the server's one
+// interceptor, which gRPC puts first.
 func serverSide(c *counter) map[string][2]grpc.ServerOption {
 	unary := map[string]grpc.UnaryServerInterceptor{
 		"auth":     auth.UnaryServerInterceptor(c.auth),
@@ -113,7 +115,8 @@ func clientSide(c *counter) map[string][2]grpc.DialOption {
 
 var places = [2]string{"before", "after"}
 
-// TestServerMiddleware has each of the middleware's server interceptors before ours and after it, and kills the primary while calls are in flight.
+// TestServerMiddleware has each of the middleware's server interceptors before ours and after it,
+// and kills the primary while calls are in flight.
 func TestServerMiddleware(t *testing.T) {
 	t.Parallel()
 	for name := range serverSide(new(counter)) {
@@ -122,8 +125,10 @@ func TestServerMiddleware(t *testing.T) {
 				t.Parallel()
 				synctest.Test(t, func(t *testing.T) {
 					c := new(counter)
-					ordinary(t, understudytest.ServerOptions(serverSide(c)[name][place]), grpc.WithPerRPCCredentials(token("good")))
-					if c.n.Load() == 0 && name != "recovery" && name != "recovery stream" && (name != "auth stream" && name != "logging stream" || where == "before") {
+					ordinary(t, understudytest.ServerOptions(serverSide(c)[name][place]),
+						grpc.WithPerRPCCredentials(token("good")))
+					if c.n.Load() == 0 && name != "recovery" && name != "recovery stream" &&
+						(name != "auth stream" && name != "logging stream" || where == "before") {
 						t.Error("the interceptor was never asked")
 					}
 					if c.n.Load() > 0 && where == "after" && (name == "auth stream" || name == "logging stream") {
@@ -150,7 +155,8 @@ func TestClientMiddleware(t *testing.T) {
 	}
 }
 
-// ordinary is what must hold whatever interceptors are there: right replies, right errors, and each call executed once on every replica, a primary's death among them.
+// ordinary is what must hold whatever interceptors are there: right replies, right errors, and each
+// call executed once on every replica, a primary's death among them.
 func ordinary(t *testing.T, opt understudytest.Option, dial ...grpc.DialOption) {
 	c := group(t, func(context.Context, string) error {
 		time.Sleep(3 * time.Millisecond) // so that calls are in flight at any moment
@@ -163,7 +169,8 @@ func ordinary(t *testing.T, opt understudytest.Option, dial ...grpc.DialOption) 
 		values = append(values, fmt.Sprint("one after the other ", i))
 		mustSend(t, conn, values[i])
 	}
-	_, err := client.PingError(t.Context(), &testpb.PingErrorRequest{Value: "failing", ErrorCodeReturned: uint32(codes.AlreadyExists)})
+	_, err := client.PingError(t.Context(),
+		&testpb.PingErrorRequest{Value: "failing", ErrorCodeReturned: uint32(codes.AlreadyExists)})
 	failsAsAsked(t, err)
 	values = append(values, "failing")
 
@@ -179,7 +186,8 @@ func ordinary(t *testing.T, opt understudytest.Option, dial ...grpc.DialOption) 
 	}
 	calls.Go(func() {
 		time.Sleep(8 * time.Millisecond)
-		_, err := client.PingError(t.Context(), &testpb.PingErrorRequest{Value: "failing as it falls", ErrorCodeReturned: uint32(codes.AlreadyExists)})
+		_, err := client.PingError(t.Context(),
+			&testpb.PingErrorRequest{Value: "failing as it falls", ErrorCodeReturned: uint32(codes.AlreadyExists)})
 		failsAsAsked(t, err)
 	})
 	values = append(values, "failing as it falls")

@@ -23,8 +23,8 @@ import (
 
 // What other interceptors do around ours, and what of it stays as it is in plain gRPC.
 
-// TestInterceptorsOwnEndIsGivenBack: an interceptor that answers with DeadlineExceeded or Canceled, whose call has
-// neither expired nor been cancelled, is asked once.
+// TestInterceptorsOwnEndIsGivenBack: an interceptor that answers with DeadlineExceeded or Canceled,
+// whose call has neither expired nor been cancelled, is asked once.
 func TestInterceptorsOwnEndIsGivenBack(t *testing.T) {
 	t.Parallel()
 	for _, code := range []codes.Code{codes.DeadlineExceeded, codes.Canceled} {
@@ -33,8 +33,11 @@ func TestInterceptorsOwnEndIsGivenBack(t *testing.T) {
 			asked.Add(1)
 			return status.Error(code, "no time for this")
 		}
-		server := valued("x", func(context.Context, any, *grpc.UnaryServerInfo, grpc.UnaryHandler) (any, error) { return nil, own() })
-		client := func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+		server := valued("x", func(context.Context, any, *grpc.UnaryServerInfo, grpc.UnaryHandler) (any, error) {
+			return nil, own()
+		})
+		client := func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn,
+			invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 			if p, ok := req.(*testpb.PingRequest); ok && p.Value == "x" {
 				return own()
 			}
@@ -57,7 +60,8 @@ func TestInterceptorsOwnEndIsGivenBack(t *testing.T) {
 					began := time.Now()
 					_, err := send(t.Context(), conn, "x")
 					wants(t, err, code, "no time for this")
-					_, err = testpb.NewTestServiceClient(conn).Ping(t.Context(), &testpb.PingRequest{Value: "x"}) // without a deadline
+					// without a deadline
+					_, err = testpb.NewTestServiceClient(conn).Ping(t.Context(), &testpb.PingRequest{Value: "x"})
 					wants(t, err, code, "no time for this")
 					if n, took := asked.Load(), time.Since(began); n != 2 || took > time.Second {
 						t.Errorf("for two calls it was asked %d times, in %v", n, took)
@@ -70,14 +74,16 @@ func TestInterceptorsOwnEndIsGivenBack(t *testing.T) {
 	}
 }
 
-// TestInterceptorsTimeoutIsGivenBack: one that gives what is behind it less time than the caller has.
+// TestInterceptorsTimeoutIsGivenBack: one that gives what is behind it less time than the caller
+// has.
 func TestInterceptorsTimeoutIsGivenBack(t *testing.T) {
 	t.Parallel()
-	hurried := valued("x", func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-		ctx, cancel := context.WithTimeout(ctx, time.Second)
-		defer cancel()
-		return handler(ctx, req)
-	})
+	hurried := valued("x",
+		func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+			ctx, cancel := context.WithTimeout(ctx, time.Second)
+			defer cancel()
+			return handler(ctx, req)
+		})
 	slow := func(_ context.Context, value string) error {
 		if value == "slow" {
 			time.Sleep(3 * time.Second)
@@ -88,7 +94,8 @@ func TestInterceptorsTimeoutIsGivenBack(t *testing.T) {
 		t.Run(where, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				c := group(t, slow, understudytest.ServerOptions([2]grpc.ServerOption{grpc.UnaryInterceptor(hurried), grpc.ChainUnaryInterceptor(hurried)}[place]))
+				c := group(t, slow, understudytest.ServerOptions([2]grpc.ServerOption{grpc.UnaryInterceptor(hurried),
+					grpc.ChainUnaryInterceptor(hurried)}[place]))
 				conn := c.Dial("client")
 				var calls sync.WaitGroup
 				calls.Go(func() { mustSend(t, conn, "slow") })
@@ -107,8 +114,8 @@ func TestInterceptorsTimeoutIsGivenBack(t *testing.T) {
 	}
 }
 
-// TestHandlerCalledTwice: an interceptor that calls its handler once more, after the first call or beside it, gets
-// what the first one got, and the call has one turn.
+// TestHandlerCalledTwice: an interceptor that calls its handler once more, after the first call or
+// beside it, gets what the first one got, and the call has one turn.
 func TestHandlerCalledTwice(t *testing.T) {
 	t.Parallel()
 	after := func(ctx context.Context, req any, handler grpc.UnaryHandler) (first, second any, err1, err2 error) {
@@ -127,15 +134,20 @@ func TestHandlerCalledTwice(t *testing.T) {
 		option func(grpc.UnaryServerInterceptor) grpc.ServerOption
 		twice  func(context.Context, any, grpc.UnaryHandler) (any, any, error, error)
 	}{
-		"before ours":                   {grpc.UnaryInterceptor, after},
-		"after ours":                    {func(i grpc.UnaryServerInterceptor) grpc.ServerOption { return grpc.ChainUnaryInterceptor(i) }, after},
-		"after ours, beside each other": {func(i grpc.UnaryServerInterceptor) grpc.ServerOption { return grpc.ChainUnaryInterceptor(i) }, beside},
+		"before ours": {grpc.UnaryInterceptor, after},
+		"after ours": {func(i grpc.UnaryServerInterceptor) grpc.ServerOption {
+			return grpc.ChainUnaryInterceptor(i)
+		}, after},
+		"after ours, beside each other": {func(i grpc.UnaryServerInterceptor) grpc.ServerOption {
+			return grpc.ChainUnaryInterceptor(i)
+		}, beside},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				last := false
-				twice := func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+				twice := func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any,
+					error) {
 					first, second, err1, err2 := tt.twice(ctx, req, handler)
 					if status.Code(err1) != status.Code(err2) || err1 == nil && first != second {
 						t.Errorf("first %v, %v; then %v, %v", first, err1, second, err2)
@@ -164,20 +176,22 @@ func TestHandlerCalledTwice(t *testing.T) {
 	}
 }
 
-// TestRequestReplacedIsRefused: an interceptor that hands down another request, wherever it is listed. Backups execute
-// the caller's bytes, so that the primary mustn't execute others.
+// TestRequestReplacedIsRefused: an interceptor that hands down another request, wherever it is
+// listed. Backups execute the caller's bytes, so that the primary mustn't execute others.
 func TestRequestReplacedIsRefused(t *testing.T) {
 	t.Parallel()
-	changes := valued("x", func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-		other := proto.Clone(req.(proto.Message)).(*testpb.PingRequest)
-		other.Value = "y"
-		return handler(ctx, other)
-	})
+	changes := valued("x",
+		func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+			other := proto.Clone(req.(proto.Message)).(*testpb.PingRequest)
+			other.Value = "y"
+			return handler(ctx, other)
+		})
 	for place, where := range places {
 		t.Run(where, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				c := group(t, nil, understudytest.ServerOptions([2]grpc.ServerOption{grpc.UnaryInterceptor(changes), grpc.ChainUnaryInterceptor(changes)}[place]))
+				c := group(t, nil, understudytest.ServerOptions([2]grpc.ServerOption{grpc.UnaryInterceptor(changes),
+					grpc.ChainUnaryInterceptor(changes)}[place]))
 				conn := c.Dial("client")
 				mustSend(t, conn, "first")
 				_, err := send(t.Context(), conn, "x")
@@ -189,8 +203,8 @@ func TestRequestReplacedIsRefused(t *testing.T) {
 	}
 }
 
-// TestHeaderKeyIsOurs: what handlers and interceptors say under our key doesn't become a header of the protocol, and
-// callers don't see ours.
+// TestHeaderKeyIsOurs: what handlers and interceptors say under our key doesn't become a header of
+// the protocol, and callers don't see ours.
 func TestHeaderKeyIsOurs(t *testing.T) {
 	t.Parallel()
 	theirs := metadata.MD{wire.HeaderKey: {"\x08\x01 nonsense"}, "mine": {"seen"}}

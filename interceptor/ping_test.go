@@ -37,7 +37,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// ping is the middleware's own test service, with a state: the turns that it has taken, in their order.
+// ping is the middleware's own test service, with a state: the turns that it has taken, in their
+// order.
 type ping struct {
 	testpb.TestPingService
 	within within
@@ -143,7 +144,8 @@ func group(t *testing.T, w within, opts ...understudytest.Option) *understudytes
 	}, append([]understudytest.Option{understudytest.Logger(verbose)}, opts...)...)
 }
 
-// agreed waits until the replicas named have executed the same, says so if they haven't (I1), and returns their turns.
+// agreed waits until the replicas named have executed the same, says so if they haven't (I1), and
+// returns their turns.
 func agreed(t *testing.T, c *understudytest.Cluster, replicas ...int) []pinged {
 	t.Helper()
 	c.AwaitExecuted()
@@ -188,7 +190,9 @@ func once(t *testing.T, turns []pinged, values ...string) {
 }
 
 // send makes one call.
-func send(ctx context.Context, conn grpc.ClientConnInterface, value string, opts ...grpc.CallOption) (*testpb.PingResponse, error) {
+func send(
+	ctx context.Context, conn grpc.ClientConnInterface, value string, opts ...grpc.CallOption,
+) (*testpb.PingResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	return testpb.NewTestServiceClient(conn).Ping(ctx, &testpb.PingRequest{Value: value}, opts...)
@@ -223,7 +227,8 @@ func plain(t *testing.T, network *simnet.Network, addr string) *grpc.ClientConn 
 	return conn
 }
 
-// lab is what a test needs to start replicas with servers of its own making. It is used inside a synctest bubble.
+// lab is what a test needs to start replicas with servers of its own making. It is used inside a
+// synctest bubble.
 type lab struct {
 	t     *testing.T
 	net   *simnet.Network
@@ -247,7 +252,8 @@ func (l *lab) join(host string, s replica.Snapshotter, opts ...replica.Option) (
 		l.t.Fatal(err)
 	}
 	r, err := replica.Join(l.t.Context(), "etcd:///lab", replica.State(s), append([]replica.Option{
-		replica.Name(host), replica.Store(l.store.Client("lab")), replica.Clock(l.clock), replica.Peers(peers, nil, nil), replica.InsecurePeers(),
+		replica.Name(host), replica.Store(l.store.Client("lab")), replica.Clock(l.clock),
+		replica.Peers(peers, nil, nil), replica.InsecurePeers(),
 		replica.PeerDialer(l.net.Dialer(host)), replica.Logger(verbose),
 	}, opts...)...)
 	if err != nil {
@@ -282,11 +288,14 @@ func (l *lab) serve(r *replica.Replica, s *grpc.Server, lis net.Listener) {
 func (l *lab) dial(host string, opts ...grpc.DialOption) *grpc.ClientConn {
 	l.t.Helper()
 	ours := interceptor.DialOptions(
-		transport.WithElection(func(transport.Target) (election.Election, io.Closer, error) { return l.store.Client("lab"), nil, nil }),
+		transport.WithElection(func(transport.Target) (election.Election, io.Closer, error) {
+			return l.store.Client("lab"), nil, nil
+		}),
 		transport.WithClock(l.clock), transport.WithLogger(verbose),
 	)
 	conn, err := grpc.NewClient("replicated://store:1/lab", append(append(ours,
-		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithContextDialer(l.net.Dialer(host))), opts...)...)
+		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithContextDialer(l.net.Dialer(host))),
+		opts...)...)
 	if err != nil {
 		l.t.Fatal(err)
 	}
@@ -304,7 +313,8 @@ func mentions(t *testing.T, err error, words ...string) {
 	}
 }
 
-// loss loses the reply to a value's first turn: from that turn on nothing that replica 0 sends reaches the client, until 50 ms later the connection is reset, or the replica killed.
+// loss loses the reply to a value's first turn: from that turn on nothing that replica 0 sends
+// reaches the client, until 50 ms later the connection is reset, or the replica killed.
 type loss struct {
 	value string
 	kill  bool

@@ -19,7 +19,8 @@ import (
 	"github.com/understudy-rpc/understudy/understudytest"
 )
 
-// arrivals notes the seqNums under which each value arrives at any replica's door, and what comes of it.
+// arrivals notes the seqNums under which each value arrives at any replica's door, and what comes
+// of it.
 type arrivals struct {
 	mu      sync.Mutex
 	seqNums map[string][]uint64
@@ -61,7 +62,9 @@ type refuser struct {
 	code  codes.Code
 }
 
-func (r *refuser) refuse(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+func (r *refuser) refuse(
+	ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler,
+) (any, error) {
 	if p, ok := req.(*testpb.PingRequest); ok {
 		r.mu.Lock()
 		if r.seen == nil {
@@ -77,11 +80,13 @@ func (r *refuser) refuse(ctx context.Context, req any, _ *grpc.UnaryServerInfo, 
 	return handler(ctx, req)
 }
 
-// TestRetriesAndRefusals: a front door that refuses, before ours or after it, and the retry interceptor, inside ours, outside of it, or not there.
+// TestRetriesAndRefusals: a front door that refuses, before ours or after it, and the retry
+// interceptor, inside ours, outside of it, or not there.
 func TestRetriesAndRefusals(t *testing.T) {
 	t.Parallel()
 	retries := retry.UnaryClientInterceptor(often...)
-	outside, inside, none := grpc.WithUnaryInterceptor(retries), grpc.WithChainUnaryInterceptor(retries), grpc.EmptyDialOption{}
+	outside, inside, none := grpc.WithUnaryInterceptor(retries), grpc.WithChainUnaryInterceptor(retries),
+		grpc.EmptyDialOption{}
 	for _, tt := range []struct {
 		name    string
 		code    codes.Code
@@ -90,7 +95,8 @@ func TestRetriesAndRefusals(t *testing.T) {
 		want    codes.Code
 		seqNums int
 	}{
-		// A refusal by who comes after ours is told: not executed, and never will be under this seqNum.
+		// A refusal by who comes after ours is told: not executed, and never will be under this
+		// seqNum.
 		{"after, outside", codes.Unavailable, false, outside, codes.OK, 3},
 		{"after, outside, exhausted", codes.ResourceExhausted, false, outside, codes.OK, 3},
 		{"after, inside", codes.Unavailable, false, inside, codes.OK, 1},
@@ -107,8 +113,11 @@ func TestRetriesAndRefusals(t *testing.T) {
 				a, r := new(arrivals), &refuser{first: 2, code: tt.code}
 				chain := []grpc.ServerOption{grpc.UnaryInterceptor(a.note), grpc.ChainUnaryInterceptor(r.refuse)}
 				if tt.before {
-					chain = []grpc.ServerOption{grpc.UnaryInterceptor(func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-						return a.note(ctx, req, info, func(ctx context.Context, req any) (any, error) { return r.refuse(ctx, req, info, handler) })
+					chain = []grpc.ServerOption{grpc.UnaryInterceptor(func(ctx context.Context, req any,
+						info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+						return a.note(ctx, req, info, func(ctx context.Context, req any) (any, error) {
+							return r.refuse(ctx, req, info, handler)
+						})
 					})}
 				}
 				c := group(t, nil, understudytest.ServerOptions(chain...))
@@ -138,7 +147,8 @@ func TestRetriesAndRefusals(t *testing.T) {
 	}
 }
 
-// TestHandlerUnavailable: a handler's own Unavailable is a reply. A retry interceptor outside of ours makes a new call of it, one inside gets it from the reply log.
+// TestHandlerUnavailable: a handler's own Unavailable is a reply. A retry interceptor outside of
+// ours makes a new call of it, one inside gets it from the reply log.
 func TestHandlerUnavailable(t *testing.T) {
 	t.Parallel()
 	for where, want := range map[string]struct {
@@ -186,7 +196,8 @@ func (r *reluctant) Ping(ctx context.Context, req *testpb.PingRequest) (*testpb.
 	return resp, err
 }
 
-// TestRetryTimeoutInside: a retry interceptor inside ours that gives each of its tries less time than the turn takes. The turn finishes, once, and a try joins it.
+// TestRetryTimeoutInside: a retry interceptor inside ours that gives each of its tries less time
+// than the turn takes. The turn finishes, once, and a try joins it.
 func TestRetryTimeoutInside(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -196,7 +207,8 @@ func TestRetryTimeoutInside(t *testing.T) {
 			return nil
 		}, understudytest.ServerOptions(grpc.UnaryInterceptor(a.note)))
 		conn := c.Dial("client", grpc.WithChainUnaryInterceptor(retry.UnaryClientInterceptor(
-			retry.WithMax(10), retry.WithPerRetryTimeout(50*time.Millisecond), retry.WithBackoff(retry.BackoffLinear(time.Millisecond)))))
+			retry.WithMax(10), retry.WithPerRetryTimeout(50*time.Millisecond),
+			retry.WithBackoff(retry.BackoffLinear(time.Millisecond)))))
 		mustSend(t, conn, "slow")
 		if times, q := a.of("slow"); times < 4 || q != 1 {
 			t.Errorf("it arrived %d times under %d seqNums", times, q)

@@ -34,7 +34,8 @@ import (
 	"github.com/understudy-rpc/understudy/replica"
 )
 
-// TestServeRefuses: services that one replica alone would execute, and methods whose option promises what isn't there, are refused by name before anything is served.
+// TestServeRefuses: services that one replica alone would execute, and methods whose option
+// promises what isn't there, are refused by name before anything is served.
 func TestServeRefuses(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
@@ -54,13 +55,17 @@ func TestServeRefuses(t *testing.T) {
 		},
 		"key": {
 			func(r *replica.Replica, s *grpc.Server) {
-				r.Registrar(s).RegisterService(optional("test.Keyed", func(o *descriptorpb.MethodOptions) { proto.SetExtension(o, understudyv1.E_Key, "name") }), nil)
+				r.Registrar(s).RegisterService(optional("test.Keyed", func(o *descriptorpb.MethodOptions) {
+					proto.SetExtension(o, understudyv1.E_Key, "name")
+				}), nil)
 			},
 			[]string{"test.Keyed.Do", "understudy.v1.key", "isn't supported yet"},
 		},
 		"one_way": {
 			func(r *replica.Replica, s *grpc.Server) {
-				r.Registrar(s).RegisterService(optional("test.OneWay", func(o *descriptorpb.MethodOptions) { proto.SetExtension(o, understudyv1.E_OneWay, true) }), nil)
+				r.Registrar(s).RegisterService(optional("test.OneWay", func(o *descriptorpb.MethodOptions) {
+					proto.SetExtension(o, understudyv1.E_OneWay, true)
+				}), nil)
 			},
 			[]string{"test.OneWay.Do", "understudy.v1.one_way", "isn't supported yet"},
 		},
@@ -97,9 +102,11 @@ func optional(name string, set func(*descriptorpb.MethodOptions)) *grpc.ServiceD
 	file, err := protodesc.NewFile(&descriptorpb.FileDescriptorProto{
 		Name: proto.String(name + ".proto"), Package: proto.String("test"), Syntax: proto.String("proto3"),
 		Dependency: []string{"google/protobuf/empty.proto"},
-		Service: []*descriptorpb.ServiceDescriptorProto{{Name: proto.String(last), Method: []*descriptorpb.MethodDescriptorProto{
-			{Name: proto.String("Do"), InputType: proto.String(".google.protobuf.Empty"), OutputType: proto.String(".google.protobuf.Empty"), Options: options},
-		}}},
+		Service: []*descriptorpb.ServiceDescriptorProto{{Name: proto.String(last),
+			Method: []*descriptorpb.MethodDescriptorProto{
+				{Name: proto.String("Do"), InputType: proto.String(".google.protobuf.Empty"),
+					OutputType: proto.String(".google.protobuf.Empty"), Options: options},
+			}}},
 	}, protoregistry.GlobalFiles)
 	if err == nil {
 		err = protoregistry.GlobalFiles.RegisterFile(file)
@@ -107,10 +114,12 @@ func optional(name string, set func(*descriptorpb.MethodOptions)) *grpc.ServiceD
 	if err != nil {
 		panic(err)
 	}
-	return &grpc.ServiceDesc{ServiceName: name, HandlerType: (*any)(nil), Methods: []grpc.MethodDesc{{MethodName: "Do"}}}
+	return &grpc.ServiceDesc{ServiceName: name, HandlerType: (*any)(nil),
+		Methods: []grpc.MethodDesc{{MethodName: "Do"}}}
 }
 
-// TestUnreplicatedServices: health, reflection, and what is declared with Unreplicated are served by each replica for itself, backups too, and by the group's client.
+// TestUnreplicatedServices: health, reflection, and what is declared with Unreplicated are served
+// by each replica for itself, backups too, and by the group's client.
 func TestUnreplicatedServices(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -136,7 +145,8 @@ func TestUnreplicatedServices(t *testing.T) {
 			conns[fmt.Sprint("replica ", i)] = plain(t, l.net, fmt.Sprintf("replica%d:1", i))
 		}
 		for who, conn := range conns {
-			resp, err := healthpb.NewHealthClient(conn).Check(t.Context(), &healthpb.HealthCheckRequest{Service: "ping"})
+			resp, err := healthpb.NewHealthClient(conn).Check(t.Context(),
+				&healthpb.HealthCheckRequest{Service: "ping"})
 			if err != nil || resp.Status != healthpb.HealthCheckResponse_SERVING {
 				t.Errorf("%s: health: %v, %v", who, resp, err)
 			}
@@ -144,7 +154,10 @@ func TestUnreplicatedServices(t *testing.T) {
 			if err != nil {
 				t.Fatalf("%s: reflection: %v", who, err)
 			}
-			if err := stream.Send(&reflectionpb.ServerReflectionRequest{MessageRequest: &reflectionpb.ServerReflectionRequest_ListServices{}}); err != nil {
+			if err := stream.Send(
+				&reflectionpb.ServerReflectionRequest{
+					MessageRequest: &reflectionpb.ServerReflectionRequest_ListServices{}},
+			); err != nil {
 				t.Errorf("%s: reflection: %v", who, err)
 			}
 			list, err := stream.Recv()
@@ -176,7 +189,8 @@ func TestStreams(t *testing.T) {
 		c := group(t, nil)
 		client := c.Dial("client")
 		mustSend(t, client, "first")
-		for who, conn := range map[string]*grpc.ClientConn{"ours": client, "plain": plain(t, c.Network(), "replica0:1"), "plain at a backup": plain(t, c.Network(), "replica1:1")} {
+		for who, conn := range map[string]*grpc.ClientConn{"ours": client, "plain": plain(t, c.Network(), "replica0:1"),
+			"plain at a backup": plain(t, c.Network(), "replica1:1")} {
 			ping := testpb.NewTestServiceClient(conn)
 			list, err := ping.PingList(t.Context(), &testpb.PingListRequest{Value: who})
 			if err == nil {
@@ -193,7 +207,8 @@ func TestStreams(t *testing.T) {
 	})
 }
 
-// TestPlainClients: who calls a replicated method without the middleware is told how to, and nothing is executed, whatever else its metadata has.
+// TestPlainClients: who calls a replicated method without the middleware is told how to, and
+// nothing is executed, whatever else its metadata has.
 func TestPlainClients(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -201,7 +216,8 @@ func TestPlainClients(t *testing.T) {
 		for i := range 3 {
 			conn := plain(t, c.Network(), fmt.Sprintf("replica%d:1", i))
 			_, err := send(t.Context(), conn, "plain")
-			wants(t, err, codes.FailedPrecondition, "/testing.testpb.v1.TestService/Ping is replicated", "replicated://", "interceptor.DialOptions()")
+			wants(t, err, codes.FailedPrecondition, "/testing.testpb.v1.TestService/Ping is replicated",
+				"replicated://", "interceptor.DialOptions()")
 			_, err = send(metadata.AppendToOutgoingContext(t.Context(), "understudy", "x"), conn, "plain")
 			wants(t, err, codes.FailedPrecondition, "interceptor.DialOptions()")
 			_, err = send(metadata.AppendToOutgoingContext(t.Context(), wire.HeaderKey, "\xff"), conn, "plain")
@@ -225,10 +241,12 @@ func TestForgottenServerOptions(t *testing.T) {
 	})
 }
 
-// TestServerWithoutOptions: a server made without ServerOptions, which were given to another one, serves nothing that is replicated, and says what is missing; with another interceptor or none.
+// TestServerWithoutOptions: a server made without ServerOptions, which were given to another one,
+// serves nothing that is replicated, and says what is missing; with another interceptor or none.
 func TestServerWithoutOptions(t *testing.T) {
 	t.Parallel()
-	for name, options := range map[string][]grpc.ServerOption{"no interceptor": nil, "another's": {grpc.ChainUnaryInterceptor(recovery.UnaryServerInterceptor())}} {
+	for name, options := range map[string][]grpc.ServerOption{"no interceptor": nil,
+		"another's": {grpc.ChainUnaryInterceptor(recovery.UnaryServerInterceptor())}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
@@ -263,7 +281,8 @@ func TestInterceptorsOfTheRegistrar(t *testing.T) {
 			r, lis := l.join(host, p)
 			s := grpc.NewServer(interceptor.ServerOptions(r)...)
 			inTurn := func(what string) grpc.UnaryServerInterceptor {
-				return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+				return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any,
+					error) {
 					k := turn.FromContext(ctx)
 					if k == nil || info.Server != p || info.FullMethod != testpb.TestService_Ping_FullMethodName {
 						t.Errorf("%s: turn %v of %s", host, k, info.FullMethod)
@@ -272,7 +291,8 @@ func TestInterceptorsOfTheRegistrar(t *testing.T) {
 					resp, err := handler(ctx, req)
 					mu.Lock()
 					defer mu.Unlock()
-					ran[host] = append(ran[host], fmt.Sprintf("%s %d %s", what, k.OrderNum(), req.(*testpb.PingRequest).Value))
+					ran[host] = append(ran[host],
+						fmt.Sprintf("%s %d %s", what, k.OrderNum(), req.(*testpb.PingRequest).Value))
 					return resp, err
 				}
 			}
@@ -290,7 +310,8 @@ func TestInterceptorsOfTheRegistrar(t *testing.T) {
 			once(t, p.took(), "a", "b")
 			got := ran[fmt.Sprint("replica", n)]
 			k := p.took()[0].OrderNum
-			want := []string{fmt.Sprintf("inner %d a", k), fmt.Sprintf("outer %d a", k), fmt.Sprintf("inner %d b", k+1), fmt.Sprintf("outer %d b", k+1)}
+			want := []string{fmt.Sprintf("inner %d a", k), fmt.Sprintf("outer %d a", k), fmt.Sprintf("inner %d b", k+1),
+				fmt.Sprintf("outer %d b", k+1)}
 			if !slices.Equal(got, want) {
 				t.Errorf("replica %d ran %q, want %q", n, got, want)
 			}
@@ -298,7 +319,8 @@ func TestInterceptorsOfTheRegistrar(t *testing.T) {
 	})
 }
 
-// TestServeLeavesNothing: a Serve that refuses closes the etcd client that Join has made (TestMain looks for its goroutines), and both listeners.
+// TestServeLeavesNothing: a Serve that refuses closes the etcd client that Join has made (TestMain
+// looks for its goroutines), and both listeners.
 func TestServeLeavesNothing(t *testing.T) {
 	t.Parallel()
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
@@ -309,7 +331,8 @@ func TestServeLeavesNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := replica.Join(t.Context(), "etcd://127.0.0.1:1/lab", replica.Stateless(), replica.Name("replica0"), replica.Peers(peers, nil, nil))
+	r, err := replica.Join(t.Context(), "etcd://127.0.0.1:1/lab", replica.Stateless(), replica.Name("replica0"),
+		replica.Peers(peers, nil, nil))
 	if err != nil {
 		t.Fatal(err)
 	}

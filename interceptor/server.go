@@ -14,11 +14,16 @@ import (
 	"github.com/understudy-rpc/understudy/replica"
 )
 
-// ServerOptions returns the options for the grpc.NewServer whose replicated services are registered with r.Registrar: ChainUnaryInterceptor and ChainStreamInterceptor, and
-// windows of flow control of a fixed size, 1 MiB for a stream and 4 MiB for a connection, which options that come after these can change.
+// ServerOptions returns the options for the grpc.NewServer whose replicated services are registered
+// with r.Registrar: ChainUnaryInterceptor and ChainStreamInterceptor, and windows of flow control
+// of a fixed size, 1 MiB for a stream and 4 MiB for a connection, which options that come after
+// these can change.
 //
-// List them before the options of other interceptors: those that come after ours see each request once, however often its source issues it again; those that come before see every copy, and replies as their bytes only (a proto.Message of
-// no particular type). Neither kind runs on the backups (r.Registrar takes interceptors that do). They must not change the request: one that hands down another is refused, one that changes it in place lets replicas differ.
+// List them before the options of other interceptors: those that come after ours see each request
+// once, however often its source issues it again; those that come before see every copy, and
+// replies as their bytes only (a proto.Message of no particular type). Neither kind runs on the
+// backups (r.Registrar takes interceptors that do). They must not change the request: one that
+// hands down another is refused, one that changes it in place lets replicas differ.
 func ServerOptions(r *replica.Replica) []grpc.ServerOption {
 	r.Intercepted()
 	return []grpc.ServerOption{
@@ -57,7 +62,8 @@ func unaryServer(r *replica.Replica) grpc.UnaryServerInterceptor {
 	}
 }
 
-// send puts what the handler set, and our header, where the reply takes them along: the header in the message, or in the trailer, since a response header would stop native retries.
+// send puts what the handler set, and our header, where the reply takes them along: the header in
+// the message, or in the trailer, since a response header would stop native retries.
 func send(ctx context.Context, a *replica.Answer, inMessage bool) error {
 	if len(a.Header) > 0 {
 		if err := grpc.SetHeader(ctx, a.Header); err != nil {
@@ -79,7 +85,8 @@ func send(ctx context.Context, a *replica.Answer, inMessage bool) error {
 	return grpc.SetTrailer(ctx, trailer)
 }
 
-// streamServer serves Connection without the rest of the chain, which knows nothing of it; other streams go on: those of replicated services to an error, those of others as ever.
+// streamServer serves Connection without the rest of the chain, which knows nothing of it; other
+// streams go on: those of replicated services to an error, those of others as ever.
 func streamServer(r *replica.Replica) grpc.StreamServerInterceptor {
 	return func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 		if info.FullMethod == pb.Connection_Attach_FullMethodName {

@@ -23,7 +23,8 @@ import (
 
 // Handlers and interceptors that end in other ways than by returning.
 
-// TestHandlerThatExits: a handler that ends its goroutine, as testing's FailNow does, is the same error from each replica, at once, and holds nobody up.
+// TestHandlerThatExits: a handler that ends its goroutine, as testing's FailNow does, is the same
+// error from each replica, at once, and holds nobody up.
 func TestHandlerThatExits(t *testing.T) {
 	t.Parallel()
 	for _, level := range []understudy.Level{understudy.Reflected, understudy.Stable} {
@@ -87,18 +88,20 @@ func TestManyHandlersThatExit(t *testing.T) {
 	})
 }
 
-// TestFrontDoorThatExits: an interceptor of the server's ends the RPC's goroutine. Before the turn the call isn't executed, after it the handler's reply is the one.
+// TestFrontDoorThatExits: an interceptor of the server's ends the RPC's goroutine. Before the turn
+// the call isn't executed, after it the handler's reply is the one.
 func TestFrontDoorThatExits(t *testing.T) {
 	t.Parallel()
 	early := valued("bad", func(context.Context, any, *grpc.UnaryServerInfo, grpc.UnaryHandler) (any, error) {
 		runtime.Goexit()
 		return nil, nil
 	})
-	late := valued("bad", func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-		_, _ = handler(ctx, req)
-		runtime.Goexit()
-		return nil, nil
-	})
+	late := valued("bad",
+		func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+			_, _ = handler(ctx, req)
+			runtime.Goexit()
+			return nil, nil
+		})
 	for name, tt := range map[string]struct {
 		exits    grpc.UnaryServerInterceptor
 		executed bool
@@ -167,7 +170,8 @@ func (l *lines) String() string {
 	return l.b.String()
 }
 
-// TestNilReply: a handler that returns neither a reply nor an error has said what gRPC sends then, an empty message.
+// TestNilReply: a handler that returns neither a reply nor an error has said what gRPC sends then,
+// an empty message.
 func TestNilReply(t *testing.T) {
 	t.Parallel()
 	for name, reply := range map[string]any{"typed": (*wrapperspb.StringValue)(nil), "untyped": nil} {
@@ -176,7 +180,8 @@ func TestNilReply(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				desc := grpc.ServiceDesc{ServiceName: "test.Nil", HandlerType: (*any)(nil), Methods: []grpc.MethodDesc{{
 					MethodName: "Say",
-					Handler: func(srv any, ctx context.Context, dec func(any) error, i grpc.UnaryServerInterceptor) (any, error) {
+					Handler: func(srv any, ctx context.Context, dec func(any) error,
+						i grpc.UnaryServerInterceptor) (any, error) {
 						in := new(wrapperspb.StringValue)
 						if err := dec(in); err != nil {
 							return nil, err
@@ -216,7 +221,8 @@ func (nothing) Snapshot() (func(io.Writer) error, error) {
 }
 func (nothing) Restore(io.Reader) error { return nil }
 
-// TestAuthenticateSessionThatBreaks: a hook that panics, or ends its goroutine, refuses, and the process lives; one that blocks holds up nobody else.
+// TestAuthenticateSessionThatBreaks: a hook that panics, or ends its goroutine, refuses, and the
+// process lives; one that blocks holds up nobody else.
 func TestAuthenticateSessionThatBreaks(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -232,7 +238,8 @@ func TestAuthenticateSessionThatBreaks(t *testing.T) {
 			return nil
 		})))
 		mustSend(t, c.Dial("good", grpc.WithPerRPCCredentials(token("good"))), "first")
-		for _, conn := range []*grpc.ClientConn{c.Dial("bad", grpc.WithPerRPCCredentials(token("bad"))), c.Dial("none")} {
+		for _, conn := range []*grpc.ClientConn{c.Dial("bad", grpc.WithPerRPCCredentials(token("bad"))),
+			c.Dial("none")} {
 			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 			_, err := send(ctx, conn, "bad")
 			cancel()
@@ -245,7 +252,8 @@ func TestAuthenticateSessionThatBreaks(t *testing.T) {
 	})
 }
 
-// TestOnFailoverThatBreaks: a hook that blocks, or panics, holds up neither calls nor the replica's end.
+// TestOnFailoverThatBreaks: a hook that blocks, or panics, holds up neither calls nor the replica's
+// end.
 func TestOnFailoverThatBreaks(t *testing.T) {
 	t.Parallel()
 	for name, hook := range map[string]func(chan struct{}){
@@ -258,7 +266,9 @@ func TestOnFailoverThatBreaks(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				over := make(chan struct{})
 				t.Cleanup(func() { close(over) }) // after the cluster's, which stops the replicas
-				c := group(t, nil, understudytest.ReplicaOptions(replica.OnFailover(func(replica.Failover) { hook(over) })))
+				c := group(t, nil, understudytest.ReplicaOptions(replica.OnFailover(func(replica.Failover) {
+					hook(over)
+				})))
 				conn := c.Dial("client")
 				mustSend(t, conn, "first")
 				c.Kill(c.Primary())

@@ -12,7 +12,8 @@ import (
 //
 //	B1  nothing is accepted from below the acknowledged epoch (R9, I6)
 //	B2  an entry that is known void isn't pending (R12.3), nor is one whose orderNum is taken
-//	B3  what may be executed is a prefix of the order; between an answer and the epoch's start it doesn't grow, and nothing is (R12.1)
+//	B3  what may be executed is a prefix of the order; between an answer and the epoch's start it
+//	    doesn't grow, and nothing is (R12.1)
 //	B4  what is stable here is held here, and what is cut was executed
 //	B5  who has diverged neither executes, nor acknowledges, nor is elected
 type Backup struct {
@@ -25,27 +26,34 @@ type Backup struct {
 	stableIn Epoch
 	// pendingDestOrder holds announcements that wait for lower orderNums, or for their messages.
 	pendingDestOrder map[OrderNum]Ordered
-	// named finds pending entries by their messages: nil until somebody asks, and again when nothing is pending.
+	// named finds pending entries by their messages: nil until somebody asks, and again when
+	// nothing is pending.
 	named map[MessageID]OrderNum
-	// early holds, by session, the messages whose session isn't known yet: its opening, or what follows an opening that is pending.
+	// early holds, by session, the messages whose session isn't known yet: its opening, or what
+	// follows an opening that is pending.
 	early map[Session][]SeqNum
-	// validIn is the latest epoch in whose order all that is below the cut is known to be; 0 if that is nothing.
+	// validIn is the latest epoch in whose order all that is below the cut is known to be; 0 if
+	// that is nothing.
 	validIn Epoch
 	// executed is up to where Next has handed out messageOrder.
 	executed OrderNum
 	// diverged is where this replica has, or was told, what isn't in the order; 0 if it hasn't.
 	diverged OrderNum
-	// attached holds the sessions that a takeover waits for, until the next epoch starts (R11), once all up to base is held; detachings numbers what was asked.
+	// attached holds the sessions that a takeover waits for, until the next epoch starts (R11),
+	// once all up to base is held; detachings numbers what was asked.
 	attached   map[Session]attachment
 	base       OrderNum
 	detachings uint64
 }
 
-// NewBackup returns a backup whose application state holds what h says was executed (its cut), and which follows epoch; start is where that epoch starts, 0 if not known yet. What
-// the state holds isn't taken for stable. A DivergedError says that the state is from before that epoch, and has what isn't in it.
+// NewBackup returns a backup whose application state holds what h says was executed (its cut), and
+// which follows epoch; start is where that epoch starts, 0 if not known yet. What the state holds
+// isn't taken for stable. A DivergedError says that the state is from before that epoch, and has
+// what isn't in it.
 func NewBackup(h *History, epoch Epoch, start OrderNum) (*Backup, error) {
 	b := &Backup{
-		History: h, acknowledged: epoch, pendingDestOrder: map[OrderNum]Ordered{}, early: map[Session][]SeqNum{}, validIn: h.epochs.newest(), executed: h.cut,
+		History: h, acknowledged: epoch, pendingDestOrder: map[OrderNum]Ordered{}, early: map[Session][]SeqNum{},
+		validIn: h.epochs.newest(), executed: h.cut,
 		attached: map[Session]attachment{}, base: unknownBase,
 	}
 	if start != 0 {
@@ -70,8 +78,9 @@ func (b *Backup) Started() bool { return b.started }
 // Stable is up to where the primary has said that the order is stable.
 func (b *Backup) Stable() OrderNum { return b.stable }
 
-// Message logs a message that a source, or a peer, has sent, and says whether the backup holds it now: false for one that its session has
-// answered, or of a session not known here. Bytes that fit what is announced are never given up for others.
+// Message logs a message that a source, or a peer, has sent, and says whether the backup holds it
+// now: false for one that its session has answered, or of a session not known here. Bytes that fit
+// what is announced are never given up for others.
 func (b *Backup) Message(m Message) bool {
 	if old, ok := b.messages[m.MessageID]; ok && (old.Digest == m.Digest || b.Announces(old)) {
 		return true
@@ -84,7 +93,8 @@ func (b *Backup) Message(m Message) bool {
 	return true
 }
 
-// Announces says whether a message is the one that a pending entry orders: with it the order may go on.
+// Announces says whether a message is the one that a pending entry orders: with it the order may go
+// on.
 func (b *Backup) Announces(m Message) bool {
 	if len(b.pendingDestOrder) == 0 {
 		return false
@@ -140,9 +150,12 @@ func (b *Backup) logEarly(m Message) bool {
 	return true
 }
 
-// Receive is FIG. 10: the entries of a reflected announcement, or of a null message, go to pendingDestOrder, and from there, while there is no gap, to messageOrder.
-// An announcement of another epoch than the acknowledged one is refused (R9), silently: an older one's primary is deposed, a newer one isn't acknowledged yet. One of the acknowledged epoch that
-// comes before Start waits for it. A malformed one is an error, and changes nothing. A DivergedError says that what is held here, or may come next, isn't what the group ordered.
+// Receive is FIG. 10: the entries of a reflected announcement, or of a null message, go to
+// pendingDestOrder, and from there, while there is no gap, to messageOrder. An announcement of
+// another epoch than the acknowledged one is refused (R9), silently: an older one's primary is
+// deposed, a newer one isn't acknowledged yet. One of the acknowledged epoch that comes before
+// Start waits for it. A malformed one is an error, and changes nothing. A DivergedError says that
+// what is held here, or may come next, isn't what the group ordered.
 func (b *Backup) Receive(r Run) error {
 	if r.Epoch != b.acknowledged && !without("R9: a backup accepts nothing from below its epoch") || r.Count == 0 {
 		return nil
@@ -166,7 +179,8 @@ func (b *Backup) insert(r Run) error {
 			continue
 		}
 		if mine, ok := b.At(o.OrderNum); ok {
-			// Held already. In the epoch that both follow the two can't differ, unless this replica has diverged.
+			// Held already. In the epoch that both follow the two can't differ, unless this replica
+			// has diverged.
 			if r.Epoch >= b.acknowledged && mine.OrderInfo != o {
 				return b.diverge(o.OrderNum)
 			}
@@ -175,7 +189,8 @@ func (b *Backup) insert(r Run) error {
 		if o.OrderNum <= b.Last() {
 			continue
 		}
-		if old, ok := b.pendingDestOrder[o.OrderNum]; ok && (old.Epoch >= r.Epoch || without("R12.3: the highest epoch wins")) {
+		if old, ok := b.pendingDestOrder[o.OrderNum]; ok &&
+			(old.Epoch >= r.Epoch || without("R12.3: the highest epoch wins")) {
 			continue
 		}
 		b.pend(Ordered{o, r.Epoch})
@@ -183,7 +198,8 @@ func (b *Backup) insert(r Run) error {
 	return nil
 }
 
-// advance is FIG. 10's inner loop; nextOrderNum is the replica's state (as printed, reset at each call, it would stall). Nothing advances before the epoch has started (R12.1).
+// advance is FIG. 10's inner loop; nextOrderNum is the replica's state (as printed, reset at each
+// call, it would stall). Nothing advances before the epoch has started (R12.1).
 func (b *Backup) advance() error {
 	if !b.started && !without("R12.1: nothing is executed between the answer and the start") {
 		return nil
@@ -223,7 +239,8 @@ func (b *Backup) release() error {
 	}
 }
 
-// settle ends the wait of the messages of a session that would have been opened where the order has got to: it was, or their session isn't one.
+// settle ends the wait of the messages of a session that would have been opened where the order has
+// got to: it was, or their session isn't one.
 func (b *Backup) settle(n Session) {
 	early, ok := b.early[n]
 	if !ok {
@@ -242,7 +259,8 @@ func (b *Backup) settle(n Session) {
 	}
 }
 
-// dropEarly forgets the messages of sessions whose opening isn't pending any more. An opening itself may still be announced.
+// dropEarly forgets the messages of sessions whose opening isn't pending any more. An opening
+// itself may still be announced.
 func (b *Backup) dropEarly() {
 	for n, early := range b.early {
 		if o, ok := b.pendingDestOrder[OrderNum(n)]; ok && o.Kind == Open {
@@ -269,7 +287,8 @@ func (b *Backup) present(o OrderInfo) bool {
 	return ok && m.Digest == o.Digest
 }
 
-// Lacks returns up to limit messages that are ordered and not held (¶47), lowest orderNum first. What lies beyond a gap in orderNum can wait.
+// Lacks returns up to limit messages that are ordered and not held (¶47), lowest orderNum first.
+// What lies beyond a gap in orderNum can wait.
 func (b *Backup) Lacks(limit int) []MessageID {
 	var ids []MessageID
 	for k := b.Last() + 1; len(ids) < limit; k++ {
@@ -284,10 +303,12 @@ func (b *Backup) Lacks(limit int) []MessageID {
 	return ids
 }
 
-// Next takes the next entry of messageOrder, ready to be executed, with its message; an expiry has none.
+// Next takes the next entry of messageOrder, ready to be executed, with its message; an expiry has
+// none.
 func (b *Backup) Next() (Ordered, Message, bool) {
 	o, ok := b.At(b.executed + 1)
-	if !ok || !b.started && !without("R12.1: nothing is executed between the answer and the start") || b.diverged != 0 { // R12.1: nothing is executed between the answer and the epoch's start
+	// R12.1: nothing is executed between the answer and the epoch's start
+	if !ok || !b.started && !without("R12.1: nothing is executed between the answer and the start") || b.diverged != 0 {
 		return Ordered{}, Message{}, false
 	}
 	b.executed++
@@ -300,7 +321,8 @@ func (b *Backup) Next() (Ordered, Message, bool) {
 // Taken is up to where Next has handed out messageOrder.
 func (b *Backup) Taken() OrderNum { return b.executed }
 
-// Executed says that the application has executed the order up to k; what is executed and stable is forgotten. A k above Taken counts as Taken.
+// Executed says that the application has executed the order up to k; what is executed and stable is
+// forgotten. A k above Taken counts as Taken.
 func (b *Backup) Executed(k OrderNum) { b.Cut(min(k, b.stable, b.executed)) }
 
 // LearnStable takes the primary's word for the stable point, in an epoch.
@@ -312,7 +334,8 @@ func (b *Backup) LearnStable(epoch Epoch, stable OrderNum) {
 	}
 }
 
-// Acknowledgement is what this backup may tell: it holds order and messages up to here, in this epoch. It says so only when it knows where the epoch starts (R1b, R12.1).
+// Acknowledgement is what this backup may tell: it holds order and messages up to here, in this
+// epoch. It says so only when it knows where the epoch starts (R1b, R12.1).
 func (b *Backup) Acknowledgement() (Epoch, OrderNum, bool) {
 	if without("R3: held with the message") {
 		return b.acknowledged, b.Last() + OrderNum(len(b.pendingDestOrder)), b.started
@@ -323,8 +346,10 @@ func (b *Backup) Acknowledgement() (Epoch, OrderNum, bool) {
 	return b.acknowledged, b.Last(), b.started && b.diverged == 0
 }
 
-// Answer acknowledges a new epoch (R9, R12.1): from now on nothing from below it is accepted, and nothing is executed or acknowledged until Start. It returns
-// what this backup knows of the order above the stable point, by orderNum; its messages are for the asking. An older epoch is refused (FencedError); who has diverged has nothing to tell (DivergedError).
+// Answer acknowledges a new epoch (R9, R12.1): from now on nothing from below it is accepted, and
+// nothing is executed or acknowledged until Start. It returns what this backup knows of the order
+// above the stable point, by orderNum; its messages are for the asking. An older epoch is refused
+// (FencedError); who has diverged has nothing to tell (DivergedError).
 func (b *Backup) Answer(e Epoch) ([]Ordered, error) {
 	if e < b.acknowledged {
 		return nil, &FencedError{Epoch: e, Acknowledged: b.acknowledged}
@@ -342,8 +367,10 @@ func (b *Backup) Answer(e Epoch) ([]Ordered, error) {
 	return known, nil
 }
 
-// Start learns where the acknowledged epoch starts, and where those before it did; void entries are dropped (R9). A backup that holds an entry from there on has diverged: it must join again as
-// a new incarnation, and till then neither executes nor acknowledges. Any other error changes nothing: an UnstableError says that what is stable isn't in the epoch.
+// Start learns where the acknowledged epoch starts, and where those before it did; void entries are
+// dropped (R9). A backup that holds an entry from there on has diverged: it must join again as a
+// new incarnation, and till then neither executes nor acknowledges. Any other error changes
+// nothing: an UnstableError says that what is stable isn't in the epoch.
 func (b *Backup) Start(e Epoch, first OrderNum, earlier []Start) error {
 	if e < b.acknowledged {
 		return &FencedError{Epoch: e, Acknowledged: b.acknowledged}
@@ -386,15 +413,18 @@ func (b *Backup) learn(starts ...Start) error {
 	return b.adopt(table)
 }
 
-// keepsStable refuses an epoch that begins at or below what was stable before: every in-sync replica holds that, so whoever has begun the epoch wasn't one.
+// keepsStable refuses an epoch that begins at or below what was stable before: every in-sync
+// replica holds that, so whoever has begun the epoch wasn't one.
 func (b *Backup) keepsStable(table Epochs) error {
-	if b.stable == 0 || !table.Void(b.stableIn, b.stable) || without("I5: a backup refuses an epoch that lacks what is stable") {
+	if b.stable == 0 || !table.Void(b.stableIn, b.stable) ||
+		without("I5: a backup refuses an epoch that lacks what is stable") {
 		return nil
 	}
 	return &UnstableError{b.stable, b.stableIn}
 }
 
-// adopt takes a larger table of epoch starts: what is void by it doesn't stay pending, and mustn't be held. What is below the cut needn't be stable, if it came as a snapshot.
+// adopt takes a larger table of epoch starts: what is void by it doesn't stay pending, and mustn't
+// be held. What is below the cut needn't be stable, if it came as a snapshot.
 func (b *Backup) adopt(table Epochs) error {
 	b.epochs = table
 	for k, o := range b.pendingDestOrder {

@@ -115,7 +115,8 @@ func TestRunBeforeStart(t *testing.T) {
 	if b.Last() != 0 {
 		t.Errorf("grows to %d before the start (R12.1)", b.Last())
 	}
-	// Were there another election now, it would have to say where the epoch of this announcement starts.
+	// Were there another election now, it would have to say where the epoch of this announcement
+	// starts.
 	known, err := b.Clone().Answer(3)
 	must(t, err)
 	if first, ok := b.Epochs().First(2); len(known) != 1 || known[0].Epoch != 2 || !ok || first != 2 {
@@ -189,7 +190,8 @@ func TestCorruptPrimary(t *testing.T) {
 	}
 }
 
-// What is stable is in every later epoch: an epoch that lacks it was begun by who wasn't in-sync, and is refused without giving up anything.
+// What is stable is in every later epoch: an epoch that lacks it was begun by who wasn't in-sync,
+// and is refused without giving up anything.
 func TestEpochBelowTheStablePointIsRefused(t *testing.T) {
 	p, b := newPrimary(t, []Replica{"S2"}, 'a'), newBackup(t)
 	for q := range SeqNum(2) {
@@ -205,7 +207,8 @@ func TestEpochBelowTheStablePointIsRefused(t *testing.T) {
 	if err := b.Start(2, 3, []Start{{1, 1}}); !errors.As(err, &unstable) || unstable.Stable != 3 || unstable.In != 1 {
 		t.Errorf("3 being stable, it follows an epoch that starts at 3: %v", err)
 	}
-	if err := b.Receive(Run{Envelope{2, 3, 3, 1}, []OrderInfo{{OrderNum: 3, Session: 1, SeqNum: 9, First: 2}}}); !errors.As(err, &unstable) {
+	if err := b.Receive(Run{Envelope{2, 3, 3, 1},
+		[]OrderInfo{{OrderNum: 3, Session: 1, SeqNum: 9, First: 2}}}); !errors.As(err, &unstable) {
 		t.Errorf("nor does it take an announcement of that: %v", err)
 	}
 	if !bytes.Equal(state, b.AppendTo(nil)) {
@@ -214,8 +217,8 @@ func TestEpochBelowTheStablePointIsRefused(t *testing.T) {
 	must(t, b.Start(2, 5, []Start{{1, 1}}))
 }
 
-// A backup finds what it is told of an announced message, however much is pending, and whatever has come or gone since it was
-// asked first.
+// A backup finds what it is told of an announced message, however much is pending, and whatever has
+// come or gone since it was asked first.
 func TestAnnounces(t *testing.T) {
 	p, b := newPrimary(t, []Replica{"S2"}, 'a'), newBackup(t)
 	feed(t, b, p, 0)

@@ -2,7 +2,8 @@ package orderstate
 
 import "testing"
 
-// steady is a group in its steady state: one call after the other, all of it acknowledged and executed within the last window orders.
+// steady is a group in its steady state: one call after the other, all of it acknowledged and
+// executed within the last window orders.
 type steady struct {
 	p      *Primary
 	b      *Backup
@@ -87,7 +88,8 @@ func (g *steady) warm(tb testing.TB) {
 	}
 }
 
-// each runs a benchmark with little, and with much, in flight: what a call costs mustn't depend on it.
+// each runs a benchmark with little, and with much, in flight: what a call costs mustn't depend on
+// it.
 func each(b *testing.B, run func(b *testing.B, g *steady)) {
 	for _, c := range []struct {
 		name   string
@@ -118,7 +120,8 @@ func BenchmarkOrder(b *testing.B) {
 	})
 }
 
-// BenchmarkMulticast is FIG. 8's first loop for a reply that carries one entry. The one allocation is the announcement, which the caller keeps.
+// BenchmarkMulticast is FIG. 8's first loop for a reply that carries one entry. The one allocation
+// is the announcement, which the caller keeps.
 func BenchmarkMulticast(b *testing.B) {
 	each(b, func(b *testing.B, g *steady) {
 		last := g.p.Last()
@@ -158,7 +161,8 @@ func BenchmarkSourceReceive(b *testing.B) {
 	})
 }
 
-// BenchmarkSourceMulticast is FIG. 8's second loop to two backups. The allocations are the lists, which the caller keeps.
+// BenchmarkSourceMulticast is FIG. 8's second loop to two backups. The allocations are the lists,
+// which the caller keeps.
 func BenchmarkSourceMulticast(b *testing.B) {
 	each(b, func(b *testing.B, g *steady) {
 		k := g.p.Last()
@@ -174,7 +178,8 @@ func BenchmarkSourceMulticast(b *testing.B) {
 	})
 }
 
-// TestNoAllocationInTheSteadyState holds the benchmarks to what they say. Maps grow now and then, so an allocation in hundreds of calls is none.
+// TestNoAllocationInTheSteadyState holds the benchmarks to what they say. Maps grow now and then,
+// so an allocation in hundreds of calls is none.
 func TestNoAllocationInTheSteadyState(t *testing.T) {
 	g := newSteady(t, 64)
 	g.warm(t)

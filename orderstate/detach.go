@@ -2,28 +2,40 @@ package orderstate
 
 import "maps"
 
-// Detaching (R11) keeps a session that a backup can't hear from holding up that backup's takeover, and what such a session was told from being lost in it. A session begins detached at every backup: when it is opened, with
-// each epoch, and with each new stream of a backup to the primary. A backup attaches it by saying so, and detaches it again:
+// Detaching (R11) keeps a session that a backup can't hear from holding up that backup's takeover,
+// and what such a session was told from being lost in it. A session begins detached at every
+// backup: when it is opened, with each epoch, and with each new stream of a backup to the primary.
+// A backup attaches it by saying so, and detaches it again:
 //
 //	backup                       primary                        backup
 //	Attach  ───────────────────► Attach
 //	Detach  ── number ─────────► Detach ── all up to upTo, ───► Confirmed
 //	                                       then the confirmation
 //
-// From before the backup's Attach to its Confirmed a takeover of it waits for that session, and all other sessions are Detached; from the primary's Attach to its Detach replies to that session don't wait for that backup, and
-// all others do: MayLeave. The second lies within the first, whatever is delayed or lost: the backup has attached before it says so, and counts a confirmation only by the number of what it has asked last. One thing is
-// the caller's to see to: what an old stream carried is never taken after what the new one has.
+// From before the backup's Attach to its Confirmed a takeover of it waits for that session, and all
+// other sessions are Detached; from the primary's Attach to its Detach replies to that session
+// don't wait for that backup, and all others do: MayLeave. The second lies within the first,
+// whatever is delayed or lost: the backup has attached before it says so, and counts a confirmation
+// only by the number of what it has asked last. One thing is the caller's to see to: what an old
+// stream carried is never taken after what the new one has.
 //
-// So a takeover needn't wait for a session n that is detached here. What n was told in this epoch, while the primary didn't take n for attached, is held here: MayLeave. What it was told while it did, before the Detach that was
-// confirmed, depends on nothing above upTo, and all up to there is held. And what n was told in the epochs before is either below this epoch's first orderNum, and all that is held here, or void, which n was told. For
-// the last, marks of one epoch say nothing in the next: they are forgotten when that starts, and until all that is below its start is held here, no session counts as detached. Who has answered a newer epoch without having learned where it
-// starts keeps the marks that it has, for nobody was told anything in that one: its gate waits for this backup (R12.4), and so would its replies.
+// So a takeover needn't wait for a session n that is detached here. What n was told in this epoch,
+// while the primary didn't take n for attached, is held here: MayLeave. What it was told while it
+// did, before the Detach that was confirmed, depends on nothing above upTo, and all up to there is
+// held. And what n was told in the epochs before is either below this epoch's first orderNum, and
+// all that is held here, or void, which n was told. For the last, marks of one epoch say nothing in
+// the next: they are forgotten when that starts, and until all that is below its start is held
+// here, no session counts as detached. Who has answered a newer epoch without having learned where
+// it starts keeps the marks that it has, for nobody was told anything in that one: its gate waits
+// for this backup (R12.4), and so would its replies.
 
-// attachment is a session that a takeover of this backup waits for, because the primary may take it for attached.
+// attachment is a session that a takeover of this backup waits for, because the primary may take it
+// for attached.
 type attachment struct {
 	// number is of the Detach that is to end it; 0 while the session is heard.
 	number uint64
-	// confirmed: replies wait for this backup, and those that were sent depend on nothing above upTo.
+	// confirmed: replies wait for this backup, and those that were sent depend on nothing above
+	// upTo.
 	confirmed bool
 	upTo      OrderNum
 }
@@ -31,8 +43,10 @@ type attachment struct {
 // unknownBase is where Backup.base is while no epoch has started: nobody holds so much.
 const unknownBase = lastOrderNum + 1
 
-// Attach says that this backup hears a session, and holds its past: it has logged what the session had sent before, and not yet forgotten. From now on a takeover waits for that session. The primary is told afterwards, and
-// again on a new stream. It returns false, and there is nothing to tell, for a session that isn't open here, or before the epoch has started.
+// Attach says that this backup hears a session, and holds its past: it has logged what the session
+// had sent before, and not yet forgotten. From now on a takeover waits for that session. The
+// primary is told afterwards, and again on a new stream. It returns false, and there is nothing to
+// tell, for a session that isn't open here, or before the epoch has started.
 func (b *Backup) Attach(n Session) bool {
 	if b.open(n) == nil || !b.started {
 		return false
@@ -43,8 +57,10 @@ func (b *Backup) Attach(n Session) bool {
 	return true
 }
 
-// Detach says that this backup can't hear a session any more. The primary is told the number, again on a new stream; until it has confirmed, a takeover waits for that session. It returns false, and there
-// is nothing to tell, if the session isn't attached, or that was confirmed, or before the epoch has started.
+// Detach says that this backup can't hear a session any more. The primary is told the number, again
+// on a new stream; until it has confirmed, a takeover waits for that session. It returns false, and
+// there is nothing to tell, if the session isn't attached, or that was confirmed, or before the
+// epoch has started.
 func (b *Backup) Detach(n Session) (number uint64, ok bool) {
 	a, ok := b.attached[n]
 	if !ok || a.confirmed || !b.started {
@@ -58,7 +74,8 @@ func (b *Backup) Detach(n Session) (number uint64, ok bool) {
 	return a.number, true
 }
 
-// Attached returns the sessions that were attached in this epoch, and whose detaching isn't confirmed, sorted: what a new stream tells the primary again.
+// Attached returns the sessions that were attached in this epoch, and whose detaching isn't
+// confirmed, sorted: what a new stream tells the primary again.
 func (b *Backup) Attached() []Session {
 	if !b.started {
 		return nil
@@ -72,7 +89,8 @@ func (b *Backup) Attached() []Session {
 	})
 }
 
-// Confirmed takes the primary's confirmation of what Detach asked as number. One of what isn't asked any more is passed over.
+// Confirmed takes the primary's confirmation of what Detach asked as number. One of what isn't
+// asked any more is passed over.
 func (b *Backup) Confirmed(n Session, number uint64, upTo OrderNum) {
 	a, ok := b.attached[n]
 	if !ok || a.confirmed || (a.number != number || number == 0) && !without("R11: a confirmation has a number") {
@@ -85,7 +103,8 @@ func (b *Backup) Confirmed(n Session, number uint64, upTo OrderNum) {
 	b.attached[n] = attachment{a.number, true, upTo}
 }
 
-// Detached says whether a takeover of this backup needn't wait for a session: all that the session was told depends on what is held here.
+// Detached says whether a takeover of this backup needn't wait for a session: all that the session
+// was told depends on what is held here.
 func (b *Backup) Detached(n Session) bool {
 	if b.Last() < b.base && !without("R11: what is below the epoch is held") {
 		return false
@@ -94,7 +113,8 @@ func (b *Backup) Detached(n Session) bool {
 	return !ok || a.confirmed && a.upTo <= b.Last()
 }
 
-// Attach: a follower hears a session, and its takeover would wait for it. Who joins may say so before it is counted. It says whether what MayLeave says has changed.
+// Attach: a follower hears a session, and its takeover would wait for it. Who joins may say so
+// before it is counted. It says whether what MayLeave says has changed.
 func (p *Primary) Attach(r Replica, n Session) bool {
 	if p.open(n) == nil || p.Hears(r, n) {
 		return false
@@ -118,8 +138,10 @@ func (p *Primary) attachAll(r Replica) {
 	}
 }
 
-// Detach: a follower can't hear a session any more. From now on replies to the session wait for it, if it is a member. The caller sends it all that is ordered up to upTo, and the session's messages, then on the same
-// stream the confirmation; later, every message of the session, as it is ordered. It returns false, and nothing is confirmed, for a session that isn't open.
+// Detach: a follower can't hear a session any more. From now on replies to the session wait for it,
+// if it is a member. The caller sends it all that is ordered up to upTo, and the session's
+// messages, then on the same stream the confirmation; later, every message of the session, as it is
+// ordered. It returns false, and nothing is confirmed, for a session that isn't open.
 func (p *Primary) Detach(r Replica, n Session) (upTo OrderNum, ok bool) {
 	if p.open(n) == nil {
 		return 0, false
@@ -147,7 +169,8 @@ func (p *Primary) Hears(r Replica, n Session) bool { return p.attached[r][n] }
 // deaf says whether some session is detached at a member.
 func (p *Primary) deaf(r Replica) bool { return len(p.attached[r]) < len(p.byNonce) }
 
-// Attached says whether a session is attached at every member, so that no reply to it waits for one.
+// Attached says whether a session is attached at every member, so that no reply to it waits for
+// one.
 func (p *Primary) Attached(n Session) bool {
 	for r := range p.members {
 		if !p.Hears(r, n) {
@@ -157,7 +180,8 @@ func (p *Primary) Attached(n Session) bool {
 	return true
 }
 
-// DetachedAt returns the members that don't hear a session, sorted: the primary sends them its messages, and its replies wait for them.
+// DetachedAt returns the members that don't hear a session, sorted: the primary sends them its
+// messages, and its replies wait for them.
 func (p *Primary) DetachedAt(n Session) []Replica {
 	if p.Attached(n) {
 		return nil
@@ -171,8 +195,9 @@ func (p *Primary) DetachedAt(n Session) []Replica {
 	})
 }
 
-// MayLeave says whether a reply to a session, which depends on the order up to k, may be sent: every member hears the session, or holds that (R11). A reply that may not is asked about
-// again after Acknowledge, Release and Attach.
+// MayLeave says whether a reply to a session, which depends on the order up to k, may be sent:
+// every member hears the session, or holds that (R11). A reply that may not is asked about again
+// after Acknowledge, Release and Attach.
 func (p *Primary) MayLeave(n Session, k OrderNum) bool {
 	for r, a := range p.members {
 		if a.upTo < k && !p.Hears(r, n) && !without("R11: replies wait for the deaf") {

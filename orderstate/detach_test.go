@@ -196,7 +196,8 @@ func TestTakeoverWaitsForDetachedOnlyIfNamed(t *testing.T) {
 	must(t, taken.Valid())
 }
 
-// The marks of an epoch say nothing in the next. Until that starts they are kept: nobody was told anything in it.
+// The marks of an epoch say nothing in the next. Until that starts they are kept: nobody was told
+// anything in it.
 func TestEpochStartsWithNoneAttached(t *testing.T) {
 	p, b, number := detached(t)
 	upTo, _ := p.Detach("S2", 1)
@@ -212,7 +213,8 @@ func TestEpochStartsWithNoneAttached(t *testing.T) {
 		t.Error("detached, and what is below the epoch isn't held")
 	}
 	b.Message(message(2, 1, 0))
-	must(t, b.Receive(Run{Envelope{2, 4, 3, 1}, []OrderInfo{{OrderNum: 3, SeqNum: 1, Session: 2, First: 1, Time: 1, Digest: message(2, 1, 0).Digest}}}))
+	must(t, b.Receive(Run{Envelope{2, 4, 3, 1},
+		[]OrderInfo{{OrderNum: 3, SeqNum: 1, Session: 2, First: 1, Time: 1, Digest: message(2, 1, 0).Digest}}}))
 	if b.Last() != 3 || !b.Detached(1) || !b.Detached(2) {
 		t.Error("attached in an epoch whose primary wasn't told")
 	}

@@ -1,6 +1,7 @@
-// Package orderstate is the protocol's state: what the patent draws in FIG. 7 to 10, and what a takeover needs, as
-// values that are given events and return what to do. If the code here is right, and its callers do what it says in the order in
-// which it says it, no message is lost, executed twice, or executed in two orders.
+// Package orderstate is the protocol's state: what the patent draws in FIG. 7 to 10, and what a
+// takeover needs, as values that are given events and return what to do. If the code here is right,
+// and its callers do what it says in the order in which it says it, no message is lost, executed
+// twice, or executed in two orders.
 //
 // There is one type per role:
 //
@@ -11,6 +12,7 @@
 //
 // Promotion hands one [History] from role to role: Backup → Takeover → Primary.
 //
-// Nothing here has a goroutine, a clock, a lock or a channel, and nothing reads or writes the network: callers serialise their calls on one value. So
-// the same code can be explored exhaustively, fuzzed, and run in production.
+// Nothing here has a goroutine, a clock, a lock or a channel, and nothing reads or writes the
+// network: callers serialise their calls on one value. So the same code can be explored
+// exhaustively, fuzzed, and run in production.
 package orderstate

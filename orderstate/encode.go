@@ -7,12 +7,15 @@ import (
 	"slices"
 )
 
-// The canonical encodings are for explorers, which hash states, and compare them: states of one role are equal exactly when their encodings are, but for messages' bodies, which their digests stand for. They are neither for the
-// network nor for disk: there is no decoder, and any version may change them. All that varies in length is preceded by its length.
+// The canonical encodings are for explorers, which hash states, and compare them: states of one
+// role are equal exactly when their encodings are, but for messages' bodies, which their digests
+// stand for. They are neither for the network nor for disk: there is no decoder, and any version
+// may change them. All that varies in length is preceded by its length.
 
 // AppendTo appends the canonical encoding of the state.
 func (s *Source) AppendTo(b []byte) []byte {
-	b = appendUints(append(b, 'S'), uint64(s.epoch), uint64(s.first), uint64(s.stable), uint64(s.stableIn), uint64(s.untold), uint64(s.held), s.arrivals, s.number)
+	b = appendUints(append(b, 'S'), uint64(s.epoch), uint64(s.first), uint64(s.stable), uint64(s.stableIn),
+		uint64(s.untold), uint64(s.held), s.arrivals, s.number)
 	b = appendBools(b, s.started, s.told)
 	b = s.epochs.appendTo(b)
 	b = appendUints(b, uint64(s.pendingRemoteOrder.len()))
@@ -49,7 +52,8 @@ func (b *Backup) AppendTo(buf []byte) []byte { return b.appendTo(append(buf, 'B'
 
 func (b *Backup) appendTo(buf []byte) []byte {
 	buf = b.History.appendTo(buf)
-	buf = appendUints(buf, uint64(b.acknowledged), uint64(b.stable), uint64(b.stableIn), uint64(b.validIn), uint64(b.executed), uint64(b.diverged))
+	buf = appendUints(buf, uint64(b.acknowledged), uint64(b.stable), uint64(b.stableIn), uint64(b.validIn),
+		uint64(b.executed), uint64(b.diverged))
 	buf = appendBools(buf, b.started)
 	buf = appendMap(buf, b.pendingDestOrder, appendUint, appendOrdered)
 	buf = appendUints(buf, uint64(b.base), b.detachings)
@@ -107,7 +111,8 @@ func (t *Epochs) appendTo(b []byte) []byte {
 }
 
 func appendOrdered(b []byte, o Ordered) []byte {
-	return appendUints(b, uint64(o.OrderNum), uint64(o.SeqNum), uint64(o.Session), uint64(o.Kind), uint64(o.First), uint64(o.Time), o.Digest, uint64(o.Epoch))
+	return appendUints(b, uint64(o.OrderNum), uint64(o.SeqNum), uint64(o.Session), uint64(o.Kind), uint64(o.First),
+		uint64(o.Time), o.Digest, uint64(o.Epoch))
 }
 
 func appendUints(b []byte, vs ...uint64) []byte {
@@ -136,7 +141,9 @@ func appendBools(b []byte, vs ...bool) []byte {
 }
 
 // appendMap appends a map by growing keys.
-func appendMap[K cmp.Ordered, V any](b []byte, m map[K]V, key func([]byte, K) []byte, value func([]byte, V) []byte) []byte {
+func appendMap[K cmp.Ordered, V any](
+	b []byte, m map[K]V, key func([]byte, K) []byte, value func([]byte, V) []byte,
+) []byte {
 	b = appendUint(b, len(m))
 	for _, k := range sorted(maps.Keys(m)) {
 		b = value(key(b, k), m[k])

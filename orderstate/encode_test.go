@@ -34,7 +34,8 @@ type change[T any] struct {
 	do    func(T)
 }
 
-// differ checks that each change shows in the encoding, and in no two ways alike, and that there is one for each field of T, but for those that are derived.
+// differ checks that each change shows in the encoding, and in no two ways alike, and that there is
+// one for each field of T, but for those that are derived.
 func differ[T encoded](t *testing.T, state T, derived []string, changes []change[T]) {
 	t.Helper()
 	seen := map[string]string{string(state.AppendTo(nil)): "nothing"}
@@ -255,11 +256,14 @@ func TestEncodingIsOfTheState(t *testing.T) {
 	}
 }
 
-// A field that is added to what roles are made of must be encoded, or be derived from others, or be the caller's.
+// A field that is added to what roles are made of must be encoded, or be derived from others, or be
+// the caller's.
 func TestEncodingKnowsEveryField(t *testing.T) {
 	for typ, known := range map[reflect.Type][]string{
-		reflect.TypeFor[History]():    {"epochs", "messages", "waiting: derived", "logged: derived", "cut", "cutTime", "order", "sessions", "byNonce", "lastTime"},
-		reflect.TypeFor[session]():    {"nonce", "answered", "atCut", "expired", "calls", "waiting: derived", "ordered: derived", "logged: derived"},
+		reflect.TypeFor[History](): {"epochs", "messages", "waiting: derived", "logged: derived", "cut", "cutTime",
+			"order", "sessions", "byNonce", "lastTime"},
+		reflect.TypeFor[session](): {"nonce", "answered", "atCut", "expired", "calls", "waiting: derived",
+			"ordered: derived", "logged: derived"},
 		reflect.TypeFor[Message]():    {"MessageID", "AnsweredUpTo", "Digest", "Nonce", "Body: the caller's", "Size"},
 		reflect.TypeFor[OrderInfo]():  {"OrderNum", "SeqNum", "Session", "Kind", "First", "Time", "Digest"},
 		reflect.TypeFor[Ordered]():    {"OrderInfo", "Epoch"},

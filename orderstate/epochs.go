@@ -12,7 +12,8 @@ type Start struct {
 	First OrderNum
 }
 
-// Epochs is the table of known epoch starts, by which entries of older epochs are void (R12.3). The zero value is an empty table.
+// Epochs is the table of known epoch starts, by which entries of older epochs are void (R12.3). The
+// zero value is an empty table.
 type Epochs struct {
 	starts []Start // by Epoch, growing
 }
@@ -22,7 +23,9 @@ func (t *Epochs) Learn(s Start) error {
 	if s.Epoch == 0 || s.First == 0 {
 		return fmt.Errorf("orderstate: epoch %d can't start at %d", s.Epoch, s.First)
 	}
-	i, found := slices.BinarySearchFunc(t.starts, s.Epoch, func(a Start, e Epoch) int { return cmp.Compare(a.Epoch, e) })
+	i, found := slices.BinarySearchFunc(t.starts, s.Epoch, func(a Start, e Epoch) int {
+		return cmp.Compare(a.Epoch, e)
+	})
 	if !found {
 		t.starts = slices.Insert(t.starts, i, s)
 		return nil
@@ -42,7 +45,8 @@ func (t *Epochs) First(e Epoch) (OrderNum, bool) {
 	return t.starts[i].First, true
 }
 
-// Void says whether an entry that epoch a announced for k is void: a later epoch starts at or before k (R12.3).
+// Void says whether an entry that epoch a announced for k is void: a later epoch starts at or
+// before k (R12.3).
 func (t *Epochs) Void(a Epoch, k OrderNum) bool {
 	if without("R12.3: the table says what is void") {
 		return false
@@ -58,8 +62,8 @@ func (t *Epochs) Void(a Epoch, k OrderNum) bool {
 // Starts returns the table, by growing epoch. The caller must not change it.
 func (t *Epochs) Starts() []Start { return t.starts }
 
-// Prune forgets starts that decide nothing about entries above k: a later epoch starts where they do, or below, or both start at or below
-// k+1.
+// Prune forgets starts that decide nothing about entries above k: a later epoch starts where they
+// do, or below, or both start at or below k+1.
 func (t *Epochs) Prune(k OrderNum) {
 	kept := len(t.starts)
 	var least OrderNum // where some later epoch starts

@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// Prune(k) tells no entry above k otherwise than before, whatever is learned or pruned before or after.
+// Prune(k) tells no entry above k otherwise than before, whatever is learned or pruned before or
+// after.
 func TestPruneAgainstAnUnprunedTable(t *testing.T) {
 	for seed := range uint64(2000) {
 		random := rand.New(rand.NewPCG(seed, 0))
@@ -37,7 +38,8 @@ func TestPruneAgainstAnUnprunedTable(t *testing.T) {
 			for a := Epoch(0); a <= epoch+1; a++ {
 				for k := above + 1; k <= 12; k++ {
 					if want, got := whole.Void(a, k), pruned.Void(a, k); want != got {
-						t.Fatalf("seed %d: Void(%d, %d) is %v of %v, %v of %v pruned at %d", seed, a, k, want, whole.starts, got, pruned.starts, above)
+						t.Fatalf("seed %d: Void(%d, %d) is %v of %v, %v of %v pruned at %d", seed, a, k, want,
+							whole.starts, got, pruned.starts, above)
 					}
 				}
 			}
@@ -80,7 +82,8 @@ func TestLearn(t *testing.T) {
 	}
 }
 
-// Epochs in which nothing was ordered, or nothing that is left, are forgotten, however many they are.
+// Epochs in which nothing was ordered, or nothing that is left, are forgotten, however many they
+// are.
 func TestPruneForgetsWhatDecidesNothing(t *testing.T) {
 	var table Epochs
 	for e := Epoch(1); e <= 2000; e++ {

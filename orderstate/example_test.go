@@ -6,8 +6,9 @@ import (
 	"github.com/understudy-rpc/understudy/orderstate"
 )
 
-// A primary orders two messages, the reply tells its source, the source reflects it on its next message to the backup, and the backup releases both messages in that order, though it received them
-// in the other.
+// A primary orders two messages, the reply tells its source, the source reflects it on its next
+// message to the backup, and the backup releases both messages in that order, though it received
+// them in the other.
 func Example() {
 	history := func() *orderstate.History {
 		h, err := orderstate.NewHistory(0, 0, nil, nil)
@@ -27,7 +28,8 @@ func Example() {
 	source := orderstate.NewSource()
 	source.NewEpoch(1)
 
-	// Opening a session is an entry as any other; its number is its orderNum. Both replicas hold it.
+	// Opening a session is an entry as any other; its number is its orderNum. Both replicas hold
+	// it.
 	opened, _, _ := primary.Open(orderstate.Nonce{'n'}, 0, nil, 1000)
 	if err := backup.Receive(primary.Push(0)); err != nil {
 		panic(err)
@@ -55,7 +57,8 @@ func Example() {
 	backup.Message(m2)
 	backup.Message(m1)
 
-	// The reply to m2 carries the order of both: its source held neither. internal/wire seals it; here the run travels beside.
+	// The reply to m2 carries the order of both: its source held neither. internal/wire seals it;
+	// here the run travels beside.
 	run := primary.Multicast(opened.Session, source.HeldUpTo(), last.OrderNum, nil)
 	if err := source.Receive(orderstate.Announcement{Envelope: run.Envelope}); err != nil {
 		panic(err)

@@ -58,7 +58,8 @@ func (h *hostile) digest() uint64 {
 }
 
 func (h *hostile) message(b *Backup) Message {
-	m := Message{MessageID: MessageID{h.session(b), SeqNum(1 + h.byte()%8)}, Digest: h.digest(), Nonce: Nonce{byte(h.byte())}, Size: h.byte()}
+	m := Message{MessageID: MessageID{h.session(b), SeqNum(1 + h.byte()%8)}, Digest: h.digest(),
+		Nonce: Nonce{byte(h.byte())}, Size: h.byte()}
 	if h.rarely(3) {
 		m.AnsweredUpTo = SeqNum(h.byte() % 8)
 	}
@@ -80,14 +81,16 @@ func (h *hostile) run(b *Backup, epoch Epoch) Run {
 		r.Epoch, r.EpochFirst, r.First = Epoch(h.number()), OrderNum(h.number()), OrderNum(h.number())
 	}
 	for i := range h.byte() % 5 {
-		o := OrderInfo{OrderNum: r.First + OrderNum(i), Session: h.session(b), SeqNum: SeqNum(1 + h.byte()%8), Digest: h.digest(), First: 1}
+		o := OrderInfo{OrderNum: r.First + OrderNum(i), Session: h.session(b), SeqNum: SeqNum(1 + h.byte()%8),
+			Digest: h.digest(), First: 1}
 		switch h.byte() % 8 {
 		case 0, 1, 2:
 			o.Kind, o.Session, o.SeqNum = Open, Session(o.OrderNum), 0
 		case 3:
 			o.Kind, o.SeqNum = Expire, 0
 		case 4:
-			o.Kind, o.SeqNum, o.Time, o.First = Kind(h.byte()%4), SeqNum(h.number()), int64(h.byte()%3), Epoch(h.number())
+			o.Kind, o.SeqNum, o.Time, o.First = Kind(h.byte()%4), SeqNum(h.number()), int64(h.byte()%3),
+				Epoch(h.number())
 		}
 		r.Entries = append(r.Entries, o)
 	}
@@ -105,7 +108,8 @@ type backupRole interface {
 	Valid() error
 }
 
-// Whatever comes, a backup doesn't panic, keeps its invariants, and holds no more than it was given; and no more does who takes over from it.
+// Whatever comes, a backup doesn't panic, keeps its invariants, and holds no more than it was
+// given; and no more does who takes over from it.
 func FuzzBackup(f *testing.F) {
 	random := rand.New(rand.NewPCG(5, 6))
 	for range 8 {
@@ -131,7 +135,8 @@ func TestHostileBackups(t *testing.T) {
 
 func assail(t *testing.T, data []byte) {
 	h := &hostile{data}
-	history, err := NewHistory(OrderNum(h.byte()%3), 0, []Start{{1, 1}}, []SessionState{{Session: Session(h.byte() % 2)}})
+	history, err := NewHistory(OrderNum(h.byte()%3), 0, []Start{{1, 1}},
+		[]SessionState{{Session: Session(h.byte() % 2)}})
 	if err != nil {
 		return
 	}
@@ -229,8 +234,10 @@ func assail(t *testing.T, data []byte) {
 		for _, qs := range b.early {
 			early += len(qs)
 		}
-		if b.Held() > messages || len(b.pendingDestOrder)+b.order.len() > entries || early > messages || len(b.epochs.starts) > 2*len(data) {
-			t.Fatalf("holds %d messages of %d, %d entries of %d, %d early, %d starts", b.Held(), messages, len(b.pendingDestOrder)+b.order.len(), entries, early, len(b.epochs.starts))
+		if b.Held() > messages || len(b.pendingDestOrder)+b.order.len() > entries || early > messages ||
+			len(b.epochs.starts) > 2*len(data) {
+			t.Fatalf("holds %d messages of %d, %d entries of %d, %d early, %d starts", b.Held(), messages,
+				len(b.pendingDestOrder)+b.order.len(), entries, early, len(b.epochs.starts))
 		}
 		if once, again := role().AppendTo(nil), role().AppendTo(nil); string(once) != string(again) {
 			t.Fatal("the encoding isn't deterministic")

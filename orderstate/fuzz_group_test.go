@@ -69,7 +69,8 @@ func (w *world) enabled(left budget) []string {
 			}
 			if w.primary == name && left.joins > 0 {
 				for _, donor := range sorted(maps.Keys(w.replicas)) {
-					if d := w.replicas[donor]; !d.dead && w.inSync[donor] && d.history().epochs.newest() == w.epoch && (d.primary != nil || d.backup.Started()) {
+					if d := w.replicas[donor]; !d.dead && w.inSync[donor] && d.history().epochs.newest() == w.epoch &&
+						(d.primary != nil || d.backup.Started()) {
 						add("join S%d %s %s", len(w.replicas)+1, name, donor)
 					}
 				}
@@ -115,7 +116,8 @@ func (w *world) enabled(left budget) []string {
 }
 
 // weights make what moves calls and takeovers on likelier than what disturbs them.
-var weights = map[string]int{"deliver": 12, "call": 8, "reply": 12, "fix": 12, "gate": 8, "ack": 4, "elect": 4, "admit": 6, "fetch": 6, "giveup": 3, "crash": 2, "evict": 2}
+var weights = map[string]int{"deliver": 12, "call": 8, "reply": 12, "fix": 12, "gate": 8, "ack": 4, "elect": 4,
+	"admit": 6, "fetch": 6, "giveup": 3, "crash": 2, "evict": 2}
 
 func choose(commands []string, n int) string {
 	weight := func(c string) int { return max(1, weights[c[:strings.Index(c, " ")]]) }
@@ -133,14 +135,16 @@ func choose(commands []string, n int) string {
 }
 
 func (b *budget) spend(command string) {
-	for prefix, left := range map[string]*int{"call": &b.calls, "crash": &b.crashes, "elect": &b.elections, "evict": &b.evictions, "join": &b.joins, "giveup": &b.giveUps, "expire": &b.expiries} {
+	for prefix, left := range map[string]*int{"call": &b.calls, "crash": &b.crashes, "elect": &b.elections,
+		"evict": &b.evictions, "join": &b.joins, "giveup": &b.giveUps, "expire": &b.expiries} {
 		if strings.HasPrefix(command, prefix) {
 			*left--
 		}
 	}
 }
 
-// explore drives a group from bytes, then lets what is left of it come to rest. It returns the script so far, and what was broken.
+// explore drives a group from bytes, then lets what is left of it come to rest. It returns the
+// script so far, and what was broken.
 func explore(data []byte) (script []string, err error) {
 	if len(data) == 0 {
 		return nil, nil
@@ -176,7 +180,8 @@ func explore(data []byte) (script []string, err error) {
 	return script, errors.Join(err, stuck)
 }
 
-// rest brings the group to rest with no more faults, and checks that it lives: every call of a live source is answered, and all replicas hold the same.
+// rest brings the group to rest with no more faults, and checks that it lives: every call of a live
+// source is answered, and all replicas hold the same.
 func rest(w *world, do func(string) bool) error {
 	var unrest error
 	for range 40 {
@@ -194,7 +199,9 @@ func rest(w *world, do func(string) bool) error {
 		add := func(format string, args ...any) { commands = append(commands, fmt.Sprintf(format, args...)) }
 		p := w.replicas[w.primary]
 		if p.dead || p.takeover != nil && p.primary == nil && p.takeover.Epoch() != w.epoch {
-			i := slices.IndexFunc(sorted(maps.Keys(w.inSync)), func(name Replica) bool { return w.mayStand(w.replicas[name]) })
+			i := slices.IndexFunc(sorted(maps.Keys(w.inSync)), func(name Replica) bool {
+				return w.mayStand(w.replicas[name])
+			})
 			if i < 0 {
 				return nil // the group is down
 			}

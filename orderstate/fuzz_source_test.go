@@ -40,7 +40,9 @@ func (o *oracle) void(a Epoch, k OrderNum) bool {
 
 // holds says whether an announcement of k in epoch e has arrived, and isn't void.
 func (o *oracle) holds(e Epoch, k OrderNum) bool {
-	return !o.void(e, k) && slices.ContainsFunc(o.arrived, func(r pendingRun) bool { return r.Epoch == e && r.First <= k && k <= r.Last() })
+	return !o.void(e, k) && slices.ContainsFunc(o.arrived, func(r pendingRun) bool {
+		return r.Epoch == e && r.First <= k && k <= r.Last()
+	})
 }
 
 func (o *oracle) heldUpTo() OrderNum {
@@ -96,7 +98,8 @@ func (o *oracle) accept(r Reply) Decision {
 	return Accept
 }
 
-// A source holds what it should, and no more, whatever comes in whatever order: against an oracle that keeps everything.
+// A source holds what it should, and no more, whatever comes in whatever order: against an oracle
+// that keeps everything.
 func FuzzSource(f *testing.F) {
 	random := rand.New(rand.NewPCG(3, 4))
 	for range 8 {
@@ -183,7 +186,8 @@ func compareSources(t *testing.T, data []byte) {
 				o.learnStable(stable)
 			}
 		case 4, 5: // a reply
-			r := Reply{Epoch: s.Epoch() - Epoch(next()%8/7), OrderNum: OrderNum(next() % orders), Number: uint64(next() % 3), Stable: next()%4 == 0}
+			r := Reply{Epoch: s.Epoch() - Epoch(next()%8/7), OrderNum: OrderNum(next() % orders),
+				Number: uint64(next() % 3), Stable: next()%4 == 0}
 			log = append(log, fmt.Sprintf("Accept(%+v)", r))
 			if got, want := s.Accept(r), o.accept(r); got != want {
 				t.Fatalf("%v\n%v, not %v", log, got, want)
@@ -263,12 +267,15 @@ func same(t *testing.T, s *Source, o *oracle, log []string) {
 		maps.DeleteFunc(o.accepted, func(_ Epoch, k OrderNum) bool { return k <= o.stable })
 	}
 	if s.HeldUpTo() != o.heldUpTo() || s.Stable() != o.stable || !maps.Equal(s.accepted, o.accepted) {
-		t.Fatalf("%v\nheld up to %d, stable %d, accepted %v; not %d, %d, %v", log, s.HeldUpTo(), s.Stable(), s.accepted, o.heldUpTo(), o.stable, o.accepted)
+		t.Fatalf("%v\nheld up to %d, stable %d, accepted %v; not %d, %d, %v", log, s.HeldUpTo(), s.Stable(), s.accepted,
+			o.heldUpTo(), o.stable, o.accepted)
 	}
 	list := s.PendingRemoteOrder()
 	for e := range o.epoch + 1 {
 		for k := o.stable + 1; k < 2*orders; k++ {
-			got := slices.ContainsFunc(list, func(a Announcement) bool { return a.Epoch == e && a.First <= k && k <= a.Last() })
+			got := slices.ContainsFunc(list, func(a Announcement) bool {
+				return a.Epoch == e && a.First <= k && k <= a.Last()
+			})
 			if want := o.holds(e, k); want != got && (want || !o.void(e, k)) {
 				t.Fatalf("%v\n%d of epoch %d: covered is %v, not %v: %v", log, k, e, got, want, list)
 			}

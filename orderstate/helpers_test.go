@@ -7,7 +7,8 @@ import (
 
 // message is a session's message with its digest, as every sender of it would make it.
 func message(s Session, q, mark SeqNum) Message {
-	return Message{MessageID: MessageID{s, q}, AnsweredUpTo: mark, Digest: digest(fmt.Sprint("message ", s, q, mark)), Size: int(q)}
+	return Message{MessageID: MessageID{s, q}, AnsweredUpTo: mark, Digest: digest(fmt.Sprint("message ", s, q, mark)),
+		Size: int(q)}
 }
 
 func opening(n Session, nonce byte) Message {
@@ -79,7 +80,8 @@ func feed(t testing.TB, b *Backup, p *Primary, k OrderNum) {
 	}
 }
 
-// runs makes of what a replica or a source knows what it would send to a takeover: runs of one epoch with no gap.
+// runs makes of what a replica or a source knows what it would send to a takeover: runs of one
+// epoch with no gap.
 func runs(known []Ordered, epochs *Epochs) []Run {
 	var rs []Run
 	for _, o := range known {
@@ -87,7 +89,8 @@ func runs(known []Ordered, epochs *Epochs) []Run {
 		if last < 0 || rs[last].Epoch != o.Epoch || rs[last].Last()+1 != o.OrderNum {
 			first, ok := epochs.First(o.Epoch)
 			if !ok {
-				panic(fmt.Sprintf("it isn't known any more where the epoch of %v, %d, starts: %v", o, o.Epoch, epochs.Starts()))
+				panic(fmt.Sprintf("it isn't known any more where the epoch of %v, %d, starts: %v", o, o.Epoch,
+					epochs.Starts()))
 			}
 			rs, last = append(rs, Run{Envelope: Envelope{Epoch: o.Epoch, EpochFirst: first, First: o.OrderNum}}), last+1
 		}

@@ -6,16 +6,19 @@ import (
 	"slices"
 )
 
-// History is what one replica holds of its group's past, whatever its role: the messages, their order without a gap, the sessions, and the epoch
-// table. The order is kept from the cut on; what is below is in the application's state and held by every in-sync replica.
+// History is what one replica holds of its group's past, whatever its role: the messages, their
+// order without a gap, the sessions, and the epoch table. The order is kept from the cut on; what
+// is below is in the application's state and held by every in-sync replica.
 //
 // Invariants:
 //
 //	H1  the order has no gap, and every entry's message is held (I2)
 //	H2  a message is ordered at most once (I4)
 //	H3  recorded times don't go back
-//	H4  every request's session was opened before it, and hasn't expired; a nonce opens one session at a time
-//	H5  a message that is held is ordered, or its session may still have it ordered: nothing stays that is answered, expired or cut
+//	H4  every request's session was opened before it, and hasn't expired; a nonce opens one
+//	    session at a time
+//	H5  a message that is held is ordered, or its session may still have it ordered: nothing stays
+//	    that is answered, expired or cut
 //	H6  the sessions are known as of every turn from the cut on
 type History struct {
 	epochs   Epochs
@@ -36,10 +39,11 @@ type session struct {
 	answered SeqNum   // the low-water mark that ordered messages have declared
 	atCut    SeqNum   // the same, as of the cut
 	expired  OrderNum // where it ended; 0 while it is open
-	// calls holds the orderNums of its messages above atCut, 0 for one that is held and not ordered, which is above answered.
+	// calls holds the orderNums of its messages above atCut, 0 for one that is held and not
+	// ordered, which is above answered.
 	calls map[SeqNum]OrderNum
-	// Of calls: those that nobody has ordered; how many are ordered, and above answered; and the bytes of those that are ordered
-	// above the cut.
+	// Of calls: those that nobody has ordered; how many are ordered, and above answered; and the
+	// bytes of those that are ordered above the cut.
 	waiting load
 	ordered int
 	logged  int
@@ -62,9 +66,12 @@ type SessionState struct {
 	Ordered map[SeqNum]OrderNum
 }
 
-// NewHistory returns the history of a replica whose state holds every turn up to executed: nothing (0, 0, nil, nil), or a snapshot, with its recorded time (TimeAt), epoch table and sessions
-// (SessionStates). The history begins there: a snapshot that is ahead of the stable point leaves this replica unable to tell others the order between the two, so whoever counts on it (R13)
-// must wait until that is stable, or give it the donor's order from the donor's cut, and the sessions as of that.
+// NewHistory returns the history of a replica whose state holds every turn up to executed: nothing
+// (0, 0, nil, nil), or a snapshot, with its recorded time (TimeAt), epoch table and sessions
+// (SessionStates). The history begins there: a snapshot that is ahead of the stable point leaves
+// this replica unable to tell others the order between the two, so whoever counts on it (R13) must
+// wait until that is stable, or give it the donor's order from the donor's cut, and the sessions as
+// of that.
 func NewHistory(executed OrderNum, lastTime int64, starts []Start, sessions []SessionState) (*History, error) {
 	h := &History{
 		cut: executed, cutTime: lastTime, lastTime: lastTime,
@@ -81,12 +88,15 @@ func NewHistory(executed OrderNum, lastTime int64, starts []Start, sessions []Se
 	for _, s := range sessions {
 		_, opened := h.byNonce[s.Nonce]
 		if s.Session == 0 || OrderNum(s.Session) > executed || opened || h.sessions[s.Session] != nil {
-			return nil, fmt.Errorf("orderstate: session %d can't be in a state of %d turns, or is in it twice", s.Session, executed)
+			return nil, fmt.Errorf("orderstate: session %d can't be in a state of %d turns, or is in it twice",
+				s.Session, executed)
 		}
-		known := &session{nonce: s.Nonce, answered: s.AnsweredUpTo, atCut: s.AnsweredUpTo, calls: make(map[SeqNum]OrderNum, len(s.Ordered))}
+		known := &session{nonce: s.Nonce, answered: s.AnsweredUpTo, atCut: s.AnsweredUpTo,
+			calls: make(map[SeqNum]OrderNum, len(s.Ordered))}
 		for q, k := range s.Ordered {
 			if k <= OrderNum(s.Session) || k > executed || q <= s.AnsweredUpTo {
-				return nil, fmt.Errorf("orderstate: message %d/%d at %d can't be in a state of %d turns", s.Session, q, k, executed)
+				return nil, fmt.Errorf("orderstate: message %d/%d at %d can't be in a state of %d turns", s.Session, q,
+					k, executed)
 			}
 			known.calls[q] = k
 			known.ordered++
@@ -103,7 +113,8 @@ func (h *History) Last() OrderNum { return h.cut + OrderNum(h.order.len()) }
 // LastTime is the recorded time of the last entry, in microseconds since 1970.
 func (h *History) LastTime() int64 { return h.lastTime }
 
-// TimeAt is the recorded time of the turn k, in microseconds since 1970, for a snapshot; k is from CutAt to Last, and others count as the nearer of these.
+// TimeAt is the recorded time of the turn k, in microseconds since 1970, for a snapshot; k is from
+// CutAt to Last, and others count as the nearer of these.
 func (h *History) TimeAt(k OrderNum) int64 {
 	if o, ok := h.At(min(k, h.Last())); ok {
 		return o.Time
@@ -139,7 +150,8 @@ func (h *History) Nonce(s Session) (Nonce, bool) {
 	return Nonce{}, false
 }
 
-// AnsweredUpTo is an open session's low-water mark, as its ordered messages have declared it; 0 if it isn't open.
+// AnsweredUpTo is an open session's low-water mark, as its ordered messages have declared it; 0 if
+// it isn't open.
 func (h *History) AnsweredUpTo(s Session) SeqNum {
 	if known := h.open(s); known != nil {
 		return known.answered
@@ -159,7 +171,9 @@ func (h *History) Sessions() []Session {
 	return open
 }
 
-// SessionStates returns the sessions as of the turn executed, sorted, for a snapshot: whatever was ordered after it doesn't count. executed is from CutAt to Last; others count as the nearer of these.
+// SessionStates returns the sessions as of the turn executed, sorted, for a snapshot: whatever was
+// ordered after it doesn't count. executed is from CutAt to Last; others count as the nearer of
+// these.
 func (h *History) SessionStates(executed OrderNum) []SessionState {
 	executed = min(max(executed, h.cut), h.Last())
 	marks := map[Session]SeqNum{} // declared after the cut
@@ -174,7 +188,8 @@ func (h *History) SessionStates(executed OrderNum) []SessionState {
 		if OrderNum(n) > executed || s.expired != 0 && s.expired <= executed {
 			continue
 		}
-		state := SessionState{Session: n, Nonce: s.nonce, AnsweredUpTo: max(s.atCut, marks[n]), Ordered: map[SeqNum]OrderNum{}}
+		state := SessionState{Session: n, Nonce: s.nonce, AnsweredUpTo: max(s.atCut, marks[n]),
+			Ordered: map[SeqNum]OrderNum{}}
 		for q, k := range s.calls {
 			if k != 0 && k <= executed && q > state.AnsweredUpTo {
 				state.Ordered[q] = k
@@ -227,7 +242,8 @@ func (h *History) At(k OrderNum) (Ordered, bool) {
 	return h.order.all()[k-h.cut-1], true
 }
 
-// Above returns the order above k, or above the cut if that is higher. The caller must not change it, nor keep it past the next call.
+// Above returns the order above k, or above the cut if that is higher. The caller must not change
+// it, nor keep it past the next call.
 func (h *History) Above(k OrderNum) []Ordered {
 	if k >= h.Last() {
 		return nil
@@ -235,7 +251,8 @@ func (h *History) Above(k OrderNum) []Ordered {
 	return h.order.all()[max(k, h.cut)-h.cut:]
 }
 
-// log takes a session's message, and says whether it is held now. One that is ordered keeps its place and its bytes; one that is answered gets none.
+// log takes a session's message, and says whether it is held now. One that is ordered keeps its
+// place and its bytes; one that is answered gets none.
 func (h *History) log(m Message) bool {
 	s := h.open(m.Session)
 	if s == nil || m.SeqNum <= s.answered {
@@ -248,7 +265,8 @@ func (h *History) log(m Message) bool {
 	return true
 }
 
-// keep and drop count the messages that are held, and that nobody has ordered; s is nil while their session isn't known.
+// keep and drop count the messages that are held, and that nobody has ordered; s is nil while their
+// session isn't known.
 func (h *History) keep(s *session, m Message) {
 	old, held := h.messages[m.MessageID]
 	n := 1
@@ -274,7 +292,8 @@ func (h *History) drop(s *session, id MessageID) {
 	delete(h.messages, id)
 }
 
-// fits says whether an entry may be the next of the order, as far as can be said without its message: H2, H3, H4.
+// fits says whether an entry may be the next of the order, as far as can be said without its
+// message: H2, H3, H4.
 func (h *History) fits(o OrderInfo) bool {
 	if last, ok := h.At(h.Last()); ok && o.Time < last.Time {
 		return false
@@ -333,7 +352,8 @@ func (h *History) answer(n Session, s *session, mark SeqNum) {
 	s.answered = mark
 }
 
-// between calls f with each of a session's messages in (low, high]. It takes no more steps than that are numbers, or messages.
+// between calls f with each of a session's messages in (low, high]. It takes no more steps than
+// that are numbers, or messages.
 func (s *session) between(low, high SeqNum, f func(q SeqNum, k OrderNum)) {
 	if high-low > SeqNum(len(s.calls)) {
 		for q, k := range s.calls {
@@ -351,7 +371,8 @@ func (s *session) between(low, high SeqNum, f func(q SeqNum, k OrderNum)) {
 	}
 }
 
-// expire ends a session, and forgets its messages that nobody ordered. What is left goes with the cut.
+// expire ends a session, and forgets its messages that nobody ordered. What is left goes with the
+// cut.
 func (h *History) expire(o Ordered) {
 	s := h.sessions[o.Session]
 	for q, k := range s.calls {
@@ -366,7 +387,8 @@ func (h *History) expire(o Ordered) {
 	}
 }
 
-// Cut forgets the order up to k, with its messages: they are executed here, and held by every in-sync replica. A k above Last counts as Last.
+// Cut forgets the order up to k, with its messages: they are executed here, and held by every
+// in-sync replica. A k above Last counts as Last.
 func (h *History) Cut(k OrderNum) {
 	if k <= h.cut {
 		return
@@ -397,8 +419,9 @@ func (h *History) Cut(k OrderNum) {
 // CutAt is the orderNum up to which the order was forgotten.
 func (h *History) CutAt() OrderNum { return h.cut }
 
-// prune forgets epoch starts that tell neither entries above the cut apart, nor what an open session can have accepted, however long it was away (I5): nothing below its opening.
-// It is called once an epoch.
+// prune forgets epoch starts that tell neither entries above the cut apart, nor what an open
+// session can have accepted, however long it was away (I5): nothing below its opening. It is called
+// once an epoch.
 func (h *History) prune() {
 	below := h.cut
 	for n, s := range h.sessions {

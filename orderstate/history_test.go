@@ -24,7 +24,8 @@ func TestMarkAtTheEndOfNumbers(t *testing.T) {
 	// No honest primary orders this, since it is answered by itself.
 	m := message(1, math.MaxUint64, math.MaxUint64)
 	b.Message(m)
-	_ = b.Receive(Run{Envelope{1, 1, 3, 1}, []OrderInfo{{OrderNum: 3, Session: 1, SeqNum: m.SeqNum, Digest: m.Digest, First: 1, Time: 1}}})
+	_ = b.Receive(Run{Envelope{1, 1, 3, 1},
+		[]OrderInfo{{OrderNum: 3, Session: 1, SeqNum: m.SeqNum, Digest: m.Digest, First: 1, Time: 1}}})
 }
 
 func TestSnapshotIsAsOfItsTurn(t *testing.T) {
@@ -41,6 +42,7 @@ func TestSnapshotIsAsOfItsTurn(t *testing.T) {
 	must(t, err)
 	feed(t, joiner, p, k)
 	if joiner.Last() != p.Last() {
-		t.Errorf("from the snapshot at %d the joiner gets to %d of %d; it lacks %v", k, joiner.Last(), p.Last(), joiner.Lacks(10))
+		t.Errorf("from the snapshot at %d the joiner gets to %d of %d; it lacks %v", k, joiner.Last(), p.Last(),
+			joiner.Lacks(10))
 	}
 }

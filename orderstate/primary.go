@@ -8,11 +8,13 @@ import (
 
 // Primary is the state of a group's primary in one epoch: FIG. 7, 8 and 9.
 //
-// The patent's pendingSourceOrder list is the part of the order above the stable point (R3): PendingSourceOrder.
+// The patent's pendingSourceOrder list is the part of the order above the stable point (R3):
+// PendingSourceOrder.
 //
 // Invariants, besides H1-H6:
 //
-//	P1  stable is never beyond the order, nor moves beyond what a member of the required set has acknowledged in this epoch
+//	P1  stable is never beyond the order, nor moves beyond what a member of the required set has
+//	    acknowledged in this epoch
 //	P2  nothing above the stable point is forgotten (R3)
 //	P3  the order above first-1 was first ordered in this epoch
 type Primary struct {
@@ -26,7 +28,8 @@ type Primary struct {
 	max     int      // pendingSourceOrderMax
 	// reflected is up to where each session has reflected announcements (FIG. 9).
 	reflected map[Session]OrderNum
-	// held is up to where each session has said that it holds every announcement, in this epoch (R2).
+	// held is up to where each session has said that it holds every announcement, in this epoch
+	// (R2).
 	held map[Session]OrderNum
 	// declared is the low-water mark of a session as a request that wasn't ordered has declared it.
 	declared map[Session]SeqNum
@@ -34,7 +37,8 @@ type Primary struct {
 	attached map[Replica]map[Session]bool
 }
 
-// acknowledgement is up to where a member holds order and messages; any says that it knows where the epoch starts (R12.1), joined that it wasn't a peer then.
+// acknowledgement is up to where a member holds order and messages; any says that it knows where
+// the epoch starts (R12.1), joined that it wasn't a peer then.
 type acknowledgement struct {
 	upTo        OrderNum
 	any, joined bool
@@ -48,7 +52,8 @@ const (
 	Fresh Verdict = iota
 	// Duplicate: it was ordered before; its reply is, or will be, in the reply log.
 	Duplicate
-	// Answered: it is at or below its session's low-water mark, so its source has the reply, or gave up.
+	// Answered: it is at or below its session's low-water mark, so its source has the reply, or
+	// gave up.
 	Answered
 	// Unknown: its session was never opened, or expired (R11).
 	Unknown
@@ -56,9 +61,13 @@ const (
 
 func (v Verdict) String() string { return [...]string{"fresh", "duplicate", "answered", "unknown"}[v] }
 
-// NewPrimary starts an epoch: the members are the other in-sync replicas, who must acknowledge in it, and stable is where the order was known stable before (a value beyond Last counts as Last).
-// pendingSourceOrderMax is FIG. 7's: how many entries may wait for a ride before a null message takes them; 0 asks for one with every entry. The primary owns h from now on.
-func NewPrimary(h *History, epoch Epoch, stable OrderNum, members []Replica, pendingSourceOrderMax int) (*Primary, error) {
+// NewPrimary starts an epoch: the members are the other in-sync replicas, who must acknowledge in
+// it, and stable is where the order was known stable before (a value beyond Last counts as Last).
+// pendingSourceOrderMax is FIG. 7's: how many entries may wait for a ride before a null message
+// takes them; 0 asks for one with every entry. The primary owns h from now on.
+func NewPrimary(
+	h *History, epoch Epoch, stable OrderNum, members []Replica, pendingSourceOrderMax int,
+) (*Primary, error) {
 	first := h.Last() + 1
 	if newest := h.epochs.newest(); newest > epoch {
 		return nil, &FencedError{Epoch: epoch, Acknowledged: newest}
@@ -69,7 +78,8 @@ func NewPrimary(h *History, epoch Epoch, stable OrderNum, members []Replica, pen
 	h.prune()
 	p := &Primary{
 		History: h, epoch: epoch, first: first, stable: min(stable, h.Last()), max: pendingSourceOrderMax,
-		members: map[Replica]acknowledgement{}, number: 1, reflected: map[Session]OrderNum{}, held: map[Session]OrderNum{}, declared: map[Session]SeqNum{},
+		members: map[Replica]acknowledgement{}, number: 1, reflected: map[Session]OrderNum{},
+		held: map[Session]OrderNum{}, declared: map[Session]SeqNum{},
 		attached: map[Replica]map[Session]bool{},
 	}
 	if without("R12.3: (stable, N] is pending") {
@@ -95,7 +105,8 @@ func (p *Primary) First() OrderNum { return p.first }
 // Stable is up to where every member of the required set holds order and messages, in this epoch.
 func (p *Primary) Stable() OrderNum { return p.stable }
 
-// Judge says what Order would do with a message of a session. It notes the mark that the message declares.
+// Judge says what Order would do with a message of a session. It notes the mark that the message
+// declares.
 func (p *Primary) Judge(id MessageID, answeredUpTo SeqNum) Verdict {
 	v := p.judge(id, answeredUpTo)
 	if v != Unknown && answeredUpTo > max(p.sessions[id.Session].answered, p.declared[id.Session]) {
@@ -117,7 +128,10 @@ func (p *Primary) judge(id MessageID, answeredUpTo SeqNum) Verdict {
 	return Fresh
 }
 
-// Order gives a message the next orderNum: FIG. 7. push asks for a null message (R4), as it always does for a session that is detached at a member: its replies wait for that. now is in microseconds since 1970. A message that isn't Fresh isn't ordered, but the mark that it declares is noted.
+// Order gives a message the next orderNum: FIG. 7. push asks for a null message (R4), as it always
+// does for a session that is detached at a member: its replies wait for that. now is in
+// microseconds since 1970. A message that isn't Fresh isn't ordered, but the mark that it declares
+// is noted.
 func (p *Primary) Order(m Message, now int64) (o OrderInfo, v Verdict, push bool) {
 	if v = p.judge(m.MessageID, m.AnsweredUpTo); v != Fresh {
 		return OrderInfo{}, p.Judge(m.MessageID, m.AnsweredUpTo), false
@@ -127,7 +141,8 @@ func (p *Primary) Order(m Message, now int64) (o OrderInfo, v Verdict, push bool
 	return o, Fresh, push
 }
 
-// Open orders the opening of a session (R11). A nonce opens one session only: while that is open, o names it, with nothing of its entry but the orderNum, and the verdict is Duplicate.
+// Open orders the opening of a session (R11). A nonce opens one session only: while that is open, o
+// names it, with nothing of its entry but the orderNum, and the verdict is Duplicate.
 func (p *Primary) Open(n Nonce, digest uint64, body any, now int64) (o OrderInfo, v Verdict, push bool) {
 	if known, ok := p.byNonce[n]; ok {
 		return OrderInfo{OrderNum: OrderNum(known), Session: known, Kind: Open}, Duplicate, false
@@ -159,7 +174,8 @@ func (p *Primary) Expire(n Session, now int64) (o OrderInfo, v Verdict, push boo
 	return o, Fresh, push
 }
 
-// order7 is the box of FIG. 7: increment orderNum, form orderInfo, append it to pendingSourceOrder, and see whether the list is too long.
+// order7 is the box of FIG. 7: increment orderNum, form orderInfo, append it to pendingSourceOrder,
+// and see whether the list is too long.
 func (p *Primary) order7(o OrderInfo, now int64) (OrderInfo, bool) {
 	o.OrderNum = p.Last() + 1
 	o.First = p.epoch
@@ -174,30 +190,36 @@ func (p *Primary) order7(o OrderInfo, now int64) (OrderInfo, bool) {
 // carried is up to where a null message has carried the order, or none needs to.
 func (p *Primary) carried() OrderNum { return max(p.pushed, p.stable) }
 
-// PendingSourceOrder is the patent's list: ordered, not yet known to be held by every in-sync backup (R3). The caller must not change it, nor keep it past the next call.
+// PendingSourceOrder is the patent's list: ordered, not yet known to be held by every in-sync
+// backup (R3). The caller must not change it, nor keep it past the next call.
 func (p *Primary) PendingSourceOrder() []Ordered { return p.Above(p.stable) }
 
-// Multicast is the first loop of FIG. 8: the announcement that a reply carries as its sourceOrderInfo, everything above
-// what its source holds that isn't known stable, up to the reply's own orderNum (R2). The source holds what its request said, and what any other request has said that came before the reply leaves, since what it holds only grows
-// in an epoch. The run is the caller's; its entries are appended to into, which may be nil.
+// Multicast is the first loop of FIG. 8: the announcement that a reply carries as its
+// sourceOrderInfo, everything above what its source holds that isn't known stable, up to the
+// reply's own orderNum (R2). The source holds what its request said, and what any other request has
+// said that came before the reply leaves, since what it holds only grows in an epoch. The run is
+// the caller's; its entries are appended to into, which may be nil.
 func (p *Primary) Multicast(n Session, heldUpTo, orderNum OrderNum, into []OrderInfo) Run {
 	return p.run(max(heldUpTo, p.held[n], p.stable), orderNum, into)
 }
 
-// Null is the null message's announcement (FIG. 7, R4): what none has carried yet. Calling it marks it as pushed.
+// Null is the null message's announcement (FIG. 7, R4): what none has carried yet. Calling it marks
+// it as pushed.
 func (p *Primary) Null() Run {
 	r := p.run(p.carried(), p.Last(), nil)
 	p.pushed = p.Last()
 	return r
 }
 
-// Push is what a stream to a backup must carry that has carried the order up to sent: on a new one everything above the stable point (R4); for a joiner, what is kept for it.
+// Push is what a stream to a backup must carry that has carried the order up to sent: on a new one
+// everything above the stable point (R4); for a joiner, what is kept for it.
 func (p *Primary) Push(sent OrderNum) Run { return p.run(sent, p.Last(), nil) }
 
 // Unpushed is the oldest entry that no null message has carried, and that isn't stable.
 func (p *Primary) Unpushed() (Ordered, bool) { return p.At(p.carried() + 1) }
 
-// run is the part of the order in (above, upTo], or what there is of it; an empty one has a Count of 0.
+// run is the part of the order in (above, upTo], or what there is of it; an empty one has a Count
+// of 0.
 func (p *Primary) run(above, upTo OrderNum, into []OrderInfo) Run {
 	above = min(max(above, p.cut), p.Last())
 	r := Run{Envelope: Envelope{Epoch: p.epoch, EpochFirst: p.first, First: above + 1}}
@@ -216,8 +238,10 @@ func (p *Primary) run(above, upTo OrderNum, into []OrderInfo) Run {
 	return r
 }
 
-// Receive is the first loop of FIG. 9: a session has reflected these announcements, and holds all up to heldUpTo. The primary records it; the entries leave pendingSourceOrder only by R3, since what one
-// source has reflected may still die with that source. What can't be is passed over. The message must name this epoch (R9), or say that it holds nothing.
+// Receive is the first loop of FIG. 9: a session has reflected these announcements, and holds all
+// up to heldUpTo. The primary records it; the entries leave pendingSourceOrder only by R3, since
+// what one source has reflected may still die with that source. What can't be is passed over. The
+// message must name this epoch (R9), or say that it holds nothing.
 func (p *Primary) Receive(n Session, heldUpTo OrderNum, destOrderInfo []Envelope) {
 	if p.open(n) == nil {
 		return
@@ -238,8 +262,10 @@ func (p *Primary) Receive(n Session, heldUpTo OrderNum, destOrderInfo []Envelope
 // Reflected is up to where a session has reflected announcements of this epoch.
 func (p *Primary) Reflected(n Session) OrderNum { return p.reflected[n] }
 
-// Acknowledge records that a member holds order and messages up to k in an epoch; acknowledgements count only in their epoch (R1b), and cumulatively. It says whether Stable or Held
-// has changed, or, while a session is detached at that member, what MayLeave says. It is an error to acknowledge what isn't ordered: that member has diverged.
+// Acknowledge records that a member holds order and messages up to k in an epoch; acknowledgements
+// count only in their epoch (R1b), and cumulatively. It says whether Stable or Held has changed,
+// or, while a session is detached at that member, what MayLeave says. It is an error to acknowledge
+// what isn't ordered: that member has diverged.
 func (p *Primary) Acknowledge(r Replica, epoch Epoch, k OrderNum) (moved bool, err error) {
 	before, member := p.members[r]
 	if !member || epoch != p.epoch && !without("R3: acknowledgements count in their epoch") {
@@ -273,8 +299,10 @@ func (p *Primary) settle() bool {
 	return true
 }
 
-// Require counts a replica in the required set and in R3 (R13, grow: first). It may be put in-sync when it has acknowledged all that was ordered by then, and the stable point has reached the turn of
-// its snapshot: before that it couldn't tell the order between the two, if it were the one that is left.
+// Require counts a replica in the required set and in R3 (R13, grow: first). It may be put in-sync
+// when it has acknowledged all that was ordered by then, and the stable point has reached the turn
+// of its snapshot: before that it couldn't tell the order between the two, if it were the one that
+// is left.
 func (p *Primary) Require(r Replica) {
 	if _, ok := p.members[r]; !ok {
 		p.members[r] = acknowledgement{joined: true}
@@ -282,7 +310,8 @@ func (p *Primary) Require(r Replica) {
 	}
 }
 
-// Release takes a replica out of the required set: after etcd has it out of in-sync (R13, shrink), or a joiner that failed. It says whether Stable or Held has changed, or what MayLeave says.
+// Release takes a replica out of the required set: after etcd has it out of in-sync (R13, shrink),
+// or a joiner that failed. It says whether Stable or Held has changed, or what MayLeave says.
 func (p *Primary) Release(r Replica) bool {
 	if _, ok := p.members[r]; !ok {
 		return false
@@ -309,7 +338,8 @@ func (p *Primary) Acknowledged(r Replica) (OrderNum, bool) {
 	return a.upTo, ok
 }
 
-// Held says whether every in-sync peer knows where the epoch starts, and holds everything up to there, so that the gate may open (R12.4). Who joins later doesn't count.
+// Held says whether every in-sync peer knows where the epoch starts, and holds everything up to
+// there, so that the gate may open (R12.4). Who joins later doesn't count.
 func (p *Primary) Held() bool {
 	for _, a := range p.members {
 		if without("R12.4") {
@@ -322,7 +352,8 @@ func (p *Primary) Held() bool {
 	return true
 }
 
-// Executed says that the application has executed the order up to k; what is executed and stable is forgotten.
+// Executed says that the application has executed the order up to k; what is executed and stable is
+// forgotten.
 func (p *Primary) Executed(k OrderNum) { p.Cut(min(k, p.stable)) }
 
 // Clone returns an independent copy.

@@ -9,7 +9,8 @@ func TestHostileHeldUpTo(t *testing.T) {
 	p := newPrimary(t, []Replica{"S2"}, 'a')
 	for _, held := range []OrderNum{0, 1, 2, math.MaxUint64 - 1, math.MaxUint64} {
 		for _, k := range []OrderNum{0, 1, 2, math.MaxUint64} {
-			if r := p.Multicast(0, held, k, nil); r.First == 0 || r.Count != len(r.Entries) || r.Count > 0 && r.Last() > p.Last() || r.Count == 0 && r.First > p.Last()+1 {
+			if r := p.Multicast(0, held, k, nil); r.First == 0 || r.Count != len(r.Entries) || r.Count > 0 &&
+				r.Last() > p.Last() || r.Count == 0 && r.First > p.Last()+1 {
 				t.Errorf("Multicast(%d, %d) is %v", held, k, r)
 			}
 		}
@@ -26,7 +27,8 @@ func TestMalformedReflections(t *testing.T) {
 	}
 }
 
-// TestMulticastSkipsWhatIsHeld: a reply leaves out what any request of its session has said is held, and what another session's has isn't (R2).
+// TestMulticastSkipsWhatIsHeld: a reply leaves out what any request of its session has said is
+// held, and what another session's has isn't (R2).
 func TestMulticastSkipsWhatIsHeld(t *testing.T) {
 	t.Parallel()
 	p := newPrimary(t, []Replica{"S2"}, 'a', 'b')
@@ -40,7 +42,8 @@ func TestMulticastSkipsWhatIsHeld(t *testing.T) {
 		held    OrderNum
 		first   OrderNum
 	}{{1, 2, 5}, {1, 6, 7}, {1, 0, 5}, {2, 2, 3}} {
-		if r := p.Multicast(tt.session, tt.held, 9, scratch); r.First != tt.first || r.Last() != 9 || &r.Entries[0] != &scratch[:1][0] {
+		if r := p.Multicast(tt.session, tt.held, 9, scratch); r.First != tt.first || r.Last() != 9 ||
+			&r.Entries[0] != &scratch[:1][0] {
 			t.Errorf("Multicast(%d, %d, 9) is %v", tt.session, tt.held, r)
 		}
 	}

@@ -9,10 +9,16 @@ import (
 	"github.com/cockroachdb/datadriven"
 )
 
-// TestScenarios runs the scripts in testdata: one claim each, to be read beside the patent. -rewrite writes what happens into them.
+// TestScenarios runs the scripts in testdata: one claim each, to be read beside the patent.
+// -rewrite writes what happens into them.
 //
-//	group level=reflected replicas=(S1,S2) sources=(C1) max=32     a new group; each source's session is opened, as order 1, 2, …, and attached at all backups, in each epoch; but with detached
-//	do                                                            commands of the world, one a line
+//	group level=reflected replicas=(S1,S2) sources=(C1) max=32     a new group; each source's
+//	                                                               session is opened, as order 1,
+//	                                                               2, …, and attached at all
+//	                                                               backups, in each epoch; but
+//	                                                               with detached
+//	do                                                            commands of the world, one a
+//	                                                              line
 func TestScenarios(t *testing.T) {
 	scripts, err := filepath.Glob("testdata/*.txt")
 	must(t, err)

@@ -7,14 +7,18 @@ import (
 	"slices"
 )
 
-// Source is the state of one session at its source: FIG. 9's second loop, where replies bring announcements, and FIG. 8's second, where they are reflected.
+// Source is the state of one session at its source: FIG. 9's second loop, where replies bring
+// announcements, and FIG. 8's second, where they are reflected.
 //
 // Invariants:
 //
-//	S1  a reply is accepted only when every announcement up to it is held or known stable, in the epoch that the source has acknowledged (R1, R9)
+//	S1  a reply is accepted only when every announcement up to it is held or known stable, in the
+//	    epoch that the source has acknowledged (R1, R9)
 //	S2  an announcement stays until it is known stable, or void (R3)
-//	S3  no announcement in pendingRemoteOrder is covered by others of its epoch, and what is stable
-//	S4  nothing is accepted in an epoch before all that was accepted in earlier ones, or known stable, is known to be in it (I5)
+//	S3  no announcement in pendingRemoteOrder is covered by others of its epoch, and what is
+//	    stable
+//	S4  nothing is accepted in an epoch before all that was accepted in earlier ones, or known
+//	    stable, is known to be in it (I5)
 type Source struct {
 	epoch   Epoch
 	started bool // the epoch's first orderNum is known
@@ -28,17 +32,20 @@ type Source struct {
 	untold OrderNum
 	held   OrderNum // HeldUpTo
 	epochs Epochs
-	// pendingRemoteOrder holds announcements not known stable, by epoch, then by first orderNum, and so, in an epoch, by last orderNum.
+	// pendingRemoteOrder holds announcements not known stable, by epoch, then by first orderNum,
+	// and so, in an epoch, by last orderNum.
 	pendingRemoteOrder window[pendingRun]
 	arrivals           uint64
-	// accepted is the highest orderNum of a reply accepted in each epoch, while it isn't known stable (I5).
+	// accepted is the highest orderNum of a reply accepted in each epoch, while it isn't known
+	// stable (I5).
 	accepted map[Epoch]OrderNum
 	number   uint64 // of the required set
 	required []Replica
 	acked    map[Replica]OrderNum // in epoch
 }
 
-// pendingRun is an announcement with the number of its arrival, by which each stream to a replica knows what it has reflected already.
+// pendingRun is an announcement with the number of its arrival, by which each stream to a replica
+// knows what it has reflected already.
 type pendingRun struct {
 	Announcement
 	arrival uint64
@@ -57,7 +64,9 @@ func (s *Source) Epoch() Epoch { return s.epoch }
 // Stable is up to where the order is known stable.
 func (s *Source) Stable() OrderNum { return s.stable }
 
-// NewEpoch acknowledges an epoch (R9): from now on nothing from below it is accepted. It says whether the epoch is news: then replies not yet accepted are dropped, and their calls issued again.
+// NewEpoch acknowledges an epoch (R9): from now on nothing from below it is accepted. It says
+// whether the epoch is news: then replies not yet accepted are dropped, and their calls issued
+// again.
 func (s *Source) NewEpoch(e Epoch) bool {
 	if e <= s.epoch {
 		return false
@@ -75,13 +84,18 @@ func (s *Source) NewEpoch(e Epoch) bool {
 	return true
 }
 
-// Start learns where the acknowledged epoch starts, where earlier ones did (those that the primary knows), and up to where the order is stable. Void announcements are dropped. A LostError says
-// that a reply that was accepted, or what was known stable, isn't in the epoch (I5): the session ends; until it does, nothing more is accepted, and Start says the same again. Any other error changes nothing.
+// Start learns where the acknowledged epoch starts, where earlier ones did (those that the primary
+// knows), and up to where the order is stable. Void announcements are dropped. A LostError says
+// that a reply that was accepted, or what was known stable, isn't in the epoch (I5): the session
+// ends; until it does, nothing more is accepted, and Start says the same again. Any other error
+// changes nothing.
 func (s *Source) Start(e Epoch, first, stable OrderNum, earlier []Start) error {
 	if e != s.epoch {
 		return &FencedError{Epoch: e, Acknowledged: s.epoch}
 	}
-	starts := slices.DeleteFunc(slices.Clone(earlier), func(st Start) bool { return st.Epoch > e || without("I5: lost by any later epoch") })
+	starts := slices.DeleteFunc(slices.Clone(earlier), func(st Start) bool {
+		return st.Epoch > e || without("I5: lost by any later epoch")
+	})
 	if err := s.learn(first, append(starts, Start{e, first})...); err != nil {
 		return err
 	}
@@ -128,8 +142,10 @@ func (s *Source) lost() error {
 	return lost
 }
 
-// Receive is FIG. 9's second loop: an announcement from the remote primary goes to pendingRemoteOrder, if it isn't there. It is called whether or not the reply that brought it will be accepted.
-// One of another epoch than the acknowledged one, or an empty one, is passed over (R9). The first of an epoch can overtake Start. An error changes nothing.
+// Receive is FIG. 9's second loop: an announcement from the remote primary goes to
+// pendingRemoteOrder, if it isn't there. It is called whether or not the reply that brought it will
+// be accepted. One of another epoch than the acknowledged one, or an empty one, is passed over
+// (R9). The first of an epoch can overtake Start. An error changes nothing.
 func (s *Source) Receive(a Announcement) error {
 	if a.Epoch != s.epoch || a.Count == 0 {
 		return nil
@@ -139,7 +155,8 @@ func (s *Source) Receive(a Announcement) error {
 	}
 	if s.started {
 		if a.EpochFirst != s.first {
-			return fmt.Errorf("orderstate: a run says that epoch %d starts at %d, it starts at %d", a.Epoch, a.EpochFirst, s.first)
+			return fmt.Errorf("orderstate: a run says that epoch %d starts at %d, it starts at %d", a.Epoch,
+				a.EpochFirst, s.first)
 		}
 		s.insert(a)
 		return nil
@@ -151,7 +168,8 @@ func (s *Source) Receive(a Announcement) error {
 	return nil
 }
 
-// LearnStable takes the primary's word for the stable point; announcements up to there are done with. It counts once Start has told that the epoch has all that was stable before.
+// LearnStable takes the primary's word for the stable point; announcements up to there are done
+// with. It counts once Start has told that the epoch has all that was stable before.
 func (s *Source) LearnStable(e Epoch, stable OrderNum) {
 	if e != s.epoch || e == 0 || stable <= s.stable {
 		return
@@ -189,7 +207,8 @@ func (s *Source) settle() {
 	s.epochs.Prune(s.stable)
 }
 
-// done says whether the run at place i, above the stable point, is void (R12.3), or covered by that point and the next run.
+// done says whether the run at place i, above the stable point, is void (R12.3), or covered by that
+// point and the next run.
 func (s *Source) done(i int, r pendingRun) bool {
 	if r.Last() <= s.stable || s.epochs.Void(r.Epoch, max(r.First, s.stable+1)) {
 		return true
@@ -198,7 +217,8 @@ func (s *Source) done(i int, r pendingRun) bool {
 	return i+1 < len(list) && list[i+1].Epoch == r.Epoch && list[i+1].First-1 <= s.stable
 }
 
-// insert keeps the fewest announcements that cover (S3): in one epoch no announcement lies within another, or within the union of its neighbours and what is stable.
+// insert keeps the fewest announcements that cover (S3): in one epoch no announcement lies within
+// another, or within the union of its neighbours and what is stable.
 func (s *Source) insert(a Announcement) {
 	list := s.pendingRemoteOrder.all()
 	base := s.base()
@@ -235,7 +255,8 @@ func (s *Source) insert(a Announcement) {
 	s.extend(at)
 }
 
-// extend moves HeldUpTo over the runs of the acknowledged epoch, from place i on, that leave no gap.
+// extend moves HeldUpTo over the runs of the acknowledged epoch, from place i on, that leave no
+// gap.
 func (s *Source) extend(i int) {
 	list := s.pendingRemoteOrder.all()
 	for ; i < len(list) && list[i].First-1 <= s.held; i++ {
@@ -253,10 +274,13 @@ func byEpochAndFirst(r pendingRun, e Envelope) int {
 	return cmp.Or(cmp.Compare(r.Epoch, e.Epoch), cmp.Compare(r.First, e.First))
 }
 
-// HeldUpTo is up to where this source holds, or knows stable, every announcement valid in the acknowledged epoch (R2); 0 in an epoch whose start it doesn't know. What was transmitted doesn't count as held.
+// HeldUpTo is up to where this source holds, or knows stable, every announcement valid in the
+// acknowledged epoch (R2); 0 in an epoch whose start it doesn't know. What was transmitted doesn't
+// count as held.
 func (s *Source) HeldUpTo() OrderNum { return s.held }
 
-// PendingRemoteOrder returns the patent's list (¶100): every announcement received and not known stable, by epoch and orderNum.
+// PendingRemoteOrder returns the patent's list (¶100): every announcement received and not known
+// stable, by epoch and orderNum.
 func (s *Source) PendingRemoteOrder() []Announcement {
 	list := make([]Announcement, s.pendingRemoteOrder.len())
 	for i, r := range s.pendingRemoteOrder.all() {
@@ -265,8 +289,10 @@ func (s *Source) PendingRemoteOrder() []Announcement {
 	return list
 }
 
-// Multicast is the second loop of FIG. 8: what a message to one replica carries as destOrderInfo, given what earlier ones to it carried (reflected, as returned by the call before; 0 at first, and on a new stream).
-// The figure's deletion marks an entry as reflected, per replica; it leaves the list when it is known stable (R3).
+// Multicast is the second loop of FIG. 8: what a message to one replica carries as destOrderInfo,
+// given what earlier ones to it carried (reflected, as returned by the call before; 0 at first, and
+// on a new stream). The figure's deletion marks an entry as reflected, per replica; it leaves the
+// list when it is known stable (R3).
 func (s *Source) Multicast(reflected uint64) (destOrderInfo []Announcement, now uint64) {
 	list := s.pendingRemoteOrder.all()
 	from, n := len(list), 0
@@ -304,13 +330,15 @@ const (
 	Wait Decision = iota
 	// Accept: hand it over; it counts as accepted now.
 	Accept
-	// Drop: it is from an epoch that is over, or that this source hasn't acknowledged; issue the call again.
+	// Drop: it is from an epoch that is over, or that this source hasn't acknowledged; issue the
+	// call again.
 	Drop
 )
 
 func (d Decision) String() string { return [...]string{"wait", "accept", "drop"}[d] }
 
-// Accept is R1 and R1b: what becomes of a reply now. One that waits is asked about again after any call that changes the source; one that depends on no order (OrderNum 0) never waits.
+// Accept is R1 and R1b: what becomes of a reply now. One that waits is asked about again after any
+// call that changes the source; one that depends on no order (OrderNum 0) never waits.
 func (s *Source) Accept(r Reply) Decision {
 	switch {
 	case r.Epoch != s.epoch && !without("R9: a source accepts no reply from below its epoch"), r.Epoch == 0:
@@ -328,7 +356,8 @@ func (s *Source) Accept(r Reply) Decision {
 	return Accept
 }
 
-// acknowledged is R1b: every member of the reply's required set, or of a later one, has acknowledged it.
+// acknowledged is R1b: every member of the reply's required set, or of a later one, has
+// acknowledged it.
 func (s *Source) acknowledged(r Reply) bool {
 	if s.number == 0 || s.number < r.Number {
 		return false
@@ -341,25 +370,29 @@ func (s *Source) acknowledged(r Reply) bool {
 	return true
 }
 
-// Acknowledge records that a replica holds order and messages up to k, in an epoch; it counts in its epoch only (R1b).
+// Acknowledge records that a replica holds order and messages up to k, in an epoch; it counts in
+// its epoch only (R1b).
 func (s *Source) Acknowledge(m Replica, e Epoch, k OrderNum) {
 	if (e == s.epoch || without("R1b: acknowledgements count in their epoch")) && k > s.acked[m] {
 		s.acked[m] = k
 	}
 }
 
-// Require learns a required set of the acknowledged epoch; a set with a lower number than the known one is old news.
+// Require learns a required set of the acknowledged epoch; a set with a lower number than the known
+// one is old news.
 func (s *Source) Require(e Epoch, number uint64, members []Replica) {
 	if e == s.epoch && number > s.number {
 		s.number, s.required = number, slices.Clone(members)
 	}
 }
 
-// Required returns the required set, as last learned; 0 and nothing in a new epoch. The caller must not change it.
+// Required returns the required set, as last learned; 0 and nothing in a new epoch. The caller must
+// not change it.
 func (s *Source) Required() (number uint64, members []Replica) { return s.number, s.required }
 
-// LostError says that a reply which the source has accepted isn't in the order any more (two faults at once): its caller must be told (I5). With Stable, that what every in-sync replica held isn't: then
-// the group was taken over by a replica that wasn't in-sync, as after a restored store.
+// LostError says that a reply which the source has accepted isn't in the order any more (two faults
+// at once): its caller must be told (I5). With Stable, that what every in-sync replica held isn't:
+// then the group was taken over by a replica that wasn't in-sync, as after a restored store.
 type LostError struct {
 	OrderNum OrderNum
 	Epoch    Epoch
@@ -368,9 +401,13 @@ type LostError struct {
 
 func (e *LostError) Error() string {
 	if e.Stable {
-		return fmt.Sprintf("orderstate: orderNum %d was stable in epoch %d, and a later epoch begins below: the group was taken over by a replica that wasn't in-sync", e.OrderNum, e.Epoch)
+		return fmt.Sprintf(
+			"orderstate: orderNum %d was stable in epoch %d, and a later epoch begins below: the group was taken "+
+				"over by a replica that wasn't in-sync", e.OrderNum, e.Epoch,
+		)
 	}
-	return fmt.Sprintf("orderstate: the reply at orderNum %d of epoch %d was accepted, and is lost", e.OrderNum, e.Epoch)
+	return fmt.Sprintf("orderstate: the reply at orderNum %d of epoch %d was accepted, and is lost", e.OrderNum,
+		e.Epoch)
 }
 
 // Clone returns an independent copy.

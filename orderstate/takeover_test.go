@@ -97,7 +97,8 @@ func TestTakeoverHoldsMessagesOfSessionsItLearns(t *testing.T) {
 	}
 }
 
-// R12.4: that all up to N was stable before isn't enough: every peer must know where the epoch starts, too.
+// R12.4: that all up to N was stable before isn't enough: every peer must know where the epoch
+// starts, too.
 func TestGateWaitsForEveryPeer(t *testing.T) {
 	p, b := newPrimary(t, []Replica{"S2", "S3"}, 'a'), newBackup(t)
 	feed(t, b, p, 0)

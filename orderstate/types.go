@@ -8,7 +8,8 @@ import (
 type (
 	// Epoch numbers the reigns of a group's primaries; epochs only grow. 0 is no epoch.
 	Epoch uint64
-	// OrderNum is per group, from 1: the order in which the primary executes messages of all its connections (¶97). The highest of all is never used.
+	// OrderNum is per group, from 1: the order in which the primary executes messages of all its
+	// connections (¶97). The highest of all is never used.
 	OrderNum uint64
 	// SeqNum is per session, from 1: reliable delivery and duplicate detection (¶96).
 	SeqNum uint64
@@ -26,21 +27,25 @@ type Kind uint8
 const (
 	// Request is a message of a session, to be delivered to the application.
 	Request Kind = iota
-	// Open opens a session: Session equals OrderNum, SeqNum is 0, and the message's body is the source's nonce.
+	// Open opens a session: Session equals OrderNum, SeqNum is 0, and the message's body is the
+	// source's nonce.
 	Open
 	// Expire ends a session; there is no message to it.
 	Expire
 )
 
-// OrderInfo is the patent's structure of the same name (¶98): the place of one message in the order.
+// OrderInfo is the patent's structure of the same name (¶98): the place of one message in the
+// order.
 type OrderInfo struct {
 	OrderNum OrderNum
 	SeqNum   SeqNum
 	Session  Session // the patent's C
 	Kind     Kind
-	// First is the epoch in which the message was first ordered: Rand is seeded from it, so it survives re-announcement.
+	// First is the epoch in which the message was first ordered: Rand is seeded from it, so it
+	// survives re-announcement.
 	First Epoch
-	// Time is the turn's recorded time in microseconds since 1970; it never goes back along the order.
+	// Time is the turn's recorded time in microseconds since 1970; it never goes back along the
+	// order.
 	Time int64
 	// Digest binds the order to the message's bytes, under the group's secret.
 	Digest uint64
@@ -49,7 +54,8 @@ type OrderInfo struct {
 // Message returns the name of the message that the entry orders.
 func (o OrderInfo) Message() MessageID { return MessageID{o.Session, o.SeqNum} }
 
-// check says what no primary can have ordered. A session is opened before its messages are ordered, so its number is the lower.
+// check says what no primary can have ordered. A session is opened before its messages are ordered,
+// so its number is the lower.
 func (o OrderInfo) check() error {
 	switch {
 	case o.Kind == Request && o.SeqNum > 0 && o.Session > 0 && OrderNum(o.Session) < o.OrderNum:
@@ -59,7 +65,8 @@ func (o OrderInfo) check() error {
 	case o.Kind == Expire && o.SeqNum == 0 && o.Session > 0 && OrderNum(o.Session) < o.OrderNum:
 		return nil
 	}
-	return fmt.Errorf("orderstate: malformed entry: kind %d, session %d, seqNum %d at orderNum %d", o.Kind, o.Session, o.SeqNum, o.OrderNum)
+	return fmt.Errorf("orderstate: malformed entry: kind %d, session %d, seqNum %d at orderNum %d", o.Kind, o.Session,
+		o.SeqNum, o.OrderNum)
 }
 
 func (o OrderInfo) String() string {
@@ -81,12 +88,14 @@ type MessageID struct {
 
 func (m MessageID) String() string { return fmt.Sprintf("%d/%d", m.Session, m.SeqNum) }
 
-// Message is a message in the log. Body is the caller's, and never looked at; Digest stands for it, and for all else here: replicas hold the same message
-// when they hold one with the same Digest. So a message that is sent again is sent as it was first, with its first AnsweredUpTo.
+// Message is a message in the log. Body is the caller's, and never looked at; Digest stands for it,
+// and for all else here: replicas hold the same message when they hold one with the same Digest. So
+// a message that is sent again is sent as it was first, with its first AnsweredUpTo.
 type Message struct {
 	MessageID
-	// AnsweredUpTo is the session's low-water mark as this message declares it: every seqNum at or below has its reply, or was abandoned.
-	// It takes effect when the message is ordered, so that it does at the same place on every replica.
+	// AnsweredUpTo is the session's low-water mark as this message declares it: every seqNum at or
+	// below has its reply, or was abandoned. It takes effect when the message is ordered, so that
+	// it does at the same place on every replica.
 	AnsweredUpTo SeqNum
 	Digest       uint64
 	// Nonce is set in a message that opens a session.
@@ -96,7 +105,8 @@ type Message struct {
 	Size int
 }
 
-// Nonce is made by a source for its session's opening: it deduplicates the opening and proves who owns the session.
+// Nonce is made by a source for its session's opening: it deduplicates the opening and proves who
+// owns the session.
 type Nonce [16]byte
 
 // Envelope is what a source may read of a run.
@@ -111,10 +121,13 @@ type Envelope struct {
 // Last is the orderNum of the run's last entry; First-1 if it is empty.
 func (e Envelope) Last() OrderNum { return e.First + OrderNum(e.Count) - 1 }
 
-// check says what no primary can have announced. An envelope that passes has a Last that is at least First, and that can be counted on from.
+// check says what no primary can have announced. An envelope that passes has a Last that is at
+// least First, and that can be counted on from.
 func (e Envelope) check() error {
-	if e.Epoch == 0 || e.EpochFirst == 0 || e.First == 0 || e.Count < 1 || lastOrderNum-e.First < OrderNum(e.Count)-1 || e.First > lastOrderNum {
-		return fmt.Errorf("orderstate: malformed run: %d from orderNum %d on, of epoch %d that starts at %d", e.Count, e.First, e.Epoch, e.EpochFirst)
+	if e.Epoch == 0 || e.EpochFirst == 0 || e.First == 0 || e.Count < 1 || lastOrderNum-e.First < OrderNum(e.Count)-1 ||
+		e.First > lastOrderNum {
+		return fmt.Errorf("orderstate: malformed run: %d from orderNum %d on, of epoch %d that starts at %d", e.Count,
+			e.First, e.Epoch, e.EpochFirst)
 	}
 	return nil
 }
@@ -138,7 +151,8 @@ func (r Run) check() error {
 	}
 	for i, o := range r.Entries {
 		if o.OrderNum != r.First+OrderNum(i) || o.First == 0 || o.First > r.Epoch {
-			return fmt.Errorf("orderstate: run %v has entry %v, first ordered in epoch %d, at place %d", r.Envelope, o, o.First, i)
+			return fmt.Errorf("orderstate: run %v has entry %v, first ordered in epoch %d, at place %d", r.Envelope, o,
+				o.First, i)
 		}
 		if err := o.check(); err != nil {
 			return err
@@ -147,13 +161,15 @@ func (r Run) check() error {
 	return nil
 }
 
-// Announcement is a run as it travels through a source: its envelope, and the rest sealed. The source stores and reflects it verbatim.
+// Announcement is a run as it travels through a source: its envelope, and the rest sealed. The
+// source stores and reflects it verbatim.
 type Announcement struct {
 	Envelope
 	Sealed []byte
 }
 
-// Ordered is an entry with the epoch whose primary announced it, which decides between entries for one orderNum after takeovers.
+// Ordered is an entry with the epoch whose primary announced it, which decides between entries for
+// one orderNum after takeovers.
 type Ordered struct {
 	OrderInfo
 	Epoch Epoch

@@ -45,7 +45,8 @@ func (h *History) valid(early map[Session][]SeqNum) error {
 	waiting := map[MessageID]bool{}
 	for n, s := range h.sessions {
 		add(OrderNum(n) <= h.Last(), "H4", "session %d is opened beyond %d", n, h.Last())
-		add(s.expired == ended[n] && (s.expired == 0 || s.expired > h.cut), "H5", "session %d ends at %d, and at %d", n, s.expired, ended[n])
+		add(s.expired == ended[n] && (s.expired == 0 || s.expired > h.cut), "H5", "session %d ends at %d, and at %d", n,
+			s.expired, ended[n])
 		if s.expired == 0 {
 			add(h.byNonce[s.nonce] == n, "H6", "nonce %v opened %d, and %d", s.nonce, n, h.byNonce[s.nonce])
 		}
@@ -86,7 +87,8 @@ func (h *History) valid(early map[Session][]SeqNum) error {
 		_, held := h.messages[id]
 		add(held, "H5", "%v waits, and isn't held", id)
 	}
-	// H6, by the definition: a replica that starts from a snapshot, and is given the rest, ends here.
+	// H6, by the definition: a replica that starts from a snapshot, and is given the rest, ends
+	// here.
 	for k := h.cut; k <= h.Last() && errors.Join(errs...) == nil; k++ {
 		errs = append(errs, h.replayed(k))
 	}
@@ -121,11 +123,13 @@ func (h *History) counted(ordered map[MessageID]OrderNum) error {
 			}
 		}
 	}
-	errs := []error{check(waiting == h.waiting && logged == h.logged, "H5", "%+v wait, and %d bytes are logged, not %+v and %d", waiting, logged, h.waiting, h.logged)}
+	errs := []error{check(waiting == h.waiting && logged == h.logged, "H5",
+		"%+v wait, and %d bytes are logged, not %+v and %d", waiting, logged, h.waiting, h.logged)}
 	for n, s := range h.sessions {
 		c := of[n]
 		errs = append(errs, check(c.waiting == s.waiting && c.logged == s.logged && c.ordered == s.ordered, "H5",
-			"session %d has %+v waiting, %d ordered, of %d bytes; not %+v, %d, %d", n, c.waiting, c.ordered, c.logged, s.waiting, s.ordered, s.logged))
+			"session %d has %+v waiting, %d ordered, of %d bytes; not %+v, %d, %d", n, c.waiting, c.ordered, c.logged,
+			s.waiting, s.ordered, s.logged))
 	}
 	return errors.Join(errs...)
 }
@@ -151,27 +155,36 @@ func (h *History) replayed(k OrderNum) error {
 		return fmt.Errorf("H6: from a snapshot at %d on, the time becomes %d, not %d", k, c.lastTime, h.lastTime)
 	}
 	equal := slices.EqualFunc(c.SessionStates(c.Last()), h.SessionStates(h.Last()), func(a, b SessionState) bool {
-		return a.Session == b.Session && a.Nonce == b.Nonce && a.AnsweredUpTo == b.AnsweredUpTo && maps.Equal(a.Ordered, b.Ordered)
+		return a.Session == b.Session && a.Nonce == b.Nonce && a.AnsweredUpTo == b.AnsweredUpTo &&
+			maps.Equal(a.Ordered, b.Ordered)
 	})
-	return check(equal, "H6", "from a snapshot at %d on, the sessions become\n%v, not\n%v", k, c.SessionStates(c.Last()), h.SessionStates(h.Last()))
+	return check(equal, "H6", "from a snapshot at %d on, the sessions become\n%v, not\n%v", k,
+		c.SessionStates(c.Last()), h.SessionStates(h.Last()))
 }
 
-// Valid checks P1-P3, and H1-H6. Like the other roles' it is for tests and explorers: it takes time that grows with the square of what is held.
+// Valid checks P1-P3, and H1-H6. Like the other roles' it is for tests and explorers: it takes time
+// that grows with the square of what is held.
 func (p *Primary) Valid() error {
 	errs := []error{p.History.valid(nil)}
 	add := func(ok bool, invariant, format string, args ...any) {
 		errs = append(errs, check(ok, invariant, format, args...))
 	}
 	add(p.stable <= p.Last(), "P1", "stable is %d of %d", p.stable, p.Last())
-	add(len(p.members) > 0 || p.stable == p.Last(), "P1", "nobody need acknowledge, and stable is %d of %d", p.stable, p.Last())
+	add(len(p.members) > 0 || p.stable == p.Last(), "P1", "nobody need acknowledge, and stable is %d of %d", p.stable,
+		p.Last())
 	for r, a := range p.members {
 		add(a.upTo <= p.Last() && (a.any || a.upTo == 0), "P1", "%s acknowledges %+v of %d", r, a, p.Last())
 	}
-	joiners := slices.ContainsFunc(slices.Collect(maps.Values(p.members)), func(a acknowledgement) bool { return a.joined })
-	add(!p.Held() || joiners || p.stable >= p.first-1, "P1", "the gate is open: stable is %d, the epoch starts at %d", p.stable, p.first)
+	joiners := slices.ContainsFunc(slices.Collect(maps.Values(p.members)), func(a acknowledgement) bool {
+		return a.joined
+	})
+	add(!p.Held() || joiners || p.stable >= p.first-1, "P1", "the gate is open: stable is %d, the epoch starts at %d",
+		p.stable, p.first)
 	add(p.cut <= max(p.stable, p.first-1), "P2", "stable is %d, cut at %d", p.stable, p.cut)
 	for _, o := range p.order.all() {
-		add((o.OrderNum >= p.first) == (o.Epoch == p.epoch) && (o.OrderNum < p.first || o.First == p.epoch) && o.First <= o.Epoch, "P3", "%v of %d, first ordered in %d: epoch %d starts at %d", o, o.Epoch, o.First, p.epoch, p.first)
+		add((o.OrderNum >= p.first) == (o.Epoch == p.epoch) && (o.OrderNum < p.first || o.First == p.epoch) &&
+			o.First <= o.Epoch, "P3", "%v of %d, first ordered in %d: epoch %d "+
+			"starts at %d", o, o.Epoch, o.First, p.epoch, p.first)
 		add(!p.epochs.Void(o.Epoch, o.OrderNum), "P3", "%v of %d is void", o, o.Epoch)
 	}
 	add(p.pushed <= p.Last(), "R4", "pushed %d of %d", p.pushed, p.Last())
@@ -199,7 +212,8 @@ func (b *Backup) Valid() error {
 	add := func(ok bool, invariant, format string, args ...any) {
 		errs = append(errs, check(ok, invariant, format, args...))
 	}
-	add(b.epochs.newest() <= b.acknowledged, "B1", "acknowledged %d, and knows where %d starts", b.acknowledged, b.epochs.newest())
+	add(b.epochs.newest() <= b.acknowledged, "B1", "acknowledged %d, and knows where %d starts", b.acknowledged,
+		b.epochs.newest())
 	for k, o := range b.pendingDestOrder {
 		add(o.OrderNum == k && k > b.Last(), "B2", "%v is pending at %d, and %d are held", o, k, b.Last())
 		add(o.Epoch <= b.acknowledged, "B1", "%v of epoch %d is pending in %d", o, o.Epoch, b.acknowledged)
@@ -214,10 +228,12 @@ func (b *Backup) Valid() error {
 	}
 	add(b.stable <= b.Last(), "B4", "stable is %d of %d", b.stable, b.Last())
 	for n, a := range b.attached {
-		add(b.Known(n) && a.number <= b.detachings && (!a.confirmed || a.number != 0) && (a.confirmed || a.upTo == 0), "R11", "session %d is attached: %+v", n, a)
+		add(b.Known(n) && a.number <= b.detachings && (!a.confirmed || a.number != 0) && (a.confirmed || a.upTo == 0),
+			"R11", "session %d is attached: %+v", n, a)
 	}
 	add(!b.started || b.base != unknownBase, "R11", "epoch %d has started, and isn't known where", b.acknowledged)
-	add(b.cut <= b.executed && b.executed <= b.Last(), "B4", "cut at %d, executed up to %d, of %d", b.cut, b.executed, b.Last())
+	add(b.cut <= b.executed && b.executed <= b.Last(), "B4", "cut at %d, executed up to %d, of %d", b.cut, b.executed,
+		b.Last())
 	return errors.Join(errs...)
 }
 

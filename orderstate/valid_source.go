@@ -26,16 +26,19 @@ func (s *Source) Valid() error {
 			held = max(held, r.Last())
 		}
 		newest = max(newest, r.arrival)
-		add(r.newest >= newest && r.arrival <= s.arrivals, "S2", "%v arrived as %d, after %d; %d say", r, r.arrival, newest, r.newest)
+		add(r.newest >= newest && r.arrival <= s.arrivals, "S2", "%v arrived as %d, after %d; %d say", r, r.arrival,
+			newest, r.newest)
 	}
 	add(s.held == held, "S1", "held up to %d, not %d", held, s.held)
 	for a, k := range s.accepted {
-		add(a <= s.epoch && (k > s.stable || !s.told), "S4", "accepted %d in %d: stable %d, epoch %d", k, a, s.stable, s.epoch)
+		add(a <= s.epoch && (k > s.stable || !s.told), "S4", "accepted %d in %d: stable %d, epoch %d", k, a, s.stable,
+			s.epoch)
 	}
 	return errors.Join(errs...)
 }
 
-// covered says, one orderNum at a time, whether the run at i is covered by the others of its epoch and what is stable.
+// covered says, one orderNum at a time, whether the run at i is covered by the others of its epoch
+// and what is stable.
 func (s *Source) covered(i int) bool {
 	list := s.pendingRemoteOrder.all()
 	k := max(list[i].First, s.stable+1)

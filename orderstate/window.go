@@ -2,7 +2,8 @@ package orderstate
 
 import "slices"
 
-// window is a list that grows at its end, mostly, and is dropped from its front: amortised O(1), and no allocation while its length stays what it was.
+// window is a list that grows at its end, mostly, and is dropped from its front: amortised O(1),
+// and no allocation while its length stays what it was.
 type window[T any] struct {
 	items []T // what was dropped, as zeros, and the list
 	head  int

@@ -241,7 +241,8 @@ func (w *world) nullFrom(r *replica) {
 	w.toBackups(r, "null "+w.run(run), run, nil)
 }
 
-// push is what a new stream, or the end of a session's, makes the primary send: orders and messages (R4).
+// push is what a new stream, or the end of a session's, makes the primary send: orders and messages
+// (R4).
 func (w *world) push(name, _, _ string) error {
 	r := w.replicas[Replica(name)]
 	if r == nil || r.dead || r.primary == nil {
@@ -277,7 +278,8 @@ func (w *world) stable(r *replica, epoch Epoch, stable OrderNum) {
 	}
 }
 
-// nested is a request of the primary's own turn to another group, T, with the order that it depends on (¶28, ¶73).
+// nested is a request of the primary's own turn to another group, T, with the order that it depends
+// on (¶28, ¶73).
 func (w *world) nested(name, label, to string) error {
 	r, s := w.replicas[Replica(name)], w.sources[to]
 	if r == nil || s == nil || r.primary == nil {
@@ -294,7 +296,8 @@ func (w *world) nested(name, label, to string) error {
 	return nil
 }
 
-// reflect is a message that isn't ordered, and brings what its sender reflects: T's reply to the replicas of S, or a read.
+// reflect is a message that isn't ordered, and brings what its sender reflects: T's reply to the
+// replicas of S, or a read.
 func (w *world) reflect(name, label, _ string) error {
 	s := w.sources[name]
 	if s == nil {

@@ -14,7 +14,9 @@ func (w *world) externalised(s *source, r Reply) {
 		panic("I6: a reply of another epoch is accepted")
 	}
 	for k := s.state.Stable() + 1; k <= r.OrderNum; k++ {
-		if !slices.ContainsFunc(s.state.PendingRemoteOrder(), func(a Announcement) bool { return a.Epoch == r.Epoch && a.First <= k && k <= a.Last() }) {
+		if !slices.ContainsFunc(s.state.PendingRemoteOrder(), func(a Announcement) bool {
+			return a.Epoch == r.Epoch && a.First <= k && k <= a.Last()
+		}) {
 			panic(fmt.Sprintf("I3: %s accepts %d without the announcement of %d", s.name, r.OrderNum, k))
 		}
 	}
@@ -61,7 +63,8 @@ func (w *world) check() error {
 				}
 			}
 		}
-		if h := r.history(); OrderNum(len(r.executed)) > h.Last() || r.joining == 0 && OrderNum(len(r.executed)) < h.CutAt() {
+		if h := r.history(); OrderNum(len(r.executed)) > h.Last() || r.joining == 0 &&
+			OrderNum(len(r.executed)) < h.CutAt() {
 			bad("I2: %s has executed %d, and holds the order from %d to %d", name, len(r.executed), h.CutAt(), h.Last())
 		}
 		for _, p := range w.replicas { // what is called stable is held (R3)
@@ -85,12 +88,14 @@ func (w *world) check() error {
 			bad("I5: %s is told %v, and there was one fault at a time", name, s.told)
 		}
 		p := w.replicas[w.primary]
-		if s.told != nil || p.dead || p.primary == nil || !s.state.started || !s.state.told || s.state.Epoch() != p.primary.Epoch() {
+		if s.told != nil || p.dead || p.primary == nil || !s.state.started || !s.state.told ||
+			s.state.Epoch() != p.primary.Epoch() {
 			continue
 		}
 		for _, a := range s.accepted {
 			if k := int(a.orderNum); k > len(p.executed) || p.executed[k-1].what != a.id.String() {
-				bad("I5: %s accepted %v as %d in epoch %d; in epoch %d it isn't there, and nobody said so", name, a.id, k, a.epoch, p.primary.Epoch())
+				bad("I5: %s accepted %v as %d in epoch %d; in epoch %d it isn't there, and nobody said so", name, a.id,
+					k, a.epoch, p.primary.Epoch())
 			}
 		}
 	}

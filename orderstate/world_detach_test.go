@@ -11,7 +11,8 @@ func (w *world) hearing(name, whom string) (*replica, *source, error) {
 	return r, s, nil
 }
 
-// detach: a backup can't hear a source any more, and tells its primary; the confirmation follows all that the source's replies depend on (R11).
+// detach: a backup can't hear a source any more, and tells its primary; the confirmation follows
+// all that the source's replies depend on (R11).
 func (w *world) detach(name, whom, _ string) error {
 	r, s, err := w.hearing(name, whom)
 	if err != nil {
@@ -49,7 +50,8 @@ func (w *world) attach(name, whom, _ string) error {
 	return err
 }
 
-// stream: a backup's stream to its primary is a new one: it tells again whom it hears, and whom it doesn't any more.
+// stream: a backup's stream to its primary is a new one: it tells again whom it hears, and whom it
+// doesn't any more.
 func (w *world) stream(name, _, _ string) error {
 	r := w.replicas[Replica(name)]
 	if r == nil || r.dead || r.backup == nil || r.takeover != nil {

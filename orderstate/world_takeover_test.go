@@ -40,10 +40,14 @@ func (w *world) elect(name, _, _ string) error {
 func (w *world) tellEpoch(r *replica, peers []Replica, sources []string) {
 	epoch := r.takeover.epoch
 	for _, peer := range peers {
-		w.send(string(r.name), string(peer), fmt.Sprint("epoch ", epoch), func() bool { return w.peerAnswers(w.replicas[peer], r, epoch) })
+		w.send(string(r.name), string(peer), fmt.Sprint("epoch ", epoch), func() bool {
+			return w.peerAnswers(w.replicas[peer], r, epoch)
+		})
 	}
 	for _, to := range sources {
-		w.send(string(r.name), to, fmt.Sprint("epoch ", epoch), func() bool { return w.sourceAnswers(w.sources[to], r, epoch) })
+		w.send(string(r.name), to, fmt.Sprint("epoch ", epoch), func() bool {
+			return w.sourceAnswers(w.sources[to], r, epoch)
+		})
 	}
 }
 
@@ -104,7 +108,8 @@ func (w *world) peerAnswers(p, r *replica, epoch Epoch) bool {
 	return true
 }
 
-// logAll gives a takeover what came with an answer; the second time for sessions that the first has made known.
+// logAll gives a takeover what came with an answer; the second time for sessions that the first has
+// made known.
 func (w *world) logAll(r *replica, messages []Message) {
 	for range 2 {
 		for _, m := range messages {
@@ -150,7 +155,8 @@ func (s *source) messages() []Message {
 	return messages
 }
 
-// giveUp: the takeover waits no longer for a session; A has passed, so its source accepts nothing of an older epoch any more (R10).
+// giveUp: the takeover waits no longer for a session; A has passed, so its source accepts nothing
+// of an older epoch any more (R10).
 func (w *world) giveUp(name, whom, _ string) error {
 	r, s := w.replicas[Replica(name)], w.sources[whom]
 	if r == nil || r.takeover == nil || s == nil {
@@ -237,7 +243,8 @@ func (w *world) fix(name, _, _ string) error {
 // tellStart tells the peers where the epoch starts, with the order and the messages up to there.
 func (w *world) tellStart(r *replica) {
 	p := r.primary
-	epoch, first, starts, push, messages := p.Epoch(), p.First(), slices.Clone(p.Epochs().Starts()), p.Push(p.Stable()), slices.Collect(maps.Values(p.messages))
+	epoch, first, starts, push, messages := p.Epoch(), p.First(), slices.Clone(p.Epochs().Starts()), p.Push(p.Stable()),
+		slices.Collect(maps.Values(p.messages))
 	_, members := p.Required()
 	for _, m := range members {
 		b := w.replicas[m]
@@ -263,7 +270,8 @@ func (w *world) tellStart(r *replica) {
 	}
 }
 
-// gate is R12.4: once every in-sync peer holds what is up to N, calls are taken, and the sessions learn N.
+// gate is R12.4: once every in-sync peer holds what is up to N, calls are taken, and the sessions
+// learn N.
 func (w *world) gate(name, _, _ string) error {
 	r := w.replicas[Replica(name)]
 	if r == nil || r.dead || r.primary == nil {
@@ -327,7 +335,8 @@ func (w *world) reconnect(name, to, _ string) error {
 // join is R13, grow: a joiner with a backup's snapshot is counted in.
 func (w *world) join(name, primary, donor string) error {
 	r, d := w.replicas[Replica(primary)], w.replicas[Replica(donor)]
-	if r == nil || r.dead || r.primary == nil || d == nil || d.dead || w.replicas[Replica(name)] != nil || w.primary != r.name || d.history().epochs.newest() != w.epoch {
+	if r == nil || r.dead || r.primary == nil || d == nil || d.dead || w.replicas[Replica(name)] != nil ||
+		w.primary != r.name || d.history().epochs.newest() != w.epoch {
 		return fmt.Errorf("%w: %s joins", errWorld, name)
 	}
 	r.primary.Require(Replica(name))
@@ -335,7 +344,8 @@ func (w *world) join(name, primary, donor string) error {
 	h, k := d.history(), OrderNum(len(d.executed))
 	joined := &replica{
 		name: Replica(name), executed: slices.Clone(d.executed), joining: k,
-		backup: must1(NewBackup(must1(NewHistory(k, h.TimeAt(k), h.Epochs().Starts(), h.SessionStates(k))), w.epoch, r.primary.First())),
+		backup: must1(NewBackup(must1(NewHistory(k, h.TimeAt(k), h.Epochs().Starts(), h.SessionStates(k))), w.epoch,
+			r.primary.First())),
 	}
 	w.replicas[joined.name] = joined
 	w.say("%s joins with %s's snapshot at %d", name, donor, k)
@@ -366,7 +376,8 @@ func (w *world) admit(name, primary, _ string) error {
 		w.inSync[j.name] = true
 		w.say("%s is in-sync", name)
 	} else {
-		w.say("%s holds %d, of %d; its snapshot is at %d, stable is %d", name, k, r.primary.Last(), j.joining, r.primary.Stable())
+		w.say("%s holds %d, of %d; its snapshot is at %d, stable is %d", name, k, r.primary.Last(), j.joining,
+			r.primary.Stable())
 	}
 	return nil
 }

@@ -9,12 +9,16 @@ import (
 	"strings"
 )
 
-// world is a group with its sources, and a network whose every packet waits to be delivered, repeated or lost. It is the runtime that the rules ask for, with all choices left to who drives it: a script
-// reads it beside the patent, a fuzz target drives it from bytes. Every event is a command in words, so that a failing run is a script too.
+// world is a group with its sources, and a network whose every packet waits to be delivered,
+// repeated or lost. It is the runtime that the rules ask for, with all choices left to who drives
+// it: a script reads it beside the patent, a fuzz target drives it from bytes. Every event is a
+// command in words, so that a failing run is a script too.
 type world struct {
-	level    string // reflected, direct, stable: section 3 of the design
-	max      int    // pendingSourceOrderMax
-	detached bool   // sessions are attached by command only; else each backup hears them all from the beginning of each epoch on (R11)
+	level string // reflected, direct, stable: section 3 of the design
+	max   int    // pendingSourceOrderMax
+	// sessions are attached by command only; else each backup hears them all from the beginning of
+	// each epoch on (R11)
+	detached bool
 	replicas map[Replica]*replica
 	sources  map[string]*source
 	links    map[string][]packet // "C1>S1"
@@ -98,7 +102,8 @@ var errWorld = errors.New("the script is wrong")
 func newWorld(level string, most int, replicas []Replica, sources []string, detached bool) *world {
 	w := &world{
 		detached: detached,
-		level:    level, max: most, replicas: map[Replica]*replica{}, sources: map[string]*source{}, links: map[string][]packet{}, names: map[MessageID]string{},
+		level:    level, max: most, replicas: map[Replica]*replica{}, sources: map[string]*source{},
+		links: map[string][]packet{}, names: map[MessageID]string{},
 		epoch: 1, primary: replicas[0], inSync: map[Replica]bool{},
 	}
 	p, _ := NewPrimary(must1(NewHistory(0, 0, nil, nil)), 1, 0, replicas[1:], most)
@@ -155,7 +160,8 @@ func (w *world) tick() int64 { w.now++; return w.now }
 
 func (w *world) say(format string, args ...any) { fmt.Fprintf(&w.said, format+"\n", args...) }
 
-// do runs one command, and returns what happened. An error is either errWorld, or a rule that was broken.
+// do runs one command, and returns what happened. An error is either errWorld, or a rule that was
+// broken.
 func (w *world) do(command string) (said string, err error) {
 	w.said.Reset()
 	defer func() {
@@ -165,9 +171,12 @@ func (w *world) do(command string) (said string, err error) {
 	}()
 	words := append(strings.Fields(command), "", "", "")
 	on, ok := map[string]func(a, b, c string) error{
-		"call": w.call, "deliver": w.deliver, "repeat": w.repeat, "lose": w.lose, "reply": w.reply, "null": w.null, "push": w.push, "nested": w.nested, "reflect": w.reflect,
-		"ack": w.ack, "fetch": w.fetch, "cut": w.cut, "crash": w.crash, "elect": w.elect, "tell": w.tell, "fix": w.fix, "gate": w.gate, "evict": w.evict, "oldstore": w.oldStore, "giveup": w.giveUp, "reconnect": w.reconnect,
-		"detach": w.detach, "attach": w.attach, "stream": w.stream, "join": w.join, "admit": w.admit, "expire": w.expire, "show": w.show,
+		"call": w.call, "deliver": w.deliver, "repeat": w.repeat, "lose": w.lose, "reply": w.reply, "null": w.null,
+		"push": w.push, "nested": w.nested, "reflect": w.reflect,
+		"ack": w.ack, "fetch": w.fetch, "cut": w.cut, "crash": w.crash, "elect": w.elect, "tell": w.tell, "fix": w.fix,
+		"gate": w.gate, "evict": w.evict, "oldstore": w.oldStore, "giveup": w.giveUp, "reconnect": w.reconnect,
+		"detach": w.detach, "attach": w.attach, "stream": w.stream, "join": w.join, "admit": w.admit,
+		"expire": w.expire, "show": w.show,
 	}[words[0]]
 	if !ok {
 		return "", fmt.Errorf("%w: %s?", errWorld, command)
@@ -289,7 +298,8 @@ func (w *world) show(name, _, _ string) error {
 		return nil
 	}
 	if s := w.sources[name]; s != nil {
-		w.say("%s: pendingRemoteOrder %s; held up to %d; stable %d", name, orNone(w.announcements(s.state.PendingRemoteOrder())), s.state.HeldUpTo(), s.state.Stable())
+		w.say("%s: pendingRemoteOrder %s; held up to %d; stable %d", name,
+			orNone(w.announcements(s.state.PendingRemoteOrder())), s.state.HeldUpTo(), s.state.Stable())
 		return nil
 	}
 	r := w.replicas[Replica(name)]
@@ -297,7 +307,8 @@ func (w *world) show(name, _, _ string) error {
 	case r == nil:
 		return fmt.Errorf("%w: %s?", errWorld, name)
 	case r.primary != nil:
-		w.say("%s: pendingSourceOrder %s; stable %d", name, orNone(w.ordered(r.primary.PendingSourceOrder())), r.primary.Stable())
+		w.say("%s: pendingSourceOrder %s; stable %d", name, orNone(w.ordered(r.primary.PendingSourceOrder())),
+			r.primary.Stable())
 		for _, s := range sorted(maps.Keys(w.sources)) {
 			if k := r.primary.Reflected(w.sources[s].session); k > 0 {
 				w.say("    %s has reflected the order up to %d", s, k)
@@ -309,7 +320,8 @@ func (w *world) show(name, _, _ string) error {
 		for _, k := range sorted(maps.Keys(pending)) {
 			list = append(list, pending[k])
 		}
-		w.say("%s: pendingDestOrder %s; held up to %d; lacks %s", name, orNone(w.ordered(list)), r.backup.Last(), orNone(w.ids(r.backup.Lacks(100))))
+		w.say("%s: pendingDestOrder %s; held up to %d; lacks %s", name, orNone(w.ordered(list)), r.backup.Last(),
+			orNone(w.ids(r.backup.Lacks(100))))
 	}
 	return nil
 }

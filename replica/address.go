@@ -9,7 +9,8 @@ import (
 	"strings"
 )
 
-// This file decides which addresses a replica publishes: those that its clients and the other replicas dial.
+// This file decides which addresses a replica publishes: those that its clients and the other
+// replicas dial.
 
 var errUnspecified = errors.New("it is every address of whoever dials it, and so nobody's")
 
@@ -37,7 +38,9 @@ func (r *Replica) publish(clients, peers net.Addr) error {
 	if r.addr == "" {
 		r.addr = clients.String()
 		if err := dialable(r.addr); err != nil {
-			return fmt.Errorf("replica: the address of Serve's listener: %w: say what clients dial with replica.Advertise", err)
+			return fmt.Errorf(
+				"replica: the address of Serve's listener: %w: say what clients dial with replica.Advertise", err,
+			)
 		}
 	}
 	r.peerAddr = r.config.advertisePeers
@@ -52,7 +55,10 @@ func (r *Replica) publish(clients, peers net.Addr) error {
 		r.peerAddr, err = net.JoinHostPort(host, port), nil
 	}
 	if err != nil {
-		return fmt.Errorf("replica: the address of the replicas' own listener: %w: say what they dial with replica.AdvertisePeers", err)
+		return fmt.Errorf(
+			"replica: the address of the replicas' own listener: %w: say what they dial with replica.AdvertisePeers",
+			err,
+		)
 	}
 	return nil
 }

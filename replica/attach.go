@@ -19,7 +19,8 @@ import (
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
-// attachment is one source's stream at this replica. Its fields are guarded by the incarnation's mu.
+// attachment is one source's stream at this replica. Its fields are guarded by the incarnation's
+// mu.
 type attachment struct {
 	in      *incarnation
 	nonce   orderstate.Nonce
@@ -48,15 +49,18 @@ type attachment struct {
 	size         int
 }
 
-// connection serves Connection. It is registered on the user's server; our stream interceptor calls it without the user's chain.
+// connection serves Connection. It is registered on the user's server; our stream interceptor calls
+// it without the user's chain.
 type connection struct {
 	pb.UnimplementedConnectionServer
 	r *Replica
 }
 
-// ServeConnection serves one stream of Connection.Attach: the stream interceptor calls it without the rest of the chain, whose authentication knows nothing of it (AuthenticateSession does).
+// ServeConnection serves one stream of Connection.Attach: the stream interceptor calls it without
+// the rest of the chain, whose authentication knows nothing of it (AuthenticateSession does).
 func (r *Replica) ServeConnection(stream grpc.ServerStream) error {
-	return (&connection{r: r}).Attach(&grpc.GenericServerStream[pb.AttachRequest, pb.AttachResponse]{ServerStream: stream})
+	return (&connection{r: r}).Attach(&grpc.GenericServerStream[pb.AttachRequest,
+		pb.AttachResponse]{ServerStream: stream})
 }
 
 // Attach implements pb.ConnectionServer.
@@ -78,18 +82,22 @@ func (c *connection) Attach(stream grpc.BidiStreamingServer[pb.AttachRequest, pb
 	}
 	hello := first.GetHello()
 	if len(hello.GetNonce()) != len(orderstate.Nonce{}) {
-		return status.Error(codes.InvalidArgument, "understudy: a stream begins with a hello that has a nonce of 16 bytes")
+		return status.Error(codes.InvalidArgument,
+			"understudy: a stream begins with a hello that has a nonce of 16 bytes")
 	}
-	if len(first.GetFrames())+len(first.GetDestOrderInfo()) > 0 || first.GetAcknowledgedEpoch() != 0 || first.GetWaitingFor() != nil ||
+	if len(first.GetFrames())+len(first.GetDestOrderInfo()) > 0 || first.GetAcknowledgedEpoch() != 0 ||
+		first.GetWaitingFor() != nil ||
 		first.GetHail() {
-		return status.Error(codes.InvalidArgument, "understudy: a stream's first message has its hello and nothing else")
+		return status.Error(codes.InvalidArgument,
+			"understudy: a stream's first message has its hello and nothing else")
 	}
 	in, err := c.r.awaitState(ctx)
 	if err != nil {
 		return err
 	}
 	if g := hello.GetGroup(); g != 0 && g != in.group {
-		return status.Errorf(codes.FailedPrecondition, "understudy: the source is attached to group %x, this is a replica of group %x", g, in.group)
+		return status.Errorf(codes.FailedPrecondition,
+			"understudy: the source is attached to group %x, this is a replica of group %x", g, in.group)
 	}
 	in.broughtBy(hello)
 	a := &attachment{
@@ -130,7 +138,8 @@ func (c *connection) Attach(stream grpc.BidiStreamingServer[pb.AttachRequest, pb
 		err = cause
 	}
 	if in.ctx.Err() != nil { // the source is told that this process hasn't died
-		stream.SetTrailer(metadata.Pairs(wire.HeaderKey, (&wire.Header{Refusal: pb.Refusal_REFUSAL_NOT_PRIMARY}).MetadataValue()))
+		stream.SetTrailer(metadata.Pairs(wire.HeaderKey,
+			(&wire.Header{Refusal: pb.Refusal_REFUSAL_NOT_PRIMARY}).MetadataValue()))
 	}
 	return statusOf(err)
 }
@@ -193,8 +202,10 @@ func (a *attachment) take(req *pb.AttachRequest, assembler *wire.Assembler) erro
 		id, answeredUpTo := wire.FrameMessage(f)
 		stable = stable || f.GetLevel() == pb.Level_LEVEL_STABLE
 		messages = append(messages, orderstate.Message{
-			MessageID: id, AnsweredUpTo: answeredUpTo, Digest: in.seal.Digest(id, answeredUpTo, f.GetMethod(), f.GetMessage()),
-			Body: &message{method: f.GetMethod(), payload: f.GetMessage()}, Size: len(f.GetMessage()) + len(f.GetMethod()),
+			MessageID: id, AnsweredUpTo: answeredUpTo,
+			Digest: in.seal.Digest(id, answeredUpTo, f.GetMethod(), f.GetMessage()),
+			Body:   &message{method: f.GetMethod(), payload: f.GetMessage()},
+			Size:   len(f.GetMessage()) + len(f.GetMethod()),
 		})
 	}
 	announced, err := wire.RunsFromProto(req.GetDestOrderInfo())
@@ -205,8 +216,11 @@ func (a *attachment) take(req *pb.AttachRequest, assembler *wire.Assembler) erro
 		return fmt.Errorf("%d bytes say which calls have ended, at most %d may", n, maxOutstanding/8)
 	}
 	runs := in.open(announced)
-	if forged := len(announced) - len(runs); forged > 0 { // no good source has one: it reflects what replicas have sealed
-		return fmt.Errorf("%d announcements whose seals don't fit: the source has changed them, or they are another group's", forged)
+	// no good source has one: it reflects what replicas have sealed
+	if forged := len(announced) - len(runs); forged > 0 {
+		return fmt.Errorf(
+			"%d announcements whose seals don't fit: the source has changed them, or they are another group's", forged,
+		)
 	}
 
 	in.mu.Lock()
@@ -262,8 +276,8 @@ func (a *attachment) take(req *pb.AttachRequest, assembler *wire.Assembler) erro
 	return nil
 }
 
-// brings says whether the stream gets on: a source sends frames in the order of their seqNums. What comes again may come for ever.
-// Called with mu held.
+// brings says whether the stream gets on: a source sends frames in the order of their seqNums. What
+// comes again may come for ever. Called with mu held.
 func (a *attachment) brings(messages []orderstate.Message, frames *wire.Assembler) bool {
 	news := len(messages) == 0 && frames.Begun() > a.newest
 	for _, m := range messages {
@@ -289,7 +303,8 @@ func (in *incarnation) open(announced []orderstate.Announcement) []orderstate.Ru
 	return runs
 }
 
-// reflected takes announcements that a source reflects: FIG. 9 at the primary, FIG. 10 at a backup, R12 in a takeover. Called with mu held.
+// reflected takes announcements that a source reflects: FIG. 9 at the primary, FIG. 10 at a backup,
+// R12 in a takeover. Called with mu held.
 func (in *incarnation) reflected(a *attachment, runs []orderstate.Run) error {
 	switch {
 	case in.primary != nil:
@@ -324,7 +339,8 @@ func (a *attachment) newEpoch(in *incarnation) {
 	signal(a.wake)
 }
 
-// lead tells the source where the epoch of this primary starts, and its required set (R12.4). Called with mu held.
+// lead tells the source where the epoch of this primary starts, and its required set (R12.4).
+// Called with mu held.
 func (a *attachment) lead(in *incarnation, set *pb.RequiredSet) {
 	if !a.bound {
 		return // its welcome says all that
@@ -341,10 +357,12 @@ func (a *attachment) acknowledge() {
 	}
 }
 
-// sourceRun bounds the entries of a run on a source's stream, so that no message on it is larger than least.
+// sourceRun bounds the entries of a run on a source's stream, so that no message on it is larger
+// than least.
 var sourceRun = wire.FewestEntries(wire.ChunkSize)
 
-// announce sends the source a run of this primary's, but for what its stream has carried already (R5). The source holds what is below the run, or it is stable, or announced. Called with mu held.
+// announce sends the source a run of this primary's, but for what its stream has carried already
+// (R5). The source holds what is below the run, or it is stable, or announced. Called with mu held.
 func (a *attachment) announce(r orderstate.Run) {
 	if a.announced >= r.First {
 		_, r = split(r, int(min(a.announced, r.Last())-r.First+1))
@@ -361,7 +379,9 @@ func (a *attachment) announce(r orderstate.Run) {
 func (a *attachment) addRun(run orderstate.Announcement) {
 	size := len(run.Sealed)
 	if !fits(maxQueueBytes, a.in.queued, a.size, size) {
-		a.cut(status.Errorf(codes.ResourceExhausted, "understudy: %d bytes are queued for the source, which doesn't read, and %d for all; a sixteenth of %d is its share", a.size, a.in.queued, maxQueueBytes))
+		a.cut(status.Errorf(codes.ResourceExhausted,
+			"understudy: %d bytes are queued for the source, which doesn't read, and %d for all; a sixteenth of %d "+
+				"is its share", a.size, a.in.queued, maxQueueBytes))
 		return
 	}
 	a.out.SourceOrderInfo = append(a.out.SourceOrderInfo, wire.RunToProto(run, false))
@@ -370,7 +390,8 @@ func (a *attachment) addRun(run orderstate.Announcement) {
 	signal(a.wake)
 }
 
-// waits answers a source that waits under R1: a null message with what it lacks (R4). One that waits for room hears what is stable, and again when that has moved. Called with mu held.
+// waits answers a source that waits under R1: a null message with what it lacks (R4). One that
+// waits for room hears what is stable, and again when that has moved. Called with mu held.
 func (a *attachment) waits(w *pb.WaitingFor) {
 	in := a.in
 	if in.role != leading || !in.gate || orderstate.Epoch(w.GetEpoch()) != in.primary.Epoch() {
@@ -411,8 +432,9 @@ func (a *attachment) declares() {
 // fewStarts are told to whoever asks: it takes more to find out who needs them.
 const fewStarts = 16
 
-// starts is where an epoch starts, without those before it that decide nothing for the source: it knows of them, or they start before its
-// session was opened. Sources take no more than 1,024. Called with mu held.
+// starts is where an epoch starts, without those before it that decide nothing for the source: it
+// knows of them, or they start before its session was opened. Sources take no more than 1,024.
+// Called with mu held.
 func (a *attachment) starts(s *pb.EpochStart) *pb.EpochStart {
 	if len(s.GetEarlier()) <= fewStarts {
 		return s
@@ -432,7 +454,9 @@ func (a *attachment) unqueue() {
 	a.out.SourceOrderInfo, a.size = nil, 0
 }
 
-// tellLazily acknowledges what frames the source has sent since it was last told; and tells it, if it makes no calls, what has become stable of its own, so that it can forget that. Called with mu held.
+// tellLazily acknowledges what frames the source has sent since it was last told; and tells it, if
+// it makes no calls, what has become stable of its own, so that it can forget that. Called with mu
+// held.
 func (a *attachment) tellLazily() {
 	a.declares()
 	if a.frames > a.framesTold {
@@ -444,7 +468,9 @@ func (a *attachment) tellLazily() {
 }
 
 // send sends what there is to say, as one message, unless its runs are large; the welcome first.
-func (a *attachment) send(ctx context.Context, stream grpc.BidiStreamingServer[pb.AttachRequest, pb.AttachResponse]) error {
+func (a *attachment) send(
+	ctx context.Context, stream grpc.BidiStreamingServer[pb.AttachRequest, pb.AttachResponse],
+) error {
 	for {
 		select {
 		case <-a.wake:
@@ -460,7 +486,8 @@ func (a *attachment) send(ctx context.Context, stream grpc.BidiStreamingServer[p
 	}
 }
 
-// next takes what is to be sent next, nil if there is nothing: of the runs no more than a chunk, or one.
+// next takes what is to be sent next, nil if there is nothing: of the runs no more than a chunk, or
+// one.
 func (a *attachment) next() *pb.AttachResponse {
 	a.in.mu.Lock()
 	defer a.in.mu.Unlock()
@@ -477,15 +504,18 @@ func (a *attachment) next() *pb.AttachResponse {
 		}
 	}
 	out := &pb.AttachResponse{
-		Welcome: a.out.Welcome, Acknowledgement: a.out.Acknowledgement, NewEpoch: a.out.NewEpoch, EpochStart: a.out.EpochStart,
-		RequiredSet: a.out.RequiredSet, SourceOrderInfo: a.out.SourceOrderInfo, Stable: a.out.Stable, StableEpoch: a.out.StableEpoch,
-		Mark: a.out.Mark, Hailed: a.out.Hailed,
+		Welcome: a.out.Welcome, Acknowledgement: a.out.Acknowledgement, NewEpoch: a.out.NewEpoch,
+		EpochStart:  a.out.EpochStart,
+		RequiredSet: a.out.RequiredSet, SourceOrderInfo: a.out.SourceOrderInfo, Stable: a.out.Stable,
+		StableEpoch: a.out.StableEpoch,
+		Mark:        a.out.Mark, Hailed: a.out.Hailed,
 	}
 	if a.frames > a.framesTold {
 		out.FramesUpTo = uint64(a.frames)
 		a.framesTold = a.frames
 	}
-	empty := out.Welcome == nil && out.Acknowledgement == nil && out.NewEpoch == nil && out.EpochStart == nil && out.RequiredSet == nil &&
+	empty := out.Welcome == nil && out.Acknowledgement == nil && out.NewEpoch == nil && out.EpochStart == nil &&
+		out.RequiredSet == nil &&
 		out.SourceOrderInfo == nil && out.StableEpoch == 0 && out.FramesUpTo == 0 && !out.Hailed
 	a.out.Reset()
 	a.size -= size

@@ -5,13 +5,13 @@ import (
 	"time"
 )
 
-// maxChecks bounds the reads of the primary that are outstanding: as many as begin within A, after which each is given
-// up.
+// maxChecks bounds the reads of the primary that are outstanding: as many as begin within A, after
+// which each is given up.
 const maxChecks = int(authority / authorityRefresh)
 
-// keepAuthority is R10: this primary may transmit for A after the start of each linearizable read that still names it.
-// A read begins every A/4, whether or not those before it were answered: a store that takes long for its answers isn't
-// away. After one that failed the next begins sooner.
+// keepAuthority is R10: this primary may transmit for A after the start of each linearizable read
+// that still names it. A read begins every A/4, whether or not those before it were answered: a
+// store that takes long for its answers isn't away. After one that failed the next begins sooner.
 func (in *incarnation) keepAuthority() {
 	outstanding := make(chan struct{}, maxChecks)
 	failed := make(chan struct{}, 1)
@@ -45,11 +45,12 @@ func (in *incarnation) keepAuthority() {
 	}
 }
 
-// check reads once who is primary, and says whether it was told. Of several reads under way, the authority is of the
-// one that began last, whichever is answered last.
+// check reads once who is primary, and says whether it was told. Of several reads under way, the
+// authority is of the one that began last, whichever is answered last.
 //
-// A primary whose authority has lapsed was cut off, or the store was away: then it may be deposed, and the store be one
-// from before that names it still. So it asks the other replicas first what they have seen of the store.
+// A primary whose authority has lapsed was cut off, or the store was away: then it may be deposed,
+// and the store be one from before that names it still. So it asks the other replicas first what
+// they have seen of the store.
 func (in *incarnation) check() bool {
 	if !in.hasAuthority() {
 		in.hearMarks()

@@ -56,11 +56,12 @@ func knows(t testing.TB, in *incarnation, sessions int) []*attachment {
 
 // logs gives a stream one frame, as take does.
 func (a *attachment) logs(q orderstate.SeqNum, size int) bool {
-	return a.logFrame(orderstate.Message{MessageID: orderstate.MessageID{Session: a.session, SeqNum: q}, Digest: uint64(q), Size: size})
+	return a.logFrame(orderstate.Message{MessageID: orderstate.MessageID{Session: a.session, SeqNum: q},
+		Digest: uint64(q), Size: size})
 }
 
-// TestLogShares: of frames that nobody orders one session has a sixteenth of a backup's log, and 8,192 seqNums, wherever they are;
-// what is beyond is dropped and counted, and costs nobody else.
+// TestLogShares: of frames that nobody orders one session has a sixteenth of a backup's log, and
+// 8,192 seqNums, wherever they are; what is beyond is dropped and counted, and costs nobody else.
 func TestLogShares(t *testing.T) {
 	t.Parallel()
 	in := backup(t)
@@ -72,7 +73,8 @@ func TestLogShares(t *testing.T) {
 		t.Helper()
 		of := in.backup.Of(a.session)
 		if of.Waiting != messages || of.WaitingBytes != size || int(in.r.stats.dropped.Load()) != dropped {
-			t.Errorf("%s: %+v is held, %d dropped; want %d of %d bytes, %d", what, of, in.r.stats.dropped.Load(), messages, size, dropped)
+			t.Errorf("%s: %+v is held, %d dropped; want %d of %d bytes, %d", what, of, in.r.stats.dropped.Load(),
+				messages, size, dropped)
 		}
 	}
 	for q := range orderstate.SeqNum(10_000) {
@@ -104,7 +106,8 @@ func TestLogShares(t *testing.T) {
 	check("who comes last", last, 1, 1<<20, 0)
 }
 
-// TestAnnouncedFrameIsKept: a frame that the order waits for is kept, however full the log is, and whoever filled it.
+// TestAnnouncedFrameIsKept: a frame that the order waits for is kept, however full the log is, and
+// whoever filled it.
 func TestAnnouncedFrameIsKept(t *testing.T) {
 	t.Parallel()
 	in := backup(t)
@@ -114,13 +117,15 @@ func TestAnnouncedFrameIsKept(t *testing.T) {
 	for q := range orderstate.SeqNum(maxOutstanding) {
 		a.logs(q+1, 0)
 	}
-	frame := orderstate.Message{MessageID: orderstate.MessageID{Session: 2, SeqNum: 1 << 20}, Digest: 7, Size: wire.MaxMessage}
+	frame := orderstate.Message{MessageID: orderstate.MessageID{Session: 2, SeqNum: 1 << 20}, Digest: 7,
+		Size: wire.MaxMessage}
 	if a.logFrame(frame) {
 		t.Error("a frame beyond the share was kept")
 	}
 	err := in.backup.Receive(orderstate.Run{
 		Envelope: orderstate.Envelope{Epoch: 1, EpochFirst: 3, First: 3, Count: 1},
-		Entries:  []orderstate.OrderInfo{{OrderNum: 3, SeqNum: 1 << 20, Session: 2, Kind: orderstate.Request, First: 1, Digest: 7}},
+		Entries: []orderstate.OrderInfo{{OrderNum: 3, SeqNum: 1 << 20, Session: 2, Kind: orderstate.Request, First: 1,
+			Digest: 7}},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -134,7 +139,8 @@ func TestAnnouncedFrameIsKept(t *testing.T) {
 	}
 }
 
-// TestDroppedFramesAreNotAcknowledged: a source forgets an abandoned call's frame when every backup has acknowledged it, so a dropped one, and any above it, mustn't be.
+// TestDroppedFramesAreNotAcknowledged: a source forgets an abandoned call's frame when every backup
+// has acknowledged it, so a dropped one, and any above it, mustn't be.
 func TestDroppedFramesAreNotAcknowledged(t *testing.T) {
 	t.Parallel()
 	in := backup(t)
@@ -142,7 +148,8 @@ func TestDroppedFramesAreNotAcknowledged(t *testing.T) {
 	var frames wire.Assembler
 	send := func(q uint64, size int) {
 		t.Helper()
-		f := &pb.Frame{Group: in.group, Session: 1, SeqNum: q, Outstanding: q, Method: "/m", Message: make([]byte, size)}
+		f := &pb.Frame{Group: in.group, Session: 1, SeqNum: q, Outstanding: q, Method: "/m",
+			Message: make([]byte, size)}
 		if err := a.take(&pb.AttachRequest{Frames: []*pb.Frame{f}}, &frames); err != nil {
 			t.Fatal(err)
 		}
@@ -153,12 +160,14 @@ func TestDroppedFramesAreNotAcknowledged(t *testing.T) {
 	in.mu.Unlock()
 	send(2, 1000)
 	send(3, 10)
-	if held, dropped, told := in.backup.Held(), in.r.stats.dropped.Load(), a.next().GetFramesUpTo(); held != 3 || dropped != 1 || told != 1 {
+	if held, dropped, told := in.backup.Held(), in.r.stats.dropped.Load(), a.next().GetFramesUpTo(); held != 3 ||
+		dropped != 1 || told != 1 {
 		t.Errorf("%d are held, %d dropped, acknowledged up to %d; want 3, 1, 1", held, dropped, told)
 	}
 }
 
-// TestPartialFramesBounds: what sources send of frames that they never end is of the log's bytes, and of each session's share.
+// TestPartialFramesBounds: what sources send of frames that they never end is of the log's bytes,
+// and of each session's share.
 func TestPartialFramesBounds(t *testing.T) {
 	t.Parallel()
 	in := backup(t)
@@ -174,12 +183,14 @@ func TestPartialFramesBounds(t *testing.T) {
 	}
 	begin := func(i int, q uint64, message []byte, more uint32) {
 		t.Helper()
-		send(i, &pb.Frame{Group: in.group, Session: uint64(streams[i].session), SeqNum: q, Outstanding: q, Method: "/m", Message: message, More: more})
+		send(i, &pb.Frame{Group: in.group, Session: uint64(streams[i].session), SeqNum: q, Outstanding: q, Method: "/m",
+			Message: message, More: more})
 	}
 	check := func(when string, partial int, dropped uint64, held int) {
 		t.Helper()
 		if in.partial != partial || in.r.stats.dropped.Load() != dropped || in.backup.Held() != held {
-			t.Errorf("%s %d bytes are kept, %d frames dropped, %d held; want %d, %d, %d", when, in.partial, in.r.stats.dropped.Load(), in.backup.Held(), partial, dropped, held)
+			t.Errorf("%s %d bytes are kept, %d frames dropped, %d held; want %d, %d, %d", when, in.partial,
+				in.r.stats.dropped.Load(), in.backup.Held(), partial, dropped, held)
 		}
 	}
 	const large = wire.MaxMessage
@@ -208,18 +219,21 @@ func TestPartialFramesBounds(t *testing.T) {
 		in.detach(a)
 	}
 	check("without streams", 0, 2, 4)
-	if err := streams[3].take(&pb.AttachRequest{Frames: []*pb.Frame{{Message: make([]byte, 2)}}}, &frames[3]); err == nil { // who receives may notice it last
+	// who receives may notice it last
+	if err := streams[3].take(&pb.AttachRequest{Frames: []*pb.Frame{{Message: make([]byte, 2)}}},
+		&frames[3]); err == nil {
 		t.Error("a stream that has ended goes on")
 	}
 	check("on a stream that has ended", 0, 2, 4)
 }
 
-// TestStreamQueueBounds: what is queued for a source, or for a follower, that doesn't read is bounded; then its stream is cut (R6). All
-// sources together have no more than one follower.
+// TestStreamQueueBounds: what is queued for a source, or for a follower, that doesn't read is
+// bounded; then its stream is cut (R6). All sources together have no more than one follower.
 func TestStreamQueueBounds(t *testing.T) {
 	t.Parallel()
 	in := backup(t)
-	run := orderstate.Announcement{Envelope: orderstate.Envelope{Epoch: 1, EpochFirst: 1, First: 1, Count: 1}, Sealed: make([]byte, 64<<10)}
+	run := orderstate.Announcement{Envelope: orderstate.Envelope{Epoch: 1, EpochFirst: 1, First: 1, Count: 1},
+		Sealed: make([]byte, 64<<10)}
 	for n := range 100 {
 		ctx, cut := context.WithCancelCause(t.Context())
 		a := &attachment{in: in, bound: true, wake: make(chan struct{}, 1), cut: cut}
@@ -259,8 +273,11 @@ func TestStreamQueueBounds(t *testing.T) {
 func TestAttachmentEmptiesItsQueue(t *testing.T) {
 	t.Parallel()
 	in := backup(t)
-	a := &attachment{in: in, bound: true, wake: make(chan struct{}, 1), cut: func(err error) { t.Errorf("cut: %v", err) }}
-	run := orderstate.Announcement{Envelope: orderstate.Envelope{Epoch: 1, EpochFirst: 1, First: 1, Count: 1}, Sealed: make([]byte, 1<<20)}
+	a := &attachment{in: in, bound: true, wake: make(chan struct{}, 1), cut: func(err error) {
+		t.Errorf("cut: %v", err)
+	}}
+	run := orderstate.Announcement{Envelope: orderstate.Envelope{Epoch: 1, EpochFirst: 1, First: 1, Count: 1},
+		Sealed: make([]byte, 1<<20)}
 	for range 3 * maxQueueBytes >> 20 {
 		a.addRun(run)
 		if out := a.next(); len(out.GetSourceOrderInfo()) != 1 {

@@ -35,7 +35,8 @@ func opens(t *testing.T, in *incarnation, n byte) error {
 	return in.attach(t.Context(), &attachment{in: in, nonce: orderstate.Nonce{n, n, 2}, wake: make(chan struct{}, 1)})
 }
 
-// With 10,000 sessions whose sources are there, another one waits, and is refused; those that are there notice nothing.
+// With 10,000 sessions whose sources are there, another one waits, and is refused; those that are
+// there notice nothing.
 func TestMaxSessions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		in := crowded(t)
@@ -50,7 +51,8 @@ func TestMaxSessions(t *testing.T) {
 	})
 }
 
-// The session that has been without a stream for longest ends early for one that is opened, and no other.
+// The session that has been without a stream for longest ends early for one that is opened, and no
+// other.
 func TestOldestSessionEndsForAnother(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		in := crowded(t)
@@ -73,13 +75,16 @@ func TestOldestSessionEndsForAnother(t *testing.T) {
 		time.Sleep(time.Second)
 		in.mu.Lock()
 		defer in.mu.Unlock()
-		if in.primary.Known(7) || !in.primary.Known(3) || !in.primary.Known(5) || in.primary.OpenSessions() != maxSessions {
-			t.Errorf("known are 7: %v, 3: %v, 5: %v, of %d", in.primary.Known(7), in.primary.Known(3), in.primary.Known(5), in.primary.OpenSessions())
+		if in.primary.Known(7) || !in.primary.Known(3) || !in.primary.Known(5) ||
+			in.primary.OpenSessions() != maxSessions {
+			t.Errorf("known are 7: %v, 3: %v, 5: %v, of %d", in.primary.Known(7), in.primary.Known(3),
+				in.primary.Known(5), in.primary.OpenSessions())
 		}
 	})
 }
 
-// Streams that wait for what never comes cost the others nothing: no turn wakes them, nor an opening that isn't theirs.
+// Streams that wait for what never comes cost the others nothing: no turn wakes them, nor an
+// opening that isn't theirs.
 func TestWhoWaitsForASessionIsNotWoken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		in := leadingAlone(t)

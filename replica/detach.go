@@ -12,16 +12,20 @@ import (
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
-// This file has detaching (R11): a backup tells the primary which sessions it hears, on streams of their own; a takeover of that backup waits for these, and replies to all others wait for that backup.
+// This file has detaching (R11): a backup tells the primary which sessions it hears, on streams of
+// their own; a takeover of that backup waits for these, and replies to all others wait for that
+// backup.
 
-// telling is what the present stream to the primary has still to carry of whom this backup hears, and whom it doesn't any more. Each stream has its own: what one that has ended didn't carry, the next one begins with.
+// telling is what the present stream to the primary has still to carry of whom this backup hears,
+// and whom it doesn't any more. Each stream has its own: what one that has ended didn't carry, the
+// next one begins with.
 type telling struct {
 	attach map[orderstate.Session]bool
 	detach map[orderstate.Session]uint64 // as which number
 }
 
-// isHeard says whether a source has acknowledged the epoch on its stream, before which it has sent all that it holds (R12.1), and is
-// trusted to send the rest. Called with mu held, while following.
+// isHeard says whether a source has acknowledged the epoch on its stream, before which it has sent
+// all that it holds (R12.1), and is trusted to send the rest. Called with mu held, while following.
 func (in *incarnation) isHeard(a *attachment) bool {
 	if a == nil || a.acknowledged < in.backup.Epoch() {
 		return false
@@ -30,7 +34,8 @@ func (in *incarnation) isHeard(a *attachment) bool {
 	return s == nil || s.until == 0
 }
 
-// tellAll begins anew with the primary, on a new stream: there no session is attached but those that are told from now on. Called with mu held.
+// tellAll begins anew with the primary, on a new stream: there no session is attached but those
+// that are told from now on. Called with mu held.
 func (in *incarnation) tellAll() {
 	in.telling = &telling{map[orderstate.Session]bool{}, map[orderstate.Session]uint64{}}
 	in.asked = 0
@@ -45,14 +50,16 @@ func (in *incarnation) tellAll() {
 	}
 }
 
-// tellHeard tells all that are heard: on a new stream, and when the epoch has started. Called with mu held, while following.
+// tellHeard tells all that are heard: on a new stream, and when the epoch has started. Called with
+// mu held, while following.
 func (in *incarnation) tellHeard() {
 	for _, a := range in.bySession {
 		in.canHear(a)
 	}
 }
 
-// canHear: a source has sent something, or this backup's epoch has started. Called with mu held, while following.
+// canHear: a source has sent something, or this backup's epoch has started. Called with mu held,
+// while following.
 func (in *incarnation) canHear(a *attachment) {
 	if !in.isHeard(a) || !in.backup.Attach(a.session) || in.telling == nil {
 		return
@@ -92,14 +99,19 @@ func (in *incarnation) confirmed(detached []*pb.Detached) {
 	}
 }
 
-// errUnheard ends a stream that carries nothing, while the session's messages are ordered: nothing tells this backup that a network drops what the source sends.
-var errUnheard = status.Error(codes.Unavailable, "understudy: nothing comes on the stream, and the session's messages are ordered")
+// errUnheard ends a stream that carries nothing, while the session's messages are ordered: nothing
+// tells this backup that a network drops what the source sends.
+var errUnheard = status.Error(codes.Unavailable,
+	"understudy: nothing comes on the stream, and the session's messages are ordered")
 
-// suspect is a session whose messages had to be fetched, though its source has a stream here. Each fetch holds up what is ordered
-// after the message, whoever it is of, and a crash of the primary meanwhile would lose that. So who makes this backup fetch again
-// and again is as good as detached for a while: the primary sends its messages with the order, and only its own replies wait.
+// suspect is a session whose messages had to be fetched, though its source has a stream here. Each
+// fetch holds up what is ordered after the message, whoever it is of, and a crash of the primary
+// meanwhile would lose that. So who makes this backup fetch again and again is as good as detached
+// for a while: the primary sends its messages with the order, and only its own replies wait.
 type suspect struct {
-	score   int           // grows with each time that something was fetched, and goes back with each message that is ordered
+	// grows with each time that something was fetched, and goes back with each message that is
+	// ordered
+	score   int
 	until   time.Duration // as good as detached until then; 0: no
 	penalty time.Duration // for how long, the last time
 }
@@ -111,8 +123,8 @@ const (
 	suspectMost  = time.Minute
 )
 
-// missed notes that messages have to be fetched whose sources have streams here; before has those of the look before. Called with mu
-// held, while following.
+// missed notes that messages have to be fetched whose sources have streams here; before has those
+// of the look before. Called with mu held, while following.
 func (in *incarnation) missed(ids []orderstate.MessageID, before map[orderstate.MessageID]bool) {
 	now := in.r.clock()
 	counted := map[orderstate.Session]bool{}
@@ -152,7 +164,8 @@ func (in *incarnation) forgive() {
 	}
 }
 
-// cutUnheard ends the streams on which nothing has come for too long. Called with mu held, while following.
+// cutUnheard ends the streams on which nothing has come for too long. Called with mu held, while
+// following.
 func (in *incarnation) cutUnheard() {
 	now := in.r.clock()
 	for _, a := range in.bySession {
@@ -162,7 +175,8 @@ func (in *incarnation) cutUnheard() {
 	}
 }
 
-// heardBy is the primary's side: whom a follower hears, and whom it doesn't any more. All that may have been sent to a session goes to the follower before the confirmation. Called with mu held.
+// heardBy is the primary's side: whom a follower hears, and whom it doesn't any more. All that may
+// have been sent to a session goes to the follower before the confirmation. Called with mu held.
 func (in *incarnation) heardBy(f *follower, req *pb.FollowRequest) {
 	changed := false
 	for _, s := range req.GetAttach() {
@@ -176,9 +190,11 @@ func (in *incarnation) heardBy(f *follower, req *pb.FollowRequest) {
 	for _, d := range req.GetDetach() {
 		s := orderstate.Session(d.GetSession())
 		if upTo, ok := in.primary.Detach(f.id, s); ok { // else the session has ended meanwhile
-			in.rarely(slog.LevelInfo, "a backup can't hear a session", "backup", f.member.String(), "session", d.GetSession())
+			in.rarely(slog.LevelInfo, "a backup can't hear a session", "backup", f.member.String(), "session",
+				d.GetSession())
 			sessions = append(sessions, s)
-			confirmed = append(confirmed, &pb.Detached{Session: d.GetSession(), Number: d.GetNumber(), UpTo: uint64(upTo)})
+			confirmed = append(confirmed,
+				&pb.Detached{Session: d.GetSession(), Number: d.GetNumber(), UpTo: uint64(upTo)})
 		}
 	}
 	if len(confirmed) == 0 {
@@ -190,7 +206,8 @@ func (in *incarnation) heardBy(f *follower, req *pb.FollowRequest) {
 	signal(f.wake)
 }
 
-// hearsAll says whether a follower hears every session that has a stream here. Called with mu held, while leading.
+// hearsAll says whether a follower hears every session that has a stream here. Called with mu held,
+// while leading.
 func (in *incarnation) hearsAll(f *follower) bool {
 	for s := range in.bySession {
 		if !in.primary.Hears(f.id, s) {
@@ -200,8 +217,10 @@ func (in *incarnation) hearsAll(f *follower) bool {
 	return true
 }
 
-// mayLeave says whether a reply may be sent (R11). At Stable, a member that can't hear the session can't acknowledge to its source either (R1b): so the reply waits until all members have acknowledged here, and says so by
-// its stable point. So does what a read-only method has seen at Stable, which nobody acknowledges to its source. Called with mu held, while leading.
+// mayLeave says whether a reply may be sent (R11). At Stable, a member that can't hear the session
+// can't acknowledge to its source either (R1b): so the reply waits until all members have
+// acknowledged here, and says so by its stable point. So does what a read-only method has seen at
+// Stable, which nobody acknowledges to its source. Called with mu held, while leading.
 func (in *incarnation) mayLeave(s orderstate.Session, k orderstate.OrderNum, stable, reads bool) bool {
 	if !in.primary.MayLeave(s, k) {
 		return false
@@ -209,7 +228,8 @@ func (in *incarnation) mayLeave(s orderstate.Session, k orderstate.OrderNum, sta
 	return !stable || in.primary.Stable() >= k || !reads && in.primary.Attached(s)
 }
 
-// sendToDeaf sends a message that has just been ordered to the backups that don't hear its session; its order follows as a null message. A joiner has its messages with that. Called with mu held.
+// sendToDeaf sends a message that has just been ordered to the backups that don't hear its session;
+// its order follows as a null message. A joiner has its messages with that. Called with mu held.
 func (in *incarnation) sendToDeaf(id orderstate.MessageID) {
 	for _, r := range in.primary.DetachedAt(id.Session) {
 		if f := in.followers[r]; f != nil && !f.joining {

@@ -1,4 +1,5 @@
-// Package replica makes one process a replica of a group: when its primary dies, another replica has executed, or executes, everything that any caller has seen, in the same order, and goes on.
+// Package replica makes one process a replica of a group: when its primary dies, another replica
+// has executed, or executes, everything that any caller has seen, in the same order, and goes on.
 //
 // What the user writes:
 //
@@ -7,7 +8,8 @@
 //	greeterpb.RegisterGreeterServer(r.Registrar(s), greeter)
 //	err = r.Serve(ctx, s, lis)
 //
-// where greeter's handlers keep the determinism contract of package understudy, and greeter can write and read its state.
+// where greeter's handlers keep the determinism contract of package understudy, and greeter can
+// write and read its state.
 //
 // How a request goes through it, at the primary:
 //
@@ -21,8 +23,11 @@
 //	                     FIG. 10                   follow.go, fetch.go
 //	execute              the handler               turn.go
 //
-// Sessions are opened, parted from and expired in session.go, and detached from a backup that can't hear them in detach.go.
+// Sessions are opened, parted from and expired in session.go, and detached from a backup that can't
+// hear them in detach.go.
 //
-// A replica's life is a sequence of incarnations (incarnation.go): each joins its group with a state transfer (join.go), follows the primary (follow.go), and may stand for election (stand.go), take over (takeover.go) and
-// lead (lead.go) until it is deposed. Replicas speak to each other on a listener of their own (peer.go).
+// A replica's life is a sequence of incarnations (incarnation.go): each joins its group with a
+// state transfer (join.go), follows the primary (follow.go), and may stand for election (stand.go),
+// take over (takeover.go) and lead (lead.go) until it is deposed. Replicas speak to each other on a
+// listener of their own (peer.go).
 package replica

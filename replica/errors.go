@@ -11,18 +11,24 @@ import (
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
-// gRPC statuses are made here. Unavailable and ResourceExhausted mean: not executed, and never will be under this seqNum.
+// gRPC statuses are made here. Unavailable and ResourceExhausted mean: not executed, and never will
+// be under this seqNum.
 
 func errStream(method string) error {
-	return status.Errorf(codes.Unimplemented, "understudy: %s is a streaming method; streams of a replicated service aren't supported yet", method)
+	return status.Errorf(codes.Unimplemented,
+		"understudy: %s is a streaming method; streams of a replicated service aren't supported yet", method)
 }
 
 func errPlainClient(method string) error {
-	return status.Errorf(codes.FailedPrecondition, "understudy: %s is replicated, and this call comes from a client without the middleware: dial replicated://… with interceptor.DialOptions()", method)
+	return status.Errorf(codes.FailedPrecondition,
+		"understudy: %s is replicated, and this call comes from a client without the middleware: dial "+
+			"replicated://… with interceptor.DialOptions()", method)
 }
 
 func errRequestReplaced(method string) error {
-	return status.Errorf(codes.Internal, "understudy: an interceptor of the server has replaced the request of %s: every replica executes the bytes that the caller has sent; what changes requests is given to Registrar", method)
+	return status.Errorf(codes.Internal,
+		"understudy: an interceptor of the server has replaced the request of %s: every replica executes the bytes "+
+			"that the caller has sent; what changes requests is given to Registrar", method)
 }
 
 func errHeader(err error) error {
@@ -30,7 +36,8 @@ func errHeader(err error) error {
 }
 
 func errAnothers(s orderstate.Session) error {
-	return status.Errorf(codes.PermissionDenied, "understudy: session %d belongs to another source: the request doesn't carry its token", s)
+	return status.Errorf(codes.PermissionDenied,
+		"understudy: session %d belongs to another source: the request doesn't carry its token", s)
 }
 
 func errMinInSync(have, want int) error {
@@ -38,15 +45,18 @@ func errMinInSync(have, want int) error {
 }
 
 func errLogFull() error {
-	return status.Error(codes.ResourceExhausted, "understudy: the log is full: the backups don't acknowledge, and can't be evicted")
+	return status.Error(codes.ResourceExhausted,
+		"understudy: the log is full: the backups don't acknowledge, and can't be evicted")
 }
 
 // errShare refuses what is beyond one session's share of what all have.
 func errShare(format string, args ...any) error {
-	return status.Errorf(codes.ResourceExhausted, "understudy: "+format+": make fewer calls at once, or smaller ones", args...)
+	return status.Errorf(codes.ResourceExhausted, "understudy: "+format+": make fewer calls at once, or smaller ones",
+		args...)
 }
 
-// refusedError says by its header's refusal why the primary, or who isn't it, doesn't take a request.
+// refusedError says by its header's refusal why the primary, or who isn't it, doesn't take a
+// request.
 type refusedError struct {
 	refusal pb.Refusal
 	text    string
@@ -65,9 +75,12 @@ func (e *refusedError) GRPCStatus() *status.Status {
 
 var (
 	errNotPrimary     = &refusedError{pb.Refusal_REFUSAL_NOT_PRIMARY, "understudy: this replica isn't the primary"}
-	errUnknownSession = &refusedError{pb.Refusal_REFUSAL_UNKNOWN_SESSION, "understudy: the session is unknown: it was never opened, or it expired"}
-	errOrderIt        = &refusedError{pb.Refusal_REFUSAL_ORDER_IT, "understudy: a backup can't hear the session: what is read for it must be ordered"}
-	errAnswered       = &refusedError{pb.Refusal_REFUSAL_ANSWERED, "understudy: the call is below its session's low-water mark: it was answered, or given up"}
+	errUnknownSession = &refusedError{pb.Refusal_REFUSAL_UNKNOWN_SESSION,
+		"understudy: the session is unknown: it was never opened, or it expired"}
+	errOrderIt = &refusedError{pb.Refusal_REFUSAL_ORDER_IT,
+		"understudy: a backup can't hear the session: what is read for it must be ordered"}
+	errAnswered = &refusedError{pb.Refusal_REFUSAL_ANSWERED,
+		"understudy: the call is below its session's low-water mark: it was answered, or given up"}
 )
 
 func refusal(v orderstate.Verdict) error {
@@ -86,7 +99,8 @@ var (
 	errDown    = errors.New("replica: the group is down: no in-sync replica is alive; it comes back when one returns")
 )
 
-// MismatchError says that this replica can't be a member of the group: it was started with something that the group doesn't have.
+// MismatchError says that this replica can't be a member of the group: it was started with
+// something that the group doesn't have.
 type MismatchError struct{ Field, Mine, Group string }
 
 func (e *MismatchError) Error() string {

@@ -15,8 +15,9 @@ import (
 	"github.com/understudy-rpc/understudy/replica"
 )
 
-// A replica that answers probes on a port of their own, which needs no certificate, and a process that waits until it is
-// ready. (The election is in memory; with etcd, replica.Store goes, and the target is etcd://127.0.0.1:2379/journal.)
+// A replica that answers probes on a port of their own, which needs no certificate, and a process
+// that waits until it is ready. (The election is in memory; with etcd, replica.Store goes, and the
+// target is etcd://127.0.0.1:2379/journal.)
 func ExampleHealth() {
 	ctx := context.Background()
 	statuses := health.NewServer()

@@ -59,8 +59,9 @@ func (in *incarnation) fetcher(ctx context.Context) {
 	}
 }
 
-// late says whether a message that is lacked since then must be fetched: its source's stream has brought nothing for as long, or later messages, or is too slow. Large messages are long on their way, and to fetch them
-// would make that longer. Called with mu held.
+// late says whether a message that is lacked since then must be fetched: its source's stream has
+// brought nothing for as long, or later messages, or is too slow. Large messages are long on their
+// way, and to fetch them would make that longer. Called with mu held.
 func (in *incarnation) late(id orderstate.MessageID, since, now time.Duration) bool {
 	if now-since < fetchAfter {
 		return false

@@ -9,7 +9,8 @@ import (
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
-// What comes without a frame, or with one that has come before, doesn't put off that the source's messages are fetched: else any client could, and hold up what is ordered after them.
+// What comes without a frame, or with one that has come before, doesn't put off that the source's
+// messages are fetched: else any client could, and hold up what is ordered after them.
 func TestOnlyNewFramesAreHeard(t *testing.T) {
 	t.Parallel()
 	in := backup(t)
@@ -19,7 +20,8 @@ func TestOnlyNewFramesAreHeard(t *testing.T) {
 	in.attached[a] = struct{}{}
 	var frames wire.Assembler
 	frame := func(q uint64, more uint32) *pb.AttachRequest {
-		f := &pb.Frame{Group: in.group, Session: 1, SeqNum: q, Outstanding: q, Method: "/m", Message: []byte("x"), More: more}
+		f := &pb.Frame{Group: in.group, Session: 1, SeqNum: q, Outstanding: q, Method: "/m", Message: []byte("x"),
+			More: more}
 		if q == 0 { // the rest
 			f = &pb.Frame{Message: []byte("y")}
 		}
@@ -67,11 +69,21 @@ func TestLate(t *testing.T) {
 		"without a stream":               {nil, fetchAfter, true},
 		"on its way":                     {coming, 3*fetchAfter - 1, false},
 		"the stream is silent":           {coming, 3 * fetchAfter, true},
-		"too long on its way":            {on(func(a *attachment) { a.heard = lacked + fetchAnyway }), fetchAnyway, true},
-		"nearly so":                      {on(func(a *attachment) { a.heard = lacked + fetchAnyway }), fetchAnyway - 1, false},
-		"the stream has brought later":   {on(func(a *attachment) { a.heard, a.frames = lacked+fetchAfter, 7 }), fetchAfter, true},
-		"it was dropped, or one before":  {on(func(a *attachment) { a.heard, a.dropped = lacked+fetchAfter, true }), fetchAfter, true},
-		"dropped, and ordered just now":  {on(func(a *attachment) { a.heard, a.dropped = lacked+fetchAfter, true }), fetchAfter - 1, false},
+		"too long on its way": {on(func(a *attachment) {
+			a.heard = lacked + fetchAnyway
+		}), fetchAnyway, true},
+		"nearly so": {on(func(a *attachment) {
+			a.heard = lacked + fetchAnyway
+		}), fetchAnyway - 1, false},
+		"the stream has brought later": {on(func(a *attachment) {
+			a.heard, a.frames = lacked+fetchAfter, 7
+		}), fetchAfter, true},
+		"it was dropped, or one before": {on(func(a *attachment) {
+			a.heard, a.dropped = lacked+fetchAfter, true
+		}), fetchAfter, true},
+		"dropped, and ordered just now": {on(func(a *attachment) {
+			a.heard, a.dropped = lacked+fetchAfter, true
+		}), fetchAfter - 1, false},
 	} {
 		in := &incarnation{bySession: map[orderstate.Session]*attachment{}}
 		if tt.a != nil {
@@ -83,8 +95,8 @@ func TestLate(t *testing.T) {
 	}
 }
 
-// A session whose messages have to be fetched again and again is as good as detached, for longer and longer; one that is late now and
-// then isn't.
+// A session whose messages have to be fetched again and again is as good as detached, for longer
+// and longer; one that is late now and then isn't.
 func TestSuspects(t *testing.T) {
 	t.Parallel()
 	in := backup(t)
@@ -109,10 +121,12 @@ func TestSuspects(t *testing.T) {
 		for range n {
 			q++
 			last := in.backup.Last()
-			in.backup.Message(orderstate.Message{MessageID: orderstate.MessageID{Session: a.session, SeqNum: q}, Digest: uint64(q)})
+			in.backup.Message(orderstate.Message{MessageID: orderstate.MessageID{Session: a.session, SeqNum: q},
+				Digest: uint64(q)})
 			if err := in.backup.Receive(orderstate.Run{
 				Envelope: orderstate.Envelope{Epoch: 1, EpochFirst: 3, First: last + 1, Count: 1},
-				Entries:  []orderstate.OrderInfo{{OrderNum: last + 1, SeqNum: q, Session: a.session, First: 1, Digest: uint64(q)}},
+				Entries: []orderstate.OrderInfo{{OrderNum: last + 1, SeqNum: q, Session: a.session, First: 1,
+					Digest: uint64(q)}},
 			}); err != nil {
 				t.Fatal(err)
 			}
@@ -135,7 +149,8 @@ func TestSuspects(t *testing.T) {
 	told("late now and then", 0, 0)
 	misses(hostile)
 	misses(hostile)
-	in.missed([]orderstate.MessageID{{Session: hostile.session, SeqNum: q}}, map[orderstate.MessageID]bool{{Session: hostile.session, SeqNum: q}: true})
+	in.missed([]orderstate.MessageID{{Session: hostile.session, SeqNum: q}},
+		map[orderstate.MessageID]bool{{Session: hostile.session, SeqNum: q}: true})
 	told("fetched twice, and once more of it", 0, 0)
 	for penalty := suspectFirst; penalty < 2*suspectMost; penalty *= 2 {
 		for range 3 {

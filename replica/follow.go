@@ -18,7 +18,9 @@ import (
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
-// follow is a backup's life: it joins, follows one primary after the other, and stands for election when it suspects that there is none. It returns why it can't go on; the replica then begins again, as a new incarnation.
+// follow is a backup's life: it joins, follows one primary after the other, and stands for election
+// when it suspects that there is none. It returns why it can't go on; the replica then begins
+// again, as a new incarnation.
 func (in *incarnation) follow() error {
 	if err := in.findLeader(); err != nil {
 		return err
@@ -39,7 +41,10 @@ func (in *incarnation) follow() error {
 		case errors.Is(err, errEvicted) || isDiverged(err):
 			return err
 		case errors.As(err, new(*orderstate.UnstableError)):
-			in.log.Error("refused an epoch that lacks what is stable: an in-sync replica didn't begin it; state and log are kept", "error", err)
+			in.log.Error(
+				"refused an epoch that lacks what is stable: an in-sync replica didn't begin it; state and log "+
+					"are kept", "error", err,
+			)
 			if err := in.pause(silence); err != nil {
 				return err
 			}
@@ -58,7 +63,8 @@ func (in *incarnation) follow() error {
 	}
 }
 
-// admitted asks etcd whether a joiner with a state is in-sync: its primary may have written that, and died before it said so (R13). While etcd doesn't answer, it may be.
+// admitted asks etcd whether a joiner with a state is in-sync: its primary may have written that,
+// and died before it said so (R13). While etcd doesn't answer, it may be.
 func (in *incarnation) admitted() bool {
 	in.mu.Lock()
 	restored, epoch := in.role == following, in.epoch()
@@ -166,7 +172,8 @@ func (in *incarnation) followOnce() error {
 	in.tellAll()
 	in.mu.Unlock()
 	err = stream.Send(&pb.FollowRequest{Hello: &pb.FollowHello{
-		Group: group, Replica: in.self.Name, Incarnation: in.self.Incarnation, Epoch: uint64(epoch), Joining: !joined, Avoid: in.r.avoided(),
+		Group: group, Replica: in.self.Name, Incarnation: in.self.Incarnation, Epoch: uint64(epoch), Joining: !joined,
+		Avoid:   in.r.avoided(),
 		Version: in.r.config.version, Level: pb.Level(in.r.config.level + 1), Mark: markToProto(in.r.store.Known()),
 	}})
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -182,7 +189,9 @@ func (in *incarnation) followOnce() error {
 	return err
 }
 
-// listen cuts the stream when the primary is silent. A joiner is patient while etcd names no other primary: it can't be elected, and a transfer that begins again takes the longer, the busier everyone is.
+// listen cuts the stream when the primary is silent. A joiner is patient while etcd names no other
+// primary: it can't be elected, and a transfer that begins again takes the longer, the busier
+// everyone is.
 func (in *incarnation) listen(ctx context.Context, cut context.CancelCauseFunc) {
 	t := time.NewTicker(heartbeat / 2)
 	defer t.Stop()
@@ -207,7 +216,9 @@ func (in *incarnation) listen(ctx context.Context, cut context.CancelCauseFunc) 
 }
 
 // read takes what the primary sends. A joiner keeps it until it has its snapshot.
-func (in *incarnation) read(ctx context.Context, stream grpc.BidiStreamingClient[pb.FollowRequest, pb.FollowResponse], joined bool) error {
+func (in *incarnation) read(
+	ctx context.Context, stream grpc.BidiStreamingClient[pb.FollowRequest, pb.FollowResponse], joined bool,
+) error {
 	if joined {
 		for first := true; ; first = false {
 			resp, err := stream.Recv()
@@ -307,9 +318,13 @@ func (in *incarnation) becomes(r role) {
 	in.broadcast()
 }
 
-// startAcks acknowledges: at once when asked to, and at every heartbeat, which is all that a joiner says before it has a state. It ends with the stream's context. The primary must have been heard on the stream: until then gRPC may take another connection for it, once, and whoever
-// sends meanwhile waits for that on a mutex, deaf to the context.
-func (in *incarnation) startAcks(ctx context.Context, stream grpc.BidiStreamingClient[pb.FollowRequest, pb.FollowResponse]) {
+// startAcks acknowledges: at once when asked to, and at every heartbeat, which is all that a joiner
+// says before it has a state. It ends with the stream's context. The primary must have been heard
+// on the stream: until then gRPC may take another connection for it, once, and whoever sends
+// meanwhile waits for that on a mutex, deaf to the context.
+func (in *incarnation) startAcks(
+	ctx context.Context, stream grpc.BidiStreamingClient[pb.FollowRequest, pb.FollowResponse],
+) {
 	in.mu.Lock()
 	tells := in.telling
 	in.mu.Unlock()
@@ -349,7 +364,8 @@ func (in *incarnation) says(tells *telling) *pb.FollowRequest {
 	default:
 		return nil
 	}
-	req := &pb.FollowRequest{Restored: true, SnapshotBytes: in.gave, Executed: uint64(in.executed), LogBytes: uint64(in.backup.Logged())}
+	req := &pb.FollowRequest{Restored: true, SnapshotBytes: in.gave, Executed: uint64(in.executed),
+		LogBytes: uint64(in.backup.Logged())}
 	in.gave = 0
 	tells.tell(req)
 	if e, k, ok := in.backup.Acknowledgement(); ok {
@@ -371,7 +387,8 @@ func (in *incarnation) followed(resp *pb.FollowResponse) error {
 	in.heard, in.hearing = in.r.clock(), true
 	last := in.backup.Last()
 	if s := resp.GetEpochStart(); s != nil && orderstate.Epoch(s.GetEpoch()) == in.backup.Epoch() {
-		if err := in.backup.Start(orderstate.Epoch(s.GetEpoch()), orderstate.OrderNum(s.GetFirstOrderNum()), wire.StartsFromProto(s.GetEarlier())); err != nil {
+		if err := in.backup.Start(orderstate.Epoch(s.GetEpoch()), orderstate.OrderNum(s.GetFirstOrderNum()),
+			wire.StartsFromProto(s.GetEarlier())); err != nil {
 			return err
 		}
 		in.start = s
@@ -417,7 +434,8 @@ func (in *incarnation) receive(runs []orderstate.Run) error {
 	return nil
 }
 
-// logMessage logs a message that a peer has sent, once the last part of it has come. Called with mu held.
+// logMessage logs a message that a peer has sent, once the last part of it has come. Called with mu
+// held.
 func (in *incarnation) logMessage(stream *parts, p *pb.LoggedMessage) error {
 	p, err := stream.add(p)
 	if p == nil {
@@ -430,7 +448,8 @@ func (in *incarnation) logMessage(stream *parts, p *pb.LoggedMessage) error {
 	return err
 }
 
-// advanced does what follows when the order may have grown: executes, acknowledges, fetches. Called with mu held; last is where the order ended before.
+// advanced does what follows when the order may have grown: executes, acknowledges, fetches. Called
+// with mu held; last is where the order ended before.
 func (in *incarnation) advanced(last orderstate.OrderNum) {
 	grown := in.backup.Above(last)
 	if len(grown) > 0 {
@@ -451,7 +470,8 @@ func (in *incarnation) advanced(last orderstate.OrderNum) {
 				s.score--
 			}
 		}
-		if a := in.bySession[o.Session]; a != nil && in.backup.Started() && (a.stable || in.r.config.level == understudy.Stable) {
+		if a := in.bySession[o.Session]; a != nil && in.backup.Started() &&
+			(a.stable || in.r.config.level == understudy.Stable) {
 			a.acknowledge()
 		}
 	}

@@ -32,7 +32,9 @@ func (s *followStream) Recv() (*pb.FollowResponse, error) {
 	}
 }
 
-// A backup says nothing on a new stream before it has heard the primary there: gRPC may still be taking another connection for it, and would hold up who sends for as long as that takes, whatever becomes of the context.
+// A backup says nothing on a new stream before it has heard the primary there: gRPC may still be
+// taking another connection for it, and would hold up who sends for as long as that takes, whatever
+// becomes of the context.
 func TestBackupHearsBeforeItSays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		in := backup(t)

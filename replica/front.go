@@ -15,7 +15,8 @@ import (
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
-// Replicated says whether a full method name belongs to a service that was registered through Registrar.
+// Replicated says whether a full method name belongs to a service that was registered through
+// Registrar.
 func (r *Replica) Replicated(fullMethod string) bool {
 	return r.methods[fullMethod] != nil || r.streams[fullMethod]
 }
@@ -31,7 +32,8 @@ type Answer struct {
 	Wire            *wire.Header // for the reply's message, or the trailer
 }
 
-// RequestHeader is the header that a request's message carried, in the context of the front door; nil if none did.
+// RequestHeader is the header that a request's message carried, in the context of the front door;
+// nil if none did.
 func RequestHeader(ctx context.Context) *wire.Header {
 	if c := callFrom(ctx); c != nil && c.request.carried {
 		return &c.header
@@ -39,7 +41,8 @@ func RequestHeader(ctx context.Context) *wire.Header {
 	return nil
 }
 
-// CarriesHeader lets the reply's message carry the header; false if it can't: it is an error, or an interceptor's, or too large.
+// CarriesHeader lets the reply's message carry the header; false if it can't: it is an error, or an
+// interceptor's, or too large.
 func (a *Answer) CarriesHeader() bool {
 	r, ok := a.Reply.(*raw)
 	if !ok || a.Err != nil || a.Wire == nil || len(r.b) > wire.MaxInMessage {
@@ -49,21 +52,26 @@ func (a *Answer) CarriesHeader() bool {
 	return true
 }
 
-// PlainClient is the error for a call of a replicated method without a header: a client without the middleware would be executed by one replica only.
+// PlainClient is the error for a call of a replicated method without a header: a client without the
+// middleware would be executed by one replica only.
 func PlainClient(fullMethod string) error { return errPlainClient(fullMethod) }
 
 // Malformed is the error for a header that can't be read.
 func Malformed(err error) error { return errHeader(err) }
 
-// Handle is the front door, the first of a server's interceptors: it does FIG. 9 on the request's header, answers duplicates from the reply log, lets a fresh request go down the chain to its turn, and makes the reply's
-// header (FIG. 8). h must have passed wire.CheckRequest; next is the rest of the chain.
+// Handle is the front door, the first of a server's interceptors: it does FIG. 9 on the request's
+// header, answers duplicates from the reply log, lets a fresh request go down the chain to its
+// turn, and makes the reply's header (FIG. 8). h must have passed wire.CheckRequest; next is the
+// rest of the chain.
 //
-// It is called in the RPC's own goroutine and may run concurrently. When ctx ends before the request has its turn, it is never executed; afterwards it is, and only its reply is lost.
+// It is called in the RPC's own goroutine and may run concurrently. When ctx ends before the
+// request has its turn, it is never executed; afterwards it is, and only its reply is lost.
 func (r *Replica) Handle(ctx context.Context, h *wire.Header, next func(context.Context) (any, error)) Answer {
 	received := r.clock()
 	c := callFrom(ctx)
 	if c == nil {
-		return Answer{Err: status.Error(codes.Internal, "understudy: the service wasn't registered through Replica.Registrar")}
+		return Answer{Err: status.Error(codes.Internal,
+			"understudy: the service wasn't registered through Replica.Registrar")}
 	}
 	in := r.current()
 	if in == nil {
@@ -124,7 +132,8 @@ func (r *Replica) Handle(ctx context.Context, h *wire.Header, next func(context.
 	if err != nil {
 		return refused(in, err)
 	}
-	return in.transmit(ctx, h, received, c, said.orderNum, Answer{Reply: c.says(said), Err: said.err(), Header: said.header, Trailer: said.trailer})
+	return in.transmit(ctx, h, received, c, said.orderNum,
+		Answer{Reply: c.says(said), Err: said.err(), Header: said.header, Trailer: said.trailer})
 }
 
 // returned: the chain is done with a request. If it hasn't been ordered by then, it never will be.
@@ -154,8 +163,11 @@ func refused(in *incarnation, err error) Answer {
 	return Answer{Err: err, Wire: h}
 }
 
-// admit waits until this replica may take requests, and judges one. The epoch that its source has acknowledged must be this primary's own (R9).
-func (in *incarnation) admit(ctx context.Context, h *wire.Header, id orderstate.MessageID, answeredUpTo orderstate.SeqNum, c *call) (verdict orderstate.Verdict, err error) {
+// admit waits until this replica may take requests, and judges one. The epoch that its source has
+// acknowledged must be this primary's own (R9).
+func (in *incarnation) admit(
+	ctx context.Context, h *wire.Header, id orderstate.MessageID, answeredUpTo orderstate.SeqNum, c *call,
+) (verdict orderstate.Verdict, err error) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if err := in.enter(ctx, h, c); err != nil {
@@ -203,8 +215,9 @@ func (in *incarnation) admit(ctx context.Context, h *wire.Header, id orderstate.
 	return orderstate.Fresh, nil
 }
 
-// enter waits until this replica may take requests, refuses what isn't for this primary, or not of the session's source, or beyond its
-// share, and does FIG. 9. The RPC counts from then on. Called with mu held.
+// enter waits until this replica may take requests, refuses what isn't for this primary, or not of
+// the session's source, or beyond its share, and does FIG. 9. The RPC counts from then on. Called
+// with mu held.
 func (in *incarnation) enter(ctx context.Context, h *wire.Header, c *call) error {
 	if in.role != leading && in.role != takingOver || h.DestEpoch != in.epoch() {
 		return errNotPrimary
@@ -229,7 +242,8 @@ func (in *incarnation) enter(ctx context.Context, h *wire.Header, c *call) error
 	return nil
 }
 
-// arrived: a request that admit judged fresh has had its turn, or never will have it. Called with mu held.
+// arrived: a request that admit judged fresh has had its turn, or never will have it. Called with
+// mu held.
 func (in *incarnation) arrived(id orderstate.MessageID) {
 	if done := in.arriving[id]; done != nil {
 		close(done)
@@ -237,8 +251,9 @@ func (in *incarnation) arrived(id orderstate.MessageID) {
 	delete(in.arriving, id)
 }
 
-// room waits while what is ordered is at the log's bound, and refuses when that lasts: the backups don't acknowledge, and etcd, without
-// which they can't be evicted, is away. While less than half is free, a session beyond its share waits alone. Called with mu held.
+// room waits while what is ordered is at the log's bound, and refuses when that lasts: the backups
+// don't acknowledge, and etcd, without which they can't be evicted, is away. While less than half
+// is free, a session beyond its share waits alone. Called with mu held.
 func (in *incarnation) room(ctx context.Context, s orderstate.Session) error {
 	var used, own int
 	free := func() bool {
@@ -266,7 +281,10 @@ func (in *incarnation) room(ctx context.Context, s orderstate.Session) error {
 	case err == nil && in.role == leading:
 		return nil
 	case ctx.Err() == nil && waiting.Err() != nil && own > 0:
-		return errShare("%d bytes of requests are kept for the session, of %d for all; at most a sixteenth is while the log is more than half full", own, used)
+		return errShare(
+			"%d bytes of requests are kept for the session, of %d for all; at most a sixteenth is while the log is "+
+				"more than half full", own, used,
+		)
 	case ctx.Err() == nil && waiting.Err() != nil:
 		return errLogFull()
 	default:
@@ -329,8 +347,12 @@ func (in *incarnation) logged(ctx context.Context, id orderstate.MessageID) (*re
 	}
 }
 
-// transmit makes the reply's header: FIG. 8's first loop, with R2, R5 and R10. It waits while the primary's authority has run out (etcd is away), and refuses when the primary was deposed: then nothing leaves.
-func (in *incarnation) transmit(ctx context.Context, h *wire.Header, received time.Duration, c *call, orderNum orderstate.OrderNum, a Answer) Answer {
+// transmit makes the reply's header: FIG. 8's first loop, with R2, R5 and R10. It waits while the
+// primary's authority has run out (etcd is away), and refuses when the primary was deposed: then
+// nothing leaves.
+func (in *incarnation) transmit(
+	ctx context.Context, h *wire.Header, received time.Duration, c *call, orderNum orderstate.OrderNum, a Answer,
+) Answer {
 	id := h.Session
 	in.mu.Lock()
 	p := in.primary
@@ -358,7 +380,8 @@ func (in *incarnation) transmit(ctx context.Context, h *wire.Header, received ti
 	}
 	w := &c.wire
 	*w = wire.Header{
-		SourceEpoch: p.Epoch(), OrderNum: orderNum, FirstOrderNum: p.First(), Stable: p.Stable(), RequiredSet: p.Number(),
+		SourceEpoch: p.Epoch(), OrderNum: orderNum, FirstOrderNum: p.First(), Stable: p.Stable(),
+		RequiredSet: p.Number(),
 		AuthorityUs: uint64((in.authority - received) / time.Microsecond), Code: status.Code(a.Err),
 	}
 	scratch := entries.Get().(*[]orderstate.OrderInfo)
@@ -402,7 +425,9 @@ var entries = sync.Pool{New: func() any { return new([]orderstate.OrderInfo) }}
 // inHeader is how many bytes a run may have in a reply's header, of which 160 are for the rest.
 const inHeader = wire.MaxHeader - 160
 
-// overflow queues of a run what can't go on the reply, and returns the newest entries, which fit in a header whatever they are (R5). Without a stream the source asks for the rest, once it has one (R1). Called with mu held.
+// overflow queues of a run what can't go on the reply, and returns the newest entries, which fit in
+// a header whatever they are (R5). Without a stream the source asks for the rest, once it has one
+// (R1). Called with mu held.
 func (a *attachment) overflow(r orderstate.Run) (newest orderstate.Run) {
 	older, newest := split(r, max(r.Count-wire.FewestEntries(inHeader), 0))
 	if a != nil {

@@ -14,7 +14,8 @@ import (
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
-// A message that decodes is taken, or refused with an error: never a panic, and the state stays valid.
+// A message that decodes is taken, or refused with an error: never a panic, and the state stays
+// valid.
 
 func marshal(t testing.TB, m proto.Message) []byte {
 	t.Helper()
@@ -25,11 +26,14 @@ func marshal(t testing.TB, m proto.Message) []byte {
 	return b
 }
 
-// sealed is a run of epoch 1 as a primary with the test's key announces it: session 1's messages from orderNum 2 on.
+// sealed is a run of epoch 1 as a primary with the test's key announces it: session 1's messages
+// from orderNum 2 on.
 func sealed(n int) *pb.Run {
 	r := orderstate.Run{Envelope: orderstate.Envelope{Epoch: 1, EpochFirst: 1, First: 2, Count: n}}
 	for i := range n {
-		r.Entries = append(r.Entries, orderstate.OrderInfo{OrderNum: orderstate.OrderNum(2 + i), Session: 1, SeqNum: orderstate.SeqNum(1 + i), First: 1, Time: int64(i)})
+		r.Entries = append(r.Entries,
+			orderstate.OrderInfo{OrderNum: orderstate.OrderNum(2 + i), Session: 1, SeqNum: orderstate.SeqNum(1 + i),
+				First: 1, Time: int64(i)})
 	}
 	return wire.RunToProto(wire.NewSeal(make([]byte, secretSize)).Close(r), false)
 }
@@ -39,8 +43,10 @@ func FuzzFollowed(f *testing.F) {
 	for _, m := range []*pb.FollowResponse{
 		{},
 		{SourceOrderInfo: []*pb.Run{sealed(3)}, Stable: 2},
-		{Messages: []*pb.LoggedMessage{{Session: 1, SeqNum: 1, Outstanding: 1, Method: "/a/b", Message: []byte("x")}, {Session: 2, Message: make([]byte, 16)}}},
-		{EpochStart: &pb.EpochStart{Epoch: 1, FirstOrderNum: 1, Earlier: []*pb.Start{{Epoch: 1, FirstOrderNum: 1}}}, InSync: true},
+		{Messages: []*pb.LoggedMessage{{Session: 1, SeqNum: 1, Outstanding: 1, Method: "/a/b", Message: []byte("x")},
+			{Session: 2, Message: make([]byte, 16)}}},
+		{EpochStart: &pb.EpochStart{Epoch: 1, FirstOrderNum: 1, Earlier: []*pb.Start{{Epoch: 1, FirstOrderNum: 1}}},
+			InSync: true},
 		{Detached: []*pb.Detached{{Session: 1, Number: 1, UpTo: 1}}},
 	} {
 		f.Add(marshal(f, m))
@@ -70,7 +76,8 @@ func FuzzTake(f *testing.F) {
 		{},
 		{Frames: []*pb.Frame{frame}, DestOrderInfo: []*pb.Run{sealed(2)}, AcknowledgedEpoch: 1},
 		{WaitingFor: &pb.WaitingFor{Epoch: 1, HeldUpTo: 1}},
-		{Frames: []*pb.Frame{{Group: 7, Session: 1, SeqNum: 1, Outstanding: 1, Method: "/a/b", Message: []byte("x"), More: 1}, {Message: []byte("y")}}},
+		{Frames: []*pb.Frame{{Group: 7, Session: 1, SeqNum: 1, Outstanding: 1, Method: "/a/b", Message: []byte("x"),
+			More: 1}, {Message: []byte("y")}}},
 	} {
 		f.Add(marshal(f, m))
 	}
@@ -126,7 +133,8 @@ func FuzzAcknowledged(f *testing.F) {
 
 // FuzzHistory: the protocol's part of a snapshot. What is taken can be written, and read again.
 func FuzzHistory(f *testing.F) {
-	said := &reply{orderNum: 3, payload: []byte("reply"), header: metadata.Pairs("a", "b"), trailer: metadata.Pairs("c-bin", "\xff")}
+	said := &reply{orderNum: 3, payload: []byte("reply"), header: metadata.Pairs("a", "b"),
+		trailer: metadata.Pairs("c-bin", "\xff")}
 	logged := func(q orderstate.SeqNum, r *reply) *pb.LoggedReply {
 		p, err := replyToProto(orderstate.MessageID{Session: 1, SeqNum: q}, r)
 		if err != nil {
@@ -137,8 +145,10 @@ func FuzzHistory(f *testing.F) {
 	for _, m := range []*pb.History{
 		{},
 		{
-			Executed: 5, LastTime: 9, Starts: []*pb.Start{{Epoch: 1, FirstOrderNum: 1}}, Sessions: []*pb.SessionState{{Session: 1, Nonce: make([]byte, 16), AnsweredUpTo: 1}},
-			Replies: []*pb.LoggedReply{logged(2, said), logged(3, &reply{orderNum: 4, st: status.New(5, "no").Proto()})},
+			Executed: 5, LastTime: 9, Starts: []*pb.Start{{Epoch: 1, FirstOrderNum: 1}},
+			Sessions: []*pb.SessionState{{Session: 1, Nonce: make([]byte, 16), AnsweredUpTo: 1}},
+			Replies: []*pb.LoggedReply{logged(2, said),
+				logged(3, &reply{orderNum: 4, st: status.New(5, "no").Proto()})},
 		},
 	} {
 		f.Add(marshal(f, m))
@@ -152,7 +162,8 @@ func FuzzHistory(f *testing.F) {
 		if err != nil {
 			return
 		}
-		h, err := orderstate.NewHistory(orderstate.OrderNum(m.GetExecuted()), m.GetLastTime(), wire.StartsFromProto(m.GetStarts()), sessions)
+		h, err := orderstate.NewHistory(orderstate.OrderNum(m.GetExecuted()), m.GetLastTime(),
+			wire.StartsFromProto(m.GetStarts()), sessions)
 		if err != nil {
 			return
 		}
@@ -199,7 +210,8 @@ func valid(t *testing.T, err error) {
 	}
 }
 
-// BenchmarkTake is one frame's way into a backup's log and out of it, by how many come together with their order: read, checked against the seal, ordered, taken from messageOrder.
+// BenchmarkTake is one frame's way into a backup's log and out of it, by how many come together
+// with their order: read, checked against the seal, ordered, taken from messageOrder.
 func BenchmarkTake(b *testing.B) {
 	for _, together := range []int{1, 8, 64} {
 		b.Run(fmt.Sprint(together), func(b *testing.B) {
@@ -213,12 +225,15 @@ func BenchmarkTake(b *testing.B) {
 			for i := 0; i < b.N; i += together {
 				b.StopTimer()
 				req := &pb.AttachRequest{}
-				run := orderstate.Run{Envelope: orderstate.Envelope{Epoch: 1, EpochFirst: 1, First: orderstate.OrderNum(next + 1), Count: together}}
+				run := orderstate.Run{Envelope: orderstate.Envelope{Epoch: 1, EpochFirst: 1,
+					First: orderstate.OrderNum(next + 1), Count: together}}
 				for range together {
 					id := orderstate.MessageID{Session: 1, SeqNum: orderstate.SeqNum(next)}
-					req.Frames = append(req.Frames, &pb.Frame{Group: 7, Session: 1, SeqNum: next, Outstanding: 1, Method: "/a/b", Message: payload})
+					req.Frames = append(req.Frames,
+						&pb.Frame{Group: 7, Session: 1, SeqNum: next, Outstanding: 1, Method: "/a/b", Message: payload})
 					run.Entries = append(run.Entries, orderstate.OrderInfo{
-						OrderNum: orderstate.OrderNum(next + 1), Session: 1, SeqNum: id.SeqNum, First: 1, Time: int64(next), Digest: seal.Digest(id, id.SeqNum-1, "/a/b", payload),
+						OrderNum: orderstate.OrderNum(next + 1), Session: 1, SeqNum: id.SeqNum, First: 1,
+						Time: int64(next), Digest: seal.Digest(id, id.SeqNum-1, "/a/b", payload),
 					})
 					next++
 				}

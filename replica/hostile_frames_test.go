@@ -15,7 +15,8 @@ import (
 	"github.com/understudy-rpc/understudy/understudytest"
 )
 
-// withholds makes a call of the hostile client, whose frames no backup gets, while it goes on to send an old one.
+// withholds makes a call of the hostile client, whose frames no backup gets, while it goes on to
+// send an old one.
 func (s *siege) withholds(seqNum uint64, streams []stream) {
 	s.t.Helper()
 	ctx, stop := context.WithCancel(s.t.Context())
@@ -23,7 +24,8 @@ func (s *siege) withholds(seqNum uint64, streams []stream) {
 	for _, st := range streams {
 		junk.Go(func() {
 			for ctx.Err() == nil {
-				_ = st.Send(&pb.AttachRequest{Frames: []*pb.Frame{{Group: s.group, Session: s.session, SeqNum: 1 << 40, Outstanding: 1 << 40, Method: write, Message: []byte("x")}}})
+				_ = st.Send(&pb.AttachRequest{Frames: []*pb.Frame{{Group: s.group, Session: s.session, SeqNum: 1 << 40,
+					Outstanding: 1 << 40, Method: write, Message: []byte("x")}}})
 				time.Sleep(5 * time.Millisecond)
 			}
 		})
@@ -47,7 +49,8 @@ func (s *siege) attacks() (streams []stream) {
 	return streams
 }
 
-// A client that withholds its frames from the backups, and sends others, makes nobody else's calls at Stable wait but for a few times.
+// A client that withholds its frames from the backups, and sends others, makes nobody else's calls
+// at Stable wait but for a few times.
 func TestWithheldFramesHoldUpNobody(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -59,7 +62,8 @@ func TestWithheldFramesHoldUpNobody(t *testing.T) {
 			hostile.Go(func() { s.withholds(q+1, streams) })
 			time.Sleep(time.Millisecond) // it is ordered
 			began := time.Now()
-			if err := s.good.Invoke(t.Context(), write, wrapperspb.String("good"), new(wrapperspb.Int64Value)); err != nil {
+			if err := s.good.Invoke(t.Context(), write, wrapperspb.String("good"),
+				new(wrapperspb.Int64Value)); err != nil {
 				t.Fatal(err)
 			}
 			if took := time.Since(began); took > 5*time.Millisecond {

@@ -62,7 +62,8 @@ func TestHostileFollowers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := besiege(t)
 		hello := func(change func(*pb.FollowHello)) *pb.FollowRequest {
-			h := &pb.FollowHello{Group: s.group, Replica: "rogue", Incarnation: 7, Epoch: s.epoch, Joining: true, Level: pb.Level_LEVEL_REFLECTED}
+			h := &pb.FollowHello{Group: s.group, Replica: "rogue", Incarnation: 7, Epoch: s.epoch, Joining: true,
+				Level: pb.Level_LEVEL_REFLECTED}
 			change(h)
 			return &pb.FollowRequest{Hello: h}
 		}
@@ -73,16 +74,35 @@ func TestHostileFollowers(t *testing.T) {
 			words string
 		}{
 			{"no hello", &pb.FollowRequest{Restored: true}, codes.FailedPrecondition, "a peer of group 0"},
-			{"another group", hello(func(h *pb.FollowHello) { h.Group++ }), codes.FailedPrecondition, fmt.Sprintf("a peer of group %x, this is a replica of group %x", s.group+1, s.group)},
-			{"another level", hello(func(h *pb.FollowHello) { h.Level = pb.Level_LEVEL_STABLE }), codes.FailedPrecondition, "the group's level is Reflected"},
-			{"no level", hello(func(h *pb.FollowHello) { h.Level = 0 }), codes.FailedPrecondition, "the group's level is Reflected"},
-			{"another version", hello(func(h *pb.FollowHello) { h.Version = "2" }), codes.FailedPrecondition, `the group's version is ""`},
+			{"another group", hello(func(h *pb.FollowHello) {
+				h.Group++
+			}), codes.FailedPrecondition,
+				fmt.Sprintf("a peer of group %x, this is a replica of group %x", s.group+1, s.group)},
+			{"another level", hello(func(h *pb.FollowHello) {
+				h.Level = pb.Level_LEVEL_STABLE
+			}), codes.FailedPrecondition, "the group's level is Reflected"},
+			{"no level", hello(func(h *pb.FollowHello) {
+				h.Level = 0
+			}), codes.FailedPrecondition, "the group's level is Reflected"},
+			{"another version", hello(func(h *pb.FollowHello) {
+				h.Version = "2"
+			}), codes.FailedPrecondition, `the group's version is ""`},
 			{"no name", hello(func(h *pb.FollowHello) { h.Replica = "" }), codes.InvalidArgument, "can't follow"},
-			{"a name that can't be", hello(func(h *pb.FollowHello) { h.Replica = "a/b" }), codes.InvalidArgument, "can't follow"},
-			{"no incarnation", hello(func(h *pb.FollowHello) { h.Incarnation = 0 }), codes.InvalidArgument, "can't follow"},
-			{"the primary itself", hello(func(h *pb.FollowHello) { m := s.member(0); h.Replica, h.Incarnation = m.Name, m.Incarnation }), codes.InvalidArgument, "can't follow"},
+			{"a name that can't be", hello(func(h *pb.FollowHello) {
+				h.Replica = "a/b"
+			}), codes.InvalidArgument, "can't follow"},
+			{"no incarnation", hello(func(h *pb.FollowHello) {
+				h.Incarnation = 0
+			}), codes.InvalidArgument, "can't follow"},
+			{"the primary itself", hello(func(h *pb.FollowHello) {
+				m := s.member(0)
+				h.Replica, h.Incarnation = m.Name, m.Incarnation
+			}), codes.InvalidArgument, "can't follow"},
 			{"no member", hello(func(h *pb.FollowHello) { h.Joining = false }), codes.Aborted, "evicted"},
-			{"a member's other incarnation", hello(func(h *pb.FollowHello) { h.Joining = false; h.Replica = "replica1" }), codes.Aborted, "evicted"},
+			{"a member's other incarnation", hello(func(h *pb.FollowHello) {
+				h.Joining = false
+				h.Replica = "replica1"
+			}), codes.Aborted, "evicted"},
 		} {
 			_, err := s.follows(0, tt.hello)
 			wants(t, tt.name, err, tt.code, tt.words)
@@ -92,8 +112,10 @@ func TestHostileFollowers(t *testing.T) {
 		wants(t, "at a backup", err, codes.Unavailable, "isn't the primary")
 		s.serves()
 
-		// One that joins, and says that it has restored and holds what there is to come. It never becomes in-sync.
-		last, err := s.follows(0, hello(func(*pb.FollowHello) {}), &pb.FollowRequest{Restored: true, Acknowledgement: &pb.Acknowledgement{Epoch: s.epoch, OrderNum: 1000}})
+		// One that joins, and says that it has restored and holds what there is to come. It never
+		// becomes in-sync.
+		last, err := s.follows(0, hello(func(*pb.FollowHello) {}),
+			&pb.FollowRequest{Restored: true, Acknowledgement: &pb.Acknowledgement{Epoch: s.epoch, OrderNum: 1000}})
 		wants(t, "a joiner that holds too much", err, codes.DeadlineExceeded)
 		if last.GetInSync() {
 			t.Error("it is in-sync")
@@ -105,19 +127,22 @@ func TestHostileFollowers(t *testing.T) {
 	})
 }
 
-// TestHostileAcknowledgements: who has a member's place on the wire, and acknowledges what nobody ordered, and other epochs. The stream ends, and the group is as it was.
+// TestHostileAcknowledgements: who has a member's place on the wire, and acknowledges what nobody
+// ordered, and other epochs. The stream ends, and the group is as it was.
 func TestHostileAcknowledgements(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := besiege(t)
 		m := s.member(1)
-		hello := &pb.FollowRequest{Hello: &pb.FollowHello{Group: s.group, Replica: m.Name, Incarnation: m.Incarnation, Epoch: s.epoch, Level: pb.Level_LEVEL_REFLECTED}}
+		hello := &pb.FollowRequest{Hello: &pb.FollowHello{Group: s.group, Replica: m.Name, Incarnation: m.Incarnation,
+			Epoch: s.epoch, Level: pb.Level_LEVEL_REFLECTED}}
 		ack := func(epoch, k uint64) *pb.FollowRequest {
 			return &pb.FollowRequest{Acknowledgement: &pb.Acknowledgement{Epoch: epoch, OrderNum: k}}
 		}
 		for _, k := range []uint64{1000, math.MaxUint64} {
 			_, err := s.follows(0, hello, ack(s.epoch, k))
-			wants(t, fmt.Sprint("acknowledges ", k), err, codes.Unavailable, fmt.Sprintf("acknowledges %d, but the order ends at", k))
+			wants(t, fmt.Sprint("acknowledges ", k), err, codes.Unavailable,
+				fmt.Sprintf("acknowledges %d, but the order ends at", k))
 			s.c.AwaitInSync(3)
 			s.serves()
 		}
@@ -141,12 +166,15 @@ func (s *siege) answer(i int, group, epoch uint64) error {
 	return err
 }
 
-// answerBy is answer by a store in which who is in-sync was changed last at the revision fence. It returns the mark of a replica that has seen more.
+// answerBy is answer by a store in which who is in-sync was changed last at the revision fence. It
+// returns the mark of a replica that has seen more.
 func (s *siege) answerBy(i int, group, epoch uint64, fence int64) (*pb.StoreMark, error) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), time.Second)
 	defer cancel()
-	st, err := s.peer(i).Answer(ctx, &pb.AnswerRequest{Group: group, NewEpoch: &pb.NewEpoch{Epoch: epoch, Primary: "rogue", Incarnation: 7, Fence: fence}})
+	st, err := s.peer(i).Answer(ctx,
+		&pb.AnswerRequest{Group: group,
+			NewEpoch: &pb.NewEpoch{Epoch: epoch, Primary: "rogue", Incarnation: 7, Fence: fence}})
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -162,7 +190,8 @@ func (s *siege) answerBy(i int, group, epoch uint64, fence int64) (*pb.StoreMark
 	}
 }
 
-// TestHostileAnswers: who says that it was elected and wasn't. Without the group's id it is refused.
+// TestHostileAnswers: who says that it was elected and wasn't. Without the group's id it is
+// refused.
 func TestHostileAnswers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -170,15 +199,19 @@ func TestHostileAnswers(t *testing.T) {
 		for i := range 3 {
 			for _, e := range []uint64{0, s.epoch, s.epoch + 1, math.MaxUint64} {
 				for _, g := range []uint64{0, s.group + 1} {
-					wants(t, "another group's", s.answer(i, g, e), codes.FailedPrecondition, fmt.Sprintf("a peer of group %x, this is a replica of group %x", g, s.group))
+					wants(t, "another group's", s.answer(i, g, e), codes.FailedPrecondition,
+						fmt.Sprintf("a peer of group %x, this is a replica of group %x", g, s.group))
 				}
 			}
 		}
 		s.serves()
-		wants(t, "an older epoch, to the primary", s.answer(0, s.group, s.epoch-1), codes.FailedPrecondition, "isn't a backup")
-		wants(t, "its own epoch, to the primary", s.answer(0, s.group, s.epoch), codes.FailedPrecondition, "isn't a backup")
+		wants(t, "an older epoch, to the primary", s.answer(0, s.group, s.epoch-1), codes.FailedPrecondition,
+			"isn't a backup")
+		wants(t, "its own epoch, to the primary", s.answer(0, s.group, s.epoch), codes.FailedPrecondition,
+			"isn't a backup")
 		for i := 1; i < 3; i++ {
-			wants(t, "an older epoch", s.answer(i, s.group, s.epoch-1), codes.FailedPrecondition, fmt.Sprintf("epoch %d is over", s.epoch-1))
+			wants(t, "an older epoch", s.answer(i, s.group, s.epoch-1), codes.FailedPrecondition,
+				fmt.Sprintf("epoch %d is over", s.epoch-1))
 			wants(t, "no epoch", s.answer(i, s.group, 0), codes.FailedPrecondition, "epoch 0 is over")
 		}
 		s.serves()
@@ -188,7 +221,8 @@ func TestHostileAnswers(t *testing.T) {
 	})
 }
 
-// TestRogueDeposesThePrimary: peers are trusted once they are authenticated: one with the group's id can depose a primary. The group elects another, and loses nothing.
+// TestRogueDeposesThePrimary: peers are trusted once they are authenticated: one with the group's
+// id can depose a primary. The group elects another, and loses nothing.
 func TestRogueDeposesThePrimary(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -202,7 +236,9 @@ func TestRogueDeposesThePrimary(t *testing.T) {
 	})
 }
 
-// TestPrimaryElectedByAnOldStoreIsRefused: a store that was restored from before elects somebody. Who has seen a later change of who is in-sync neither acknowledges the epoch nor gives way, and says what it has seen.
+// TestPrimaryElectedByAnOldStoreIsRefused: a store that was restored from before elects somebody.
+// Who has seen a later change of who is in-sync neither acknowledges the epoch nor gives way, and
+// says what it has seen.
 func TestPrimaryElectedByAnOldStoreIsRefused(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -270,7 +306,8 @@ func TestHostileFetches(t *testing.T) {
 			}
 			// No turn is so far ahead; the donor waits for it as long as the joiner does.
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-			st, err := s.peer(i).Snapshot(ctx, &pb.SnapshotRequest{Group: s.group, Epoch: s.epoch, ExecutedAtLeast: math.MaxUint64})
+			st, err := s.peer(i).Snapshot(ctx,
+				&pb.SnapshotRequest{Group: s.group, Epoch: s.epoch, ExecutedAtLeast: math.MaxUint64})
 			if err != nil {
 				t.Fatal(err)
 			}

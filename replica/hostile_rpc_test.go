@@ -19,7 +19,8 @@ import (
 	"github.com/understudy-rpc/understudy/understudytest"
 )
 
-// TestHostileHeaders: headers that can't be, to the primary and to a backup. Each is refused with what is wrong, nothing is executed, nobody is deposed.
+// TestHostileHeaders: headers that can't be, to the primary and to a backup. Each is refused with
+// what is wrong, nothing is executed, nobody is deposed.
 func TestHostileHeaders(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -51,37 +52,75 @@ func TestHostileHeaders(t *testing.T) {
 		malformed := []hostile{
 			{"garbage", []string{"\xff\xff\xff"}, codes.InvalidArgument, "the header is malformed", 0},
 			{"empty", []string{""}, codes.InvalidArgument, "needs a session", 0},
-			{"a length beyond its end", []string{good + "\x3a\xff\xff\xff\xff\x0f"}, codes.InvalidArgument, "malformed", 0},
-			{"oversized", []string{good + marshal(func(h *pb.Header) { h.SourceOrderInfo = []*pb.Run{{Sealed: make([]byte, 9<<10)}} })}, codes.InvalidArgument, "at most 8192 are read", 0},
+			{"a length beyond its end", []string{good + "\x3a\xff\xff\xff\xff\x0f"}, codes.InvalidArgument, "malformed",
+				0},
+			{"oversized", []string{good + marshal(func(h *pb.Header) {
+				h.SourceOrderInfo = []*pb.Run{{Sealed: make([]byte, 9<<10)}}
+			})}, codes.InvalidArgument, "at most 8192 are read", 0},
 			{"twice", []string{good, good}, codes.InvalidArgument, "2 headers", 0},
-			{"no session", []string{marshal(func(h *pb.Header) { h.Session = 0 })}, codes.InvalidArgument, "needs a session", 0},
-			{"no seqNum", []string{marshal(func(h *pb.Header) { h.SeqNum = 0 })}, codes.InvalidArgument, "seqNum 0 can't have 1 outstanding", 0},
-			{"as if read-only", []string{marshal(func(h *pb.Header) { h.SeqNum, h.Outstanding = 0, 0 })}, codes.InvalidArgument, "that isn't read-only", 0},
-			{"no mark", []string{marshal(func(h *pb.Header) { h.Outstanding = 0 })}, codes.InvalidArgument, "can't have 0 outstanding", 0},
-			{"a mark below 0", []string{marshal(func(h *pb.Header) { h.Outstanding = 2 })}, codes.InvalidArgument, "can't have 2 outstanding", 0},
-			{"a mark far below 0", []string{marshal(func(h *pb.Header) { h.Outstanding = math.MaxUint64 })}, codes.InvalidArgument, "outstanding", 0},
-			{"an unknown level", []string{marshal(func(h *pb.Header) { h.Level = 99 })}, codes.InvalidArgument, "unknown level 99", 0},
-			{"a level below 0", []string{marshal(func(h *pb.Header) { h.Level = -1 })}, codes.InvalidArgument, "unknown level -1", 0},
+			{"no session", []string{marshal(func(h *pb.Header) {
+				h.Session = 0
+			})}, codes.InvalidArgument, "needs a session", 0},
+			{"no seqNum", []string{marshal(func(h *pb.Header) {
+				h.SeqNum = 0
+			})}, codes.InvalidArgument, "seqNum 0 can't have 1 outstanding", 0},
+			{"as if read-only", []string{marshal(func(h *pb.Header) {
+				h.SeqNum, h.Outstanding = 0, 0
+			})}, codes.InvalidArgument, "that isn't read-only", 0},
+			{"no mark", []string{marshal(func(h *pb.Header) {
+				h.Outstanding = 0
+			})}, codes.InvalidArgument, "can't have 0 outstanding", 0},
+			{"a mark below 0", []string{marshal(func(h *pb.Header) {
+				h.Outstanding = 2
+			})}, codes.InvalidArgument, "can't have 2 outstanding", 0},
+			{"a mark far below 0", []string{marshal(func(h *pb.Header) {
+				h.Outstanding = math.MaxUint64
+			})}, codes.InvalidArgument, "outstanding", 0},
+			{"an unknown level", []string{marshal(func(h *pb.Header) {
+				h.Level = 99
+			})}, codes.InvalidArgument, "unknown level 99", 0},
+			{"a level below 0", []string{marshal(func(h *pb.Header) {
+				h.Level = -1
+			})}, codes.InvalidArgument, "unknown level -1", 0},
 		}
 		tokenless := marshal(func(h *pb.Header) { h.Token = 0 })
 		for n := range len(good) {
 			if n == len(tokenless) {
 				continue // a header that is well formed
 			}
-			malformed = append(malformed, hostile{fmt.Sprint("truncated at ", n), []string{good[:n]}, codes.InvalidArgument, "understudy: ", 0})
+			malformed = append(malformed,
+				hostile{fmt.Sprint("truncated at ", n), []string{good[:n]}, codes.InvalidArgument, "understudy: ", 0})
 		}
 		const notPrimary, unknown = pb.Refusal_REFUSAL_NOT_PRIMARY, pb.Refusal_REFUSAL_UNKNOWN_SESSION
 		atPrimary := []hostile{
-			{"no epoch", []string{marshal(func(h *pb.Header) { h.DestEpoch = 0 })}, codes.Unavailable, "isn't the primary", notPrimary},
-			{"an older epoch", []string{marshal(func(h *pb.Header) { h.DestEpoch-- })}, codes.Unavailable, "isn't the primary", notPrimary},
-			{"a newer epoch", []string{marshal(func(h *pb.Header) { h.DestEpoch++ })}, codes.Unavailable, "isn't the primary", notPrimary},
-			{"the last epoch", []string{marshal(func(h *pb.Header) { h.DestEpoch = math.MaxUint64 })}, codes.Unavailable, "isn't the primary", notPrimary},
-			{"a session to come", []string{marshal(func(h *pb.Header) { h.Session = 1000 })}, codes.FailedPrecondition, "the session is unknown", unknown},
-			{"the last session", []string{marshal(func(h *pb.Header) { h.Session = math.MaxUint64 })}, codes.FailedPrecondition, "the session is unknown", unknown},
-			{"a session that is a request", []string{marshal(func(h *pb.Header) { h.Session = 2 })}, codes.FailedPrecondition, "the session is unknown", unknown},
+			{"no epoch", []string{marshal(func(h *pb.Header) {
+				h.DestEpoch = 0
+			})}, codes.Unavailable, "isn't the primary", notPrimary},
+			{"an older epoch", []string{marshal(func(h *pb.Header) {
+				h.DestEpoch--
+			})}, codes.Unavailable, "isn't the primary", notPrimary},
+			{"a newer epoch", []string{marshal(func(h *pb.Header) {
+				h.DestEpoch++
+			})}, codes.Unavailable, "isn't the primary", notPrimary},
+			{"the last epoch", []string{marshal(func(h *pb.Header) {
+				h.DestEpoch = math.MaxUint64
+			})}, codes.Unavailable, "isn't the primary", notPrimary},
+			{"a session to come", []string{marshal(func(h *pb.Header) {
+				h.Session = 1000
+			})}, codes.FailedPrecondition, "the session is unknown", unknown},
+			{"the last session", []string{marshal(func(h *pb.Header) {
+				h.Session = math.MaxUint64
+			})}, codes.FailedPrecondition, "the session is unknown", unknown},
+			{"a session that is a request", []string{marshal(func(h *pb.Header) {
+				h.Session = 2
+			})}, codes.FailedPrecondition, "the session is unknown", unknown},
 			{"no token", []string{tokenless}, codes.PermissionDenied, "belongs to another source", 0},
-			{"a run of nothing", []string{marshal(func(h *pb.Header) { h.DestOrderInfo = []*pb.Run{{}} })}, codes.InvalidArgument, "has a field of 0", 0},
-			{"a run from 0", []string{marshal(func(h *pb.Header) { h.DestOrderInfo = []*pb.Run{{Epoch: 1, EpochFirst: 1, Count: 1}} })}, codes.InvalidArgument, "has a field of 0", 0},
+			{"a run of nothing", []string{marshal(func(h *pb.Header) {
+				h.DestOrderInfo = []*pb.Run{{}}
+			})}, codes.InvalidArgument, "has a field of 0", 0},
+			{"a run from 0", []string{marshal(func(h *pb.Header) {
+				h.DestOrderInfo = []*pb.Run{{Epoch: 1, EpochFirst: 1, Count: 1}}
+			})}, codes.InvalidArgument, "has a field of 0", 0},
 			{"a run too long", []string{marshal(func(h *pb.Header) {
 				h.DestOrderInfo = []*pb.Run{{Epoch: 1, EpochFirst: 1, First: 1, Count: math.MaxUint32}}
 			})}, codes.InvalidArgument, "more than 65536 entries", 0},
@@ -138,7 +177,8 @@ func TestHostileHeaders(t *testing.T) {
 	})
 }
 
-// TestHostileNumbers: numbers that are within the rules and far from what a client does. The session may ruin itself, nobody else.
+// TestHostileNumbers: numbers that are within the rules and far from what a client does. The
+// session may ruin itself, nobody else.
 func TestHostileNumbers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -152,7 +192,8 @@ func TestHostileNumbers(t *testing.T) {
 		s.wrote = append(s.wrote, "holds all")
 		h = s.header(3)
 		for i := range 100 { // what was never announced, and what is to come
-			h.DestOrderInfo = append(h.DestOrderInfo, &pb.Run{Epoch: s.epoch, EpochFirst: 1, First: uint64(1 + 1000*i), Count: 1000},
+			h.DestOrderInfo = append(h.DestOrderInfo,
+				&pb.Run{Epoch: s.epoch, EpochFirst: 1, First: uint64(1 + 1000*i), Count: 1000},
 				&pb.Run{Epoch: s.epoch + 7, EpochFirst: 1, First: 1, Count: 1})
 		}
 		if _, err := s.call(0, h, "reflects all"); err != nil {
@@ -187,7 +228,8 @@ func TestHostileNumbers(t *testing.T) {
 	})
 }
 
-// TestReplayedRequests: a request that is sent again has its reply again, whatever bytes it comes with now, and is executed once.
+// TestReplayedRequests: a request that is sent again has its reply again, whatever bytes it comes
+// with now, and is executed once.
 func TestReplayedRequests(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -206,7 +248,8 @@ func TestReplayedRequests(t *testing.T) {
 	})
 }
 
-// TestRequestTooLargeToBeSent: a server that takes requests of any size orders none that replicas can't send each other: it would never be stable.
+// TestRequestTooLargeToBeSent: a server that takes requests of any size orders none that replicas
+// can't send each other: it would never be stable.
 func TestRequestTooLargeToBeSent(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

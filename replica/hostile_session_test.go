@@ -25,29 +25,35 @@ const read = "/test.Reader/Read"
 // readerDesc has a method that is read-only, as its descriptor says, of the same journal.
 var readerDesc = grpc.ServiceDesc{
 	ServiceName: "test.Reader", HandlerType: (*any)(nil),
-	Methods: []grpc.MethodDesc{{MethodName: "Read", Handler: func(srv any, ctx context.Context, dec func(any) error, i grpc.UnaryServerInterceptor) (any, error) {
-		in := new(wrapperspb.StringValue)
-		if err := dec(in); err != nil {
-			return nil, err
-		}
-		h := func(context.Context, any) (any, error) {
-			return wrapperspb.Int64(int64(len(srv.(*journal).read()))), nil
-		}
-		if i == nil {
-			return h(ctx, in)
-		}
-		return i(ctx, in, &grpc.UnaryServerInfo{Server: srv, FullMethod: read}, h)
-	}}},
+	Methods: []grpc.MethodDesc{{MethodName: "Read",
+		Handler: func(srv any, ctx context.Context, dec func(any) error, i grpc.UnaryServerInterceptor) (any, error) {
+			in := new(wrapperspb.StringValue)
+			if err := dec(in); err != nil {
+				return nil, err
+			}
+			h := func(context.Context, any) (any, error) {
+				return wrapperspb.Int64(int64(len(srv.(*journal).read()))), nil
+			}
+			if i == nil {
+				return h(ctx, in)
+			}
+			return i(ctx, in, &grpc.UnaryServerInfo{Server: srv, FullMethod: read}, h)
+		}}},
 }
 
 // The descriptor that a generated file would register.
 func init() {
 	file, err := protodesc.NewFile(&descriptorpb.FileDescriptorProto{
-		Name: proto.String("test/reader.proto"), Package: proto.String("test"), Syntax: proto.String("proto3"), Dependency: []string{"google/protobuf/wrappers.proto"},
-		Service: []*descriptorpb.ServiceDescriptorProto{{Name: proto.String("Reader"), Method: []*descriptorpb.MethodDescriptorProto{{
-			Name: proto.String("Read"), InputType: proto.String(".google.protobuf.StringValue"), OutputType: proto.String(".google.protobuf.Int64Value"),
-			Options: &descriptorpb.MethodOptions{IdempotencyLevel: descriptorpb.MethodOptions_NO_SIDE_EFFECTS.Enum()},
-		}}}},
+		Name: proto.String("test/reader.proto"), Package: proto.String("test"), Syntax: proto.String("proto3"),
+		Dependency: []string{"google/protobuf/wrappers.proto"},
+		Service: []*descriptorpb.ServiceDescriptorProto{{Name: proto.String("Reader"),
+			Method: []*descriptorpb.MethodDescriptorProto{{
+				Name: proto.String("Read"), InputType: proto.String(".google.protobuf.StringValue"),
+				OutputType: proto.String(".google.protobuf.Int64Value"),
+				Options: &descriptorpb.MethodOptions{
+					IdempotencyLevel: descriptorpb.MethodOptions_NO_SIDE_EFFECTS.Enum(),
+				},
+			}}}},
 	}, protoregistry.GlobalFiles)
 	if err == nil {
 		err = protoregistry.GlobalFiles.RegisterFile(file)
@@ -63,7 +69,9 @@ func registerReader(s grpc.ServiceRegistrar) replica.Snapshotter {
 	return j
 }
 
-// TestAnothersSession: RPCs in the session of another, whose number is easily guessed, without its token. Nothing of them is executed, answered or believed, and the session goes on as if they had never been.
+// TestAnothersSession: RPCs in the session of another, whose number is easily guessed, without its
+// token. Nothing of them is executed, answered or believed, and the session goes on as if they had
+// never been.
 func TestAnothersSession(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -79,18 +87,21 @@ func TestAnothersSession(t *testing.T) {
 			t.Fatal("the hostile client has the good one's session")
 		}
 		tokens := map[string]uint64{
-			"none": 0, "its own": s.token, "the smallest": 1, "the largest": math.MaxUint64, "its own, and more": s.token | 1<<63, "its own, less a bit": s.token ^ 1,
+			"none": 0, "its own": s.token, "the smallest": 1, "the largest": math.MaxUint64,
+			"its own, and more": s.token | 1<<63, "its own, less a bit": s.token ^ 1,
 		}
 		for what, token := range tokens {
 			for _, s.inMessage = range []bool{false, true} {
 				next := uint64(len(s.wrote) + 1) // of the good client, which has made all calls so far
 				for name, change := range map[string]func(*pb.Header){
-					"its next call":         func(h *pb.Header) { h.SeqNum = next },
-					"a call it has made":    func(h *pb.Header) { h.SeqNum = next - 1 },
-					"a leap":                func(h *pb.Header) { h.SeqNum = 1 << 40 },
-					"all is answered":       func(h *pb.Header) { h.SeqNum = math.MaxUint64 },
-					"it holds all":          func(h *pb.Header) { h.SeqNum, h.HeldUpTo = next, math.MaxUint64 },
-					"a read, and holds all": func(h *pb.Header) { h.SeqNum, h.Outstanding, h.HeldUpTo = 0, 0, math.MaxUint64 },
+					"its next call":      func(h *pb.Header) { h.SeqNum = next },
+					"a call it has made": func(h *pb.Header) { h.SeqNum = next - 1 },
+					"a leap":             func(h *pb.Header) { h.SeqNum = 1 << 40 },
+					"all is answered":    func(h *pb.Header) { h.SeqNum = math.MaxUint64 },
+					"it holds all":       func(h *pb.Header) { h.SeqNum, h.HeldUpTo = next, math.MaxUint64 },
+					"a read, and holds all": func(h *pb.Header) {
+						h.SeqNum, h.Outstanding, h.HeldUpTo = 0, 0, math.MaxUint64
+					},
 				} {
 					h := s.header(0)
 					h.Session, h.Token = victim, token
@@ -102,7 +113,8 @@ func TestAnothersSession(t *testing.T) {
 					what := fmt.Sprintf("%s, with the token: %s, in the message: %v", name, what, s.inMessage)
 					got, err := s.call(0, h, "hostile")
 					wants(t, what, err, codes.PermissionDenied, "session 1 belongs to another source")
-					if got.GetRefusal() != 0 || got.GetOrderNum() != 0 || got.GetSourceEpoch() != s.epoch || len(got.GetSourceOrderInfo()) > 0 {
+					if got.GetRefusal() != 0 || got.GetOrderNum() != 0 || got.GetSourceEpoch() != s.epoch ||
+						len(got.GetSourceOrderInfo()) > 0 {
 						t.Errorf("%s: the reply's header is %v", what, got)
 					}
 				}
@@ -121,7 +133,8 @@ func TestAnothersSession(t *testing.T) {
 	})
 }
 
-// TestTokens: a session has one token, at each replica: where it was opened, where its opening was executed later, where it came with a snapshot, and after takeovers by each of them.
+// TestTokens: a session has one token, at each replica: where it was opened, where its opening was
+// executed later, where it came with a snapshot, and after takeovers by each of them.
 func TestTokens(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

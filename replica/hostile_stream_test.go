@@ -51,13 +51,30 @@ func TestHostileHellos(t *testing.T) {
 				{"nothing", &pb.AttachRequest{}, codes.InvalidArgument, "begins with a hello"},
 				{"frames first", frames(s.frame(1, "x")), codes.InvalidArgument, "begins with a hello"},
 				{"no nonce", hello(func(h *pb.Hello) { h.Nonce = nil }), codes.InvalidArgument, "a nonce of 16 bytes"},
-				{"a short nonce", hello(func(h *pb.Hello) { h.Nonce = h.Nonce[:15] }), codes.InvalidArgument, "a nonce of 16 bytes"},
-				{"a long nonce", hello(func(h *pb.Hello) { h.Nonce = make([]byte, 1<<20) }), codes.InvalidArgument, "a nonce of 16 bytes"},
-				{"another group", hello(func(h *pb.Hello) { h.Group++ }), codes.FailedPrecondition, fmt.Sprintf("attached to group %x, this is a replica of group %x", s.group+1, s.group)},
-				{"another's session", hello(func(h *pb.Hello) { h.Session = 1 }), codes.PermissionDenied, "session 1 belongs to another source"},
-				{"another's session, an unknown nonce", hello(func(h *pb.Hello) { h.Session = 1; h.Nonce = []byte("nobody's nonce..") }), codes.NotFound, "session 1 is unknown"},
-				{"an unknown session", hello(func(h *pb.Hello) { h.Session = 2; h.Nonce = []byte("nobody's nonce..") }), codes.NotFound, "session 2 is unknown"},
-				{"a session that is to come, of a nonce that has one", hello(func(h *pb.Hello) { h.Session = math.MaxUint64 }), codes.PermissionDenied, "belongs to another source"},
+				{"a short nonce", hello(func(h *pb.Hello) {
+					h.Nonce = h.Nonce[:15]
+				}), codes.InvalidArgument, "a nonce of 16 bytes"},
+				{"a long nonce", hello(func(h *pb.Hello) {
+					h.Nonce = make([]byte, 1<<20)
+				}), codes.InvalidArgument, "a nonce of 16 bytes"},
+				{"another group", hello(func(h *pb.Hello) {
+					h.Group++
+				}), codes.FailedPrecondition,
+					fmt.Sprintf("attached to group %x, this is a replica of group %x", s.group+1, s.group)},
+				{"another's session", hello(func(h *pb.Hello) {
+					h.Session = 1
+				}), codes.PermissionDenied, "session 1 belongs to another source"},
+				{"another's session, an unknown nonce", hello(func(h *pb.Hello) {
+					h.Session = 1
+					h.Nonce = []byte("nobody's nonce..")
+				}), codes.NotFound, "session 1 is unknown"},
+				{"an unknown session", hello(func(h *pb.Hello) {
+					h.Session = 2
+					h.Nonce = []byte("nobody's nonce..")
+				}), codes.NotFound, "session 2 is unknown"},
+				{"a session that is to come, of a nonce that has one", hello(func(h *pb.Hello) {
+					h.Session = math.MaxUint64
+				}), codes.PermissionDenied, "belongs to another source"},
 				{"more than a hello", func() *pb.AttachRequest {
 					r := hello(func(*pb.Hello) {})
 					r.Frames = frames(s.frame(1, "x")).Frames
@@ -84,7 +101,8 @@ func TestHostileHellos(t *testing.T) {
 			_ = s.mine(i)
 			ends(t, "a stream after which another came", first, codes.Aborted, "attached by another stream")
 		}
-		// A session that nobody has heard of yet: the replica waits for it, and so does the source, as long as it likes.
+		// A session that nobody has heard of yet: the replica waits for it, and so does the source,
+		// as long as it likes.
 		st := s.open(1)
 		say(t, st, hello(func(h *pb.Hello) { h.Session = math.MaxUint64; h.Nonce = []byte("nobody's nonce..") }))
 		s.serves()
@@ -97,7 +115,8 @@ func TestHostileHellos(t *testing.T) {
 	})
 }
 
-// TestHostileFrames: frames that can't be, on a stream that was welcomed. The stream ends, and says why.
+// TestHostileFrames: frames that can't be, on a stream that was welcomed. The stream ends, and says
+// why.
 func TestHostileFrames(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -121,19 +140,24 @@ func TestHostileFrames(t *testing.T) {
 			}{
 				{"another group's", change(func(f *pb.Frame) { f.Group++ }), "a frame for group"},
 				{"no group's", change(func(f *pb.Frame) { f.Group = 0 }), "a frame for group"},
-				{"another session's", change(func(f *pb.Frame) { f.Session = 1 }), "a frame of session 1 on the stream of session"},
+				{"another session's", change(func(f *pb.Frame) {
+					f.Session = 1
+				}), "a frame of session 1 on the stream of session"},
 				{"no session's", change(func(f *pb.Frame) { f.Session = 0 }), "needs a session and a seqNum"},
 				{"seqNum 0", change(func(f *pb.Frame) { f.SeqNum = 0 }), "needs a session and a seqNum"},
 				{"no mark", change(func(f *pb.Frame) { f.Outstanding = 0 }), "can't have 0 outstanding"},
 				{"a mark below 0", change(func(f *pb.Frame) { f.Outstanding = 2 }), "can't have 2 outstanding"},
 				{"no method", change(func(f *pb.Frame) { f.Method = "" }), "method has 0 bytes"},
-				{"a long method", change(func(f *pb.Frame) { f.Method = strings.Repeat("m", 1<<11) }), "method has 2048 bytes"},
+				{"a long method", change(func(f *pb.Frame) {
+					f.Method = strings.Repeat("m", 1<<11)
+				}), "method has 2048 bytes"},
 				{"4 GiB", frames(first(math.MaxUint32)), "at most 67108864 are taken"},
 				{"just over 64 MiB", frames(first(64 << 20)), "at most 67108864 are taken"},
 				{"chunks of two frames", frames(first(10), s.frame(2, "x")), "doesn't continue"},
 				{"a chunk of too much", frames(first(10), chunk(11, 0)), "doesn't continue"},
 				{"a chunk that leaves less than it should", frames(first(10), chunk(5, 4)), "doesn't continue"},
-				{"a chunk that leaves more than it should", frames(first(10), chunk(5, math.MaxUint32)), "doesn't continue"},
+				{"a chunk that leaves more than it should", frames(first(10), chunk(5, math.MaxUint32)),
+					"doesn't continue"},
 				{"a chunk of nothing", frames(first(10), chunk(0, 10)), "doesn't continue"},
 				{"a chunk of no frame", frames(chunk(10, 0)), "needs a session and a seqNum"},
 			} {
@@ -156,7 +180,8 @@ func TestHostileFrames(t *testing.T) {
 	})
 }
 
-// TestHostileRuns: announcements that no primary has made, reflected to a backup, to the primary, and in a takeover.
+// TestHostileRuns: announcements that no primary has made, reflected to a backup, to the primary,
+// and in a takeover.
 func TestHostileRuns(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -173,8 +198,10 @@ func TestHostileRuns(t *testing.T) {
 			return r
 		}
 		lie := wire.NewSeal([]byte(strings.Repeat("another's secret", 2))).Close(orderstate.Run{
-			Envelope: orderstate.Envelope{Epoch: orderstate.Epoch(s.epoch), EpochFirst: 1, First: orderstate.OrderNum(genuine.First), Count: 1},
-			Entries:  []orderstate.OrderInfo{{OrderNum: orderstate.OrderNum(genuine.First), Kind: orderstate.Expire, Session: 1, First: orderstate.Epoch(s.epoch)}},
+			Envelope: orderstate.Envelope{Epoch: orderstate.Epoch(s.epoch), EpochFirst: 1,
+				First: orderstate.OrderNum(genuine.First), Count: 1},
+			Entries: []orderstate.OrderInfo{{OrderNum: orderstate.OrderNum(genuine.First), Kind: orderstate.Expire,
+				Session: 1, First: orderstate.Epoch(s.epoch)}},
 		})
 		forged := map[string]*pb.Run{
 			"an altered seal":            with(func(r *pb.Run) { r.Sealed[len(r.Sealed)-1] ^= 1 }),
@@ -251,7 +278,8 @@ func TestHostileRuns(t *testing.T) {
 	})
 }
 
-// TestOtherBytesToTheBackups: the primary executes what it was sent, and the backups, who were sent something else, execute the same.
+// TestOtherBytesToTheBackups: the primary executes what it was sent, and the backups, who were sent
+// something else, execute the same.
 func TestOtherBytesToTheBackups(t *testing.T) {
 	t.Parallel()
 	for _, level := range []understudy.Level{understudy.Reflected, understudy.Direct, understudy.Stable} {
@@ -309,7 +337,8 @@ func TestOtherBytesToTheBackups(t *testing.T) {
 	}
 }
 
-// TestFutureEpochs: a source that has acknowledged epochs to come, from its welcome on. When they come it counts as having answered, and nobody waits for it.
+// TestFutureEpochs: a source that has acknowledged epochs to come, from its welcome on. When they
+// come it counts as having answered, and nobody waits for it.
 func TestFutureEpochs(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -335,7 +364,8 @@ func TestFutureEpochs(t *testing.T) {
 	})
 }
 
-// TestQuestionsWithoutEnd: a source that asks again and again, for what there is, what there isn't, and in other epochs, and reads no answer.
+// TestQuestionsWithoutEnd: a source that asks again and again, for what there is, what there isn't,
+// and in other epochs, and reads no answer.
 func TestQuestionsWithoutEnd(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -360,7 +390,8 @@ func TestQuestionsWithoutEnd(t *testing.T) {
 	})
 }
 
-// TestFramesThatNobodyOrders: they are held, never executed, and in nobody's way. TestLogBounds has their bound.
+// TestFramesThatNobodyOrders: they are held, never executed, and in nobody's way. TestLogBounds has
+// their bound.
 func TestFramesThatNobodyOrders(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

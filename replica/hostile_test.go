@@ -67,19 +67,22 @@ const write = "/test.Journal/Write"
 
 var journalDesc = grpc.ServiceDesc{
 	ServiceName: "test.Journal", HandlerType: (*any)(nil),
-	Methods: []grpc.MethodDesc{{MethodName: "Write", Handler: func(srv any, ctx context.Context, dec func(any) error, i grpc.UnaryServerInterceptor) (any, error) {
-		in := new(wrapperspb.StringValue)
-		if err := dec(in); err != nil {
-			return nil, err
-		}
-		h := func(_ context.Context, req any) (any, error) {
-			return wrapperspb.Int64(srv.(interface{ add(string) int64 }).add(req.(*wrapperspb.StringValue).GetValue())), nil
-		}
-		if i == nil {
-			return h(ctx, in)
-		}
-		return i(ctx, in, &grpc.UnaryServerInfo{Server: srv, FullMethod: write}, h)
-	}}},
+	Methods: []grpc.MethodDesc{{MethodName: "Write",
+		Handler: func(srv any, ctx context.Context, dec func(any) error, i grpc.UnaryServerInterceptor) (any, error) {
+			in := new(wrapperspb.StringValue)
+			if err := dec(in); err != nil {
+				return nil, err
+			}
+			h := func(_ context.Context, req any) (any, error) {
+				return wrapperspb.Int64(
+					srv.(interface{ add(string) int64 }).add(req.(*wrapperspb.StringValue).GetValue()),
+				), nil
+			}
+			if i == nil {
+				return h(ctx, in)
+			}
+			return i(ctx, in, &grpc.UnaryServerInfo{Server: srv, FullMethod: write}, h)
+		}}},
 }
 
 // verbose shows what replicas and clients log.
@@ -97,7 +100,8 @@ func registerJournal(s grpc.ServiceRegistrar) replica.Snapshotter {
 	return j
 }
 
-// siege is three replicas, a client that keeps the rules, and one that doesn't. Replica 0 leads at first.
+// siege is three replicas, a client that keeps the rules, and one that doesn't. Replica 0 leads at
+// first.
 type siege struct {
 	t     *testing.T
 	c     *understudytest.Cluster
@@ -122,10 +126,13 @@ func besiege(t *testing.T, opts ...understudytest.Option) *siege {
 }
 
 // besiegeService is besiege with another service, whose state is a journal, too.
-func besiegeService(t *testing.T, register func(grpc.ServiceRegistrar) replica.Snapshotter, opts ...understudytest.Option) *siege {
+func besiegeService(
+	t *testing.T, register func(grpc.ServiceRegistrar) replica.Snapshotter, opts ...understudytest.Option,
+) *siege {
 	t.Helper()
 	s := &siege{
-		t: t, c: understudytest.New(t, 3, register, append([]understudytest.Option{understudytest.Logger(verbose)}, opts...)...),
+		t: t, c: understudytest.New(t, 3, register,
+			append([]understudytest.Option{understudytest.Logger(verbose)}, opts...)...),
 		nonce: []byte("the hostile one."), method: write,
 	}
 	s.good = s.c.Dial("good")
@@ -142,7 +149,8 @@ func besiegeService(t *testing.T, register func(grpc.ServiceRegistrar) replica.S
 // dial connects to an address as anybody can.
 func (s *siege) dial(from, addr string) *grpc.ClientConn {
 	s.t.Helper()
-	conn, err := grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithContextDialer(s.c.Network().Dialer(from)))
+	conn, err := grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(s.c.Network().Dialer(from)))
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -206,7 +214,8 @@ func (s *siege) attach(i int, hello *pb.Hello) (stream, *pb.Welcome) {
 		s.t.Fatalf("got %v, %v, want a welcome", resp, err)
 	}
 	if w := resp.GetWelcome(); w.Session == s.session && w.Token != s.token {
-		s.t.Errorf("replica %d welcomes session %d with token %x, the one before with %x", i, w.Session, w.Token, s.token)
+		s.t.Errorf("replica %d welcomes session %d with token %x, the one before with %x", i, w.Session, w.Token,
+			s.token)
 	}
 	return st, resp.GetWelcome()
 }
@@ -267,7 +276,8 @@ func (s *siege) raw(i int, payload []byte, headers ...string) (*pb.Header, error
 	defer cancel()
 	for _, h := range headers {
 		if s.inMessage {
-			payload = append(protowire.AppendString(protowire.AppendTag(nil, protowire.MaxValidNumber, protowire.BytesType), h), payload...)
+			payload = append(protowire.AppendString(protowire.AppendTag(nil, protowire.MaxValidNumber,
+				protowire.BytesType), h), payload...)
 		} else {
 			ctx = metadata.AppendToOutgoingContext(ctx, wire.HeaderKey, h)
 		}

@@ -15,9 +15,11 @@ import (
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
-// incarnation is one life of a replica, from joining its group to being deposed or evicted. What it held is not carried into the next one.
+// incarnation is one life of a replica, from joining its group to being deposed or evicted. What it
+// held is not carried into the next one.
 //
-// One mutex guards the protocol's state; it is never held while something is sent, executed, or asked of etcd. Turns (Replica.turns) are taken before it.
+// One mutex guards the protocol's state; it is never held while something is sent, executed, or
+// asked of etcd. Turns (Replica.turns) are taken before it.
 type incarnation struct {
 	r    *Replica
 	self election.Member
@@ -37,8 +39,10 @@ type incarnation struct {
 	secret []byte
 	seal   *wire.Seal
 
-	mu      sync.Mutex
-	changed chan struct{} // closed, and made anew, at changes that are rare: role, epoch, gate, stable point where someone waits for it
+	mu sync.Mutex
+	// closed, and made anew, at changes that are rare: role, epoch, gate, stable point where
+	// someone waits for it
+	changed chan struct{}
 	work    chan struct{} // capacity 1: messageOrder has grown
 	lacking chan struct{} // capacity 1: messages are ordered and not held
 	role    role
@@ -60,10 +64,11 @@ type incarnation struct {
 	crowded  int                          // leading: how many openings wait for a session to end
 	lines    rareLines
 
-	arriving  map[orderstate.MessageID]chan struct{} // leading: requests between the front door and their turn; a channel where a copy waits
-	rpcs      rpcs                                   // that wait
-	gate      bool                                   // leading: calls may be ordered (R12.4)
-	authority time.Duration                          // leading: up to this reading of the clock (R10)
+	// leading: requests between the front door and their turn; a channel where a copy waits
+	arriving  map[orderstate.MessageID]chan struct{}
+	rpcs      rpcs          // that wait
+	gate      bool          // leading: calls may be ordered (R12.4)
+	authority time.Duration // leading: up to this reading of the clock (R10)
 	replies   *replyLog
 	executed  orderstate.OrderNum
 	lastTime  int64         // of the executed turns
@@ -90,15 +95,16 @@ type incarnation struct {
 	gave     uint64   // bytes of the last snapshot that it gave; 0 once the primary was told
 
 	// Leading.
-	followers  map[orderstate.Replica]*follower
-	members    map[orderstate.Replica]election.Member // in-sync, but for this replica
-	adding     map[orderstate.Replica]bool            // members that are being written to in-sync
-	doubted    map[orderstate.Replica]bool            // members whose eviction may take place yet; noted while taking over, too
-	lost       map[orderstate.Replica]time.Duration   // when a member's stream ended
-	push       chan struct{}                          // capacity 1: a null message is due
-	stoodAt    orderstate.OrderNum                    // what was executed when it moved last, or when no backup was ahead
-	stoodSince time.Duration                          // when that was
-	warned     time.Duration                          // when the primary has last warned of a large state
+	followers map[orderstate.Replica]*follower
+	members   map[orderstate.Replica]election.Member // in-sync, but for this replica
+	adding    map[orderstate.Replica]bool            // members that are being written to in-sync
+	// members whose eviction may take place yet; noted while taking over, too
+	doubted    map[orderstate.Replica]bool
+	lost       map[orderstate.Replica]time.Duration // when a member's stream ended
+	push       chan struct{}                        // capacity 1: a null message is due
+	stoodAt    orderstate.OrderNum                  // what was executed when it moved last, or when no backup was ahead
+	stoodSince time.Duration                        // when that was
+	warned     time.Duration                        // when the primary has last warned of a large state
 }
 
 type role int
@@ -119,12 +125,17 @@ func newIncarnation(ctx context.Context, r *Replica) *incarnation {
 	in := &incarnation{
 		r:        r,
 		self:     election.Member{Name: r.config.name, Incarnation: newNumber()},
-		progress: make(chan struct{}), coming: map[orderstate.Nonce]*coming{}, openings: make(chan struct{}, maxOpenings),
-		changed: make(chan struct{}), work: make(chan struct{}, 1), lacking: make(chan struct{}, 1), ackDue: make(chan struct{}, 1), push: make(chan struct{}, 1),
+		progress: make(chan struct{}), coming: map[orderstate.Nonce]*coming{},
+		openings: make(chan struct{}, maxOpenings),
+		changed:  make(chan struct{}), work: make(chan struct{}, 1), lacking: make(chan struct{}, 1),
+		ackDue: make(chan struct{}, 1), push: make(chan struct{}, 1),
 		replies:  newReplyLog(),
 		wall:     clock.NewSteady(r.wall, r.clock),
-		attached: map[*attachment]struct{}{}, asking: map[*attachment]struct{}{}, bySession: map[orderstate.Session]*attachment{}, suspects: map[orderstate.Session]*suspect{}, absent: map[orderstate.Session]time.Duration{},
-		followers: map[orderstate.Replica]*follower{}, members: map[orderstate.Replica]election.Member{}, lost: map[orderstate.Replica]time.Duration{},
+		attached: map[*attachment]struct{}{}, asking: map[*attachment]struct{}{},
+		bySession: map[orderstate.Session]*attachment{}, suspects: map[orderstate.Session]*suspect{},
+		absent:    map[orderstate.Session]time.Duration{},
+		followers: map[orderstate.Replica]*follower{}, members: map[orderstate.Replica]election.Member{},
+		lost:     map[orderstate.Replica]time.Duration{},
 		adding:   map[orderstate.Replica]bool{},
 		doubted:  map[orderstate.Replica]bool{},
 		arriving: map[orderstate.MessageID]chan struct{}{},
@@ -140,7 +151,8 @@ func newIncarnation(ctx context.Context, r *Replica) *incarnation {
 // replicaID is how a member is called in acknowledgements and required sets.
 func replicaID(m election.Member) orderstate.Replica { return orderstate.Replica(m.String()) }
 
-// run runs the incarnation until its end, and returns why it ended; then it must be closed. After a panic nothing is closed: who panicked may hold mu, and to wait for that would hide the panic.
+// run runs the incarnation until its end, and returns why it ended; then it must be closed. After a
+// panic nothing is closed: who panicked may hold mu, and to wait for that would hide the panic.
 func (in *incarnation) run() error {
 	view, err := in.firstView()
 	if err != nil {
@@ -198,7 +210,8 @@ func (in *incarnation) broadcast() {
 	in.changed = make(chan struct{})
 }
 
-// await waits, with mu held, until cond holds, and says why it can't any more. mu is given up while it waits.
+// await waits, with mu held, until cond holds, and says why it can't any more. mu is given up while
+// it waits.
 func (in *incarnation) await(ctx context.Context, cond func() bool) error {
 	for !cond() {
 		changed := in.changed
@@ -233,7 +246,8 @@ func (in *incarnation) watch() {
 	}
 }
 
-// watchdog names the method of a turn that takes too long: a handler that waits for something outside holds up everyone.
+// watchdog names the method of a turn that takes too long: a handler that waits for something
+// outside holds up everyone.
 func (in *incarnation) watchdog() {
 	t := time.NewTicker(slowTurn)
 	defer t.Stop()
@@ -245,7 +259,8 @@ func (in *incarnation) watchdog() {
 				in.log.Warn("a turn takes long", "method", m, "longerThan", slowTurn)
 			}
 			if methods, waiting := in.r.turns.slowReads(); len(methods) > 0 {
-				in.log.Warn("a read-only method takes long, and no turn is taken before it ends", "methods", methods, "longerThan", slowTurn, "waiting", waiting)
+				in.log.Warn("a read-only method takes long, and no turn is taken before it ends", "methods", methods,
+					"longerThan", slowTurn, "waiting", waiting)
 			}
 		case <-in.ctx.Done():
 			return
@@ -253,7 +268,8 @@ func (in *incarnation) watchdog() {
 	}
 }
 
-// idler does what is done lazily, for one part of the sessions after the other: what many are told at once holds up calls.
+// idler does what is done lazily, for one part of the sessions after the other: what many are told
+// at once holds up calls.
 func (in *incarnation) idler() {
 	t := time.NewTicker(lazily / lazyParts)
 	defer t.Stop()
@@ -277,7 +293,8 @@ func (in *incarnation) idler() {
 	}
 }
 
-// register publishes this incarnation. A predecessor of the same name whose lease hasn't run out is displaced only if it is proved to be gone.
+// register publishes this incarnation. A predecessor of the same name whose lease hasn't run out is
+// displaced only if it is proved to be gone.
 func (in *incarnation) register(view election.State) error {
 	me := election.Replica{Member: in.self, Addr: in.r.addr, PeerAddr: in.r.peerAddr, Host: thisHost()}
 	var displaces election.Member
@@ -305,7 +322,10 @@ func (in *incarnation) register(view election.State) error {
 			return err
 		case unproved != nil: // it answers, or is proved to be gone, or its lease runs out
 			if waiting == nil || waiting.Error() != unproved.Error() {
-				in.log.Warn("the name is taken by a process that may be alive: waiting for its answer, or its lease's end", "holder", taken.Holder.Member.String(), "error", unproved)
+				in.log.Warn(
+					"the name is taken by a process that may be alive: waiting for its answer, or its lease's end",
+					"holder", taken.Holder.Member.String(), "error", unproved,
+				)
 			}
 			waiting = unproved
 			if err := in.later(0, nil); err != nil {
@@ -313,12 +333,14 @@ func (in *incarnation) register(view election.State) error {
 			}
 			continue
 		}
-		in.log.Info("taking the name of a predecessor whose address this name's new process has", "predecessor", taken.Holder.Member.String())
+		in.log.Info("taking the name of a predecessor whose address this name's new process has", "predecessor",
+			taken.Holder.Member.String())
 		displaces = taken.Holder.Member
 	}
 }
 
-// found makes the group, with this replica as its first primary, in the place of the one that an operator gives up, or of none.
+// found makes the group, with this replica as its first primary, in the place of the one that an
+// operator gives up, or of none.
 func (in *incarnation) found(view election.State) error {
 	secret, id, old := newSecret(), newNumber(), in.r.config.replaces
 	group := election.Group{ID: id, Level: in.r.config.level.String(), Version: in.r.config.version}
@@ -357,7 +379,8 @@ func (in *incarnation) found(view election.State) error {
 	in.leads(primary)
 	in.mu.Unlock()
 	if old != 0 {
-		in.log.Warn("began the group anew, without the state of the one that it replaces", "replaced", fmt.Sprintf("%x", old), "group", fmt.Sprintf("%x", id))
+		in.log.Warn("began the group anew, without the state of the one that it replaces", "replaced",
+			fmt.Sprintf("%x", old), "group", fmt.Sprintf("%x", id))
 	}
 	in.log.Info("made the group", "epoch", epoch)
 	return in.lead(began, Failover{})
@@ -371,7 +394,8 @@ func (in *incarnation) turned(last orderstate.OrderInfo, turns int) {
 	in.progressed()
 }
 
-// awaitProgress is await for a condition that turns, the stable point or what a member has acknowledged decide: the members are asked to acknowledge at once. Called with mu held.
+// awaitProgress is await for a condition that turns, the stable point or what a member has
+// acknowledged decide: the members are asked to acknowledge at once. Called with mu held.
 func (in *incarnation) awaitProgress(ctx context.Context, cond func() bool) error {
 	if cond() {
 		return nil
@@ -401,7 +425,8 @@ func (in *incarnation) awaitProgress(ctx context.Context, cond func() bool) erro
 	return nil
 }
 
-// progressed wakes those who wait for the stable point, for a turn, or for what a member acknowledges. Called with mu held.
+// progressed wakes those who wait for the stable point, for a turn, or for what a member
+// acknowledges. Called with mu held.
 func (in *incarnation) progressed() {
 	if in.progressWaiters > 0 {
 		close(in.progress)
@@ -428,10 +453,12 @@ func (in *incarnation) forget() {
 	}
 }
 
-// executor executes messageOrder, one entry after the other: all of a backup's turns, and those that a takeover found ordered.
+// executor executes messageOrder, one entry after the other: all of a backup's turns, and those
+// that a takeover found ordered.
 func (in *incarnation) executor() { in.executes(nil) }
 
-// executes goes on in a goroutine of its own if a handler ends this one. turns are taken from messageOrder, and not executed yet.
+// executes goes on in a goroutine of its own if a handler ends this one. turns are taken from
+// messageOrder, and not executed yet.
 func (in *incarnation) executes(turns []replayed) {
 	returned := false
 	defer func() {
@@ -455,9 +482,11 @@ func (in *incarnation) executes(turns []replayed) {
 	returned = true
 }
 
-// next takes from messageOrder, up to as much as may be executed at once; while leading only what was ordered before the epoch. Called with mu held.
+// next takes from messageOrder, up to as much as may be executed at once; while leading only what
+// was ordered before the epoch. Called with mu held.
 func (in *incarnation) next(turns []replayed) []replayed {
-	for in.backup != nil && in.ctx.Err() == nil && len(turns) < executeAtOnce && (in.primary == nil || in.backup.Taken() < in.primary.First()-1) {
+	for in.backup != nil && in.ctx.Err() == nil && len(turns) < executeAtOnce &&
+		(in.primary == nil || in.backup.Taken() < in.primary.First()-1) {
 		o, m, ok := in.backup.Next()
 		if !ok {
 			break

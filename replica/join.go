@@ -21,7 +21,8 @@ import (
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
-// restore takes a snapshot from the donor that the primary named, and makes this joiner a backup whose state is that snapshot. What was ordered since comes on the stream to the primary (R13).
+// restore takes a snapshot from the donor that the primary named, and makes this joiner a backup
+// whose state is that snapshot. What was ordered since comes on the stream to the primary (R13).
 func (in *incarnation) restore(ctx context.Context, p *patience, w *pb.FollowWelcome, start *pb.EpochStart) error {
 	if start == nil || len(w.GetSecret()) != secretSize || w.GetGroup() == 0 {
 		return errors.New("replica: the primary's welcome is malformed")
@@ -32,7 +33,8 @@ func (in *incarnation) restore(ctx context.Context, p *patience, w *pb.FollowWel
 		return err
 	}
 	stream, err := donor.Snapshot(ctx, &pb.SnapshotRequest{
-		Group: w.GetGroup(), Replica: in.self.Name, Incarnation: in.self.Incarnation, Epoch: start.GetEpoch(), ExecutedAtLeast: w.GetKeptAbove(),
+		Group: w.GetGroup(), Replica: in.self.Name, Incarnation: in.self.Incarnation, Epoch: start.GetEpoch(),
+		ExecutedAtLeast: w.GetKeptAbove(),
 	})
 	if err != nil {
 		return err
@@ -62,11 +64,13 @@ func (in *incarnation) restore(ctx context.Context, p *patience, w *pb.FollowWel
 	if err != nil {
 		return err
 	}
-	history, err := orderstate.NewHistory(orderstate.OrderNum(h.GetExecuted()), h.GetLastTime(), wire.StartsFromProto(h.GetStarts()), sessions)
+	history, err := orderstate.NewHistory(orderstate.OrderNum(h.GetExecuted()), h.GetLastTime(),
+		wire.StartsFromProto(h.GetStarts()), sessions)
 	if err != nil {
 		return err
 	}
-	backup, err := orderstate.NewBackup(history, orderstate.Epoch(start.GetEpoch()), orderstate.OrderNum(start.GetFirstOrderNum()))
+	backup, err := orderstate.NewBackup(history, orderstate.Epoch(start.GetEpoch()),
+		orderstate.OrderNum(start.GetFirstOrderNum()))
 	if err != nil {
 		return err
 	}
@@ -76,7 +80,9 @@ func (in *incarnation) restore(ctx context.Context, p *patience, w *pb.FollowWel
 	}
 	p.now(restoreSilence, &errUnrestored)
 	in.r.turns.running(&restoring)
-	err = in.r.apart(context.Background(), restoring, func() error { return in.r.config.state.Restore(movingReader{ctx, &state, p}) })
+	err = in.r.apart(context.Background(), restoring, func() error {
+		return in.r.config.state.Restore(movingReader{ctx, &state, p})
+	})
 	in.r.turns.end()
 	if err != nil {
 		return fmt.Errorf("replica: Restore: %w", err)
@@ -100,8 +106,11 @@ var restoring, snapshotting = "Restore", "Snapshot"
 
 var errTooLarge = status.Errorf(codes.ResourceExhausted, "understudy: the state has more than %d bytes", maxSnapshot)
 
-// sendSnapshot is the donor's side: a snapshot at a turn's boundary, no earlier than the turn that the primary keeps the log from.
-func (in *incarnation) sendSnapshot(ctx context.Context, req *pb.SnapshotRequest, stream grpc.ServerStreamingServer[pb.SnapshotResponse], p *patience) error {
+// sendSnapshot is the donor's side: a snapshot at a turn's boundary, no earlier than the turn that
+// the primary keeps the log from.
+func (in *incarnation) sendSnapshot(
+	ctx context.Context, req *pb.SnapshotRequest, stream grpc.ServerStreamingServer[pb.SnapshotResponse], p *patience,
+) error {
 	in.mu.Lock()
 	err := in.awaitProgress(ctx, func() bool { return in.executed >= orderstate.OrderNum(req.GetExecutedAtLeast()) })
 	stale := in.epoch() != orderstate.Epoch(req.GetEpoch())
@@ -153,9 +162,11 @@ func (in *incarnation) sendSnapshot(ctx context.Context, req *pb.SnapshotRequest
 	return w.flush()
 }
 
-// writeHistory is the protocol's state as of the last executed turn. Called with mu held, in a turn.
+// writeHistory is the protocol's state as of the last executed turn. Called with mu held, in a
+// turn.
 func (in *incarnation) writeHistory() (*pb.History, error) {
-	h := &pb.History{Executed: uint64(in.executed), LastTime: in.lastTime, Starts: wire.StartsToProto(in.history().Epochs().Starts())}
+	h := &pb.History{Executed: uint64(in.executed), LastTime: in.lastTime,
+		Starts: wire.StartsToProto(in.history().Epochs().Starts())}
 	for n, s := range in.replies.sessions {
 		state := &pb.SessionState{Session: uint64(n), Nonce: s.nonce[:], AnsweredUpTo: uint64(s.answered)}
 		if since, absent := in.absent[n]; absent {
@@ -179,11 +190,13 @@ func readHistory(h *pb.History) ([]orderstate.SessionState, *replyLog, error) {
 	states := make(map[orderstate.Session]*orderstate.SessionState, len(h.GetSessions()))
 	for _, s := range h.GetSessions() {
 		if len(s.GetNonce()) != len(orderstate.Nonce{}) {
-			return nil, nil, fmt.Errorf("replica: session %d of a snapshot has a nonce of %d bytes", s.GetSession(), len(s.GetNonce()))
+			return nil, nil, fmt.Errorf("replica: session %d of a snapshot has a nonce of %d bytes", s.GetSession(),
+				len(s.GetNonce()))
 		}
 		n := orderstate.Session(s.GetSession())
 		states[n] = &orderstate.SessionState{
-			Session: n, Nonce: orderstate.Nonce(s.GetNonce()), AnsweredUpTo: orderstate.SeqNum(s.GetAnsweredUpTo()), Ordered: map[orderstate.SeqNum]orderstate.OrderNum{},
+			Session: n, Nonce: orderstate.Nonce(s.GetNonce()), AnsweredUpTo: orderstate.SeqNum(s.GetAnsweredUpTo()),
+			Ordered: map[orderstate.SeqNum]orderstate.OrderNum{},
 		}
 		replies.open(n, orderstate.Nonce(s.GetNonce()))
 		replies.sessions[n].answered = orderstate.SeqNum(s.GetAnsweredUpTo())
@@ -191,7 +204,8 @@ func readHistory(h *pb.History) ([]orderstate.SessionState, *replyLog, error) {
 	for _, p := range h.GetReplies() {
 		s := states[orderstate.Session(p.GetSession())]
 		if s == nil {
-			return nil, nil, fmt.Errorf("replica: a snapshot has a reply of session %d, and no such session", p.GetSession())
+			return nil, nil, fmt.Errorf("replica: a snapshot has a reply of session %d, and no such session",
+				p.GetSession())
 		}
 		r, err := replyFromProto(p)
 		if err != nil {
@@ -231,7 +245,8 @@ func splitHistory(h *pb.History) []*pb.History {
 }
 
 func replyToProto(id orderstate.MessageID, r *reply) (*pb.LoggedReply, error) {
-	p := &pb.LoggedReply{Session: uint64(id.Session), SeqNum: uint64(id.SeqNum), OrderNum: uint64(r.orderNum), Message: r.payload, Ended: r.ended,
+	p := &pb.LoggedReply{Session: uint64(id.Session), SeqNum: uint64(id.SeqNum), OrderNum: uint64(r.orderNum),
+		Message: r.payload, Ended: r.ended,
 		Header: mdToProto(r.header), Trailer: mdToProto(r.trailer)}
 	if r.st != nil {
 		var err error
@@ -243,7 +258,8 @@ func replyToProto(id orderstate.MessageID, r *reply) (*pb.LoggedReply, error) {
 }
 
 func replyFromProto(p *pb.LoggedReply) (*reply, error) {
-	r := &reply{orderNum: orderstate.OrderNum(p.GetOrderNum()), payload: p.GetMessage(), header: mdFromProto(p.GetHeader()), trailer: mdFromProto(p.GetTrailer()), ended: p.GetEnded()}
+	r := &reply{orderNum: orderstate.OrderNum(p.GetOrderNum()), payload: p.GetMessage(),
+		header: mdFromProto(p.GetHeader()), trailer: mdFromProto(p.GetTrailer()), ended: p.GetEnded()}
 	if len(p.GetStatus()) > 0 {
 		r.st = new(spb.Status)
 		if err := proto.Unmarshal(p.GetStatus(), r.st); err != nil {
@@ -278,7 +294,8 @@ func mdFromProto(es []*pb.MetadataEntry) metadata.MD {
 	return md
 }
 
-// chunkWriter sends the state's bytes in chunks. After an error it writes nothing more, and keeps the error: who writes the state may ignore it, who restores it must not.
+// chunkWriter sends the state's bytes in chunks. After an error it writes nothing more, and keeps
+// the error: who writes the state may ignore it, who restores it must not.
 type chunkWriter struct {
 	ctx      context.Context
 	stream   grpc.ServerStreamingServer[pb.SnapshotResponse]

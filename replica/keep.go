@@ -7,7 +7,8 @@ import (
 	"github.com/understudy-rpc/understudy/election"
 )
 
-// backAgain lists the members that are there, and whose eviction was tried with an unknown outcome: it may have taken place, or do so at any time.
+// backAgain lists the members that are there, and whose eviction was tried with an unknown outcome:
+// it may have taken place, or do so at any time.
 func (in *incarnation) backAgain() (back []election.Member) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -21,7 +22,8 @@ func (in *incarnation) backAgain() (back []election.Member) {
 	return back
 }
 
-// keep makes sure that a member is in-sync: once it is written again, no removal from before can take place. It has been in the required set all the time, so it holds what it must (R13).
+// keep makes sure that a member is in-sync: once it is written again, no removal from before can
+// take place. It has been in the required set all the time, so it holds what it must (R13).
 func (in *incarnation) keep(m election.Member) {
 	ctx, cancel := context.WithTimeout(in.ctx, authority)
 	defer cancel()

@@ -14,7 +14,9 @@ import (
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
-// settle hands over what this primary has ordered, before it goes: calls wait from now on, for whoever takes over, and the backups get order and messages, of sources that have gone, too. A backup that doesn't answer is evicted meanwhile.
+// settle hands over what this primary has ordered, before it goes: calls wait from now on, for
+// whoever takes over, and the backups get order and messages, of sources that have gone, too. A
+// backup that doesn't answer is evicted meanwhile.
 func (in *incarnation) settle() {
 	ctx, cancel := context.WithTimeout(in.ctx, silence)
 	defer cancel()
@@ -32,7 +34,8 @@ func (in *incarnation) settle() {
 	_ = in.awaitProgress(ctx, func() bool { return in.role != leading || in.primary.Stable() >= target })
 }
 
-// follower is a backup's, or a joiner's, stream at the primary. Its fields are guarded by the incarnation's mu.
+// follower is a backup's, or a joiner's, stream at the primary. Its fields are guarded by the
+// incarnation's mu.
 type follower struct {
 	member election.Member
 	id     orderstate.Replica
@@ -67,14 +70,16 @@ func (f *follower) add(bytes int) {
 func (in *incarnation) leads(p *orderstate.Primary) {
 	in.role, in.primary, in.leader = leading, p, in.self
 	in.start = &pb.EpochStart{
-		Epoch: uint64(p.Epoch()), FirstOrderNum: uint64(p.First()), Stable: uint64(p.Stable()), Earlier: wire.StartsToProto(p.Epochs().Starts()),
+		Epoch: uint64(p.Epoch()), FirstOrderNum: uint64(p.First()), Stable: uint64(p.Stable()),
+		Earlier: wire.StartsToProto(p.Epochs().Starts()),
 	}
 	now := in.r.clock()
 	for _, s := range p.Sessions() {
 		if in.bySession[s] != nil {
 			continue
 		}
-		// Who has had no stream here for long may have had one at the former primary: it has a little to come.
+		// Who has had no stream here for long may have had one at the former primary: it has a
+		// little to come.
 		since, ok := in.absent[s]
 		if least := now - (sessionTimeout - sessionGrace); !ok {
 			since = now
@@ -121,9 +126,9 @@ func (in *incarnation) lead(began time.Duration, report Failover) error {
 	return context.Cause(in.ctx)
 }
 
-// pusher sends null messages (FIG. 7, R4): when one is due, and when the oldest entry that none has carried is an idle
-// interval old. That is told by the ticks that it has seen: an entry's recorded time is of a wall clock, perhaps
-// another replica's, and that one leaps.
+// pusher sends null messages (FIG. 7, R4): when one is due, and when the oldest entry that none has
+// carried is an idle interval old. That is told by the ticks that it has seen: an entry's recorded
+// time is of a wall clock, perhaps another replica's, and that one leaps.
 func (in *incarnation) pusher() {
 	t := time.NewTicker(idle / 2)
 	defer t.Stop()
@@ -170,7 +175,8 @@ func (in *incarnation) null() {
 	}
 }
 
-// catchUp queues what a follower's stream hasn't carried; a joiner gets the messages, too, since sources may not send it theirs yet. Called with mu held.
+// catchUp queues what a follower's stream hasn't carried; a joiner gets the messages, too, since
+// sources may not send it theirs yet. Called with mu held.
 func (in *incarnation) catchUp(f *follower) {
 	if !f.joining {
 		f.sent = max(f.sent, in.primary.Stable())
@@ -204,7 +210,8 @@ func (in *incarnation) sendMessage(f *follower, id orderstate.MessageID) {
 	}
 }
 
-// sendMessages queues the pending messages of some sessions, which their sources can't send; a joiner has them with their order. Called with mu held.
+// sendMessages queues the pending messages of some sessions, which their sources can't send; a
+// joiner has them with their order. Called with mu held.
 func (in *incarnation) sendMessages(f *follower, of func(orderstate.Session) bool) {
 	if f.joining {
 		return
@@ -276,19 +283,22 @@ func (in *incarnation) stableMoved() {
 // grow writes a joiner to in-sync when it holds what was ordered by the time it was counted (R13).
 func (in *incarnation) grow(f *follower, m election.Member) {
 	in.mu.Lock()
-	// What was stable before it was counted, it may lack: nothing else sends it that. And its snapshot may hold turns that another backup doesn't yet; from a joiner that
-	// led, that one couldn't get them. So everyone must hold all of it first.
+	// What was stable before it was counted, it may lack: nothing else sends it that. And its
+	// snapshot may hold turns that another backup doesn't yet; from a joiner that led, that one
+	// couldn't get them. So everyone must hold all of it first.
 	in.catchUp(f)
 	target := in.primary.Last()
 	err := in.awaitProgress(in.ctx, func() bool {
 		held, _ := in.primary.Acknowledged(f.id)
-		return in.followers[f.id] != f || held >= target && in.primary.Stable() >= target && in.gate && in.r.clock() < in.authority
+		return in.followers[f.id] != f || held >= target && in.primary.Stable() >= target && in.gate &&
+			in.r.clock() < in.authority
 	})
 	if gone := in.followers[f.id] != f; err != nil || gone {
 		in.mu.Unlock()
 		return // who removed it has released it
 	}
-	// From here on it may be in-sync, whatever becomes of its stream: so it stays in the required set until its removal from etcd is certain.
+	// From here on it may be in-sync, whatever becomes of its stream: so it stays in the required
+	// set until its removal from etcd is certain.
 	in.members[f.id] = m
 	in.adding[f.id] = true
 	in.mu.Unlock()
@@ -362,7 +372,8 @@ func (in *incarnation) release(id orderstate.Replica) {
 	in.broadcast()
 }
 
-// keepMembers evicts in-sync replicas that are gone (R6, R13). began is when the epoch did: peers that answered have silence to open their streams.
+// keepMembers evicts in-sync replicas that are gone (R6, R13). began is when the epoch did: peers
+// that answered have silence to open their streams.
 func (in *incarnation) keepMembers(began time.Duration) {
 	t := time.NewTicker(reconnect / 2)
 	defer t.Stop()
@@ -415,7 +426,8 @@ func (in *incarnation) gone(began time.Duration) []leaving {
 	return gone
 }
 
-// evict is R13, shrink: etcd first, then the required set; its stream is cut. An unknown outcome counts as not done, and is tried again.
+// evict is R13, shrink: etcd first, then the required set; its stream is cut. An unknown outcome
+// counts as not done, and is tried again.
 func (in *incarnation) evict(l leaving) error {
 	m := l.member
 	if err := in.shrink(in.primary.Epoch(), m); err != nil {

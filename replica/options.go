@@ -21,21 +21,26 @@ import (
 
 // Snapshotter is the state of a replicated service, as the library needs it.
 type Snapshotter interface {
-	// Snapshot is called between turns. It returns a function that writes the state as it is at this moment; write may run concurrently with later
-	// turns, so it must not read what they change.
+	// Snapshot is called between turns. It returns a function that writes the state as it is at
+	// this moment; write may run concurrently with later turns, so it must not read what they
+	// change.
 	Snapshot() (write func(io.Writer) error, err error)
-	// Restore replaces the state by one that write wrote. It is called with no turn running. After an error the replica tries again, from another snapshot.
-	// So it does when Restore neither reads nor returns for 30 s, once Restore has returned; and when more than 128 MiB, or 131,072 calls, were made meanwhile.
+	// Restore replaces the state by one that write wrote. It is called with no turn running. After
+	// an error the replica tries again, from another snapshot. So it does when Restore neither
+	// reads nor returns for 30 s, once Restore has returned; and when more than 128 MiB, or 131,072
+	// calls, were made meanwhile.
 	Restore(io.Reader) error
 }
 
 // Kind says what a group replicates: State or Stateless.
 type Kind struct{ state Snapshotter }
 
-// State is a service with a state, which a replica that joins receives as a snapshot of at most 64 MiB.
+// State is a service with a state, which a replica that joins receives as a snapshot of at most 64
+// MiB.
 func State(s Snapshotter) Kind { return Kind{s} }
 
-// Stateless is a service whose handlers keep nothing from call to call: callers still get each reply once, whoever dies.
+// Stateless is a service whose handlers keep nothing from call to call: callers still get each
+// reply once, whoever dies.
 func Stateless() Kind { return Kind{stateless{}} }
 
 type stateless struct{}
@@ -82,7 +87,8 @@ func (c *config) check(option string, ok bool, why string) {
 
 const isNil = "it is nil: leave the option out to have the default"
 
-// Name is the replica's name, which outlives its processes; the default is the host's name. Two live replicas of a group can't have one name.
+// Name is the replica's name, which outlives its processes; the default is the host's name. Two
+// live replicas of a group can't have one name.
 func Name(name string) Option {
 	return func(c *config) {
 		err := election.ValidName(name)
@@ -91,8 +97,8 @@ func Name(name string) Option {
 	}
 }
 
-// Advertise is the host:port that clients dial; the default is the address of Serve's listener. It is
-// needed where that is [::] or 0.0.0.0, which is no address that another host can dial.
+// Advertise is the host:port that clients dial; the default is the address of Serve's listener. It
+// is needed where that is [::] or 0.0.0.0, which is no address that another host can dial.
 func Advertise(addr string) Option {
 	return func(c *config) {
 		err := dialable(addr)
@@ -111,7 +117,8 @@ func AdvertisePeers(addr string) Option {
 	}
 }
 
-// Level is the group's level; the default is understudy.Reflected. All replicas of a group must agree.
+// Level is the group's level; the default is understudy.Reflected. All replicas of a group must
+// agree.
 func Level(l understudy.Level) Option {
 	return func(c *config) {
 		c.check("Level", l >= understudy.Reflected && l <= understudy.Stable, fmt.Sprintf("there is no level %v", l))
@@ -128,7 +135,8 @@ func Version(v string) Option {
 	}
 }
 
-// MinInSync refuses calls with Unavailable while fewer than n replicas, the primary counted, are in-sync; the default is 1: calls go on with the primary alone.
+// MinInSync refuses calls with Unavailable while fewer than n replicas, the primary counted, are
+// in-sync; the default is 1: calls go on with the primary alone.
 func MinInSync(n int) Option {
 	return func(c *config) {
 		c.check("MinInSync", n >= 1, fmt.Sprintf("%d replicas: at least the primary is in-sync, so the least is 1", n))
@@ -136,31 +144,37 @@ func MinInSync(n int) Option {
 	}
 }
 
-// Peers is the listener on which the replicas speak to each other, and the mutual TLS by which they know each other; client and server credentials are usually made from one certificate. The default
-// listener has port 0 on the host of Serve's listener, and is used without TLS on a loopback address only. Credentials are both given, or both nil: plaintext.
+// Peers is the listener on which the replicas speak to each other, and the mutual TLS by which they
+// know each other; client and server credentials are usually made from one certificate. The default
+// listener has port 0 on the host of Serve's listener, and is used without TLS on a loopback
+// address only. Credentials are both given, or both nil: plaintext.
 func Peers(lis net.Listener, client, server credentials.TransportCredentials) Option {
 	return func(c *config) {
 		c.check("Peers", lis != nil, "its listener is nil")
-		c.check("Peers", (client == nil) == (server == nil), "its credentials for clients or for servers are nil: give both, or neither")
+		c.check("Peers", (client == nil) == (server == nil),
+			"its credentials for clients or for servers are nil: give both, or neither")
 		c.peers, c.peerCreds, c.peerServerCreds = lis, client, server
 	}
 }
 
-// InsecurePeers lets the replicas speak to each other in plaintext on any address: whoever reaches the port can read and change the group's state.
+// InsecurePeers lets the replicas speak to each other in plaintext on any address: whoever reaches
+// the port can read and change the group's state.
 func InsecurePeers() Option { return func(c *config) { c.insecurePeers = true } }
 
-// Unreplicated declares services, by their full names, that are served by each replica for itself. Health and reflection are declared already.
+// Unreplicated declares services, by their full names, that are served by each replica for itself.
+// Health and reflection are declared already.
 func Unreplicated(services ...string) Option {
 	return func(c *config) {
 		for _, s := range services {
-			c.check("Unreplicated", protoreflect.FullName(s).IsValid(), fmt.Sprintf("%q isn't the full name of a service", s))
+			c.check("Unreplicated", protoreflect.FullName(s).IsValid(),
+				fmt.Sprintf("%q isn't the full name of a service", s))
 			c.unreplicated[s] = true
 		}
 	}
 }
 
-// Logger is where the replica logs; the default discards. Its handler is called in a goroutine of its own, and may do what it likes; one that is too slow loses lines,
-// and is told how many.
+// Logger is where the replica logs; the default discards. Its handler is called in a goroutine of
+// its own, and may do what it likes; one that is too slow loses lines, and is told how many.
 func Logger(l *slog.Logger) Option {
 	return func(c *config) {
 		c.check("Logger", l != nil, isNil)
@@ -168,7 +182,8 @@ func Logger(l *slog.Logger) Option {
 	}
 }
 
-// OnFailover is called when this replica has taken over, once its gate is open, in a goroutine of its own: whatever it does holds nothing up.
+// OnFailover is called when this replica has taken over, once its gate is open, in a goroutine of
+// its own: whatever it does holds nothing up.
 func OnFailover(f func(Failover)) Option {
 	return func(c *config) {
 		c.check("OnFailover", f != nil, isNil)
@@ -176,8 +191,10 @@ func OnFailover(f func(Failover)) Option {
 	}
 }
 
-// AuthenticateSession is called with the context of a source's stream before its session is opened or attached; an error refuses it; a panic is one.
-// It may be called concurrently, and take until its context ends, after which it isn't waited for. (The user's interceptors don't see that stream.)
+// AuthenticateSession is called with the context of a source's stream before its session is opened
+// or attached; an error refuses it; a panic is one. It may be called concurrently, and take until
+// its context ends, after which it isn't waited for. (The user's interceptors don't see that
+// stream.)
 func AuthenticateSession(f func(context.Context) error) Option {
 	return func(c *config) {
 		c.check("AuthenticateSession", f != nil, isNil)
@@ -185,14 +202,18 @@ func AuthenticateSession(f func(context.Context) error) Option {
 	}
 }
 
-// ReplaceGroup begins the group anew, with the state that this replica's service has, in the place of the group with this id, whose state is given up: an operator's act, when the state is lost, or the store is. The id is in hexadecimal,
-// as it is in the errors and log lines that call for this. Callers of the old group are told DataLoss, once; its replicas, should any be alive, give up their state and join the new one. Nothing is done while in-sync replicas of the old
-// group are registered, or once it was replaced: so the option may stay while all replicas are started.
+// ReplaceGroup begins the group anew, with the state that this replica's service has, in the place
+// of the group with this id, whose state is given up: an operator's act, when the state is lost, or
+// the store is. The id is in hexadecimal, as it is in the errors and log lines that call for this.
+// Callers of the old group are told DataLoss, once; its replicas, should any be alive, give up
+// their state and join the new one. Nothing is done while in-sync replicas of the old group are
+// registered, or once it was replaced: so the option may stay while all replicas are started.
 func ReplaceGroup(id string) Option { return func(c *config) { c.replace = id } }
 
 // Etcd is how this replica enters etcd: with TLS, unless that is nil, and as a user of etcd, unless
-// username is empty; the default is plaintext, and no user. The user needs the right to read and write the
-// keys under /understudy/<group>/, as a prefix, and no other. Clients have transport.WithEtcd.
+// username is empty; the default is plaintext, and no user. The user needs the right to read and
+// write the keys under /understudy/<group>/, as a prefix, and no other. Clients have
+// transport.WithEtcd.
 func Etcd(tls *tls.Config, username, password string) Option {
 	return func(c *config) {
 		c.check("Etcd", (username == "") == (password == ""), "a user has a name and a password: one of them is empty")
@@ -205,7 +226,8 @@ type etcdAccess struct {
 	username, password string
 }
 
-// Store replaces etcd: election/memory in tests, or an etcd client of one's own. The target of Join then needs a group only.
+// Store replaces etcd: election/memory in tests, or an etcd client of one's own. The target of Join
+// then needs a group only.
 func Store(e election.Election) Option {
 	return func(c *config) {
 		c.check("Store", e != nil, isNil)
@@ -221,7 +243,8 @@ func PeerDialer(dial func(ctx context.Context, addr string) (net.Conn, error)) O
 	}
 }
 
-// Clock tells elapsed time for R10; the default counts suspend (CLOCK_BOOTTIME on Linux). Tests in fake time give one that is based on time.Now.
+// Clock tells elapsed time for R10; the default counts suspend (CLOCK_BOOTTIME on Linux). Tests in
+// fake time give one that is based on time.Now.
 func Clock(elapsed func() time.Duration) Option {
 	return func(c *config) {
 		c.check("Clock", elapsed != nil, isNil)
@@ -229,14 +252,16 @@ func Clock(elapsed func() time.Duration) Option {
 	}
 }
 
-// Health lets the replica set the statuses of a health server, which serves where the user registers
-// it: on Serve's server, or on one of its own, in plaintext, for probes. The names are those of the
-// replicated services, and "" for the whole process. They are SERVING while the replica is ready, as
-// Ready says, and NOT_SERVING otherwise: from Join until it is in-sync, and from the beginning of its
-// end, before its listener closes. Other names are the user's. A health server is one replica's.
+// Health lets the replica set the statuses of a health server, which serves where the user
+// registers it: on Serve's server, or on one of its own, in plaintext, for probes. The names are
+// those of the replicated services, and "" for the whole process. They are SERVING while the
+// replica is ready, as Ready says, and NOT_SERVING otherwise: from Join until it is in-sync, and
+// from the beginning of its end, before its listener closes. Other names are the user's. A health
+// server is one replica's.
 //
-// It is for readiness. A replica that isn't ready may be joining, or wait for etcd or for the others:
-// whoever kills it for that, makes it worse. Let a liveness probe see whether the port accepts.
+// It is for readiness. A replica that isn't ready may be joining, or wait for etcd or for the
+// others: whoever kills it for that, makes it worse. Let a liveness probe see whether the port
+// accepts.
 func Health(h *health.Server) Option {
 	return func(c *config) {
 		c.check("Health", h != nil, isNil)
@@ -259,7 +284,9 @@ type Failover struct {
 
 // Status is what a replica says of itself.
 type Status struct {
-	Role     string // "joining", "following", "taking over" or "leading"; "ended" between two incarnations, and after Serve
+	// "joining", "following", "taking over" or "leading"; "ended" between two incarnations, and
+	// after Serve
+	Role     string
 	Name     string
 	Primary  string // as this replica knows it
 	Epoch    uint64 // acknowledged
@@ -267,9 +294,12 @@ type Status struct {
 	Executed uint64 // every turn up to here is in the state
 	Stable   uint64 // every in-sync replica holds order and messages up to here, as far as this replica knows
 	Suspect  string // why the store isn't believed: calls wait, and the state is kept; empty: it is believed
-	// JoinFailure is why the last attempt to join the group has failed; empty once this replica is in-sync. It tries again, after up to 12.8 s.
+	// JoinFailure is why the last attempt to join the group has failed; empty once this replica is
+	// in-sync. It tries again, after up to 12.8 s.
 	JoinFailure string
-	Detached    int // at the primary: how many backups can't hear one session, summed over the sessions; replies to these wait for these backups
+	// at the primary: how many backups can't hear one session, summed over the sessions; replies to
+	// these wait for these backups
+	Detached int
 	// Counters since the process started.
 	Turns, Duplicates, Refused, Forged, Dropped uint64
 }
@@ -285,19 +315,22 @@ const (
 	hearsTimeout     = 100 * time.Millisecond // a peer that doesn't answer counts as not hearing
 	reconnect        = 50 * time.Millisecond  // a backup whose stream broke has this long to come back
 	idle             = 50 * time.Millisecond  // R4: the idle interval
-	lazily           = 250 * time.Millisecond // how often sources hear of their frames, and of what is stable, while nothing else tells them
-	fetchAfter       = 20 * time.Millisecond  // ordered and not held for this long, nor on its way: fetch it
-	fetchAnyway      = 10 * fetchAfter        // on its way or not
-	endedEvery       = 20 * time.Millisecond  // how often at most a stream's word that calls have ended takes effect at once; it does lazily
-	reconcileTimeout = 3 * time.Second        // R12.2
-	sessionTimeout   = 30 * time.Second       // a session without a stream for this long expires
-	sessionGrace     = 10 * time.Second       // but none expires so soon after a takeover
-	lookAgain        = time.Second            // how often a stream looks whether its session is known by now
-	slowTurn         = time.Second            // the watchdog names the method of a longer turn
-	transferSilence  = 10 * time.Second       // a transfer of which nothing comes for so long has failed
-	restoreSilence   = 30 * time.Second       // so has a Restore that neither reads nor returns
-	executeSilence   = 5 * time.Second        // who executes nothing for so long, while another replica has got further, leaves
-	snapshotWarnings = time.Minute            // how often the primary warns of a large state
+	// how often sources hear of their frames, and of what is stable, while nothing else tells them
+	lazily      = 250 * time.Millisecond
+	fetchAfter  = 20 * time.Millisecond // ordered and not held for this long, nor on its way: fetch it
+	fetchAnyway = 10 * fetchAfter       // on its way or not
+	// how often at most a stream's word that calls have ended takes effect at once; it does lazily
+	endedEvery       = 20 * time.Millisecond
+	reconcileTimeout = 3 * time.Second  // R12.2
+	sessionTimeout   = 30 * time.Second // a session without a stream for this long expires
+	sessionGrace     = 10 * time.Second // but none expires so soon after a takeover
+	lookAgain        = time.Second      // how often a stream looks whether its session is known by now
+	slowTurn         = time.Second      // the watchdog names the method of a longer turn
+	transferSilence  = 10 * time.Second // a transfer of which nothing comes for so long has failed
+	restoreSilence   = 30 * time.Second // so has a Restore that neither reads nor returns
+	// who executes nothing for so long, while another replica has got further, leaves
+	executeSilence   = 5 * time.Second
+	snapshotWarnings = time.Minute // how often the primary warns of a large state
 
 	pendingSourceOrderMax = 64        // FIG. 7, R4, below Direct
 	lazyParts             = 10        // of the sessions, who hear lazily one part after the other
@@ -306,13 +339,15 @@ const (
 	lazyAckBytes          = 1 << 20   // and all that it holds, while its log has messages of more bytes
 	maxLog                = 1 << 18   // entries and messages of the log, each
 	maxLogBytes           = 256 << 20 // bytes of its messages
-	maxOutstanding        = 1 << 13   // messages of one session that nobody has ordered, and replies that its source hasn't declared to have, each
-	maxSessions           = 10_000    // of a group; and streams that wait for theirs, at a replica
-	maxOpenings           = 256       // under way at once
-	maxReplyBytes         = 256 << 20 // bytes of the replies that are kept, at the primary: beyond a session's share it waits
-	maxQueueBytes         = 64 << 20  // bytes queued for one stream; then it is cut (R6)
-	maxSnapshot           = 64 << 20
-	maxJoinBytes          = maxLogBytes / 2 // kept for a joiner, and by it while it restores
-	joinDoublings         = 8               // of the pause after an attempt to join that has failed: up to 12.8 s
-	joinTroubles          = 5               // so many attempts to join that have failed are an error, fewer a warning
+	// messages of one session that nobody has ordered, and replies that its source hasn't declared
+	// to have, each
+	maxOutstanding = 1 << 13
+	maxSessions    = 10_000    // of a group; and streams that wait for theirs, at a replica
+	maxOpenings    = 256       // under way at once
+	maxReplyBytes  = 256 << 20 // bytes of the replies that are kept, at the primary: beyond a session's share it waits
+	maxQueueBytes  = 64 << 20  // bytes queued for one stream; then it is cut (R6)
+	maxSnapshot    = 64 << 20
+	maxJoinBytes   = maxLogBytes / 2 // kept for a joiner, and by it while it restores
+	joinDoublings  = 8               // of the pause after an attempt to join that has failed: up to 12.8 s
+	joinTroubles   = 5               // so many attempts to join that have failed are an error, fewer a warning
 )

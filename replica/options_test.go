@@ -75,13 +75,15 @@ func TestWrongOptionsEndJoin(t *testing.T) {
 	mentions(t, "no kind", join(replica.Kind{}), "State or Stateless")
 	mentions(t, "no state", join(replica.State(nil)), "State or Stateless")
 	for _, addr := range []string{"host1:50051", "10.1.2.3:1", "[fd00::1]:65535", "[fe80::1%eth0]:50051"} {
-		if err := join(replica.Stateless(), replica.Advertise(addr), replica.AdvertisePeers(addr), replica.Level(understudy.Stable)); err != nil {
+		if err := join(replica.Stateless(), replica.Advertise(addr), replica.AdvertisePeers(addr),
+			replica.Level(understudy.Stable)); err != nil {
 			t.Errorf("%s: %v", addr, err)
 		}
 	}
 }
 
-// TestPublishedAddressesCanBeDialled: what a replica publishes of listeners of all addresses, as ":50051" is one.
+// TestPublishedAddressesCanBeDialled: what a replica publishes of listeners of all addresses, as
+// ":50051" is one.
 func TestPublishedAddressesCanBeDialled(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
@@ -93,13 +95,16 @@ func TestPublishedAddressesCanBeDialled(t *testing.T) {
 		"all addresses": {clients: ":0", words: []string{"replica.Advertise", "[::]"}},
 		"all of IPv4":   {clients: "0.0.0.0:0", words: []string{"replica.Advertise", "from another host"}},
 		"Advertise": {
-			clients: ":0", opts: []replica.Option{replica.Advertise("host1:50051")}, addr: "host1:50051", peerAddr: "host1:",
+			clients: ":0", opts: []replica.Option{replica.Advertise("host1:50051")}, addr: "host1:50051",
+			peerAddr: "host1:",
 		},
 		"Advertise, IPv6": {
-			clients: ":0", opts: []replica.Option{replica.Advertise("[fd00::1]:50051")}, addr: "[fd00::1]:50051", peerAddr: "[fd00::1]:",
+			clients: ":0", opts: []replica.Option{replica.Advertise("[fd00::1]:50051")}, addr: "[fd00::1]:50051",
+			peerAddr: "[fd00::1]:",
 		},
 		"both advertised": {
-			clients: ":0", peers: ":0", opts: []replica.Option{replica.Advertise("host1:1"), replica.AdvertisePeers("host2:2")},
+			clients: ":0", peers: ":0",
+			opts: []replica.Option{replica.Advertise("host1:1"), replica.AdvertisePeers("host2:2")},
 			addr: "host1:1", peerAddr: "host2:2",
 		},
 		"all addresses for peers": {clients: "127.0.0.1:0", peers: "0.0.0.0:0", peerAddr: "127.0.0.1:"},
@@ -115,7 +120,8 @@ func TestPublishedAddressesCanBeDialled(t *testing.T) {
 				t.Skip(err) // no IPv6 here
 			}
 			own := ""
-			opts := append([]replica.Option{replica.Name("a"), replica.Store(store.Client("g")), replica.InsecurePeers()}, tt.opts...)
+			opts := append([]replica.Option{replica.Name("a"), replica.Store(store.Client("g")),
+				replica.InsecurePeers()}, tt.opts...)
 			if tt.peers != "" {
 				peers, err := net.Listen("tcp", tt.peers)
 				if err != nil {
@@ -152,7 +158,8 @@ func TestPublishedAddressesCanBeDialled(t *testing.T) {
 					host, _, _ := net.SplitHostPort(want)
 					gotHost, port, err := net.SplitHostPort(got)
 					switch {
-					case want == "" && got != own, want != "" && (gotHost != host || err != nil || port == "0" || port == ""),
+					case want == "" && got != own, want != "" &&
+						(gotHost != host || err != nil || port == "0" || port == ""),
 						len(want) > 0 && want[len(want)-1] != ':' && got != want:
 						t.Errorf("%s are told to dial %q, want %q", what, got, want+own)
 					}
@@ -172,7 +179,8 @@ func TestPublishedAddressesCanBeDialled(t *testing.T) {
 	}
 }
 
-// TestGroupOnIPv6: replicas and clients on IPv6 addresses, which are no URLs' hosts without brackets.
+// TestGroupOnIPv6: replicas and clients on IPv6 addresses, which are no URLs' hosts without
+// brackets.
 func TestGroupOnIPv6(t *testing.T) {
 	t.Parallel()
 	store := memory.NewStore()
@@ -186,7 +194,8 @@ func TestGroupOnIPv6(t *testing.T) {
 			t.Skip(err)
 		}
 		j := &journal{}
-		r, err := replica.Join(ctx, "etcd:///test", replica.State(j), replica.Name(name), replica.Store(store.Client("test")))
+		r, err := replica.Join(ctx, "etcd:///test", replica.State(j), replica.Name(name),
+			replica.Store(store.Client("test")))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -12,7 +12,8 @@ import (
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
-// behind is a primary that has ordered entries of one session which its backup hasn't acknowledged, and the stream of that session.
+// behind is a primary that has ordered entries of one session which its backup hasn't acknowledged,
+// and the stream of that session.
 func behind(t testing.TB, entries int) (*incarnation, *attachment) {
 	t.Helper()
 	in := leadingAlone(t)
@@ -25,7 +26,9 @@ func behind(t testing.TB, entries int) (*incarnation, *attachment) {
 		t.Fatal(err)
 	}
 	in.primary.Attach("backup", opening.Session)
-	a := &attachment{in: in, session: opening.Session, bound: true, wake: make(chan struct{}, 1), cut: func(err error) { t.Errorf("cut: %v", err) }}
+	a := &attachment{in: in, session: opening.Session, bound: true, wake: make(chan struct{}, 1), cut: func(err error) {
+		t.Errorf("cut: %v", err)
+	}}
 	in.bySession[a.session] = a
 	orderMore(in, a.session, 1, entries)
 	return in, a
@@ -33,14 +36,18 @@ func behind(t testing.TB, entries int) (*incarnation, *attachment) {
 
 func orderMore(in *incarnation, s orderstate.Session, first orderstate.SeqNum, n int) {
 	for q := first; q < first+orderstate.SeqNum(n); q++ {
-		in.primary.Order(orderstate.Message{MessageID: orderstate.MessageID{Session: s, SeqNum: q}, Digest: uint64(q)}, in.now())
+		in.primary.Order(orderstate.Message{MessageID: orderstate.MessageID{Session: s, SeqNum: q}, Digest: uint64(q)},
+			in.now())
 	}
 }
 
-// replies makes the header of the reply to an entry, of a caller whose session held nothing when it called.
+// replies makes the header of the reply to an entry, of a caller whose session held nothing when it
+// called.
 func replies(t testing.TB, in *incarnation, a *attachment, k orderstate.OrderNum) *wire.Header {
 	t.Helper()
-	answer := in.transmit(context.Background(), &wire.Header{Session: a.session, SeqNum: orderstate.SeqNum(k - 1), SourceEpoch: 1, DestEpoch: 1}, 0, new(call), k, Answer{})
+	answer := in.transmit(context.Background(),
+		&wire.Header{Session: a.session, SeqNum: orderstate.SeqNum(k - 1), SourceEpoch: 1,
+			DestEpoch: 1}, 0, new(call), k, Answer{})
 	if answer.Err != nil {
 		t.Fatal(answer.Err)
 	}
@@ -67,7 +74,8 @@ func hears(t testing.TB, s *orderstate.Source, announced ...orderstate.Announcem
 	}
 }
 
-// drain reads a stream, as a client with its bounds does; it returns how many bytes of runs there were.
+// drain reads a stream, as a client with its bounds does; it returns how many bytes of runs there
+// were.
 func drain(t testing.TB, a *attachment, s *orderstate.Source) (bytes int) {
 	t.Helper()
 	for out := a.next(); out != nil; out = a.next() {
@@ -91,8 +99,9 @@ func drain(t testing.TB, a *attachment, s *orderstate.Source) (bytes int) {
 	return bytes
 }
 
-// TestOverflowIsAnnouncedOnce: many callers of a session that was idle while much was ordered wake at once. What doesn't fit on their replies is sent on the stream once, in messages that a client takes (R5), and with that each reply
-// can be accepted (R1).
+// TestOverflowIsAnnouncedOnce: many callers of a session that was idle while much was ordered wake
+// at once. What doesn't fit on their replies is sent on the stream once, in messages that a client
+// takes (R5), and with that each reply can be accepted (R1).
 func TestOverflowIsAnnouncedOnce(t *testing.T) {
 	t.Parallel()
 	const entries, callers = 20_000, 64
@@ -128,7 +137,8 @@ func TestOverflowIsAnnouncedOnce(t *testing.T) {
 	}
 }
 
-// TestOverlappingRunsAreAnnouncedOnce: two replies may be made at the same time, neither knowing of the other's run.
+// TestOverlappingRunsAreAnnouncedOnce: two replies may be made at the same time, neither knowing of
+// the other's run.
 func TestOverlappingRunsAreAnnouncedOnce(t *testing.T) {
 	t.Parallel()
 	in, a := behind(t, 1000)
@@ -139,7 +149,8 @@ func TestOverlappingRunsAreAnnouncedOnce(t *testing.T) {
 	}
 	in.mu.Unlock()
 	out := a.next().GetSourceOrderInfo()
-	if len(out) != 2 || out[0].GetFirst() != uint64(first.First) || out[0].GetCount() != uint32(first.Count) || out[1].GetFirst() != 601 || out[1].GetCount() != 400 {
+	if len(out) != 2 || out[0].GetFirst() != uint64(first.First) || out[0].GetCount() != uint32(first.Count) ||
+		out[1].GetFirst() != 601 || out[1].GetCount() != 400 {
 		t.Errorf("the stream carried %v", out)
 	}
 }
@@ -162,7 +173,8 @@ func TestANewStreamHasAnnouncedNothing(t *testing.T) {
 	}
 }
 
-// TestWhoWaitsIsToldAgain: a source that says what it holds gets the rest, whatever its stream has carried.
+// TestWhoWaitsIsToldAgain: a source that says what it holds gets the rest, whatever its stream has
+// carried.
 func TestWhoWaitsIsToldAgain(t *testing.T) {
 	t.Parallel()
 	in, a := behind(t, 1000)
@@ -172,7 +184,8 @@ func TestWhoWaitsIsToldAgain(t *testing.T) {
 	}
 	s := source(t)
 	hears(t, s, h.SourceOrderInfo...)
-	if err := a.take(&pb.AttachRequest{WaitingFor: &pb.WaitingFor{Epoch: 1, HeldUpTo: uint64(s.HeldUpTo())}}, new(wire.Assembler)); err != nil {
+	if err := a.take(&pb.AttachRequest{WaitingFor: &pb.WaitingFor{Epoch: 1, HeldUpTo: uint64(s.HeldUpTo())}},
+		new(wire.Assembler)); err != nil {
 		t.Fatal(err)
 	}
 	drain(t, a, s)

@@ -8,8 +8,8 @@ import (
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
-// This file has how large messages travel between replicas: in chunks, so that whoever waits for one sees
-// it move, and the heartbeat that every message is doesn't wait for it.
+// This file has how large messages travel between replicas: in chunks, so that whoever waits for
+// one sees it move, and the heartbeat that every message is doesn't wait for it.
 
 // chunked splits a message of the log into chunks.
 func chunked(p *pb.LoggedMessage) []*pb.LoggedMessage {
@@ -18,7 +18,8 @@ func chunked(p *pb.LoggedMessage) []*pb.LoggedMessage {
 	}
 	rest := p.GetMessage()
 	var chunks []*pb.LoggedMessage
-	for c := (&pb.LoggedMessage{Session: p.Session, SeqNum: p.SeqNum, Outstanding: p.Outstanding, Method: p.Method}); len(rest) > 0; c = new(pb.LoggedMessage) {
+	for c := (&pb.LoggedMessage{Session: p.Session, SeqNum: p.SeqNum, Outstanding: p.Outstanding,
+		Method: p.Method}); len(rest) > 0; c = new(pb.LoggedMessage) {
 		n := min(len(rest), wire.ChunkSize)
 		c.Message, rest = rest[:n], rest[n:]
 		c.More = uint32(len(rest))
@@ -36,7 +37,8 @@ func (a *parts) add(p *pb.LoggedMessage) (*pb.LoggedMessage, error) {
 	if a.partial == nil {
 		switch {
 		case uint64(have)+more > wire.MaxMessage:
-			return nil, fmt.Errorf("replica: a message of %d bytes; at most %d are taken", uint64(have)+more, wire.MaxMessage)
+			return nil, fmt.Errorf("replica: a message of %d bytes; at most %d are taken", uint64(have)+more,
+				wire.MaxMessage)
 		case more == 0:
 			return p, nil
 		}
@@ -55,8 +57,8 @@ func (a *parts) add(p *pb.LoggedMessage) (*pb.LoggedMessage, error) {
 	return whole, nil
 }
 
-// inParts splits what a follower is sent, so that no part is much larger than a chunk: messages first, as they come
-// before the order in one part, and after the welcome.
+// inParts splits what a follower is sent, so that no part is much larger than a chunk: messages
+// first, as they come before the order in one part, and after the welcome.
 func inParts(out *pb.FollowResponse) []*pb.FollowResponse {
 	size := 0
 	for _, m := range out.Messages {

@@ -53,7 +53,8 @@ func (p *peerServer) of(group uint64) (*incarnation, error) {
 		return nil, status.Error(codes.Unavailable, "understudy: this replica has no state yet")
 	}
 	if group != in.group {
-		return nil, status.Errorf(codes.FailedPrecondition, "understudy: a peer of group %x, this is a replica of group %x", group, in.group)
+		return nil, status.Errorf(codes.FailedPrecondition,
+			"understudy: a peer of group %x, this is a replica of group %x", group, in.group)
 	}
 	return in, nil
 }
@@ -67,7 +68,8 @@ func (p *peerServer) Hears(_ context.Context, req *pb.HearsRequest) (*pb.HearsRe
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	resp := &pb.HearsResponse{
-		Incarnation: in.self.Incarnation, Replica: in.self.Name, GroupName: in.r.group, AcknowledgedEpoch: uint64(in.epoch()),
+		Incarnation: in.self.Incarnation, Replica: in.self.Name, GroupName: in.r.group,
+		AcknowledgedEpoch: uint64(in.epoch()),
 	}
 	if in.group == 0 || req.GetGroup() != in.group {
 		return resp, nil
@@ -95,7 +97,8 @@ func (p *peerServer) Answer(req *pb.AnswerRequest, stream grpc.ServerStreamingSe
 	e := orderstate.Epoch(req.GetNewEpoch().GetEpoch())
 	elected := election.Mark{Group: in.group, Epoch: uint64(e), Fence: req.GetNewEpoch().GetFence()}
 	if err := in.r.store.JudgeMark(elected); err != nil {
-		in.log.Error("refused a primary that a store from before has elected", "primary", req.GetNewEpoch().GetPrimary(), "error", err)
+		in.log.Error("refused a primary that a store from before has elected", "primary",
+			req.GetNewEpoch().GetPrimary(), "error", err)
 		return stream.Send(&pb.AnswerResponse{Mark: markToProto(in.r.store.Known())})
 	}
 	in.learn(req.GetMark())
@@ -150,7 +153,8 @@ func (in *incarnation) runsOf(known []orderstate.Ordered) ([]*pb.Run, error) {
 			return nil, fmt.Errorf("replica: no start is known of epoch %d", first.Epoch)
 		}
 		r := orderstate.Run{Envelope: orderstate.Envelope{Epoch: first.Epoch, EpochFirst: start, First: first.OrderNum}}
-		for r.Count < len(known) && r.Count < wire.MaxRun && known[r.Count].Epoch == first.Epoch && known[r.Count].OrderNum == first.OrderNum+orderstate.OrderNum(r.Count) {
+		for r.Count < len(known) && r.Count < wire.MaxRun && known[r.Count].Epoch == first.Epoch &&
+			known[r.Count].OrderNum == first.OrderNum+orderstate.OrderNum(r.Count) {
 			r.Entries = append(r.Entries, known[r.Count].OrderInfo)
 			r.Count++
 		}
@@ -167,11 +171,13 @@ func (p *peerServer) Fetch(req *pb.FetchRequest, stream grpc.ServerStreamingServ
 		return err
 	}
 	if len(req.GetMessages()) > fetchBatch {
-		return status.Errorf(codes.InvalidArgument, "understudy: %d messages at once, at most %d", len(req.GetMessages()), fetchBatch)
+		return status.Errorf(codes.InvalidArgument, "understudy: %d messages at once, at most %d",
+			len(req.GetMessages()), fetchBatch)
 	}
 	for _, id := range req.GetMessages() {
 		in.mu.Lock()
-		m, ok := in.history().Has(orderstate.MessageID{Session: orderstate.Session(id.GetSession()), SeqNum: orderstate.SeqNum(id.GetSeqNum())})
+		m, ok := in.history().Has(orderstate.MessageID{Session: orderstate.Session(id.GetSession()),
+			SeqNum: orderstate.SeqNum(id.GetSeqNum())})
 		in.mu.Unlock()
 		if !ok {
 			continue
@@ -257,8 +263,12 @@ func (p *peerServer) Follow(stream grpc.BidiStreamingServer[pb.FollowRequest, pb
 	return statusOf(err)
 }
 
-// admitFollower makes a stream a follower's, once this replica leads; until then (a takeover is fixing N) the follower hears heartbeats.
-func (in *incarnation) admitFollower(ctx context.Context, hello *pb.FollowHello, cut context.CancelCauseFunc, stream grpc.BidiStreamingServer[pb.FollowRequest, pb.FollowResponse]) (*follower, error) {
+// admitFollower makes a stream a follower's, once this replica leads; until then (a takeover is
+// fixing N) the follower hears heartbeats.
+func (in *incarnation) admitFollower(
+	ctx context.Context, hello *pb.FollowHello, cut context.CancelCauseFunc,
+	stream grpc.BidiStreamingServer[pb.FollowRequest, pb.FollowResponse],
+) (*follower, error) {
 	in.learn(hello.GetMark())
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -294,7 +304,8 @@ func (in *incarnation) admitFollower(ctx context.Context, hello *pb.FollowHello,
 	case hello.GetJoining() && hello.GetLevel() != pb.Level(in.r.config.level+1):
 		return nil, status.Errorf(codes.FailedPrecondition, "understudy: the group's level is %v", in.r.config.level)
 	case hello.GetJoining() && hello.GetVersion() != in.r.config.version:
-		return nil, status.Errorf(codes.FailedPrecondition, "understudy: the group's version is %q", in.r.config.version)
+		return nil, status.Errorf(codes.FailedPrecondition, "understudy: the group's version is %q",
+			in.r.config.version)
 	}
 	if old := in.followers[id]; old != nil {
 		old.cut(errors.New("replica: another stream of the same follower"))
@@ -320,7 +331,8 @@ func (in *incarnation) admitFollower(ctx context.Context, hello *pb.FollowHello,
 	return f, nil
 }
 
-// donor chooses who gives a joiner its snapshot: a backup if there is one, so that the primary's turns aren't held up; but not the one from which the joiner couldn't get it. Called with mu held.
+// donor chooses who gives a joiner its snapshot: a backup if there is one, so that the primary's
+// turns aren't held up; but not the one from which the joiner couldn't get it. Called with mu held.
 func (in *incarnation) donor(avoid string) (name, addr string) {
 	for id, m := range in.members {
 		if f := in.followers[id]; f == nil || m.Name == avoid {
@@ -334,7 +346,9 @@ func (in *incarnation) donor(avoid string) (name, addr string) {
 }
 
 // sendTo sends a follower what is queued for it, or a heartbeat.
-func (in *incarnation) sendTo(ctx context.Context, f *follower, stream grpc.BidiStreamingServer[pb.FollowRequest, pb.FollowResponse]) error {
+func (in *incarnation) sendTo(
+	ctx context.Context, f *follower, stream grpc.BidiStreamingServer[pb.FollowRequest, pb.FollowResponse],
+) error {
 	t := time.NewTicker(heartbeat)
 	defer t.Stop()
 	for {
@@ -347,7 +361,8 @@ func (in *incarnation) sendTo(ctx context.Context, f *follower, stream grpc.Bidi
 		}
 		in.mu.Lock()
 		out := &pb.FollowResponse{
-			Welcome: f.out.Welcome, EpochStart: f.out.EpochStart, SourceOrderInfo: f.out.SourceOrderInfo, Messages: f.out.Messages, InSync: f.out.InSync, Detached: f.out.Detached,
+			Welcome: f.out.Welcome, EpochStart: f.out.EpochStart, SourceOrderInfo: f.out.SourceOrderInfo,
+			Messages: f.out.Messages, InSync: f.out.InSync, Detached: f.out.Detached,
 			Stable: uint64(in.primary.Stable()),
 		}
 		if in.progressWaiters > 0 || !in.gate {
@@ -366,7 +381,8 @@ func (in *incarnation) sendTo(ctx context.Context, f *follower, stream grpc.Bidi
 
 // loggedMessage wraps a message of the log; an opening's bytes are its nonce.
 func loggedMessage(m orderstate.Message) *pb.LoggedMessage {
-	p := &pb.LoggedMessage{Session: uint64(m.Session), SeqNum: uint64(m.SeqNum), Outstanding: uint64(m.SeqNum - m.AnsweredUpTo)}
+	p := &pb.LoggedMessage{Session: uint64(m.Session), SeqNum: uint64(m.SeqNum),
+		Outstanding: uint64(m.SeqNum - m.AnsweredUpTo)}
 	if body, ok := m.Body.(*message); ok {
 		p.Method, p.Message = body.method, body.payload
 	} else {
@@ -380,7 +396,9 @@ func (in *incarnation) messageOf(p *pb.LoggedMessage) (orderstate.Message, error
 	id := orderstate.MessageID{Session: orderstate.Session(p.GetSession()), SeqNum: orderstate.SeqNum(p.GetSeqNum())}
 	if id.SeqNum == 0 {
 		if len(p.GetMessage()) != len(orderstate.Nonce{}) {
-			return orderstate.Message{}, fmt.Errorf("replica: the opening of session %d has a nonce of %d bytes", id.Session, len(p.GetMessage()))
+			return orderstate.Message{},
+				fmt.Errorf("replica: the opening of session %d has a nonce of %d bytes", id.Session,
+					len(p.GetMessage()))
 		}
 		n := orderstate.Nonce(p.GetMessage())
 		return orderstate.Message{MessageID: id, Digest: in.seal.DigestOpening(n), Nonce: n, Size: len(n)}, nil

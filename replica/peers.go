@@ -24,9 +24,10 @@ type peers struct {
 	conns map[string]*peerConn
 }
 
-// peerConn is the way to one address. A connection that says nothing may be half-open: a NAT has forgotten it, or the
-// machine at the other end is gone. Nobody tells, and a new RPC on it would hang as the one before has. So it is closed
-// when an RPC has ended by its context while nothing was heard there, and the next RPC makes another one.
+// peerConn is the way to one address. A connection that says nothing may be half-open: a NAT has
+// forgotten it, or the machine at the other end is gone. Nobody tells, and a new RPC on it would
+// hang as the one before has. So it is closed when an RPC has ended by its context while nothing
+// was heard there, and the next RPC makes another one.
 type peerConn struct {
 	cc    *grpc.ClientConn
 	asked time.Duration // when it was asked for last
@@ -101,8 +102,8 @@ func (p *peers) client(addr string) (pb.PeerClient, error) {
 	return pb.NewPeerClient(cc), nil
 }
 
-// prune closes the connections to replicas that have left the view, but for those on which somebody is reached, and
-// those that somebody has just asked for: what isn't closed is dialled for ever.
+// prune closes the connections to replicas that have left the view, but for those on which somebody
+// is reached, and those that somebody has just asked for: what isn't closed is dialled for ever.
 func (p *peers) prune(view election.State) {
 	listed := map[string]bool{}
 	for _, r := range view.Replicas {
@@ -147,8 +148,9 @@ func (h heardConn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// ended is told that an RPC has ended. If that was by its context, and nothing was heard on the connection since it
-// began, which wasn't just now, or for so long that a replica would be suspect, the connection is closed.
+// ended is told that an RPC has ended. If that was by its context, and nothing was heard on the
+// connection since it began, which wasn't just now, or for so long that a replica would be suspect,
+// the connection is closed.
 func (c *peerConn) ended(ctx context.Context, began time.Duration) {
 	if ctx.Err() == nil {
 		return

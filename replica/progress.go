@@ -10,12 +10,16 @@ import (
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
-// This file has what becomes of a replica that is heard, and holds all, and doesn't execute: heartbeats
-// aren't progress. Such a backup leaves in-sync; such a primary ends, if another replica has got further.
+// This file has what becomes of a replica that is heard, and holds all, and doesn't execute:
+// heartbeats aren't progress. Such a backup leaves in-sync; such a primary ends, if another replica
+// has got further.
 
 var (
-	errHangs = fmt.Errorf("replica: another replica has executed more, and nothing was executed here for %v: a handler hangs", executeSilence)
-	errFull  = errors.New("replica: it holds more messages that it hasn't executed than a log may have")
+	errHangs = fmt.Errorf(
+		"replica: another replica has executed more, and nothing was executed here for %v: a handler hangs",
+		executeSilence,
+	)
+	errFull = errors.New("replica: it holds more messages that it hasn't executed than a log may have")
 )
 
 // executes notes how far a follower says to be. Called with mu held, while leading.
@@ -27,9 +31,9 @@ func (f *follower) executes(in *incarnation, req *pb.FollowRequest) {
 	f.executed, f.logBytes = max(f.executed, k), req.GetLogBytes()
 }
 
-// stuck says why a follower that is heard can't stay: it executes nothing though there is something to
-// execute, or what it hasn't executed is more than a log may have. A slow one that moves stays. Called
-// with mu held, while leading.
+// stuck says why a follower that is heard can't stay: it executes nothing though there is something
+// to execute, or what it hasn't executed is more than a log may have. A slow one that moves stays.
+// Called with mu held, while leading.
 func (in *incarnation) stuck(f *follower, now time.Duration) error {
 	if !f.restored {
 		return nil
@@ -48,7 +52,8 @@ func (in *incarnation) stuck(f *follower, now time.Duration) error {
 	return nil
 }
 
-// gives says whether a follower is giving a joiner its snapshot. Called with mu held, while leading.
+// gives says whether a follower is giving a joiner its snapshot. Called with mu held, while
+// leading.
 func (in *incarnation) gives(f *follower) bool {
 	for _, other := range in.followers {
 		if other.joining && !other.restored && other.donor == f.member.Name {
@@ -58,9 +63,9 @@ func (in *incarnation) gives(f *follower) bool {
 	return false
 }
 
-// outrun says whether this primary executes nothing, for as long as it wouldn't bear of a backup, while
-// one has got further: whoever was elected, or called, waits for a handler that hangs here only. Nobody
-// loses anything when it ends: the others hold all that it has ordered.
+// outrun says whether this primary executes nothing, for as long as it wouldn't bear of a backup,
+// while one has got further: whoever was elected, or called, waits for a handler that hangs here
+// only. Nobody loses anything when it ends: the others hold all that it has ordered.
 func (in *incarnation) outrun() bool {
 	in.mu.Lock()
 	defer in.mu.Unlock()

@@ -17,11 +17,13 @@ import (
 	"github.com/understudy-rpc/understudy/replica"
 )
 
-// proxied marks the process in which TestProxyIsNotFollowed dials: the environment is read once in a process.
+// proxied marks the process in which TestProxyIsNotFollowed dials: the environment is read once in
+// a process.
 const proxied = "UNDERSTUDY_TEST_PROXIED"
 
-// TestProxyIsNotFollowed: HTTPS_PROXY, as it is set on many hosts, catches neither what goes between replicas nor
-// what goes to etcd. (Nothing goes through a proxy to loopback addresses, so that this takes one for documentation.)
+// TestProxyIsNotFollowed: HTTPS_PROXY, as it is set on many hosts, catches neither what goes
+// between replicas nor what goes to etcd. (Nothing goes through a proxy to loopback addresses, so
+// that this takes one for documentation.)
 func TestProxyIsNotFollowed(t *testing.T) {
 	t.Parallel()
 	const nobody = "192.0.2.1:2379"
@@ -79,14 +81,16 @@ func dialNobody(t *testing.T, addr string) {
 		t.Fatal(err)
 	}
 	defer func() { _ = registration.Close(context.Background()) }()
-	if _, err := store.Client("test").Create(t.Context(), election.Group{ID: 1, Level: understudy.Reflected.String()}, registration); err != nil {
+	if _, err := store.Client("test").Create(t.Context(), election.Group{ID: 1, Level: understudy.Reflected.String()},
+		registration); err != nil {
 		t.Fatal(err)
 	}
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := replica.Join(t.Context(), "etcd:///test", replica.Stateless(), replica.Name("b"), replica.Store(store.Client("test")))
+	r, err := replica.Join(t.Context(), "etcd:///test", replica.Stateless(), replica.Name("b"),
+		replica.Store(store.Client("test")))
 	if err != nil {
 		t.Fatal(err)
 	}

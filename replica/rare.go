@@ -7,7 +7,8 @@ import (
 	"time"
 )
 
-// rareLines lets one line of a kind through in each second: what clients can cause is counted, and doesn't fill a log.
+// rareLines lets one line of a kind through in each second: what clients can cause is counted, and
+// doesn't fill a log.
 type rareLines struct {
 	mu   sync.Mutex // guards kinds
 	kind map[string]*rareLine
@@ -20,8 +21,8 @@ type rareLine struct {
 
 const rarely = time.Second
 
-// rarely logs a line about what a client has caused, unless one of its kind, which msg names, was logged less than a second ago. The
-// next one says how many were left out.
+// rarely logs a line about what a client has caused, unless one of its kind, which msg names, was
+// logged less than a second ago. The next one says how many were left out.
 func (in *incarnation) rarely(level slog.Level, msg string, args ...any) {
 	now := in.r.clock()
 	in.lines.mu.Lock()

@@ -9,8 +9,9 @@ import (
 	"github.com/understudy-rpc/understudy/internal/wire"
 )
 
-// raw is a proto.Message that is its own bytes: a request as it was received (the digest is over these bytes, and backups execute these bytes), a reply as the reply log has it. It goes through gRPC's proto codec,
-// so that compression and limits are as ever.
+// raw is a proto.Message that is its own bytes: a request as it was received (the digest is over
+// these bytes, and backups execute these bytes), a reply as the reply log has it. It goes through
+// gRPC's proto codec, so that compression and limits are as ever.
 type raw struct {
 	protoreflect.Message
 	header *wire.Header // in front of b: it is written when r is marshalled, and read when r is unmarshalled; nil: none
@@ -65,7 +66,9 @@ var rawMethods = protoiface.Methods{
 		if r.header != nil {
 			message, r.carried, r.malformed = r.header.FromMessage(in.Buf)
 		}
-		r.b = append([]byte(nil), message...) // gRPC takes its buffer back; and the log, which counts a message's own bytes, should keep no others
+		// gRPC takes its buffer back; and the log, which counts a message's own bytes, should keep
+		// no others
+		r.b = append([]byte(nil), message...)
 		return protoiface.UnmarshalOutput{Flags: protoiface.UnmarshalInitialized}, nil
 	},
 	// Whether required fields are there is for the message that the bytes are.

@@ -34,12 +34,14 @@ func TestRawIsItsBytes(t *testing.T) {
 	}
 }
 
-// TestRequestKeepsNothingOfItsHeader: the log pins a request's bytes, and counts its message's only; and gRPC takes back the buffer that both came in.
+// TestRequestKeepsNothingOfItsHeader: the log pins a request's bytes, and counts its message's
+// only; and gRPC takes back the buffer that both came in.
 func TestRequestKeepsNothingOfItsHeader(t *testing.T) {
 	t.Parallel()
 	sealed := bytes.Repeat([]byte("s"), 4<<10)
 	h := wire.Header{Session: 7, SeqNum: 9, Outstanding: 1}
-	h.Announce(orderstate.Announcement{Envelope: orderstate.Envelope{Epoch: 1, EpochFirst: 1, First: 1, Count: 1}, Sealed: bytes.Clone(sealed)})
+	h.Announce(orderstate.Announcement{Envelope: orderstate.Envelope{Epoch: 1, EpochFirst: 1, First: 1, Count: 1},
+		Sealed: bytes.Clone(sealed)})
 	front := h.AppendFront(nil)
 	for _, message := range []string{"", "hello"} {
 		buf := append(bytes.Clone(front), message...)

@@ -9,9 +9,14 @@ import (
 	"github.com/understudy-rpc/understudy/orderstate"
 )
 
-// serveRead serves a request of a read-only method: at the primary, between turns, with no orderNum, log or fan-out. Its reply names the last turn that it saw, and is accepted as one at that place (R1, R10), which makes it linearizable:
-// whoever takes over waits for the source to have acknowledged the epoch, or for A and its margin, before it orders anything. So it mustn't be served to a source that a takeover wouldn't wait for (R11): transmit sees to that.
-func (in *incarnation) serveRead(ctx context.Context, h *wire.Header, received time.Duration, c *call, next func(context.Context) (any, error)) Answer {
+// serveRead serves a request of a read-only method: at the primary, between turns, with no
+// orderNum, log or fan-out. Its reply names the last turn that it saw, and is accepted as one at
+// that place (R1, R10), which makes it linearizable: whoever takes over waits for the source to
+// have acknowledged the epoch, or for A and its margin, before it orders anything. So it mustn't be
+// served to a source that a takeover wouldn't wait for (R11): transmit sees to that.
+func (in *incarnation) serveRead(
+	ctx context.Context, h *wire.Header, received time.Duration, c *call, next func(context.Context) (any, error),
+) Answer {
 	if !c.method.reads {
 		return refused(in, errHeader(errors.New("a request without a seqNum, of a method that isn't read-only")))
 	}

@@ -9,14 +9,14 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 )
 
-// Ready waits until this replica is ready: until it is in-sync and hears its primary, or leads, with
-// its gate open and etcd's word for it, and believes the store. So it holds all that any caller has
-// seen, as far as it knows, and the next replica may be restarted. MinInSync doesn't count: the first
-// replica of a new group is ready alone.
+// Ready waits until this replica is ready: until it is in-sync and hears its primary, or leads,
+// with its gate open and etcd's word for it, and believes the store. So it holds all that any
+// caller has seen, as far as it knows, and the next replica may be restarted. MinInSync doesn't
+// count: the first replica of a new group is ready alone.
 //
-// It may be called before Serve, and again at any time; a replica that was ready may be so no longer.
-// When ctx ends first, the error says what the replica waits for, and wraps ctx's cause: with a ctx
-// that has ended, Ready says how it is now. When Serve has ended, the error says so.
+// It may be called before Serve, and again at any time; a replica that was ready may be so no
+// longer. When ctx ends first, the error says what the replica waits for, and wraps ctx's cause:
+// with a ctx that has ended, Ready says how it is now. When Serve has ended, the error says so.
 func (r *Replica) Ready(ctx context.Context) error {
 	t := time.NewTicker(reconnect)
 	defer t.Stop()

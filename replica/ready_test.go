@@ -63,7 +63,8 @@ func (s *slowRestore) Restore(r io.Reader) error {
 	return s.journal.Restore(r)
 }
 
-// TestReadyOnceInSync: a joiner is ready, and says SERVING, when it is in-sync, and not before; the first replica is ready alone.
+// TestReadyOnceInSync: a joiner is ready, and says SERVING, when it is in-sync, and not before; the
+// first replica is ready alone.
 func TestReadyOnceInSync(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -99,7 +100,8 @@ func TestReadyOnceInSync(t *testing.T) {
 	})
 }
 
-// TestNotReadyWithoutAWord: who hears from nobody isn't ready, whatever it was told before; it isn't ended for that, and is ready when it hears again.
+// TestNotReadyWithoutAWord: who hears from nobody isn't ready, whatever it was told before; it
+// isn't ended for that, and is ready when it hears again.
 func TestNotReadyWithoutAWord(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -166,7 +168,8 @@ func (c closing) Close() error {
 	return c.Listener.Close()
 }
 
-// TestNotReadyBeforeTheEnd: a replica that stops says NOT_SERVING before its listener closes, and whoever waits for it is told that it has ended.
+// TestNotReadyBeforeTheEnd: a replica that stops says NOT_SERVING before its listener closes, and
+// whoever waits for it is told that it has ended.
 func TestNotReadyBeforeTheEnd(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -188,7 +191,8 @@ func TestNotReadyBeforeTheEnd(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r, err := replica.Join(t.Context(), "etcd:///test", replica.State(&journal{}), replica.Name("a"), replica.Store(p.store.Client("test")),
+		r, err := replica.Join(t.Context(), "etcd:///test", replica.State(&journal{}), replica.Name("a"),
+			replica.Store(p.store.Client("test")),
 			replica.Clock(p.clock), replica.Peers(peers, nil, nil), replica.InsecurePeers(), replica.Health(h))
 		if err != nil {
 			t.Fatal(err)
@@ -236,7 +240,8 @@ func TestReadyOfOneThatCantBeAMember(t *testing.T) {
 	})
 }
 
-// TestRollingRestart: replicas that are restarted one after the other, each when the one before is ready, lose no state, and no call fails.
+// TestRollingRestart: replicas that are restarted one after the other, each when the one before is
+// ready, lose no state, and no call fails.
 func TestRollingRestart(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -25,19 +25,26 @@ type method struct {
 	reads   bool // declared to have no side effects
 }
 
-// Registrar returns the registrar with which replicated services are registered; what it registers goes to s, with a turn around each handler. inTurn are interceptors that run inside every replica's turn,
-// the first outermost: they must keep the determinism contract. Interceptors of s itself run once, where a call arrives.
+// Registrar returns the registrar with which replicated services are registered; what it registers
+// goes to s, with a turn around each handler. inTurn are interceptors that run inside every
+// replica's turn, the first outermost: they must keep the determinism contract. Interceptors of s
+// itself run once, where a call arrives.
 //
-// A method with option idempotency_level = NO_SIDE_EFFECTS is read-only: the primary alone executes it, between turns, concurrently with others of that kind, and nothing of it is ordered or logged. What it
-// replies is linearizable. It must not change the state. That holds for clients that link the method's descriptor, too; to others it is a method like any.
+// A method with option idempotency_level = NO_SIDE_EFFECTS is read-only: the primary alone executes
+// it, between turns, concurrently with others of that kind, and nothing of it is ordered or logged.
+// What it replies is linearizable. It must not change the state. That holds for clients that link
+// the method's descriptor, too; to others it is a method like any.
 //
-// Call it, and register, before Serve, and before s serves any other listener. A streaming method is Unimplemented for now.
+// Call it, and register, before Serve, and before s serves any other listener. A streaming method
+// is Unimplemented for now.
 func (r *Replica) Registrar(s grpc.ServiceRegistrar, inTurn ...grpc.UnaryServerInterceptor) grpc.ServiceRegistrar {
 	g := &registrar{r: r, s: s, inTurn: chainInTurn(inTurn)}
 	registered := g.registered()
 	_, connected := registered[pb.Connection_ServiceDesc.ServiceName]
 	g.another = connected && !r.connected
-	if !connected && (registered != nil || !r.connected) { // not in Serve: gRPC ends a process that registers after the server has begun with another listener
+	// not in Serve: gRPC ends a process that registers after the server has begun with another
+	// listener
+	if !connected && (registered != nil || !r.connected) {
 		s.RegisterService(&pb.Connection_ServiceDesc, &connection{r: r})
 		r.connected = true
 	}
@@ -65,7 +72,10 @@ func (g *registrar) RegisterService(desc *grpc.ServiceDesc, impl any) {
 			service: impl, handle: desc.Methods[i].Handler, inTurn: g.inTurn,
 		}
 		if !wire.ValidMethod(m.name) && g.r.unfit == nil {
-			g.r.unfit = fmt.Errorf("replica: method %q can't be replicated: its name isn't UTF-8, or has more than %d bytes", m.name, wire.MaxMethod)
+			g.r.unfit = fmt.Errorf(
+				"replica: method %q can't be replicated: its name isn't UTF-8, or has more than %d bytes", m.name,
+				wire.MaxMethod,
+			)
 		}
 		m.reads = wire.ReadOnly(m.name)
 		g.r.reads = g.r.reads || m.reads
@@ -85,7 +95,8 @@ func (g *registrar) RegisterService(desc *grpc.ServiceDesc, impl any) {
 	g.s.RegisterService(&d, impl)
 }
 
-// fits says whether a service may be registered; where gRPC would end the process, or this replica would, Serve returns an error.
+// fits says whether a service may be registered; where gRPC would end the process, or this replica
+// would, Serve returns an error.
 func (g *registrar) fits(service string) bool {
 	r := g.r
 	r.mu.Lock()
@@ -93,9 +104,15 @@ func (g *registrar) fits(service string) bool {
 	r.mu.Unlock()
 	switch _, twice := g.registered()[service]; {
 	case serving:
-		stop(fmt.Errorf("replica: service %s was registered after Serve was called: register all services before", service))
+		stop(fmt.Errorf("replica: service %s was registered after Serve was called: register all services before",
+			service))
 	case g.another:
-		r.isUnfit(fmt.Errorf("replica: service %s is registered on a server that serves another replica: each replica needs a grpc.Server of its own", service))
+		r.isUnfit(
+			fmt.Errorf(
+				"replica: service %s is registered on a server that serves another replica: each replica needs a "+
+					"grpc.Server of its own", service,
+			),
+		)
 	case twice:
 		r.isUnfit(fmt.Errorf("replica: service %s is registered twice on one server", service))
 	default:
@@ -120,7 +137,8 @@ func (r *Replica) isUnfit(err error) {
 	}
 }
 
-// checkOptions finds method options of what isn't built yet: running such a method as if the option weren't there would break its promise.
+// checkOptions finds method options of what isn't built yet: running such a method as if the option
+// weren't there would break its promise.
 func checkOptions(service string) error {
 	found, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(service))
 	if err != nil {
@@ -134,19 +152,22 @@ func checkOptions(service string) error {
 		m := sd.Methods().Get(i)
 		for _, o := range []protoreflect.ExtensionType{pb.E_Key, pb.E_OneWay} {
 			if proto.HasExtension(m.Options(), o) {
-				return fmt.Errorf("replica: method %s has option %s, which isn't supported yet", m.FullName(), o.TypeDescriptor().FullName())
+				return fmt.Errorf("replica: method %s has option %s, which isn't supported yet", m.FullName(),
+					o.TypeDescriptor().FullName())
 			}
 		}
 	}
 	return nil
 }
 
-// wrap puts the turn innermost, wherever the user lists interceptors: the generated handler calls what it is given as the interceptor with the user's
-// handler as the last link of the chain.
+// wrap puts the turn innermost, wherever the user lists interceptors: the generated handler calls
+// what it is given as the interceptor with the user's handler as the last link of the chain.
 func (r *Replica) wrap(m *method) grpc.MethodHandler {
-	return func(srv any, ctx context.Context, dec func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) {
+	return func(srv any, ctx context.Context, dec func(any) error, interceptor grpc.UnaryServerInterceptor) (any,
+		error) {
 		if interceptor == nil {
-			return nil, status.Error(codes.Internal, "understudy: the server was made without interceptor.ServerOptions")
+			return nil, status.Error(codes.Internal,
+				"understudy: the server was made without interceptor.ServerOptions")
 		}
 		c := &call{method: m, chain: interceptor}
 		c.request.set(nil)

@@ -12,22 +12,28 @@ import (
 	"github.com/understudy-rpc/understudy/orderstate"
 )
 
-// replaying is a backup that holds one batch of messages, and their order; handler is what executes each.
+// replaying is a backup that holds one batch of messages, and their order; handler is what executes
+// each.
 func replaying(t *testing.T, handler func(in *incarnation)) *incarnation {
 	t.Helper()
 	in := backup(t)
-	in.r.methods["/a/b"] = &method{name: "/a/b", inTurn: chainInTurn(nil), handle: func(any, context.Context, func(any) error, grpc.UnaryServerInterceptor) (any, error) {
-		handler(in)
-		return new(emptypb.Empty), nil
-	}}
+	in.r.methods["/a/b"] = &method{name: "/a/b", inTurn: chainInTurn(nil),
+		handle: func(any, context.Context, func(any) error, grpc.UnaryServerInterceptor) (any, error) {
+			handler(in)
+			return new(emptypb.Empty), nil
+		}}
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.replies.open(1, orderstate.Nonce{1})
 	run := orderstate.Run{Envelope: orderstate.Envelope{Epoch: 1, EpochFirst: 1, First: 2, Count: executeAtOnce}}
 	for i := range executeAtOnce {
 		q := orderstate.SeqNum(i + 1)
-		(&attachment{in: in, session: 1}).logFrame(orderstate.Message{MessageID: orderstate.MessageID{Session: 1, SeqNum: q}, Digest: uint64(q), Body: &message{method: "/a/b"}})
-		run.Entries = append(run.Entries, orderstate.OrderInfo{OrderNum: orderstate.OrderNum(i + 2), Session: 1, SeqNum: q, First: 1, Digest: uint64(q)})
+		(&attachment{in: in,
+			session: 1}).logFrame(orderstate.Message{MessageID: orderstate.MessageID{Session: 1,
+			SeqNum: q}, Digest: uint64(q), Body: &message{method: "/a/b"}})
+		run.Entries = append(run.Entries,
+			orderstate.OrderInfo{OrderNum: orderstate.OrderNum(i + 2), Session: 1, SeqNum: q, First: 1,
+				Digest: uint64(q)})
 	}
 	if err := in.receive([]orderstate.Run{run}); err != nil {
 		t.Fatal(err)
@@ -35,7 +41,8 @@ func replaying(t *testing.T, handler func(in *incarnation)) *incarnation {
 	return in
 }
 
-// executed checks that the first n messages are recorded as executed, with their replies, and no other is.
+// executed checks that the first n messages are recorded as executed, with their replies, and no
+// other is.
 func executed(t *testing.T, in *incarnation, n int) {
 	t.Helper()
 	in.mu.Lock()
@@ -51,7 +58,8 @@ func executed(t *testing.T, in *incarnation, n int) {
 	}
 }
 
-// TestReplayEndsWithItsIncarnation: whoever stops a replica waits for one handler, not for a batch of them. What was executed is recorded, nothing else.
+// TestReplayEndsWithItsIncarnation: whoever stops a replica waits for one handler, not for a batch
+// of them. What was executed is recorded, nothing else.
 func TestReplayEndsWithItsIncarnation(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -89,7 +97,8 @@ func TestReplayWaitsForNoTurnAfterItsEnd(t *testing.T) {
 	})
 }
 
-// TestReplayLetsOthersIn: who wants to be between turns waits some 10 ms, or for one handler, however long a batch takes; the batch then goes on where it was.
+// TestReplayLetsOthersIn: who wants to be between turns waits some 10 ms, or for one handler,
+// however long a batch takes; the batch then goes on where it was.
 func TestReplayLetsOthersIn(t *testing.T) {
 	t.Parallel()
 	for _, each := range []time.Duration{4 * time.Millisecond, time.Second} {

@@ -28,7 +28,8 @@ import (
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
-// Replica is one process's part in a group. Its methods may be called concurrently, after the services were registered.
+// Replica is one process's part in a group. Its methods may be called concurrently, after the
+// services were registered.
 type Replica struct {
 	config   config
 	group    string
@@ -65,9 +66,11 @@ type stats struct {
 	turns, duplicates, refused, forged, dropped atomic.Uint64
 }
 
-// Join prepares a replica of the group that target names: etcd://host:port[,host:port]/group. Nothing is published before Serve.
+// Join prepares a replica of the group that target names: etcd://host:port[,host:port]/group.
+// Nothing is published before Serve.
 //
-// ctx bounds the call. An error means that the target or an option is wrong; an etcd that doesn't answer is noticed in Serve.
+// ctx bounds the call. An error means that the target or an option is wrong; an etcd that doesn't
+// answer is noticed in Serve.
 func Join(ctx context.Context, target string, kind Kind, opts ...Option) (*Replica, error) {
 	if kind.state == nil {
 		return nil, errors.New("replica: Join needs State or Stateless")
@@ -154,7 +157,8 @@ func parseTarget(target string) (endpoints []string, group string, err error) {
 	}
 	hosts, group, _ := strings.Cut(rest, "/")
 	if err := election.ValidName(group); err != nil {
-		return nil, "", fmt.Errorf("replica: target %q names no group (%w): it is etcd://host:port[,host:port]/group", target, err)
+		return nil, "", fmt.Errorf("replica: target %q names no group (%w): it is etcd://host:port[,host:port]/group",
+			target, err)
 	}
 	if hosts == "" {
 		return nil, group, nil
@@ -168,7 +172,8 @@ func parseTarget(target string) (endpoints []string, group string, err error) {
 	return endpoints, group, nil
 }
 
-// pendingMax is pendingSourceOrderMax: at Direct and above every order is multicast at once (FIG. 5).
+// pendingMax is pendingSourceOrderMax: at Direct and above every order is multicast at once (FIG.
+// 5).
 func (r *Replica) pendingMax() int {
 	if r.config.level == understudy.Reflected {
 		return pendingSourceOrderMax
@@ -176,9 +181,14 @@ func (r *Replica) pendingMax() int {
 	return 0
 }
 
-// Serve publishes the replica, joins the group (or makes it), and serves s on lis until ctx ends, or Stop is called, or GracefulStop or Stop of s, which end as Stop does; then it returns nil. A handler, or Restore, that doesn't return
-// within a second of that is left behind, and Serve's error names it. It returns an error, too, when the replica can't be a member: a service of s that is neither registered through Registrar nor declared unreplicated, a server made
-// without interceptor.ServerOptions, a name that a live replica has, another level than the group's, no etcd within 10 s. s may serve other listeners besides. When Serve returns, lis and the listener of Peers are closed. A replica that is deposed or evicted joins again by itself.
+// Serve publishes the replica, joins the group (or makes it), and serves s on lis until ctx ends,
+// or Stop is called, or GracefulStop or Stop of s, which end as Stop does; then it returns nil. A
+// handler, or Restore, that doesn't return within a second of that is left behind, and Serve's
+// error names it. It returns an error, too, when the replica can't be a member: a service of s that
+// is neither registered through Registrar nor declared unreplicated, a server made without
+// interceptor.ServerOptions, a name that a live replica has, another level than the group's, no
+// etcd within 10 s. s may serve other listeners besides. When Serve returns, lis and the listener
+// of Peers are closed. A replica that is deposed or evicted joins again by itself.
 func (r *Replica) Serve(ctx context.Context, s *grpc.Server, lis net.Listener) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(errStopped)
@@ -278,14 +288,16 @@ func (r *Replica) lives(ctx context.Context) error {
 		pause := reconnect
 		var mismatch *MismatchError
 		var taken *election.NameTakenError
-		final := ctx.Err() != nil || errors.As(err, &mismatch) || errors.As(err, &taken) || errors.As(err, new(startError))
+		final := ctx.Err() != nil || errors.As(err, &mismatch) || errors.As(err, &taken) ||
+			errors.As(err, new(startError))
 		if !final { // before it is closed, which waits for a Restore that hangs
 			pause = r.lifeEnded(in, err)
 		}
 		in.close()
 		switch {
 		case ctx.Err() != nil:
-			if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, errStopped) && !errors.Is(cause, context.Canceled) && !errors.Is(cause, context.DeadlineExceeded) {
+			if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, errStopped) &&
+				!errors.Is(cause, context.Canceled) && !errors.Is(cause, context.DeadlineExceeded) {
 				return cause
 			}
 			return nil
@@ -328,25 +340,36 @@ func (r *Replica) check(s *grpc.Server) error {
 	case r.unfit != nil:
 		return r.unfit
 	case len(r.services) > 0 && !connected:
-		return errors.New("replica: the services are registered on another server: Serve takes the one that was given to Registrar")
+		return errors.New(
+			"replica: the services are registered on another server: Serve takes the one that was given to Registrar",
+		)
 	case len(r.services) > 0 && !r.optioned.Load():
-		return errors.New("replica: the server was made without interceptor.ServerOptions: give what that returns for this replica to grpc.NewServer")
+		return errors.New(
+			"replica: the server was made without interceptor.ServerOptions: give what that returns for this " +
+				"replica to grpc.NewServer",
+		)
 	}
 	for name := range services {
 		if !r.services[name] && !r.config.unreplicated[name] {
-			return fmt.Errorf("replica: service %s is neither registered through Replica.Registrar nor declared with replica.Unreplicated", name)
+			return fmt.Errorf(
+				"replica: service %s is neither registered through Replica.Registrar nor declared with "+
+					"replica.Unreplicated", name,
+			)
 		}
 	}
 	return nil
 }
 
-// listenPeers returns the replicas' own listener. In plaintext it must not be reachable from elsewhere, unless the user says so.
+// listenPeers returns the replicas' own listener. In plaintext it must not be reachable from
+// elsewhere, unless the user says so.
 func (r *Replica) listenPeers(lis net.Listener) (net.Listener, error) {
 	peers := r.config.peers
 	if peers == nil {
 		host, _, err := net.SplitHostPort(lis.Addr().String())
 		if err != nil {
-			return nil, fmt.Errorf("replica: no listener for the replicas can be derived from %s: give one with replica.Peers", lis.Addr())
+			return nil, fmt.Errorf(
+				"replica: no listener for the replicas can be derived from %s: give one with replica.Peers", lis.Addr(),
+			)
 		}
 		if peers, err = net.Listen("tcp", net.JoinHostPort(host, "0")); err != nil {
 			return nil, fmt.Errorf("replica: the replicas' own listener: %w", err)
@@ -354,7 +377,10 @@ func (r *Replica) listenPeers(lis net.Listener) (net.Listener, error) {
 	}
 	if r.config.peerServerCreds == nil && !r.config.insecurePeers && !loopback(peers.Addr()) {
 		_ = peers.Close()
-		return nil, fmt.Errorf("replica: the replicas' own listener %s can be reached from elsewhere: give mutual TLS with replica.Peers, or accept plaintext with replica.InsecurePeers", peers.Addr())
+		return nil, fmt.Errorf(
+			"replica: the replicas' own listener %s can be reached from elsewhere: give mutual TLS with "+
+				"replica.Peers, or accept plaintext with replica.InsecurePeers", peers.Addr(),
+		)
 	}
 	return peers, nil
 }
@@ -363,7 +389,8 @@ func (r *Replica) listenPeers(lis net.Listener) (net.Listener, error) {
 func (r *Replica) Status() Status {
 	s := Status{
 		Role: joining.String(), Name: r.config.name,
-		Turns: r.stats.turns.Load(), Duplicates: r.stats.duplicates.Load(), Refused: r.stats.refused.Load(), Forged: r.stats.forged.Load(), Dropped: r.stats.dropped.Load(),
+		Turns: r.stats.turns.Load(), Duplicates: r.stats.duplicates.Load(), Refused: r.stats.refused.Load(),
+		Forged: r.stats.forged.Load(), Dropped: r.stats.dropped.Load(),
 	}
 	s.JoinFailure = r.joinFailure()
 	in := r.current()

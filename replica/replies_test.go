@@ -21,16 +21,17 @@ const large = "/test.Large/Get"
 // largeDesc has a method whose replies are of as many bytes as the request says.
 var largeDesc = grpc.ServiceDesc{
 	ServiceName: "test.Large", HandlerType: (*any)(nil),
-	Methods: []grpc.MethodDesc{{MethodName: "Get", Handler: func(srv any, ctx context.Context, dec func(any) error, i grpc.UnaryServerInterceptor) (any, error) {
-		in := new(wrapperspb.Int64Value)
-		if err := dec(in); err != nil {
-			return nil, err
-		}
-		h := func(_ context.Context, req any) (any, error) {
-			return wrapperspb.Bytes(make([]byte, req.(*wrapperspb.Int64Value).GetValue())), nil
-		}
-		return i(ctx, in, &grpc.UnaryServerInfo{Server: srv, FullMethod: large}, h)
-	}}},
+	Methods: []grpc.MethodDesc{{MethodName: "Get",
+		Handler: func(srv any, ctx context.Context, dec func(any) error, i grpc.UnaryServerInterceptor) (any, error) {
+			in := new(wrapperspb.Int64Value)
+			if err := dec(in); err != nil {
+				return nil, err
+			}
+			h := func(_ context.Context, req any) (any, error) {
+				return wrapperspb.Bytes(make([]byte, req.(*wrapperspb.Int64Value).GetValue())), nil
+			}
+			return i(ctx, in, &grpc.UnaryServerInfo{Server: srv, FullMethod: large}, h)
+		}}},
 }
 
 func registerLarge(s grpc.ServiceRegistrar) replica.Snapshotter {
@@ -59,8 +60,8 @@ func header(t *testing.T, h *pb.Header) string {
 	return v
 }
 
-// A client that never says that it has its replies is refused when they are a session's share, before anything is executed; nobody
-// else notices.
+// A client that never says that it has its replies is refused when they are a session's share,
+// before anything is executed; nobody else notices.
 func TestRepliesThatNobodyTakes(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -74,7 +75,8 @@ func TestRepliesThatNobodyTakes(t *testing.T) {
 			h.Outstanding, h.HeldUpTo = calls+1, 1<<62
 			_, err = s.raw(0, []byte{0x08, 0x80, 0x80, 0x40}, header(t, h)) // 1 MiB
 		}
-		wants(t, "beyond the share", err, codes.ResourceExhausted, "of replies are kept for the session", "16", "make fewer calls at once")
+		wants(t, "beyond the share", err, codes.ResourceExhausted, "of replies are kept for the session", "16",
+			"make fewer calls at once")
 		keep(t, "beyond the share", s.c, share, share+2<<20)
 		s.serves()
 		// With the mark of a good client the same session goes on.
@@ -87,7 +89,8 @@ func TestRepliesThatNobodyTakes(t *testing.T) {
 	})
 }
 
-// Replies that a source has are dropped, though it makes no further call, or a slow one holds its low-water mark back.
+// Replies that a source has are dropped, though it makes no further call, or a slow one holds its
+// low-water mark back.
 func TestRepliesThatASourceHas(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -102,7 +105,8 @@ func TestRepliesThatASourceHas(t *testing.T) {
 		conn := c.Dial("client", grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)))
 		get := func(bytes int64) {
 			out := new(wrapperspb.BytesValue)
-			if err := conn.Invoke(t.Context(), large, wrapperspb.Int64(bytes), out); err != nil || len(out.Value) != int(bytes) {
+			if err := conn.Invoke(t.Context(), large, wrapperspb.Int64(bytes), out); err != nil ||
+				len(out.Value) != int(bytes) {
 				t.Errorf("%d bytes: %d, %v", bytes, len(out.GetValue()), err)
 			}
 		}
@@ -113,7 +117,8 @@ func TestRepliesThatASourceHas(t *testing.T) {
 
 		var slow sync.WaitGroup
 		slow.Go(func() {
-			if err := conn.Invoke(t.Context(), write, wrapperspb.String("slow"), new(wrapperspb.Int64Value)); err != nil {
+			if err := conn.Invoke(t.Context(), write, wrapperspb.String("slow"),
+				new(wrapperspb.Int64Value)); err != nil {
 				t.Errorf("the slow call: %v", err)
 			}
 		})
@@ -143,7 +148,8 @@ func TestRepliesThatASourceHas(t *testing.T) {
 	})
 }
 
-// A good client never has so many RPCs at a replica that some are refused: the others wait at home, in the order in which they came.
+// A good client never has so many RPCs at a replica that some are refused: the others wait at home,
+// in the order in which they came.
 func TestManyCallsAtOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -165,7 +171,8 @@ func TestManyCallsAtOnce(t *testing.T) {
 		var all sync.WaitGroup
 		for range 2500 {
 			all.Go(func() {
-				if err := conn.Invoke(t.Context(), write, wrapperspb.String("x"), new(wrapperspb.Int64Value)); err != nil {
+				if err := conn.Invoke(t.Context(), write, wrapperspb.String("x"),
+					new(wrapperspb.Int64Value)); err != nil {
 					t.Errorf("a call: %v", err)
 				}
 			})

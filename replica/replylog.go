@@ -46,7 +46,8 @@ func (r *reply) err() error {
 	return status.FromProto(r.st).Err()
 }
 
-// replyLog holds what executed turns have said, until their session's source has it, and what each session is as of the last executed turn. It isn't safe for concurrent use.
+// replyLog holds what executed turns have said, until their session's source has it, and what each
+// session is as of the last executed turn. It isn't safe for concurrent use.
 type replyLog struct {
 	sessions map[orderstate.Session]*repliesOf
 	waiting  map[orderstate.MessageID]chan struct{}
@@ -115,8 +116,9 @@ func (l *replyLog) forget(s *repliesOf, q orderstate.SeqNum) {
 	}
 }
 
-// declared: a source has said which of its calls have ended. Their replies are dropped at once. What is ordered, and what becomes of
-// a message, doesn't depend on that: whoever asks for such a reply all the same is told that it was answered.
+// declared: a source has said which of its calls have ended. Their replies are dropped at once.
+// What is ordered, and what becomes of a message, doesn't depend on that: whoever asks for such a
+// reply all the same is told that it was answered.
 func (l *replyLog) declared(n orderstate.Session, upTo orderstate.SeqNum, above []byte) {
 	s := l.sessions[n]
 	if s == nil || upTo < s.done.upTo {
@@ -134,7 +136,8 @@ func (l *replyLog) declared(n orderstate.Session, upTo orderstate.SeqNum, above 
 	s.free()
 }
 
-// beyond says whether a session's replies are more than its share of what all may have, and how many bytes they are.
+// beyond says whether a session's replies are more than its share of what all may have, and how
+// many bytes they are.
 func (l *replyLog) beyond(n orderstate.Session) (bytes int, beyond bool) {
 	s := l.sessions[n]
 	if s == nil || s.bytes == 0 {
@@ -159,7 +162,8 @@ func (s *repliesOf) free() {
 	}
 }
 
-// put logs a reply, and forgets those that its message's mark says are answered. Who waits for it is woken.
+// put logs a reply, and forgets those that its message's mark says are answered. Who waits for it
+// is woken.
 func (l *replyLog) put(id orderstate.MessageID, answeredUpTo orderstate.SeqNum, r *reply) {
 	if s := l.sessions[id.Session]; s != nil {
 		l.keep(s, id.SeqNum, r)

@@ -14,7 +14,8 @@ import (
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
-// leadingAlone returns an incarnation that leads a group whose backup, "backup", acknowledges when it is told to.
+// leadingAlone returns an incarnation that leads a group whose backup, "backup", acknowledges when
+// it is told to.
 func leadingAlone(t testing.TB) *incarnation {
 	t.Helper()
 	r, err := Join(t.Context(), "etcd:///test", Stateless(), Name("primary"), Store(memory.NewStore().Client("test")))
@@ -45,7 +46,8 @@ func TestRoomIsGiven(t *testing.T) {
 		in.mu.Lock()
 		o, _, _ := in.primary.Open(orderstate.Nonce{1}, 1, nil, in.now())
 		in.turned(o, 1)
-		o, _, _ = in.primary.Order(orderstate.Message{MessageID: orderstate.MessageID{Session: 1, SeqNum: 1}, Size: maxLogBytes}, in.now())
+		o, _, _ = in.primary.Order(orderstate.Message{MessageID: orderstate.MessageID{Session: 1, SeqNum: 1},
+			Size: maxLogBytes}, in.now())
 		in.turned(o, 1)
 		f := &follower{id: "backup"}
 		in.followers["backup"] = f
@@ -68,7 +70,8 @@ func TestRoomIsGiven(t *testing.T) {
 	})
 }
 
-// A log that is full of what a backup held, and nobody ordered, is no reason to refuse calls: who leads now would never take one.
+// A log that is full of what a backup held, and nobody ordered, is no reason to refuse calls: who
+// leads now would never take one.
 func TestRoomCountsWhatIsOrdered(t *testing.T) {
 	t.Parallel()
 	in := backup(t)
@@ -99,10 +102,12 @@ func TestRoomHasShares(t *testing.T) {
 		for n := range orderstate.Session(2) {
 			in.primary.Open(orderstate.Nonce{byte(n)}, 1, nil, in.now())
 		}
-		in.primary.Order(orderstate.Message{MessageID: orderstate.MessageID{Session: 2, SeqNum: 1}, Size: 1 << 20}, in.now())
+		in.primary.Order(orderstate.Message{MessageID: orderstate.MessageID{Session: 2, SeqNum: 1}, Size: 1 << 20},
+			in.now())
 		orders := func(size int) {
 			q := orderstate.SeqNum(in.primary.Last())
-			in.primary.Order(orderstate.Message{MessageID: orderstate.MessageID{Session: 1, SeqNum: q}, Size: size}, in.now())
+			in.primary.Order(orderstate.Message{MessageID: orderstate.MessageID{Session: 1, SeqNum: q}, Size: size},
+				in.now())
 		}
 		orders(maxLogBytes / 4)
 		if err := in.room(t.Context(), 1); err != nil {
@@ -155,7 +160,8 @@ func TestSourceAsksForRoom(t *testing.T) {
 	}
 }
 
-// A backup whose log has many bytes acknowledges all that it holds at once: sources can't forget them before.
+// A backup whose log has many bytes acknowledges all that it holds at once: sources can't forget
+// them before.
 func TestAcknowledgesBytes(t *testing.T) {
 	t.Parallel()
 	in := backup(t)
@@ -167,7 +173,8 @@ func TestAcknowledgesBytes(t *testing.T) {
 		in.backup.Message(m)
 		err := in.backup.Receive(orderstate.Run{
 			Envelope: orderstate.Envelope{Epoch: 1, EpochFirst: 1, First: last + 1, Count: 1},
-			Entries:  []orderstate.OrderInfo{{OrderNum: last + 1, SeqNum: q, Session: 1, Kind: orderstate.Request, First: 1, Digest: uint64(q)}},
+			Entries: []orderstate.OrderInfo{{OrderNum: last + 1, SeqNum: q, Session: 1, Kind: orderstate.Request,
+				First: 1, Digest: uint64(q)}},
 		})
 		if err != nil || in.backup.Last() != last+1 {
 			t.Fatal(in.backup.Last(), err)
@@ -196,13 +203,16 @@ func TestQuestionsReplaceWhatIsNotSent(t *testing.T) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.primary.Open(orderstate.Nonce{1}, 1, nil, in.now())
-	a := &attachment{in: in, session: 1, bound: true, wake: make(chan struct{}, 1), cut: func(err error) { t.Errorf("cut: %v", err) }}
+	a := &attachment{in: in, session: 1, bound: true, wake: make(chan struct{}, 1), cut: func(err error) {
+		t.Errorf("cut: %v", err)
+	}}
 	for q := range orderstate.SeqNum(1000) {
 		in.primary.Order(orderstate.Message{MessageID: orderstate.MessageID{Session: 1, SeqNum: q + 1}}, in.now())
 		a.waits(&pb.WaitingFor{Epoch: 1})
 	}
 	runs := a.out.GetSourceOrderInfo()
-	if len(runs) != 1 || runs[0].GetFirst() != 1 || runs[0].GetCount() != 1001 || a.size != len(runs[0].GetSealed()) || in.queued != a.size {
+	if len(runs) != 1 || runs[0].GetFirst() != 1 || runs[0].GetCount() != 1001 || a.size != len(runs[0].GetSealed()) ||
+		in.queued != a.size {
 		t.Errorf("%d runs of %d bytes are queued", len(runs), a.size)
 	}
 	a.waits(&pb.WaitingFor{Epoch: 1, HeldUpTo: 900})

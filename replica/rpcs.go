@@ -2,7 +2,8 @@ package replica
 
 import "github.com/understudy-rpc/understudy/orderstate"
 
-// This file bounds the RPCs that wait at a replica: for its gate, for room, for their turns, or for their replies to leave.
+// This file bounds the RPCs that wait at a replica: for its gate, for room, for their turns, or for
+// their replies to leave.
 
 // rpcs counts them.
 type rpcs struct{ n, bytes int }
@@ -21,8 +22,10 @@ func (in *incarnation) waits(c *call, n orderstate.Session) error {
 	if of != nil {
 		own = of.rpcs
 	}
-	if in.rpcs.n >= maxRPCs || own.n >= maxRPCsOfSession || size > 0 && !fits(maxRPCBytes, in.rpcs.bytes, own.bytes, size) {
-		return errShare("%d RPCs of %d bytes wait for the session, and %d of %d bytes for all; a session may have %d and a sixteenth of the bytes, or less while others have much, of %d and %d for all",
+	if in.rpcs.n >= maxRPCs || own.n >= maxRPCsOfSession || size > 0 &&
+		!fits(maxRPCBytes, in.rpcs.bytes, own.bytes, size) {
+		return errShare("%d RPCs of %d bytes wait for the session, and %d of %d bytes for all; a session may have "+
+			"%d and a sixteenth of the bytes, or less while others have much, of %d and %d for all",
 			own.n, own.bytes, in.rpcs.n, in.rpcs.bytes, maxRPCsOfSession, maxRPCs, maxRPCBytes)
 	}
 	c.of = of

@@ -9,7 +9,8 @@ import (
 	"github.com/understudy-rpc/understudy/orderstate"
 )
 
-// RPCs that wait have a bound for all, and a share for each session; a forged one, of another's session, doesn't count.
+// RPCs that wait have a bound for all, and a share for each session; a forged one, of another's
+// session, doesn't count.
 func TestWaitingRPCs(t *testing.T) {
 	t.Parallel()
 	in := leadingAlone(t)

@@ -11,11 +11,11 @@ import (
 	"github.com/understudy-rpc/understudy/internal/wire"
 )
 
-// This file checks what user code has said in its turn, once and alike on every replica: the reply log
-// has only what can be sent, to the caller and in a snapshot.
+// This file checks what user code has said in its turn, once and alike on every replica: the reply
+// log has only what can be sent, to the caller and in a snapshot.
 
-// tidies makes a reply one that can be sent. What gRPC does with a text that isn't UTF-8, or details that
-// can't be marshalled, is done here already; what is too large becomes an error.
+// tidies makes a reply one that can be sent. What gRPC does with a text that isn't UTF-8, or
+// details that can't be marshalled, is done here already; what is too large becomes an error.
 func (r *reply) tidies(method string) {
 	if r.st != nil {
 		r.st.Message = validUTF8(r.st.GetMessage())
@@ -39,15 +39,18 @@ func validUTF8(s string) string {
 }
 
 func errReplyTooLarge(method string, size int) *status.Status {
-	return status.Newf(codes.ResourceExhausted, "understudy: %s was executed, and its reply has %d bytes: at most %d are sent", method, size, wire.MaxMessage)
+	return status.Newf(codes.ResourceExhausted,
+		"understudy: %s was executed, and its reply has %d bytes: at most %d are sent", method, size, wire.MaxMessage)
 }
 
 func errRequestTooLarge(size int) error {
-	return status.Errorf(codes.ResourceExhausted, "understudy: the request has %d bytes; at most %d are taken", size, wire.MaxMessage)
+	return status.Errorf(codes.ResourceExhausted, "understudy: the request has %d bytes; at most %d are taken", size,
+		wire.MaxMessage)
 }
 
 // errMarshal says why a reply can't be marshalled, in a text that is the same whichever build of
 // the protobuf library made it: that varies a space.
 func errMarshal(method string, err error) error {
-	return status.Errorf(codes.Internal, "understudy: the reply of %s can't be marshalled: %s", method, strings.ReplaceAll(validUTF8(err.Error()), "\u00a0", " "))
+	return status.Errorf(codes.Internal, "understudy: the reply of %s can't be marshalled: %s", method,
+		strings.ReplaceAll(validUTF8(err.Error()), "\u00a0", " "))
 }

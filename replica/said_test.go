@@ -17,7 +17,8 @@ import (
 	"github.com/understudy-rpc/understudy/orderstate"
 )
 
-// TestWhatIsSaidCanBeSent: whatever a turn has said, its entry in the reply log can be part of a snapshot, and is what gRPC would have sent.
+// TestWhatIsSaidCanBeSent: whatever a turn has said, its entry in the reply log can be part of a
+// snapshot, and is what gRPC would have sent.
 func TestWhatIsSaidCanBeSent(t *testing.T) {
 	t.Parallel()
 	const large = wire.MaxMessage
@@ -27,13 +28,21 @@ func TestWhatIsSaidCanBeSent(t *testing.T) {
 		code  codes.Code
 		words string
 	}{
-		{"a text that isn't UTF-8", reply{st: &spb.Status{Code: 5, Message: "no key \xff\xfe"}}, codes.NotFound, "no key \uFFFD\uFFFD"},
-		{"details that can't be marshalled", reply{st: &spb.Status{Code: 5, Message: "no", Details: []*anypb.Any{{TypeUrl: "\xff"}}}}, codes.NotFound, "no"},
+		{"a text that isn't UTF-8", reply{st: &spb.Status{Code: 5, Message: "no key \xff\xfe"}}, codes.NotFound,
+			"no key \uFFFD\uFFFD"},
+		{"details that can't be marshalled",
+			reply{st: &spb.Status{Code: 5, Message: "no", Details: []*anypb.Any{{TypeUrl: "\xff"}}}}, codes.NotFound,
+			"no"},
 		{"the largest reply", reply{payload: make([]byte, large)}, codes.OK, ""},
-		{"too large a reply", reply{payload: make([]byte, large+1)}, codes.ResourceExhausted, "/a.B/C was executed, and its reply has 67108865 bytes"},
-		{"too large a header", reply{payload: make([]byte, 10), header: metadata.MD{"a-bin": {string(make([]byte, large))}}}, codes.ResourceExhausted, "67108879 bytes"},
-		{"too large a trailer", reply{trailer: metadata.MD{"a-bin": {"", string(make([]byte, large))}}}, codes.ResourceExhausted, "was executed"},
-		{"too large an error", reply{st: &spb.Status{Code: 5, Message: strings.Repeat("x", large)}}, codes.ResourceExhausted, "was executed"},
+		{"too large a reply", reply{payload: make([]byte, large+1)}, codes.ResourceExhausted,
+			"/a.B/C was executed, and its reply has 67108865 bytes"},
+		{"too large a header",
+			reply{payload: make([]byte, 10), header: metadata.MD{"a-bin": {string(make([]byte, large))}}},
+			codes.ResourceExhausted, "67108879 bytes"},
+		{"too large a trailer", reply{trailer: metadata.MD{"a-bin": {"", string(make([]byte, large))}}},
+			codes.ResourceExhausted, "was executed"},
+		{"too large an error", reply{st: &spb.Status{Code: 5, Message: strings.Repeat("x", large)}},
+			codes.ResourceExhausted, "was executed"},
 	} {
 		r := tt.reply
 		r.orderNum = 7
@@ -49,7 +58,9 @@ func TestWhatIsSaidCanBeSent(t *testing.T) {
 			t.Errorf("%s: %d bytes, %v", tt.name, proto.Size(p), err)
 		}
 	}
-	if err := errMarshal("/a.B/C", errors.New("proto:\u00a0no\xff")); status.Convert(err).Message() != "understudy: the reply of /a.B/C can't be marshalled: proto: no\uFFFD" {
+	if err := errMarshal("/a.B/C",
+		errors.New("proto:\u00a0no\xff")); status.Convert(err).Message() != "understudy: the reply of /a.B/C can't "+
+		"be marshalled: proto: no\uFFFD" {
 		t.Errorf("%v", err)
 	}
 }

@@ -8,8 +8,9 @@ import (
 	"sync/atomic"
 )
 
-// sequencer grants turns, one at a time, in the order of reception (¶42), and between them to read-only methods, to any number at once. The wait of whoever gives up costs the others nothing; without contention a
-// turn costs one mutex.
+// sequencer grants turns, one at a time, in the order of reception (¶42), and between them to
+// read-only methods, to any number at once. The wait of whoever gives up costs the others nothing;
+// without contention a turn costs one mutex.
 type sequencer struct {
 	mu      sync.Mutex
 	busy    bool      // a turn is taken
@@ -56,7 +57,8 @@ func (s *sequencer) end() {
 	s.grant()
 }
 
-// read waits until no turn is taken; who waits for one already comes first. ctx may end the wait, with its cause. endRead wants the place that is returned.
+// read waits until no turn is taken; who waits for one already comes first. ctx may end the wait,
+// with its cause. endRead wants the place that is returned.
 func (s *sequencer) read(ctx context.Context, method *string) (place int, err error) {
 	s.mu.Lock()
 	if !s.busy && s.waiting.Len() == 0 {
@@ -113,7 +115,8 @@ func (s *sequencer) wait(ctx context.Context, w *waiter, end func()) error {
 	return ctx.Err()
 }
 
-// grant lets those in who have waited longest: one turn, or reads up to the next turn. Called with mu held.
+// grant lets those in who have waited longest: one turn, or reads up to the next turn. Called with
+// mu held.
 func (s *sequencer) grant() {
 	for !s.busy && s.waiting.Len() > 0 {
 		w := s.waiting.Front().Value.(*waiter)
@@ -130,7 +133,8 @@ func (s *sequencer) grant() {
 	}
 }
 
-// slowReads names the methods of readers that read already when it was called the last time but one, and says how many turns and reads wait.
+// slowReads names the methods of readers that read already when it was called the last time but
+// one, and says how many turns and reads wait.
 func (s *sequencer) slowReads() (methods []string, waiting int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -157,7 +161,8 @@ func (s *sequencer) executes() string {
 	return ""
 }
 
-// watch returns a function that names the method of a turn which was executing already when it was called the last time.
+// watch returns a function that names the method of a turn which was executing already when it was
+// called the last time.
 func (s *sequencer) watch() (slow func() (method string, ok bool)) {
 	var before uint64
 	return func() (string, bool) {

@@ -122,7 +122,8 @@ func BenchmarkTurnUncontended(b *testing.B) {
 	}
 }
 
-// Reads go together, never with a turn, and don't overtake a turn that waits; who gives up leaves nobody behind.
+// Reads go together, never with a turn, and don't overtake a turn that waits; who gives up leaves
+// nobody behind.
 func TestReadsBetweenTurns(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

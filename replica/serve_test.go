@@ -30,7 +30,8 @@ import (
 	"github.com/understudy-rpc/understudy/transport"
 )
 
-// TestTargets: what isn't a target is refused by Join, and by the first call of a client, with what a target is.
+// TestTargets: what isn't a target is refused by Join, and by the first call of a client, with what
+// a target is.
 func TestTargets(t *testing.T) {
 	t.Parallel()
 	for target, words := range map[string]string{
@@ -68,7 +69,8 @@ func TestTargets(t *testing.T) {
 		"replicated://127.0.0.1:1/g#blue": "contains '#'",
 		"replicated://127.0.0.1:1/a%20b":  "contains '%'",
 	} {
-		conn, err := grpc.NewClient(target, append(interceptor.DialOptions(), grpc.WithTransportCredentials(insecure.NewCredentials()))...)
+		conn, err := grpc.NewClient(target,
+			append(interceptor.DialOptions(), grpc.WithTransportCredentials(insecure.NewCredentials()))...)
 		if err == nil {
 			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 			err = conn.Invoke(ctx, write, nil, nil)
@@ -91,7 +93,8 @@ type place struct {
 }
 
 func newPlace(t *testing.T) *place {
-	return &place{t, simnet.New(), memory.NewStore(memory.Latency(100 * time.Microsecond)), clock.Monotonic(), map[*replica.Replica]*grpc.Server{}, nil}
+	return &place{t, simnet.New(), memory.NewStore(memory.Latency(100 * time.Microsecond)), clock.Monotonic(),
+		map[*replica.Replica]*grpc.Server{}, nil}
 }
 
 // start starts a replica, whose end comes on the channel.
@@ -101,7 +104,9 @@ func (p *place) start(host string, s replica.Snapshotter, opts ...replica.Option
 	return r, ended
 }
 
-func (p *place) linked(host string, s replica.Snapshotter, opts ...replica.Option) (*replica.Replica, <-chan error, *memory.Client) {
+func (p *place) linked(
+	host string, s replica.Snapshotter, opts ...replica.Option,
+) (*replica.Replica, <-chan error, *memory.Client) {
 	p.t.Helper()
 	p.net.Revive(host)
 	lis, err := p.net.Listen(host)
@@ -114,7 +119,8 @@ func (p *place) linked(host string, s replica.Snapshotter, opts ...replica.Optio
 	}
 	link := p.store.Client("test")
 	r, err := replica.Join(p.t.Context(), "etcd:///test", replica.State(s), append([]replica.Option{
-		replica.Name(host), replica.Store(link), replica.Clock(p.clock), replica.Peers(peers, nil, nil), replica.InsecurePeers(),
+		replica.Name(host), replica.Store(link), replica.Clock(p.clock), replica.Peers(peers, nil, nil),
+		replica.InsecurePeers(),
 		replica.PeerDialer(p.net.Dialer(host)), replica.Logger(verbose),
 	}, opts...)...)
 	if err != nil {
@@ -153,7 +159,8 @@ func inSync(r *replica.Replica) bool {
 	return s.Role == "leading" || s.Role == "following" && slices.Contains(s.InSync, s.Name)
 }
 
-// TestOneName: a second replica of a name is refused while the first one lives, and has the name at once when that is dead, whatever its lease says.
+// TestOneName: a second replica of a name is refused while the first one lives, and has the name at
+// once when that is dead, whatever its lease says.
 func TestOneName(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -206,7 +213,8 @@ func TestNoStore(t *testing.T) {
 	})
 }
 
-// TestMismatch: a replica of another level, or of another version, is refused with what the group has and what it was started with.
+// TestMismatch: a replica of another level, or of another version, is refused with what the group
+// has and what it was started with.
 func TestMismatch(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -246,7 +254,8 @@ func TestListeners(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r, err := replica.Join(t.Context(), "etcd:///test", replica.Stateless(), replica.Name("a"), replica.Store(memory.NewStore().Client("test")), replica.Peers(peers, nil, nil))
+		r, err := replica.Join(t.Context(), "etcd:///test", replica.Stateless(), replica.Name("a"),
+			replica.Store(memory.NewStore().Client("test")), replica.Peers(peers, nil, nil))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -327,7 +336,8 @@ func (m *moody) Restore(r io.Reader) error {
 	return m.journal.Restore(r)
 }
 
-// TestMoodyStates: a state that can't be written or read, for a while. Nobody joins meanwhile, the log says why, the group goes on, and then the joiner is there.
+// TestMoodyStates: a state that can't be written or read, for a while. Nobody joins meanwhile, the
+// log says why, the group goes on, and then the joiner is there.
 func TestMoodyStates(t *testing.T) {
 	t.Parallel()
 	for how, words := range map[string]string{
@@ -374,7 +384,8 @@ func TestMoodyStates(t *testing.T) {
 				until(t, "try to take the state", func() bool { return tries() > 2 })
 				mustWrite(t, conn, "second")
 				time.Sleep(300 * time.Millisecond)
-				if s := late.Status(); s.Role != "joining" && s.Role != "ended" || len(replicas[0].Status().InSync) != 2 {
+				if s := late.Status(); s.Role != "joining" && s.Role != "ended" ||
+					len(replicas[0].Status().InSync) != 2 {
 					t.Errorf("the joiner is %+v", s)
 				}
 				if !logged.have(words) {
@@ -389,7 +400,8 @@ func TestMoodyStates(t *testing.T) {
 				until(t, "third replica", func() bool { return inSync(late) })
 				mustWrite(t, conn, "third")
 				until(t, "agreement", func() bool {
-					return slices.Equal(joiner.read(), []string{"first", "second", "third"}) && slices.Equal(states[0].read(), joiner.read()) && slices.Equal(states[1].read(), joiner.read())
+					return slices.Equal(joiner.read(), []string{"first", "second", "third"}) &&
+						slices.Equal(states[0].read(), joiner.read()) && slices.Equal(states[1].read(), joiner.read())
 				})
 				select {
 				case err := <-ended:
@@ -431,7 +443,8 @@ func init() {
 // dial connects a client of the group.
 func (p *place) dial(host string, opts ...transport.Option) *grpc.ClientConn {
 	p.t.Helper()
-	return p.dialWith(append([]transport.Option{transport.WithClock(p.clock)}, opts...), grpc.WithContextDialer(p.net.Dialer(host)))
+	return p.dialWith(append([]transport.Option{transport.WithClock(p.clock)}, opts...),
+		grpc.WithContextDialer(p.net.Dialer(host)))
 }
 
 // dialTCP connects one to replicas that are on no network of the test's own.
@@ -442,10 +455,13 @@ func (p *place) dialTCP() *grpc.ClientConn {
 
 func (p *place) dialWith(opts []transport.Option, more ...grpc.DialOption) *grpc.ClientConn {
 	p.t.Helper()
-	conn, err := grpc.NewClient("replicated://store:1/test", append(append(interceptor.DialOptions(append([]transport.Option{
-		transport.WithElection(func(transport.Target) (election.Election, io.Closer, error) { return p.store.Client("test"), nil, nil }),
-		transport.WithLogger(verbose),
-	}, opts...)...), grpc.WithTransportCredentials(insecure.NewCredentials())), more...)...)
+	conn, err := grpc.NewClient("replicated://store:1/test",
+		append(append(interceptor.DialOptions(append([]transport.Option{
+			transport.WithElection(func(transport.Target) (election.Election, io.Closer, error) {
+				return p.store.Client("test"), nil, nil
+			}),
+			transport.WithLogger(verbose),
+		}, opts...)...), grpc.WithTransportCredentials(insecure.NewCredentials())), more...)...)
 	if err != nil {
 		p.t.Fatal(err)
 	}

@@ -15,15 +15,18 @@ import (
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
-// This file has the life of a session at a replica (R11): it is opened, its source is welcomed, parts, says goodbye, or is expired. What its streams carry is in attach.go.
+// This file has the life of a session at a replica (R11): it is opened, its source is welcomed,
+// parts, says goodbye, or is expired. What its streams carry is in attach.go.
 
-// attach binds a stream to its session: it opens one (R11), or finds the one that the source names, and then welcomes the source. A session that nobody opened is refused.
+// attach binds a stream to its session: it opens one (R11), or finds the one that the source names,
+// and then welcomes the source. A session that nobody opened is refused.
 func (in *incarnation) attach(ctx context.Context, a *attachment) error {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.attached[a] = struct{}{}
 	if n := len(in.attached) - len(in.bySession); n > maxSessions && !in.knows(a.nonce) {
-		return status.Errorf(codes.ResourceExhausted, "understudy: %d streams wait for their sessions here, at most %d may: try again later", n, maxSessions)
+		return status.Errorf(codes.ResourceExhausted,
+			"understudy: %d streams wait for their sessions here, at most %d may: try again later", n, maxSessions)
 	}
 	opens, began := false, in.r.clock()
 	defer func() {
@@ -39,9 +42,12 @@ func (in *incarnation) attach(ctx context.Context, a *attachment) error {
 		case known:
 			a.session = s
 			return in.welcome(ctx, a)
-		case a.session != 0 && (in.history().Last() >= orderstate.OrderNum(a.session) || in.role == leading && in.gate): // who leads knows all
-			return status.Errorf(codes.NotFound, "understudy: session %d is unknown: it was never opened, or it expired", a.session)
-		case a.session == 0 && in.role == leading && in.gate && !opens: // some at once: whoever waits for the stable point costs the others something
+		// who leads knows all
+		case a.session != 0 && (in.history().Last() >= orderstate.OrderNum(a.session) || in.role == leading && in.gate):
+			return status.Errorf(codes.NotFound,
+				"understudy: session %d is unknown: it was never opened, or it expired", a.session)
+		// some at once: whoever waits for the stable point costs the others something
+		case a.session == 0 && in.role == leading && in.gate && !opens:
 			in.mu.Unlock()
 			select {
 			case in.openings <- struct{}{}:
@@ -104,8 +110,9 @@ type coming struct {
 	streams int
 }
 
-// comes waits until a session may have been opened by a nonce here: until it was, or something rare has changed. Nothing else wakes
-// it, however much is ordered, since anyone may wait here for what never comes. Called with mu held.
+// comes waits until a session may have been opened by a nonce here: until it was, or something rare
+// has changed. Nothing else wakes it, however much is ordered, since anyone may wait here for what
+// never comes. Called with mu held.
 func (in *incarnation) comes(ctx context.Context, n orderstate.Nonce) error {
 	c := in.coming[n]
 	if c == nil {
@@ -139,8 +146,9 @@ func (in *incarnation) opened(n orderstate.Nonce) {
 	}
 }
 
-// awaitSession waits while the group has as many sessions as it may have, and refuses when that lasts. Those that have had no stream
-// for longest end meanwhile (expireSessions). Called with mu held, while leading.
+// awaitSession waits while the group has as many sessions as it may have, and refuses when that
+// lasts. Those that have had no stream for longest end meanwhile (expireSessions). Called with mu
+// held, while leading.
 func (in *incarnation) awaitSession(ctx context.Context) error {
 	room := func() bool { return in.role != leading || in.primary.OpenSessions() < maxSessions }
 	if room() {
@@ -152,7 +160,9 @@ func (in *incarnation) awaitSession(ctx context.Context) error {
 	err := in.awaitProgress(waiting, room)
 	in.crowded--
 	if err != nil && ctx.Err() == nil && waiting.Err() != nil {
-		return status.Errorf(codes.ResourceExhausted, "understudy: the group has %d sessions, one for each ClientConn, and may have no more: close some, or share them", maxSessions)
+		return status.Errorf(codes.ResourceExhausted,
+			"understudy: the group has %d sessions, one for each ClientConn, and may have no more: close some, or "+
+				"share them", maxSessions)
 	}
 	return err
 }
@@ -166,10 +176,12 @@ func (in *incarnation) changes(ctx context.Context) error {
 	})
 }
 
-// welcome tells the source that its session is known here. The primary does so only when every in-sync backup knows it (R11).
+// welcome tells the source that its session is known here. The primary does so only when every
+// in-sync backup knows it (R11).
 func (in *incarnation) welcome(ctx context.Context, a *attachment) error {
 	err := in.awaitProgress(ctx, func() bool {
-		return in.role == following || in.role == takingOver || in.role == leading && in.gate && in.primary.Stable() >= orderstate.OrderNum(a.session)
+		return in.role == following || in.role == takingOver || in.role == leading && in.gate &&
+			in.primary.Stable() >= orderstate.OrderNum(a.session)
 	})
 	if err != nil {
 		return err
@@ -187,7 +199,8 @@ func (in *incarnation) welcome(ctx context.Context, a *attachment) error {
 	delete(in.absent, a.session)
 	a.bound = true
 	a.out.Welcome = &pb.Welcome{
-		Session: uint64(a.session), Group: in.group, Replica: in.self.Name, Incarnation: in.self.Incarnation, Level: pb.Level(in.r.config.level + 1),
+		Session: uint64(a.session), Group: in.group, Replica: in.self.Name, Incarnation: in.self.Incarnation,
+		Level: pb.Level(in.r.config.level + 1),
 		Token: in.token(a.session, a.nonce), MaxRequest: uint64(in.r.maxRequest),
 		Primary: newEpochToProto(in.epoch(), in.leader, in.fence),
 	}
@@ -203,7 +216,8 @@ func (in *incarnation) welcome(ctx context.Context, a *attachment) error {
 	return nil
 }
 
-// token is what the requests of a session that is open here must carry. It is made once, so that no call pays for it. Called with mu held.
+// token is what the requests of a session that is open here must carry. It is made once, so that no
+// call pays for it. Called with mu held.
 func (in *incarnation) token(s orderstate.Session, n orderstate.Nonce) uint64 {
 	known := in.replies.sessions[s]
 	if known == nil { // a backup hasn't executed its opening yet
@@ -215,7 +229,9 @@ func (in *incarnation) token(s orderstate.Session, n orderstate.Nonce) uint64 {
 	return known.token
 }
 
-// owns checks that a request is of the source to which its session belongs: anyone can guess the session's number. One whose session isn't open is left to Judge. Called with mu held, while leading or taking over.
+// owns checks that a request is of the source to which its session belongs: anyone can guess the
+// session's number. One whose session isn't open is left to Judge. Called with mu held, while
+// leading or taking over.
 func (in *incarnation) owns(h *wire.Header) error {
 	nonce, open := in.history().Nonce(h.Session)
 	switch {
@@ -224,7 +240,8 @@ func (in *incarnation) owns(h *wire.Header) error {
 	case !open: // whoever was told of it has it from one that every in-sync replica knows
 		return errNotPrimary
 	}
-	if d := h.Token ^ in.token(h.Session, nonce); subtle.ConstantTimeEq(int32(d), 0)&subtle.ConstantTimeEq(int32(d>>32), 0) == 0 {
+	if d := h.Token ^ in.token(h.Session, nonce); subtle.ConstantTimeEq(int32(d), 0)&subtle.ConstantTimeEq(int32(d>>32),
+		0) == 0 {
 		return errAnothers(h.Session)
 	}
 	return nil
@@ -255,7 +272,8 @@ func (in *incarnation) detach(a *attachment) {
 	}
 }
 
-// pushSession sends the backups a session's messages and orders that they may lack: its source can't any more (R4). Called with mu held.
+// pushSession sends the backups a session's messages and orders that they may lack: its source
+// can't any more (R4). Called with mu held.
 func (in *incarnation) pushSession(s orderstate.Session) {
 	for _, f := range in.followers {
 		in.catchUp(f)
@@ -263,9 +281,11 @@ func (in *incarnation) pushSession(s orderstate.Session) {
 	}
 }
 
-// goodbye ends the session of a source that has closed its connection in an orderly way, so that no takeover waits for it. Anyone but the primary only loses the stream.
+// goodbye ends the session of a source that has closed its connection in an orderly way, so that no
+// takeover waits for it. Anyone but the primary only loses the stream.
 func (in *incarnation) goodbye(ctx context.Context, a *attachment) {
-	_, _ = in.ownTurn(ctx, func(at int64) (orderstate.OrderInfo, bool) { // refused if this replica doesn't lead: then the session expires by its time-out
+	// refused if this replica doesn't lead: then the session expires by its time-out
+	_, _ = in.ownTurn(ctx, func(at int64) (orderstate.OrderInfo, bool) {
 		o, v, _ := in.primary.Expire(a.session, at)
 		if v == orderstate.Fresh {
 			in.replies.expire(a.session)
@@ -276,8 +296,8 @@ func (in *incarnation) goodbye(ctx context.Context, a *attachment) {
 	})
 }
 
-// expireSessions orders the end of sessions that have had no stream for too long (R11). While an opening waits for one to end, that is
-// not so long.
+// expireSessions orders the end of sessions that have had no stream for too long (R11). While an
+// opening waits for one to end, that is not so long.
 func (in *incarnation) expireSessions() {
 	in.mu.Lock()
 	defer in.mu.Unlock()

@@ -26,11 +26,13 @@ func (empty) Snapshot() (func(io.Writer) error, error) {
 
 func (empty) Restore(io.Reader) error { return nil }
 
-// A source that has its session opened, and dies before it is welcomed, leaves nothing behind for ever (R11).
+// A source that has its session opened, and dies before it is welcomed, leaves nothing behind for
+// ever (R11).
 func TestSessionWhoseSourceWasNeverWelcomed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := understudytest.New(t, 2, func(grpc.ServiceRegistrar) replica.Snapshotter { return empty{} })
-		conn, err := grpc.NewClient("passthrough:///replica0:1", grpc.WithContextDialer(c.Network().Dialer("client")), grpc.WithTransportCredentials(insecure.NewCredentials()))
+		conn, err := grpc.NewClient("passthrough:///replica0:1", grpc.WithContextDialer(c.Network().Dialer("client")),
+			grpc.WithTransportCredentials(insecure.NewCredentials()))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -43,7 +45,8 @@ func TestSessionWhoseSourceWasNeverWelcomed(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := stream.Send(&pb.AttachRequest{Hello: &pb.Hello{Nonce: append(make([]byte, 15), byte(i))}}); err != nil {
+			if err := stream.Send(&pb.AttachRequest{Hello: &pb.Hello{Nonce: append(make([]byte, 15),
+				byte(i))}}); err != nil {
 				t.Fatal(err)
 			}
 			time.Sleep(time.Duration(10*i) * time.Microsecond)
@@ -77,7 +80,8 @@ func newCrowd(t *testing.T) *crowd {
 // attach opens a stream to a replica, and doesn't wait for its welcome.
 func (c *crowd) attach(i int, hello *pb.Hello) (st stream, leave func()) {
 	c.t.Helper()
-	conn, err := grpc.NewClient(fmt.Sprintf("passthrough:///replica%d:1", i), grpc.WithContextDialer(c.c.Network().Dialer("crowd")), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient(fmt.Sprintf("passthrough:///replica%d:1", i),
+		grpc.WithContextDialer(c.c.Network().Dialer("crowd")), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -91,8 +95,8 @@ func (c *crowd) attach(i int, hello *pb.Hello) (st stream, leave func()) {
 	return st, cancel
 }
 
-// A stream that names a session to come waits at a backup, whose order may lag, for 3 s, and is woken by its opening only; who leads
-// knows all sessions.
+// A stream that names a session to come waits at a backup, whose order may lag, for 3 s, and is
+// woken by its opening only; who leads knows all sessions.
 func TestSessionToCome(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -112,7 +116,8 @@ func TestSessionToCome(t *testing.T) {
 			t.Fatal(err)
 		}
 		began := time.Now()
-		if resp, err := waits.Recv(); err != nil || resp.GetWelcome() == nil || time.Since(began) > 10*time.Millisecond {
+		if resp, err := waits.Recv(); err != nil || resp.GetWelcome() == nil ||
+			time.Since(began) > 10*time.Millisecond {
 			t.Errorf("after %v: %v, %v", time.Since(began), resp, err)
 		}
 		time.Sleep(5 * time.Second)
@@ -123,8 +128,9 @@ func TestSessionToCome(t *testing.T) {
 	})
 }
 
-// A session without a stream ends 30 s after that, by the clocks of those who are left when primaries come and go; and not sooner than
-// 10 s after a takeover, since it may have been heard elsewhere.
+// A session without a stream ends 30 s after that, by the clocks of those who are left when
+// primaries come and go; and not sooner than 10 s after a takeover, since it may have been heard
+// elsewhere.
 func TestSessionExpiresAcrossFailovers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

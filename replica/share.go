@@ -11,18 +11,21 @@ import (
 	"github.com/understudy-rpc/understudy/orderstate"
 )
 
-// This file has what one session may have of what all share: one that takes too much costs only itself.
+// This file has what one session may have of what all share: one that takes too much costs only
+// itself.
 
-// fits says whether a session that has so much of a bound for all, of which so much is taken, may have more. Its share is a
-// sixteenth of the bound, and less when little is free, so that there is something left for those who come last. Who has
-// nothing may have one thing that is larger, while much is free.
+// fits says whether a session that has so much of a bound for all, of which so much is taken, may
+// have more. Its share is a sixteenth of the bound, and less when little is free, so that there is
+// something left for those who come last. Who has nothing may have one thing that is larger, while
+// much is free.
 func fits(bound, taken, mine, more int) bool {
 	free := bound - taken
 	return mine+more <= min(bound/16, free/8) || mine == 0 && more <= free-bound*3/8
 }
 
-// keeps counts what a stream keeps of a frame that isn't whole yet. It is of the log's bytes, and of its session's share; beyond
-// that such a frame is dropped, as one that is whole would be. Called with mu held.
+// keeps counts what a stream keeps of a frame that isn't whole yet. It is of the log's bytes, and
+// of its session's share; beyond that such a frame is dropped, as one that is whole would be.
+// Called with mu held.
 func (a *attachment) keeps(frames *wire.Assembler) {
 	in := a.in
 	in.partial -= a.partial
@@ -40,9 +43,10 @@ func (a *attachment) keeps(frames *wire.Assembler) {
 	in.partial += held
 }
 
-// logFrame logs a message for its order to come. The primary has its messages from the RPCs. Frames beyond the session's share
-// of the log are dropped: what is ordered of them is fetched. But one that was announced is always kept: the order waits for it.
-// It says false of one that was dropped. Called with mu held.
+// logFrame logs a message for its order to come. The primary has its messages from the RPCs. Frames
+// beyond the session's share of the log are dropped: what is ordered of them is fetched. But one
+// that was announced is always kept: the order waits for it. It says false of one that was dropped.
+// Called with mu held.
 func (a *attachment) logFrame(m orderstate.Message) bool {
 	in := a.in
 	if in.backup == nil || in.primary != nil {
@@ -73,20 +77,25 @@ func (a *attachment) drops(size int) {
 	}
 	a.dropped = true
 	of := in.history().Of(a.session)
-	in.rarely(slog.LevelWarn, "dropped a request that nobody has ordered, beyond its session's share of the log: what is ordered is fetched",
+	in.rarely(slog.LevelWarn,
+		"dropped a request that nobody has ordered, beyond its session's share of the log: what is ordered is fetched",
 		"session", uint64(a.session), "bytes", size, "waiting", of.Waiting, "waitingBytes", of.WaitingBytes,
-		"share", maxOutstanding, "shareBytes", maxLogBytes/16, "log", in.history().Held(), "logBytes", in.history().Bytes()+in.partial)
+		"share", maxOutstanding, "shareBytes", maxLogBytes/16, "log", in.history().Held(), "logBytes",
+		in.history().Bytes()+in.partial)
 }
 
 // errReplies says that a session must have its replies first.
 var errReplies = errors.New("replica: too many replies are kept for the session")
 
-// inShare says why a request can't be ordered now: too many replies of its session are kept, which nobody has declared to have. It
-// is asked in the request's turn, so that nothing comes between. Called with mu held, while leading.
+// inShare says why a request can't be ordered now: too many replies of its session are kept, which
+// nobody has declared to have. It is asked in the request's turn, so that nothing comes between.
+// Called with mu held, while leading.
 func (in *incarnation) inShare(m orderstate.Message) error {
 	outstanding := in.primary.Of(m.Session).Outstanding
-	// A source that keeps the bound by the distance of its seqNums has no more ordered, whatever came first.
-	crowded := outstanding > maxOutstanding || outstanding == maxOutstanding && m.AnsweredUpTo <= in.primary.AnsweredUpTo(m.Session)
+	// A source that keeps the bound by the distance of its seqNums has no more ordered, whatever
+	// came first.
+	crowded := outstanding > maxOutstanding || outstanding == maxOutstanding &&
+		m.AnsweredUpTo <= in.primary.AnsweredUpTo(m.Session)
 	_, beyond := in.replies.beyond(m.Session)
 	switch {
 	case !crowded && !beyond:
@@ -94,7 +103,10 @@ func (in *incarnation) inShare(m orderstate.Message) error {
 	case in.primary.Judge(m.MessageID, m.AnsweredUpTo) != orderstate.Fresh:
 		return nil // it isn't ordered anyway
 	case crowded:
-		return errShare("%d calls of the session are answered, and it hasn't declared that it has the replies; at most %d may be", outstanding, maxOutstanding)
+		return errShare(
+			"%d calls of the session are answered, and it hasn't declared that it has the replies; at most %d may be",
+			outstanding, maxOutstanding,
+		)
 	}
 	in.replies.declared(m.Session, m.AnsweredUpTo, nil) // what it says itself counts, though it isn't ordered yet
 	if _, beyond := in.replies.beyond(m.Session); beyond {
@@ -103,7 +115,8 @@ func (in *incarnation) inShare(m orderstate.Message) error {
 	return nil
 }
 
-// awaitReplies waits until the source of a session has declared that it has some of its replies, which waiting bounds.
+// awaitReplies waits until the source of a session has declared that it has some of its replies,
+// which waiting bounds.
 func (in *incarnation) awaitReplies(ctx, waiting context.Context, s orderstate.Session) error {
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -123,7 +136,10 @@ func (in *incarnation) awaitReplies(ctx, waiting context.Context, s orderstate.S
 		case ctx.Err() != nil:
 			return status.FromContextError(ctx.Err()).Err()
 		case waiting.Err() != nil:
-			return errShare("%d bytes of replies are kept for the session, of %d for all, since it hasn't declared that it has them; its share is a sixteenth of %d, or less while others have much", bytes, all, maxReplyBytes)
+			return errShare(
+				"%d bytes of replies are kept for the session, of %d for all, since it hasn't declared that it has "+
+					"them; its share is a sixteenth of %d, or less while others have much", bytes, all, maxReplyBytes,
+			)
 		}
 	}
 	return nil // its turn says that this isn't the primary

@@ -9,7 +9,8 @@ import (
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
-// A session has at most 8,192 replies that its source hasn't declared to have: counted, wherever the seqNums are.
+// A session has at most 8,192 replies that its source hasn't declared to have: counted, wherever
+// the seqNums are.
 func TestOutstandingSeqNums(t *testing.T) {
 	t.Parallel()
 	in := leadingAlone(t)
@@ -57,7 +58,8 @@ func TestDeclaredReplies(t *testing.T) {
 	l := newReplyLog()
 	l.open(1, orderstate.Nonce{1})
 	put := func(q orderstate.SeqNum) {
-		l.put(orderstate.MessageID{Session: 1, SeqNum: q}, 0, &reply{orderNum: orderstate.OrderNum(q), payload: make([]byte, 1000)})
+		l.put(orderstate.MessageID{Session: 1, SeqNum: q}, 0,
+			&reply{orderNum: orderstate.OrderNum(q), payload: make([]byte, 1000)})
 	}
 	check := func(when string, whole ...bool) {
 		t.Helper()
@@ -97,8 +99,8 @@ func TestDeclaredReplies(t *testing.T) {
 	}
 }
 
-// A source isn't told again where thousands of epochs started, of which it knows, or which were before its session: it would take them
-// for malformed, and be locked out.
+// A source isn't told again where thousands of epochs started, of which it knows, or which were
+// before its session: it would take them for malformed, and be locked out.
 func TestStartsThatDecideNothing(t *testing.T) {
 	t.Parallel()
 	s := &pb.EpochStart{Epoch: 3001, FirstOrderNum: 6002, Stable: 9}

@@ -10,7 +10,9 @@ import (
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
-// stand decides whether to stand for election, and does: nobody in-sync hears the primary, and etcd still names the epoch that this replica knows (R8). It returns how it was elected; nil when there is, or may be, a primary to follow.
+// stand decides whether to stand for election, and does: nobody in-sync hears the primary, and etcd
+// still names the epoch that this replica knows (R8). It returns how it was elected; nil when there
+// is, or may be, a primary to follow.
 func (in *incarnation) stand(epoch orderstate.Epoch, suspected time.Time) (*elected, error) {
 	ctx, cancel := context.WithTimeout(in.ctx, authority)
 	defer cancel()
@@ -42,10 +44,13 @@ func (in *incarnation) stand(epoch orderstate.Epoch, suspected time.Time) (*elec
 		return nil, errEvicted
 	case acknowledged > epoch:
 		return nil, nil // another primary has asked meanwhile (R12.1): it is the former one that isn't heard
-	case orderstate.Epoch(view.Epoch) < acknowledged: // a store that was replaced or restored, or a primary that such a one has elected
-		return nil, in.later(epoch, fmt.Errorf("replica: the store has epoch %d, and epoch %d was acknowledged", view.Epoch, acknowledged))
+	// a store that was replaced or restored, or a primary that such a one has elected
+	case orderstate.Epoch(view.Epoch) < acknowledged:
+		return nil, in.later(epoch,
+			fmt.Errorf("replica: the store has epoch %d, and epoch %d was acknowledged", view.Epoch, acknowledged))
 	case view.Primary != known || orderstate.Epoch(view.Epoch) > acknowledged && in.hearsPrimary(ctx, view):
-		// Somebody else was elected; it will ask (R12.1). One that didn't, nor is heard now, has died before it could.
+		// Somebody else was elected; it will ask (R12.1). One that didn't, nor is heard now, has
+		// died before it could.
 		return nil, in.awaitEpoch(view)
 	}
 	if in.heardByPeers(ctx, view, view.Epoch) {
@@ -60,13 +65,16 @@ func (in *incarnation) stand(epoch orderstate.Epoch, suspected time.Time) (*elec
 		return in.outcome(epoch, e)
 	case in.ctx.Err() != nil:
 		return nil, context.Cause(in.ctx)
-	default: // somebody was faster, or it was evicted, or the lease is being renewed, or etcd is away: the next view says
+	// somebody was faster, or it was evicted, or the lease is being renewed, or etcd is away: the
+	// next view says
+	default:
 		return nil, in.later(epoch, nil)
 	}
 }
 
-// outcome reads how an election ended. From here on only this replica changes in-sync: the view before may lack a joiner that the former primary wrote at the last moment. And only now does it see its own election, since when
-// the former one's authority runs out (R12.2).
+// outcome reads how an election ended. From here on only this replica changes in-sync: the view
+// before may lack a joiner that the former primary wrote at the last moment. And only now does it
+// see its own election, since when the former one's authority runs out (R12.2).
 func (in *incarnation) outcome(epoch orderstate.Epoch, e elected) (*elected, error) {
 	for {
 		began := in.r.clock()
@@ -77,7 +85,8 @@ func (in *incarnation) outcome(epoch orderstate.Epoch, e elected) (*elected, err
 			if view.Primary != in.self {
 				return nil, in.later(epoch, nil)
 			}
-			e.epoch, e.view, e.authority, e.saw, e.at = orderstate.Epoch(view.Epoch), view, began+authority, in.r.clock(), time.Now()
+			e.epoch, e.view, e.authority, e.saw, e.at = orderstate.Epoch(view.Epoch), view, began+authority,
+				in.r.clock(), time.Now()
 			return &e, nil
 		}
 		if err := in.later(epoch, err); err != nil {
@@ -116,7 +125,8 @@ func (in *incarnation) hearsPrimary(ctx context.Context, view election.State) bo
 	return heard
 }
 
-// heardByPeers asks the other in-sync replicas whether they hear the primary; who doesn't answer in time doesn't hear it.
+// heardByPeers asks the other in-sync replicas whether they hear the primary; who doesn't answer in
+// time doesn't hear it.
 func (in *incarnation) heardByPeers(ctx context.Context, view election.State, epoch uint64) bool {
 	answers := make(chan bool)
 	asked := 0
@@ -168,7 +178,8 @@ func (in *incarnation) pause(d time.Duration) error {
 	}
 }
 
-// later pauses before the next try, less long if another primary asks: if this replica acknowledges an epoch above epoch. It ends with the incarnation.
+// later pauses before the next try, less long if another primary asks: if this replica acknowledges
+// an epoch above epoch. It ends with the incarnation.
 func (in *incarnation) later(epoch orderstate.Epoch, err error) error {
 	if err != nil {
 		in.log.Info("can't stand for election yet", "error", err)
@@ -184,7 +195,9 @@ func (in *incarnation) later(epoch orderstate.Epoch, err error) error {
 	return nil
 }
 
-// awaitEpoch waits a little for a new primary's question (R12.1). One that doesn't come, from a primary that etcd names, is followed all the same: its answer to the stream says whether it still counts this replica.
+// awaitEpoch waits a little for a new primary's question (R12.1). One that doesn't come, from a
+// primary that etcd names, is followed all the same: its answer to the stream says whether it still
+// counts this replica.
 func (in *incarnation) awaitEpoch(view election.State) error {
 	e := orderstate.Epoch(view.Epoch)
 	in.mu.Lock()

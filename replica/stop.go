@@ -11,15 +11,21 @@ import (
 	"google.golang.org/grpc"
 )
 
-// This file has how a replica ends: by Stop, by the end of Serve's context, or by its server's own GracefulStop or Stop.
+// This file has how a replica ends: by Stop, by the end of Serve's context, or by its server's own
+// GracefulStop or Stop.
 
-// ErrLastInSync is Stop's error when the replica was the last one in-sync: the group's state, which is in memory, is gone with it, and the group is down.
+// ErrLastInSync is Stop's error when the replica was the last one in-sync: the group's state, which
+// is in memory, is gone with it, and the group is down.
 var ErrLastInSync = errors.New("replica: the last in-sync replica has stopped, and with it goes the group's state")
 
-// Stop ends Serve: the replica withdraws, its streams are cut, replies on their way leave, and Serve returns. If it led, it orders nothing more, and waits until its backups hold all that it has ordered, for half a second at most; then
-// another in-sync replica takes over, and nothing that anyone has seen is lost. Stop waits for the end of Serve within ctx; calling it again is harmless. Before Serve, it releases what Join has made, and Serve then returns nil at once.
+// Stop ends Serve: the replica withdraws, its streams are cut, replies on their way leave, and
+// Serve returns. If it led, it orders nothing more, and waits until its backups hold all that it
+// has ordered, for half a second at most; then another in-sync replica takes over, and nothing that
+// anyone has seen is lost. Stop waits for the end of Serve within ctx; calling it again is
+// harmless. Before Serve, it releases what Join has made, and Serve then returns nil at once.
 //
-// The last in-sync replica of a group has nobody who takes over. As long as another one is joining, Stop waits for that, within ctx; then it stops all the same, and its error is ErrLastInSync.
+// The last in-sync replica of a group has nobody who takes over. As long as another one is joining,
+// Stop waits for that, within ctx; then it stops all the same, and its error is ErrLastInSync.
 func (r *Replica) Stop(ctx context.Context) error {
 	r.mu.Lock()
 	stop, serving, over := r.stop, r.serving, r.over
@@ -78,7 +84,8 @@ func (in *incarnation) isLast() bool {
 	return true
 }
 
-// hasJoiner says whether somebody is joining, who can be written to in-sync. Called with mu held, while leading.
+// hasJoiner says whether somebody is joining, who can be written to in-sync. Called with mu held,
+// while leading.
 func (in *incarnation) hasJoiner() bool {
 	now := in.r.clock()
 	for _, f := range in.followers {
@@ -89,7 +96,8 @@ func (in *incarnation) hasJoiner() bool {
 	return false
 }
 
-// noted is the listener of Serve's, which notes when the server closes it: first of all that GracefulStop and Stop do.
+// noted is the listener of Serve's, which notes when the server closes it: first of all that
+// GracefulStop and Stop do.
 type noted struct {
 	net.Listener
 	once   sync.Once
@@ -113,7 +121,8 @@ func (n *noted) Close() error {
 	return n.Listener.Close()
 }
 
-// drainServer lets replies that are being sent leave; streams of ours have ended with the incarnation. It says false of a server that doesn't end, because a handler hangs.
+// drainServer lets replies that are being sent leave; streams of ours have ended with the
+// incarnation. It says false of a server that doesn't end, because a handler hangs.
 func drainServer(s *grpc.Server) bool {
 	done := make(chan struct{})
 	go func() {
@@ -138,7 +147,9 @@ func endsWithin(d time.Duration, done <-chan struct{}) bool {
 	}
 }
 
-// awaitGoroutines waits for those of an incarnation that has ended: a handler of the user's, or Restore, may hang. The next one can't begin before, since there is one state; but Serve ends when its context has.
+// awaitGoroutines waits for those of an incarnation that has ended: a handler of the user's, or
+// Restore, may hang. The next one can't begin before, since there is one state; but Serve ends when
+// its context has.
 func (in *incarnation) awaitGoroutines() {
 	done := make(chan struct{})
 	go func() {

@@ -46,10 +46,12 @@ func (p *place) three(s func() replica.Snapshotter) (all []*replica.Replica, end
 
 func newSlow() replica.Snapshotter { return &slow{} }
 
-// TestServerStops: the usual ways to stop a stock server are orderly ends of the replica. Others take over at once, and clients go on.
+// TestServerStops: the usual ways to stop a stock server are orderly ends of the replica. Others
+// take over at once, and clients go on.
 func TestServerStops(t *testing.T) {
 	t.Parallel()
-	for name, stop := range map[string]func(*grpc.Server){"GracefulStop": (*grpc.Server).GracefulStop, "Stop": (*grpc.Server).Stop} {
+	for name, stop := range map[string]func(*grpc.Server){"GracefulStop": (*grpc.Server).GracefulStop,
+		"Stop": (*grpc.Server).Stop} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
@@ -141,7 +143,8 @@ func TestStopBeforeServe(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r, err := replica.Join(t.Context(), "etcd:///test", replica.Stateless(), replica.Name("a"), replica.Store(memory.NewStore().Client("test")))
+		r, err := replica.Join(t.Context(), "etcd:///test", replica.Stateless(), replica.Name("a"),
+			replica.Store(memory.NewStore().Client("test")))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -151,7 +154,8 @@ func TestStopBeforeServe(t *testing.T) {
 			}
 		}
 		began := time.Now()
-		if err := r.Serve(t.Context(), grpc.NewServer(interceptor.ServerOptions(r)...), lis); err != nil || time.Since(began) > 0 {
+		if err := r.Serve(t.Context(), grpc.NewServer(interceptor.ServerOptions(r)...), lis); err != nil ||
+			time.Since(began) > 0 {
 			t.Errorf("Serve ended after %v with %v", time.Since(began), err)
 		}
 		if _, err := lis.Accept(); !errors.Is(err, net.ErrClosed) {
@@ -167,7 +171,8 @@ func TestJoinWithoutServe(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := replica.Join(t.Context(), "etcd://127.0.0.1:1/test", replica.Stateless(), replica.Name("a"), replica.Peers(peers, nil, nil))
+	r, err := replica.Join(t.Context(), "etcd://127.0.0.1:1/test", replica.Stateless(), replica.Name("a"),
+		replica.Peers(peers, nil, nil))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -179,7 +184,8 @@ func TestJoinWithoutServe(t *testing.T) {
 	}
 }
 
-// TestServerOfOtherListeners: a server that serves another listener, before Serve or after it, is served by both.
+// TestServerOfOtherListeners: a server that serves another listener, before Serve or after it, is
+// served by both.
 func TestServerOfOtherListeners(t *testing.T) {
 	t.Parallel()
 	for _, before := range []bool{true, false} {
@@ -278,8 +284,10 @@ func (p *place) join(host string) (*replica.Replica, *grpc.Server, net.Listener)
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	r, err := replica.Join(p.t.Context(), "etcd:///test", replica.Stateless(), replica.Name(host), replica.Store(p.store.Client("test")),
-		replica.Clock(p.clock), replica.Peers(peers, nil, nil), replica.InsecurePeers(), replica.PeerDialer(p.net.Dialer(host)))
+	r, err := replica.Join(p.t.Context(), "etcd:///test", replica.Stateless(), replica.Name(host),
+		replica.Store(p.store.Client("test")),
+		replica.Clock(p.clock), replica.Peers(peers, nil,
+			nil), replica.InsecurePeers(), replica.PeerDialer(p.net.Dialer(host)))
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -297,7 +305,8 @@ func (l *lazy) Restore(r io.Reader) error {
 	return l.journal.Restore(r)
 }
 
-// TestLastInSyncReplicaStops: its error says that the state goes. It waits for a replica that is joining, which then has the state; not for ever.
+// TestLastInSyncReplicaStops: its error says that the state goes. It waits for a replica that is
+// joining, which then has the state; not for ever.
 func TestLastInSyncReplicaStops(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -13,11 +13,15 @@ import (
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
-// This file has what this replica believes of the store. What can't be the newest is suspect (election.Trusted): then nothing is concluded from it, so that the group keeps its roles, its state and its log. Its calls wait,
-// since the primary's authority isn't renewed (R10), until the store makes sense again.
+// This file has what this replica believes of the store. What can't be the newest is suspect
+// (election.Trusted): then nothing is concluded from it, so that the group keeps its roles, its
+// state and its log. Its calls wait, since the primary's authority isn't renewed (R10), until the
+// store makes sense again.
 
 // errReplaced ends an incarnation whose group an operator has begun anew, without its state.
-var errReplaced = errors.New("replica: the group was replaced: an operator has begun it anew, without the state that this replica had")
+var errReplaced = errors.New(
+	"replica: the group was replaced: an operator has begun it anew, without the state that this replica had",
+)
 
 // firstView reads the store until it is believed.
 func (in *incarnation) firstView() (election.State, error) {
@@ -37,7 +41,8 @@ func (in *incarnation) firstView() (election.State, error) {
 func (in *incarnation) viewed(view election.State) {
 	in.mu.Lock()
 	before := in.suspect
-	if in.suspect = view.Suspect; view.Suspect == nil && (view.Revision >= in.view.Revision || view.Group != in.view.Group) {
+	if in.suspect = view.Suspect; view.Suspect == nil &&
+		(view.Revision >= in.view.Revision || view.Group != in.view.Group) {
 		in.view = view
 	}
 	in.noteReplaced()
@@ -51,7 +56,8 @@ func (in *incarnation) viewed(view election.State) {
 	}
 }
 
-// noteReplaced ends an incarnation when the view that it believes has another group, which then has taken its group's place. Called with mu held.
+// noteReplaced ends an incarnation when the view that it believes has another group, which then has
+// taken its group's place. Called with mu held.
 func (in *incarnation) noteReplaced() {
 	if in.group != 0 && !in.view.Group.IsZero() && in.view.Group.ID != in.group {
 		in.end(fmt.Errorf("%w: group %x by %x", errReplaced, in.group, in.view.Group.ID))
@@ -61,7 +67,8 @@ func (in *incarnation) noteReplaced() {
 // startError says that a replica can't be started as it was asked to.
 type startError struct{ error }
 
-// begins says whether this replica has to make the group: nobody has, or an operator wants it to be begun anew.
+// begins says whether this replica has to make the group: nobody has, or an operator wants it to be
+// begun anew.
 func (in *incarnation) begins(view election.State) (bool, error) {
 	old := in.r.config.replaces
 	switch {
@@ -70,9 +77,15 @@ func (in *incarnation) begins(view election.State) (bool, error) {
 	case old == 0 || view.Group.HasReplaced(old):
 		return false, nil
 	case view.Group.ID != old:
-		return false, startError{fmt.Errorf("replica: ReplaceGroup names group %x, and the store has group %x, which hasn't replaced it", old, view.Group.ID)}
+		return false, startError{fmt.Errorf(
+			"replica: ReplaceGroup names group %x, and the store has group %x, which hasn't replaced it", old,
+			view.Group.ID,
+		)}
 	case !view.IsDown():
-		return false, startError{fmt.Errorf("replica: group %x isn't begun anew: in-sync replicas of it are alive (%v); stop them first", old, view.InSync)}
+		return false, startError{fmt.Errorf(
+			"replica: group %x isn't begun anew: in-sync replicas of it are alive (%v); stop them first", old,
+			view.InSync,
+		)}
 	default:
 		return true, nil
 	}
@@ -94,7 +107,8 @@ func (in *incarnation) learn(m *pb.StoreMark) {
 	}
 }
 
-// hearMarks asks all replicas that are registered how far they have seen the store, and takes their word. Whoever lives, and can be reached, has the time to answer over a new connection.
+// hearMarks asks all replicas that are registered how far they have seen the store, and takes their
+// word. Whoever lives, and can be reached, has the time to answer over a new connection.
 func (in *incarnation) hearMarks() {
 	in.mu.Lock()
 	replicas := in.view.Replicas
@@ -111,7 +125,8 @@ func (in *incarnation) hearMarks() {
 			if err != nil {
 				return
 			}
-			resp, err := peer.Hears(ctx, &pb.HearsRequest{Group: in.group, Mark: markToProto(in.r.store.Known())}, grpc.WaitForReady(true))
+			resp, err := peer.Hears(ctx, &pb.HearsRequest{Group: in.group, Mark: markToProto(in.r.store.Known())},
+				grpc.WaitForReady(true))
 			if err == nil {
 				in.learn(resp.GetMark())
 			}
@@ -138,10 +153,12 @@ func (in *incarnation) broughtBy(hello *pb.Hello) {
 	}
 }
 
-// disown ends an incarnation that was elected by a store which lacked what a peer has seen: it isn't the primary of anything.
+// disown ends an incarnation that was elected by a store which lacked what a peer has seen: it
+// isn't the primary of anything.
 func (in *incarnation) disown(peer election.Member, m *pb.StoreMark) error {
 	in.r.store.Relearn(markFromProto(in.group, m))
-	err := fmt.Errorf("replica: elected by a store from before: %v has seen a change of who is in-sync at revision %d", peer, m.GetFence())
+	err := fmt.Errorf("replica: elected by a store from before: %v has seen a change of who is in-sync at revision %d",
+		peer, m.GetFence())
 	in.end(err)
 	return err
 }

@@ -15,7 +15,8 @@ import (
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
-// takeover is R12 under way, from the election until N is fixed. It is guarded by the incarnation's mu.
+// takeover is R12 under way, from the election until N is fixed. It is guarded by the incarnation's
+// mu.
 type takeover struct {
 	epoch   orderstate.Epoch
 	state   *orderstate.Takeover
@@ -36,7 +37,8 @@ func (t *takeover) answered(in *incarnation, s orderstate.Session) {
 func (in *incarnation) takeOver(e elected) error {
 	in.log.Info("elected", "epoch", e.epoch, "from", e.former.String())
 	report := Failover{
-		Group: in.r.group, From: e.former.Name, To: in.self.Name, Epoch: uint64(e.epoch), Suspected: e.suspected, Elected: e.at,
+		Group: in.r.group, From: e.former.Name, To: in.self.Name, Epoch: uint64(e.epoch), Suspected: e.suspected,
+		Elected: e.at,
 	}
 	if err := in.ask(e); err != nil {
 		return err
@@ -66,7 +68,8 @@ func (in *incarnation) ask(e elected) error {
 	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	// At Stable peers are enough for what was ordered. But as long as a session may accept what S1 has read for it, nothing new may be ordered.
+	// At Stable peers are enough for what was ordered. But as long as a session may accept what S1
+	// has read for it, nothing new may be ordered.
 	waitForSessions := in.r.config.level != understudy.Stable || in.r.reads
 	var err error
 	if t.state, err = in.backup.Elected(e.epoch, peers, waitForSessions); err != nil {
@@ -131,7 +134,8 @@ func (in *incarnation) peerAnswers(e elected, m election.Member) error {
 	ctx, patience, stop := withPatience(in.ctx, silence, &errPeerStalled) // what it has to say may be long
 	defer stop()
 	stream, err := peer.Answer(ctx, &pb.AnswerRequest{
-		Group: in.group, NewEpoch: newEpochToProto(e.epoch, in.self, e.view.Fence), Mark: markToProto(in.r.store.Known()),
+		Group: in.group, NewEpoch: newEpochToProto(e.epoch, in.self, e.view.Fence),
+		Mark: markToProto(in.r.store.Known()),
 	})
 	if err != nil {
 		return err
@@ -193,7 +197,9 @@ func (in *incarnation) reconcile(e elected, report *Failover) (*orderstate.Prima
 		peers, sessions := t.state.Waiting()
 		t.awaited = len(sessions)
 		wait := in.giveUp(e, sessions)
-		if len(peers) == 0 && !fetched { // also while sessions are waited for: one that is detached only as long as a message of its is lacked
+		// also while sessions are waited for: one that is detached only as long as a message of its
+		// is lacked
+		if len(peers) == 0 && !fetched {
 			if missing := t.state.Missing(fetchBatch); len(missing) > 0 {
 				fetched = in.fetchFromPeers(missing)
 				continue
@@ -218,8 +224,9 @@ func (in *incarnation) reconcile(e elected, report *Failover) (*orderstate.Prima
 	return t.state.Fix(in.r.pendingMax())
 }
 
-// giveUp gives up the sessions whose time is over, and returns how long the others may take: 0 when there are none. A session without a stream has A + margin since S2 saw its own election: no reply of S1 is accepted after that (R10). Any other has
-// the reconcile timeout. Called with mu held.
+// giveUp gives up the sessions whose time is over, and returns how long the others may take: 0 when
+// there are none. A session without a stream has A + margin since S2 saw its own election: no reply
+// of S1 is accepted after that (R10). Any other has the reconcile timeout. Called with mu held.
 func (in *incarnation) giveUp(e elected, sessions []orderstate.Session) time.Duration {
 	passed := in.r.clock() - e.saw
 	var wait time.Duration
@@ -242,7 +249,8 @@ func (in *incarnation) giveUp(e elected, sessions []orderstate.Session) time.Dur
 	return wait
 }
 
-// fetchFromPeers asks every peer for messages that are ordered, and that nobody has sent (¶47). It says whether asking again is of no use. Called with mu held, which it gives up.
+// fetchFromPeers asks every peer for messages that are ordered, and that nobody has sent (¶47). It
+// says whether asking again is of no use. Called with mu held, which it gives up.
 func (in *incarnation) fetchFromPeers(ids []orderstate.MessageID) bool {
 	var peers []election.Replica
 	for _, m := range in.taking.members {

@@ -20,7 +20,8 @@ func (c *endsSoon) Err() error {
 	return nil
 }
 
-// An incarnation that ends while it takes over says so, at whatever moment: else it would lead without a primary's state, and panic with its mutex held, on which its end waits.
+// An incarnation that ends while it takes over says so, at whatever moment: else it would lead
+// without a primary's state, and panic with its mutex held, on which its end waits.
 func TestTakeoverEnds(t *testing.T) {
 	t.Parallel()
 	in := backup(t)

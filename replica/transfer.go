@@ -15,11 +15,12 @@ import (
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
-// This file has what keeps a replica that joins from harming the group: a transfer that doesn't move
-// ends, what is kept for a joiner and by it is bounded, and who fails to join tries less and less often.
+// This file has what keeps a replica that joins from harming the group: a transfer that doesn't
+// move ends, what is kept for a joiner and by it is bounded, and who fails to join tries less and
+// less often.
 
-// patience ends a context when nothing has moved for too long. Whoever sees something move says so. Its
-// methods may be called concurrently.
+// patience ends a context when nothing has moved for too long. Whoever sees something move says so.
+// Its methods may be called concurrently.
 type patience struct {
 	timer *time.Timer
 	limit atomic.Int64
@@ -27,7 +28,9 @@ type patience struct {
 }
 
 // withPatience returns a context that ends with cause unless something moves within limit.
-func withPatience(ctx context.Context, limit time.Duration, cause *error) (context.Context, *patience, context.CancelFunc) {
+func withPatience(
+	ctx context.Context, limit time.Duration, cause *error,
+) (context.Context, *patience, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	p := new(patience)
 	p.limit.Store(int64(limit))
@@ -74,8 +77,8 @@ func (m movingReader) Read(b []byte) (int, error) {
 	return m.r.Read(b)
 }
 
-// keptBack is what a joiner hears from the primary while it restores its snapshot. It is bounded as is
-// what the primary keeps for a joiner.
+// keptBack is what a joiner hears from the primary while it restores its snapshot. It is bounded as
+// is what the primary keeps for a joiner.
 type keptBack struct {
 	responses []*pb.FollowResponse
 	bytes     int
@@ -97,16 +100,16 @@ func (k *keptBack) add(resp *pb.FollowResponse) error {
 	return nil
 }
 
-// joins is how a replica's attempts to join its group have gone since it was in-sync. Its fields are
-// guarded by Replica.mu.
+// joins is how a replica's attempts to join its group have gone since it was in-sync. Its fields
+// are guarded by Replica.mu.
 type joins struct {
 	failed int
 	cause  string
 	avoid  string // who gave the last snapshot that didn't arrive
 }
 
-// lifeEnded notes how an incarnation has ended that another one will follow, and says when that begins:
-// soon if this one was a member; who fails to join waits twice as long each time.
+// lifeEnded notes how an incarnation has ended that another one will follow, and says when that
+// begins: soon if this one was a member; who fails to join waits twice as long each time.
 func (r *Replica) lifeEnded(in *incarnation, because error) (pause time.Duration) {
 	member := in.isMember()
 	r.mu.Lock()
@@ -127,7 +130,8 @@ func (r *Replica) lifeEnded(in *incarnation, because error) (pause time.Duration
 	if failed >= joinTroubles {
 		level = slog.LevelError
 	}
-	in.log.Log(in.ctx, level, "can't join the group, beginning again as a new incarnation", "because", because, "failures", failed, "in", pause)
+	in.log.Log(in.ctx, level, "can't join the group, beginning again as a new incarnation", "because", because,
+		"failures", failed, "in", pause)
 	return pause
 }
 
@@ -161,7 +165,8 @@ func (r *Replica) avoided() string {
 	return r.joins.avoid
 }
 
-// halfFull says whether the log is at half of one of its bounds. Called with mu held, while leading.
+// halfFull says whether the log is at half of one of its bounds. Called with mu held, while
+// leading.
 func (in *incarnation) halfFull() bool {
 	return in.primary.Last()-in.primary.CutAt() >= maxLog/2 || in.primary.Logged() >= maxJoinBytes
 }
@@ -175,7 +180,8 @@ func (in *incarnation) dropPinning() {
 	}
 }
 
-// dropSilent cuts the joiners that aren't heard, or don't move: one that is counted holds up the stable point.
+// dropSilent cuts the joiners that aren't heard, or don't move: one that is counted holds up the
+// stable point.
 func (in *incarnation) dropSilent() {
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -198,8 +204,8 @@ func (in *incarnation) dropSilent() {
 	}
 }
 
-// drop cuts a joiner's stream, and forgets it at once: whoever sends to it may notice late. Called with
-// mu held, while leading.
+// drop cuts a joiner's stream, and forgets it at once: whoever sends to it may notice late. Called
+// with mu held, while leading.
 func (in *incarnation) drop(f *follower, why error) {
 	f.cut(&droppedError{why})
 	in.parted(f)
@@ -211,8 +217,8 @@ type droppedError struct{ because error }
 func (e *droppedError) Error() string { return e.because.Error() }
 func (e *droppedError) Unwrap() error { return e.because }
 
-// gaveSnapshot notes the size of a snapshot that this replica gave: the primary warns of one that is
-// near its limit, and a backup tells the primary.
+// gaveSnapshot notes the size of a snapshot that this replica gave: the primary warns of one that
+// is near its limit, and a backup tells the primary.
 func (in *incarnation) gaveSnapshot(bytes int) {
 	in.mu.Lock()
 	leads := in.primary != nil
@@ -240,7 +246,8 @@ func (in *incarnation) warnOfSnapshot(donor election.Member, bytes uint64) {
 	switch {
 	case again:
 	case bytes > maxSnapshot:
-		in.log.Error("the state is larger than a snapshot may be: no replica can join", "from", donor.String(), "limit", maxSnapshot)
+		in.log.Error("the state is larger than a snapshot may be: no replica can join", "from", donor.String(), "limit",
+			maxSnapshot)
 	default:
 		in.log.Warn("the state has outgrown half of what a snapshot may have: beyond the limit no replica can join",
 			"from", donor.String(), "bytes", bytes, "limit", maxSnapshot)

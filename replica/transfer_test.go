@@ -12,7 +12,8 @@ import (
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
-// TestJoinerKeepsABoundedPart: what a joiner hears while it restores its snapshot is bounded, and heartbeats don't count.
+// TestJoinerKeepsABoundedPart: what a joiner hears while it restores its snapshot is bounded, and
+// heartbeats don't count.
 func TestJoinerKeepsABoundedPart(t *testing.T) {
 	t.Parallel()
 	var k keptBack
@@ -29,14 +30,16 @@ func TestJoinerKeepsABoundedPart(t *testing.T) {
 		}
 	}
 	if len(k.responses) != 2*n || k.responses[0].GetStable() != 2 {
-		t.Errorf("%d messages are kept of %d, and as many heartbeats; the first has %d", len(k.responses), n, k.responses[0].GetStable())
+		t.Errorf("%d messages are kept of %d, and as many heartbeats; the first has %d", len(k.responses), n,
+			k.responses[0].GetStable())
 	}
 	if err := errors.Join(k.add(large), k.add(large)); !errors.Is(err, errKeepsAll) {
 		t.Errorf("beyond the bound: %v", err)
 	}
 }
 
-// TestSilentJoinerIsDropped: one that is counted holds up the stable point, so it has no longer than a member; one that isn't has more patience.
+// TestSilentJoinerIsDropped: one that is counted holds up the stable point, so it has no longer
+// than a member; one that isn't has more patience.
 func TestSilentJoinerIsDropped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		in := leadingAlone(t)
@@ -49,7 +52,8 @@ func TestSilentJoinerIsDropped(t *testing.T) {
 			ctx, cut := context.WithCancelCause(t.Context())
 			in.mu.Lock()
 			defer in.mu.Unlock()
-			f := &follower{id: replicaID(memberOf(name)), member: memberOf(name), cut: cut, wake: make(chan struct{}, 1), joining: true, counted: counted}
+			f := &follower{id: replicaID(memberOf(name)), member: memberOf(name), cut: cut,
+				wake: make(chan struct{}, 1), joining: true, counted: counted}
 			in.followers[f.id] = f
 			if counted {
 				in.primary.Require(f.id)

@@ -23,7 +23,8 @@ type message struct {
 	payload []byte
 }
 
-// call is one RPC on its way through the chain of interceptors: from the wrapped handler, which has its bytes, to the front door, which gives it its place, to its turn.
+// call is one RPC on its way through the chain of interceptors: from the wrapped handler, which has
+// its bytes, to the front door, which gives it its place, to its turn.
 type call struct {
 	method  *method
 	request raw                         // its own bytes, as they were received
@@ -66,8 +67,9 @@ func callFrom(ctx context.Context) *call {
 	return c
 }
 
-// turn is the innermost link of the chain: it waits for its turn, orders the message (FIG. 7), and executes the handler. A message whose caller has gone is dropped un-ordered; once
-// ordered, the turn finishes (R7).
+// turn is the innermost link of the chain: it waits for its turn, orders the message (FIG. 7), and
+// executes the handler. A message whose caller has gone is dropped un-ordered; once ordered, the
+// turn finishes (R7).
 func (c *call) turn(ctx context.Context, req any) (any, error) {
 	in := c.in
 	switch {
@@ -95,7 +97,8 @@ func (c *call) turn(ctx context.Context, req any) (any, error) {
 	return c.execute(req, o)
 }
 
-// execute runs the handler of a call that is ordered. However it ends, its turn ends, and what it has said is logged.
+// execute runs the handler of a call that is ordered. However it ends, its turn ends, and what it
+// has said is logged.
 func (c *call) execute(req any, o orderstate.OrderInfo) (value any, err error) {
 	in := c.in
 	said := &reply{orderNum: o.OrderNum}
@@ -114,14 +117,16 @@ func (c *call) execute(req any, o orderstate.OrderInfo) (value any, err error) {
 	return value, said.err()
 }
 
-// first is what the turn has brought, if an interceptor calls its handler once more: that has no turn of its own.
+// first is what the turn has brought, if an interceptor calls its handler once more: that has no
+// turn of its own.
 func (c *call) first() (*reply, any) {
 	c.in.mu.Lock()
 	defer c.in.mu.Unlock()
 	return c.reply, c.value
 }
 
-// takeTurn takes a turn, and orders the message (FIG. 7). The turn goes on if the message is fresh, and otherwise has ended.
+// takeTurn takes a turn, and orders the message (FIG. 7). The turn goes on if the message is fresh,
+// and otherwise has ended.
 func (c *call) takeTurn(ctx context.Context) (o orderstate.OrderInfo, v orderstate.Verdict, err error) {
 	in := c.in
 	var waiting context.Context
@@ -172,7 +177,9 @@ func (c *call) read(ctx context.Context, req any) (any, error) {
 	}
 	t := turn.NewRead(c.method.name, seen)
 	said := &reply{orderNum: seen.OrderNum}
-	value := in.call(t.ReadContext(ctx), t, said, func(ctx context.Context) (any, error) { return c.method.inTurn(ctx, req, c.info, c.handler) })
+	value := in.call(t.ReadContext(ctx), t, said, func(ctx context.Context) (any, error) {
+		return c.method.inTurn(ctx, req, c.info, c.handler)
+	})
 	in.mu.Lock()
 	if c.reply == nil {
 		c.reply, c.value = said, value
@@ -182,7 +189,8 @@ func (c *call) read(ctx context.Context, req any) (any, error) {
 	return value, said.err()
 }
 
-// answer is what the chain has made of the turn's result. What nobody replaced isn't marshalled again.
+// answer is what the chain has made of the turn's result. What nobody replaced isn't marshalled
+// again.
 func (c *call) answer(value any, err error) Answer {
 	a := Answer{Reply: value, Err: err, Header: c.result.header, Trailer: c.result.trailer}
 	if err == nil && value == c.value {
@@ -198,14 +206,20 @@ func (c *call) says(r *reply) proto.Message {
 }
 
 // execute runs a handler in its turn.
-func (in *incarnation) execute(m *method, o orderstate.OrderInfo, said *reply, handler func(context.Context) (any, error)) any {
+func (in *incarnation) execute(
+	m *method, o orderstate.OrderInfo, said *reply, handler func(context.Context) (any, error),
+) any {
 	in.r.turns.running(&m.name)
 	t := turn.New(m.name, o, in.secret)
 	return in.call(t.Context(), t, said, handler)
 }
 
-// call calls a handler, and keeps in said all that it says; also if it panics, or ends the goroutine, in which case call doesn't return. All user code of a turn runs here. The value is nil with an error.
-func (in *incarnation) call(ctx context.Context, t *turn.Turn, said *reply, handler func(context.Context) (any, error)) (value any) {
+// call calls a handler, and keeps in said all that it says; also if it panics, or ends the
+// goroutine, in which case call doesn't return. All user code of a turn runs here. The value is nil
+// with an error.
+func (in *incarnation) call(
+	ctx context.Context, t *turn.Turn, said *reply, handler func(context.Context) (any, error),
+) (value any) {
 	returned := false
 	defer func() {
 		if !returned {
@@ -267,14 +281,16 @@ type replayed struct {
 	said    *reply
 }
 
-// executeAtOnce and executeFor bound the turns that a backup takes together: who wants to be between them waits so long, or for one handler.
+// executeAtOnce and executeFor bound the turns that a backup takes together: who wants to be
+// between them waits so long, or for one handler.
 const (
 	executeAtOnce = 32
 	executeFor    = 10 * time.Millisecond
 )
 
-// replay executes messages of messageOrder, one after the other: a backup's turns, or those that a takeover executes before its gate opens. It takes them off: not all when they take
-// long, at least one though; and when the incarnation, or a handler the goroutine, ends.
+// replay executes messages of messageOrder, one after the other: a backup's turns, or those that a
+// takeover executes before its gate opens. It takes them off: not all when they take long, at least
+// one though; and when the incarnation, or a handler the goroutine, ends.
 func (in *incarnation) replay(turns *[]replayed) {
 	if in.r.turns.take(in.ctx) != nil {
 		return
@@ -330,7 +346,8 @@ func (in *incarnation) replayed(turns []replayed) {
 func (in *incarnation) replayOne(o orderstate.OrderInfo, body *message, said *reply) {
 	method := in.r.methods[body.method]
 	if method == nil { // the primary has executed it, so this replica runs another version of the service
-		in.r.log.Error("an ordered message of an unknown method: is this another version of the service?", "method", body.method, "orderNum", o.OrderNum)
+		in.r.log.Error("an ordered message of an unknown method: is this another version of the service?", "method",
+			body.method, "orderNum", o.OrderNum)
 		said.fails(status.Error(codes.Unimplemented, "unknown method "+body.method))
 		return
 	}
@@ -339,11 +356,15 @@ func (in *incarnation) replayOne(o orderstate.OrderInfo, body *message, said *re
 	})
 }
 
-// now is the time that a primary records for a turn, in microseconds since 1970. Called with mu held.
+// now is the time that a primary records for a turn, in microseconds since 1970. Called with mu
+// held.
 func (in *incarnation) now() int64 { return in.wall.Next(in.primary.LastTime()) }
 
-// ownTurn takes a turn for an entry of the group's own (a session's opening, its expiry): order runs with mu held.
-func (in *incarnation) ownTurn(ctx context.Context, order func(now int64) (orderstate.OrderInfo, bool)) (orderstate.OrderInfo, error) {
+// ownTurn takes a turn for an entry of the group's own (a session's opening, its expiry): order
+// runs with mu held.
+func (in *incarnation) ownTurn(
+	ctx context.Context, order func(now int64) (orderstate.OrderInfo, bool),
+) (orderstate.OrderInfo, error) {
 	if err := in.r.turns.take(ctx); err != nil {
 		return orderstate.OrderInfo{}, err
 	}

@@ -28,7 +28,8 @@ type verdict struct {
 	place map[string]int
 }
 
-// Check holds a run against what is promised, and returns the violations. patience bounds porcupine.
+// Check holds a run against what is promised, and returns the violations. patience bounds
+// porcupine.
 func Check(rec *Record, patience time.Duration) []string {
 	v := &verdict{rec: rec, found: slices.Clone(rec.Problems), place: map[string]int{}}
 	if n := rec.Coverage.Counts()[tooLarge]; n > 0 {
@@ -59,13 +60,15 @@ func (v *verdict) find(format string, args ...any) {
 	}
 }
 
-// agreement is I1: all replicas have executed the same turns, with the same time, randomness and result, and have the same state.
+// agreement is I1: all replicas have executed the same turns, with the same time, randomness and
+// result, and have the same state.
 func (v *verdict) agreement() {
 	v.order = v.rec.Replicas[0].Ledger
 	for i, s := range v.rec.Replicas[1:] {
 		for k := range max(len(s.Ledger), len(v.order)) {
 			if k >= len(s.Ledger) || k >= len(v.order) || s.Ledger[k] != v.order[k] {
-				v.find("I1: replica 0 has %d turns, replica %d has %d; they differ from the %d. on: %v, %v", len(v.order), i+1, len(s.Ledger), k+1, tail(v.order, k), tail(s.Ledger, k))
+				v.find("I1: replica 0 has %d turns, replica %d has %d; they differ from the %d. on: %v, %v",
+					len(v.order), i+1, len(s.Ledger), k+1, tail(v.order, k), tail(s.Ledger, k))
 				break
 			}
 		}
@@ -108,7 +111,8 @@ func (v *verdict) ledger() {
 	}
 }
 
-// calls holds what each caller saw against what was executed. It returns the calls that porcupine is to know of: a reply that was undone, as its client was told, is none.
+// calls holds what each caller saw against what was executed. It returns the calls that porcupine
+// is to know of: a reply that was undone, as its client was told, is none.
 func (v *verdict) calls() (kept []Call) {
 	rec := v.rec
 	told := map[string]time.Duration{} // when a client was told DataLoss for the last time
@@ -128,7 +132,8 @@ func (v *verdict) calls() (kept []Call) {
 			v.inTime(c)
 			switch {
 			case c.Stable:
-				v.find("I5: at Stable, %v isn't in the order (%d: %v)", c, at, tail(v.order, at-1+len(v.order)*b(at == 0)))
+				v.find("I5: at Stable, %v isn't in the order (%d: %v)", c, at,
+					tail(v.order, at-1+len(v.order)*b(at == 0)))
 			case told[c.Host] >= c.Ended:
 				rec.Coverage.add("an undone reply was told (I5)", 1)
 			case !rec.Gone[c.Host]: // who has gone can't be told
@@ -159,8 +164,10 @@ func (v *verdict) calls() (kept []Call) {
 	return kept
 }
 
-// inOrder says whether what a caller accepted is in the order: its turn, as it was replied; or, of a read-only method, the last turn that it has seen, as it was then, and none that comes after its orderNum. The turn that a read has seen
-// stands for all before it: which have been undone if it has, and not otherwise.
+// inOrder says whether what a caller accepted is in the order: its turn, as it was replied; or, of
+// a read-only method, the last turn that it has seen, as it was then, and none that comes after its
+// orderNum. The turn that a read has seen stands for all before it: which have been undone if it
+// has, and not otherwise.
 func (v *verdict) inOrder(c Call) bool {
 	at, said := v.position(c)/2, *c.Reply
 	if at > len(v.order) {
@@ -173,7 +180,8 @@ func (v *verdict) inOrder(c Call) bool {
 	if !c.Request.Read {
 		return at > 0 && said == Reply{Place: at, OrderNum: e.OrderNum, Result: e.Result, Now: e.Now, Rand: e.Rand}
 	}
-	if said.Saw != e.seen() || said.OrderNum < e.OrderNum || at < len(v.order) && said.OrderNum >= v.order[at].OrderNum {
+	if said.Saw != e.seen() || said.OrderNum < e.OrderNum || at < len(v.order) &&
+		said.OrderNum >= v.order[at].OrderNum {
 		return false
 	}
 	v.rec.Coverage.add("a read was accepted", 1)
@@ -186,13 +194,15 @@ func (v *verdict) inOrder(c Call) bool {
 	for _, f := range v.rec.Failovers {
 		opened := f.Opened.Sub(v.rec.Began)
 		if time.UnixMicro(said.Now).Sub(v.rec.Began) >= opened && said.OrderNum+1 < f.FirstOrderNum {
-			v.find("R10: %v was read when epoch %d, whose first orderNum is %d, had begun at %v", c, f.Epoch, f.FirstOrderNum, opened)
+			v.find("R10: %v was read when epoch %d, whose first orderNum is %d, had begun at %v", c, f.Epoch,
+				f.FirstOrderNum, opened)
 		}
 	}
 	return true
 }
 
-// position is where a call that was accepted is in the order: an ordered one at an even number, and one that has only read between two of these. 0 if it isn't there.
+// position is where a call that was accepted is in the order: an ordered one at an even number, and
+// one that has only read between two of these. 0 if it isn't there.
 func (v *verdict) position(c Call) int {
 	if c.Request.Read {
 		return 2*c.Reply.Place + 1
@@ -200,8 +210,10 @@ func (v *verdict) position(c Call) int {
 	return 2 * v.place[c.Request.ID]
 }
 
-// inTime is R10 with R12.2: no reply of a primary is accepted once its successor's gate is open, unless that has what was replied. The first takeover since the turn that begins at or before it has voided it;
-// of a read, since the last turn that it has seen: a deposed primary may read at any time.
+// inTime is R10 with R12.2: no reply of a primary is accepted once its successor's gate is open,
+// unless that has what was replied. The first takeover since the turn that begins at or before it
+// has voided it; of a read, since the last turn that it has seen: a deposed primary may read at any
+// time.
 func (v *verdict) inTime(c Call) {
 	if v.leapt() {
 		return
@@ -211,7 +223,8 @@ func (v *verdict) inTime(c Call) {
 		replied = c.Reply.Saw
 	}
 	turn := time.UnixMicro(replied.Now).Sub(v.rec.Began) + time.Microsecond // it was rounded down
-	for _, f := range v.rec.Failovers {                                     // in the order of their reports, which is that of their gates
+	// in the order of their reports, which is that of their gates
+	for _, f := range v.rec.Failovers {
 		opened := f.Opened.Sub(v.rec.Began)
 		if opened <= turn || f.FirstOrderNum > replied.OrderNum {
 			continue
@@ -241,12 +254,14 @@ func (v *verdict) bounded(c Call) {
 	}
 }
 
-// suspicion: while the store isn't the group's nobody is elected, and nothing is given up; calls wait, and go on.
+// suspicion: while the store isn't the group's nobody is elected, and nothing is given up; calls
+// wait, and go on.
 func (v *verdict) suspicion() {
 	for _, s := range v.rec.Suspect {
 		for _, f := range v.rec.Failovers {
 			if at := f.Elected.Sub(v.rec.Began); at > s.from && at < s.to {
-				v.find("suspect: epoch %d was begun at %v, and the store wasn't the group's from %v to %v", f.Epoch, at, s.from, s.to)
+				v.find("suspect: epoch %d was begun at %v, and the store wasn't the group's from %v to %v", f.Epoch, at,
+					s.from, s.to)
 			}
 		}
 		for _, c := range v.rec.Calls {
@@ -264,14 +279,17 @@ func b(cond bool) int {
 	return 0
 }
 
-// excused says whether two faults at once can have cost what a caller had seen: below Stable, if clients, or their links, failed too. A hostile client is one: the first few messages that it withholds from a backup are lost with the
-// primary, and with them what others have accepted since, until that backup has it detached.
+// excused says whether two faults at once can have cost what a caller had seen: below Stable, if
+// clients, or their links, failed too. A hostile client is one: the first few messages that it
+// withholds from a backup are lost with the primary, and with them what others have accepted since,
+// until that backup has it detached.
 func (v *verdict) excused() bool {
 	p := v.rec.Plan
 	return p.Level != understudy.Stable && (p.Hostile || slices.ContainsFunc(p.Faults, Fault.clients))
 }
 
-// realTime: what was accepted before another call began was executed before it. So a read has seen what ended before it began, and nothing that began when it had ended.
+// realTime: what was accepted before another call began was executed before it. So a read has seen
+// what ended before it began, and nothing that began when it had ended.
 func (v *verdict) realTime(kept []Call) {
 	var done []Call
 	for _, c := range kept {
@@ -307,7 +325,8 @@ func (v *verdict) epochs() {
 	}
 }
 
-// recovery: when all faults have ended, every call ends well; all calls do in a liveness run. A session whose loss nobody could be told before may be told now.
+// recovery: when all faults have ended, every call ends well; all calls do in a liveness run. A
+// session whose loss nobody could be told before may be told now.
 func (v *verdict) recovery() {
 	p := v.rec.Plan
 	for _, c := range v.rec.Calls {
@@ -324,7 +343,8 @@ func (v *verdict) recovery() {
 	}
 }
 
-// undisturbed: nothing happens but what a hostile client does, and what that costs others is bounded.
+// undisturbed: nothing happens but what a hostile client does, and what that costs others is
+// bounded.
 func (v *verdict) undisturbed() {
 	p := v.rec.Plan
 	if !p.Hostile || len(p.Faults) > 0 {
@@ -348,7 +368,8 @@ func (v *verdict) promptness() {
 	}
 	limit := prompt
 	if slices.ContainsFunc(p.Faults, func(f Fault) bool { return f.Kind == "crash" }) {
-		// Started again, it can't hear a client that is still waiting to connect: replies to that one wait for its acknowledgement (R11), on a link that may be slow.
+		// Started again, it can't hear a client that is still waiting to connect: replies to that
+		// one wait for its acknowledgement (R11), on a link that may be slow.
 		for _, f := range p.Faults {
 			limit = max(limit, prompt+2*f.Extra)
 		}

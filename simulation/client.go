@@ -42,7 +42,8 @@ type Call struct {
 }
 
 func (c Call) String() string {
-	s := fmt.Sprintf("%s %s cell=%d %d %d stable=%v [%v, %v]", c.Request.ID, c.Request.Op, c.Request.Cell, c.Request.A, c.Request.B, c.Stable, c.Began, c.Ended)
+	s := fmt.Sprintf("%s %s cell=%d %d %d stable=%v [%v, %v]", c.Request.ID, c.Request.Op, c.Request.Cell, c.Request.A,
+		c.Request.B, c.Stable, c.Began, c.Ended)
 	if c.Request.Read {
 		s = "read-only " + s
 	}
@@ -63,7 +64,8 @@ func outcomeOf(code codes.Code) Outcome {
 	}
 }
 
-// client is one client's place: its process may die, and another one takes its place, under another name.
+// client is one client's place: its process may die, and another one takes its place, under another
+// name.
 type client struct {
 	r *run
 	i int
@@ -132,7 +134,8 @@ func (c *client) current(stop <-chan struct{}) (conn *grpc.ClientConn, host stri
 	}
 }
 
-// work is one worker: calls with pauses between them, drawn from a generator of its own, until stop. Reads come between these, so that what is ordered is the same with and without them.
+// work is one worker: calls with pauses between them, drawn from a generator of its own, until
+// stop. Reads come between these, so that what is ordered is the same with and without them.
 func (c *client) work(worker int, stop <-chan struct{}) {
 	p := c.r.plan
 	d, reads := newDice(p.Seed, uint64(100+worker)), newDice(p.Seed, uint64(1000+worker))
@@ -149,7 +152,8 @@ func (c *client) work(worker int, stop <-chan struct{}) {
 			last = m.Reply.Result.Value
 		}
 		for i := 0; reads.percent(p.Reads); i++ {
-			if _, ok := c.call(Call{Worker: worker, Request: p.read(reads, fmt.Sprintf("w%d.%d.%d", worker, k, i)), Stable: reads.percent(p.Raise)}, p.deadline(reads), stop); !ok {
+			if _, ok := c.call(Call{Worker: worker, Request: p.read(reads, fmt.Sprintf("w%d.%d.%d", worker, k, i)),
+				Stable: reads.percent(p.Raise)}, p.deadline(reads), stop); !ok {
 				return
 			}
 		}
@@ -165,7 +169,8 @@ func (c *client) readAlone(worker int, stop <-chan struct{}) {
 	d := newDice(p.Seed, uint64(1000+worker))
 	time.Sleep(time.Duration(worker)*1237*time.Microsecond + 503)
 	for k := 0; ; k++ {
-		_, ok := c.call(Call{Worker: worker, Request: p.read(d, fmt.Sprintf("w%d.%d", worker, k)), Stable: d.percent(p.Raise)}, p.deadline(d), stop)
+		_, ok := c.call(Call{Worker: worker, Request: p.read(d, fmt.Sprintf("w%d.%d", worker, k)),
+			Stable: d.percent(p.Raise)}, p.deadline(d), stop)
 		if !ok || !c.pause(p.rest(d, c.r.elapsed(), c.i, k), stop) {
 			return
 		}

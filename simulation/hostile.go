@@ -18,9 +18,9 @@ import (
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
-// hostile is a client beside the others that speaks the protocol itself, and not as it should. It knows what any client
-// knows: its own session and token. Of what it asks for, some is executed; the others must notice nothing of it but that
-// they wait a little.
+// hostile is a client beside the others that speaks the protocol itself, and not as it should. It
+// knows what any client knows: its own session and token. Of what it asks for, some is executed;
+// the others must notice nothing of it but that they wait a little.
 type hostile struct {
 	r      *run
 	d      dice
@@ -49,15 +49,18 @@ func (r *run) harass() {
 	h := &hostile{r: r, d: newDice(r.plan.Seed, 6)}
 	h.ctx, h.cancel = context.WithCancel(r.ctx)
 	for i := range r.plan.Replicas {
-		conn, err := grpc.NewClient(fmt.Sprintf("passthrough:///replica%d:1", i), grpc.WithContextDialer(r.cluster.Network().Dialer(hostileHost)),
+		conn, err := grpc.NewClient(fmt.Sprintf("passthrough:///replica%d:1", i),
+			grpc.WithContextDialer(r.cluster.Network().Dialer(hostileHost)),
 			grpc.WithTransportCredentials(insecure.NewCredentials()))
 		if err != nil {
 			panic(err)
 		}
 		h.conns = append(h.conns, conn)
 	}
-	for time.Sleep(h.d.between(0, 50*time.Millisecond)); r.elapsed() < r.plan.Heal; time.Sleep(h.d.between(time.Millisecond, 60*time.Millisecond)) {
+	time.Sleep(h.d.between(0, 50*time.Millisecond))
+	for r.elapsed() < r.plan.Heal {
 		h.act()
+		time.Sleep(h.d.between(time.Millisecond, 60*time.Millisecond))
 	}
 	h.cancel()
 	for _, conn := range h.conns {
@@ -72,7 +75,8 @@ func (h *hostile) act() {
 		h.open()
 		return
 	}
-	what := oneOf(h.d, "calls", "calls", "withholds", "withholds", "withholds", "forges", "nobody's", "nobody's", "parts", "runs",
+	what := oneOf(h.d, "calls", "calls", "withholds", "withholds", "withholds", "forges", "nobody's", "nobody's",
+		"parts", "runs",
 		"acknowledges", "asks", "is to come", "another's", "hangs up")
 	h.r.coverage.add("a hostile client's act: "+what, 1)
 	switch what {
@@ -85,14 +89,16 @@ func (h *hostile) act() {
 	case "nobody's": // frames whose requests never come
 		from := h.seqNum + 1 + h.d.Uint64N(1<<20)
 		for k := range uint64(1 + h.d.IntN(100)) {
-			h.send(h.d.IntN(len(h.conns)), &pb.AttachRequest{Frames: []*pb.Frame{h.frame(from+k, "nobody asks for it")}})
+			h.send(h.d.IntN(len(h.conns)),
+				&pb.AttachRequest{Frames: []*pb.Frame{h.frame(from+k, "nobody asks for it")}})
 		}
 	case "parts": // a frame whose rest never comes
 		f := h.frame(h.seqNum+1+h.d.Uint64N(100), strings.Repeat("x", 3*wire.ChunkSize))
 		h.send(h.d.IntN(len(h.conns)), &pb.AttachRequest{Frames: wire.Chunks(f)[:1]})
 	case "runs": // an order that the primary never made
 		first := 1 + h.d.Uint64N(1000)
-		forged := &pb.Run{Epoch: h.now(), EpochFirst: 1 + h.d.Uint64N(first), First: first, Count: 1 + h.d.Uint32N(50), Sealed: h.nonce()}
+		forged := &pb.Run{Epoch: h.now(), EpochFirst: 1 + h.d.Uint64N(first), First: first, Count: 1 + h.d.Uint32N(50),
+			Sealed: h.nonce()}
 		h.send(h.d.IntN(len(h.conns)), &pb.AttachRequest{DestOrderInfo: []*pb.Run{forged}})
 	case "acknowledges": // an epoch that nobody has begun
 		h.send(h.d.IntN(len(h.conns)), &pb.AttachRequest{AcknowledgedEpoch: h.now() + h.d.Uint64N(1<<40)})
@@ -233,7 +239,8 @@ func (h *hostile) call(seqNum uint64, frames, forged bool) {
 	}
 	h.mu.Lock()
 	header, _ := proto.Marshal(&pb.Header{
-		Session: h.session, SeqNum: seqNum, Outstanding: 1 + h.d.Uint64N(seqNum), DestEpoch: h.epoch, Token: h.token, HeldUpTo: h.d.Uint64N(1 << 20),
+		Session: h.session, SeqNum: seqNum, Outstanding: 1 + h.d.Uint64N(seqNum), DestEpoch: h.epoch, Token: h.token,
+		HeldUpTo: h.d.Uint64N(1 << 20),
 	})
 	h.mu.Unlock()
 	conn := h.conns[number(h.r.nemesis.host("primary"))]

@@ -10,8 +10,10 @@ import (
 // never is when a call ends whose end nobody knows.
 const never = time.Duration(math.MaxInt64)
 
-// Linearizable asks porcupine whether the calls can have taken effect one after the other, each between its begin and its end. A call whose outcome is unknown may have any result, and may take effect at any later time, or never: so
-// each one forks the search. It knows nothing of the replicas.
+// Linearizable asks porcupine whether the calls can have taken effect one after the other, each
+// between its begin and its end. A call whose outcome is unknown may have any result, and may take
+// effect at any later time, or never: so each one forks the search. It knows nothing of the
+// replicas.
 func Linearizable(p Plan, calls []Call, patience time.Duration) porcupine.CheckResult {
 	var history []porcupine.Operation
 	for _, c := range calls {

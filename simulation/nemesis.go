@@ -12,7 +12,8 @@ import (
 	"github.com/understudy-rpc/understudy/internal/simnet"
 )
 
-// nemesis makes the plan's faults. Its methods are called from the bubble's first goroutine, but for the trap.
+// nemesis makes the plan's faults. Its methods are called from the bubble's first goroutine, but
+// for the trap.
 type nemesis struct {
 	r    *run
 	undo []func() // of what has begun
@@ -175,7 +176,9 @@ func number(name string) (i int) {
 	return i
 }
 
-// mayDie says whether an in-sync replica that is alive would be left. A replica counts whose incarnation is in-sync and registered; while a transaction is held up, nobody knows who will be in-sync. Called with mu held.
+// mayDie says whether an in-sync replica that is alive would be left. A replica counts whose
+// incarnation is in-sync and registered; while a transaction is held up, nobody knows who will be
+// in-sync. Called with mu held.
 func (n *nemesis) mayDie(i int) bool {
 	if n.crashed[i] || n.holding {
 		return false
@@ -219,7 +222,8 @@ func (n *nemesis) crash(i int) func() {
 	return func() { n.restart(i) }
 }
 
-// dissolve ends the goroutines of a crashed replica: it takes a while, and nobody is to wait for it.
+// dissolve ends the goroutines of a crashed replica: it takes a while, and nobody is to wait for
+// it.
 func (n *nemesis) dissolve(i int) {
 	r := n.r.cluster.Replica(i)
 	n.r.group.Go(func() {

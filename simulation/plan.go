@@ -12,7 +12,8 @@ import (
 	"github.com/understudy-rpc/understudy/transport"
 )
 
-// Plan is all that one seed decides; nothing is drawn while it runs but what each worker calls next, from a generator of its own.
+// Plan is all that one seed decides; nothing is drawn while it runs but what each worker calls
+// next, from a generator of its own.
 type Plan struct {
 	Seed      uint64
 	Live      bool // liveness: faults end early, calls have no short deadlines, and every one must end well
@@ -27,15 +28,16 @@ type Plan struct {
 	Pause     time.Duration // of a worker between two calls, about; while a fault begins or ends, none
 	Quiet     int           // this client calls rarely; -1 for none
 	MinInSync int
-	Reads     int           // percent of calls that are read-only, on top of the others; 0: the service has no such method
-	Reader    bool          // there is one more client, which does nothing but read
-	Raise     int           // percent of calls that ask for Stable
-	Hurry     int           // percent of calls with a short deadline
-	Large     int           // percent of calls of some 100 KiB
-	Linger    time.Duration // quiet before the last calls: sessions without a stream expire
-	Drift     map[string]float64
-	Faults    []Fault
-	Hostile   bool `json:",omitempty"` // a client beside the others speaks the protocol itself, and not as it should
+	// percent of calls that are read-only, on top of the others; 0: the service has no such method
+	Reads   int
+	Reader  bool          // there is one more client, which does nothing but read
+	Raise   int           // percent of calls that ask for Stable
+	Hurry   int           // percent of calls with a short deadline
+	Large   int           // percent of calls of some 100 KiB
+	Linger  time.Duration // quiet before the last calls: sessions without a stream expire
+	Drift   map[string]float64
+	Faults  []Fault
+	Hostile bool `json:",omitempty"` // a client beside the others speaks the protocol itself, and not as it should
 }
 
 // Style bounds what the faults touch, so that stricter promises can be checked.
@@ -48,7 +50,8 @@ const (
 	Backup   Style = "backup"   // one backup, and its link to the primary: below Stable no call may be slow (R6)
 )
 
-// Fault is one fault. Hosts are roles: "primary", "backup0" (of the replicas that aren't primary, by name), "client0". Who has the role when the fault begins has it until it ends.
+// Fault is one fault. Hosts are roles: "primary", "backup0" (of the replicas that aren't primary,
+// by name), "client0". Who has the role when the fault begins has it until it ends.
 type Fault struct {
 	At, For time.Duration
 	Kind    string
@@ -82,8 +85,10 @@ func (f Fault) clients() bool {
 
 func (p Plan) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "seed %d: live=%v %v replicas=%d clients=%d workers=%d %s style=%s load=%v heal=%v pause=%v quiet=%d min=%d reads=%d%% reader=%v raise=%d%% hurry=%d%% large=%d%% linger=%v hostile=%v\n",
-		p.Seed, p.Live, p.Level, p.Replicas, p.Clients, p.Workers, p.Workload, p.Style, p.Load, p.Heal, p.Pause, p.Quiet, p.MinInSync, p.Reads, p.Reader, p.Raise, p.Hurry, p.Large, p.Linger, p.Hostile)
+	fmt.Fprintf(&b, "seed %d: live=%v %v replicas=%d clients=%d workers=%d %s style=%s load=%v heal=%v pause=%v "+
+		"quiet=%d min=%d reads=%d%% reader=%v raise=%d%% hurry=%d%% large=%d%% linger=%v hostile=%v\n",
+		p.Seed, p.Live, p.Level, p.Replicas, p.Clients, p.Workers, p.Workload, p.Style, p.Load,
+		p.Heal, p.Pause, p.Quiet, p.MinInSync, p.Reads, p.Reader, p.Raise, p.Hurry, p.Large, p.Linger, p.Hostile)
 	for _, h := range p.hosts() {
 		if d := p.Drift[h]; d != 0 {
 			fmt.Fprintf(&b, "  %s's clock is off by %+.1f %%\n", h, 100*d)
@@ -113,7 +118,8 @@ func (p Plan) opening() Cells {
 	return Cells{}
 }
 
-// maxDrift is within what A + margin tolerates of the slowest against the fastest: 1.04/0.96 < 1.1 (R10, R12.2).
+// maxDrift is within what A + margin tolerates of the slowest against the fastest: 1.04/0.96 < 1.1
+// (R10, R12.2).
 const maxDrift = 0.04
 
 // dice draws from a seed.
@@ -140,8 +146,9 @@ func Draw(seed uint64, live bool) Plan {
 		Workers:  oneOf(d, 1, 1, 2, 3),
 		Workload: oneOf(d, "counter", "register", "bank"),
 		Style:    oneOf(d, Anything, Anything, Anything, Anything, Replicas, Replicas, Backup),
-		Load:     oneOf(d, d.between(500*time.Millisecond, 2*time.Second), d.between(2*time.Second, 4*time.Second), d.between(4*time.Second, 7*time.Second)),
-		Quiet:    -1, MinInSync: 1,
+		Load: oneOf(d, d.between(500*time.Millisecond, 2*time.Second), d.between(2*time.Second, 4*time.Second),
+			d.between(4*time.Second, 7*time.Second)),
+		Quiet: -1, MinInSync: 1,
 		Drift: map[string]float64{},
 	}
 	p.Pause = p.Load * time.Duration(p.Clients*p.Workers) / time.Duration(50+d.IntN(150))
@@ -178,14 +185,21 @@ func Draw(seed uint64, live bool) Plan {
 		f := p.fault(d)
 		if k := len(p.Faults); k > 0 && d.percent(40) { // at about the time of another one
 			other := p.Faults[d.IntN(k)]
-			f.At = max(0, min(p.Heal-1, oneOf(d, other.At, other.At, other.At+other.For)+d.between(-2*time.Millisecond, 20*time.Millisecond)))
+			f.At = max(0, min(p.Heal-1,
+				oneOf(d, other.At, other.At, other.At+other.For)+d.between(-2*time.Millisecond, 20*time.Millisecond)))
 		}
 		p.Faults = append(p.Faults, f)
-		if f.Kind == "partition" && f.Way == "both" && d.percent(40) { // who is parted from the rest stands still, with replies on their way, and goes on when there is another primary (R10)
-			p.Faults = append(p.Faults, Fault{At: f.At + d.between(time.Millisecond, 450*time.Millisecond), For: d.between(time.Second, 5*time.Second), Kind: "pause", Hosts: []string{"primary"}})
+		// who is parted from the rest stands still, with replies on their way, and goes on when
+		// there is another primary (R10)
+		if f.Kind == "partition" && f.Way == "both" && d.percent(40) {
+			p.Faults = append(p.Faults,
+				Fault{At: f.At + d.between(time.Millisecond, 450*time.Millisecond),
+					For: d.between(time.Second, 5*time.Second), Kind: "pause", Hosts: []string{"primary"}})
 		}
 		if f.Kind == "crash" && p.Style == Anything && d.percent(15) { // a client dies with the replica
-			p.Faults = append(p.Faults, Fault{At: f.At + d.between(0, time.Millisecond), For: f.For, Kind: "client crash", Hosts: []string{p.client(d)}})
+			p.Faults = append(p.Faults,
+				Fault{At: f.At + d.between(0, time.Millisecond), For: f.For, Kind: "client crash",
+					Hosts: []string{p.client(d)}})
 		}
 	}
 	d = newDice(seed, 2)
@@ -209,8 +223,10 @@ func Draw(seed uint64, live bool) Plan {
 	return p
 }
 
-// deaf draws that a client can't reach one backup, or any, for so long that its session is detached there (R11): at once when the connections end, after some seconds when nothing but silence shows it. Then the primary dies, or is left alone
-// with that client, and a backup takes over that can't hear it.
+// deaf draws that a client can't reach one backup, or any, for so long that its session is detached
+// there (R11): at once when the connections end, after some seconds when nothing but silence shows
+// it. Then the primary dies, or is left alone with that client, and a backup takes over that can't
+// hear it.
 func (p *Plan) deaf(d dice) {
 	var faults []Fault
 	client := p.someone(d)
@@ -221,7 +237,8 @@ func (p *Plan) deaf(d dice) {
 			backups = append(backups, fmt.Sprintf("backup%d", i))
 		}
 	}
-	at, long := d.between(50*time.Millisecond, max(p.Heal/2, 60*time.Millisecond)), d.between(time.Second, 5*time.Second)
+	at, long := d.between(50*time.Millisecond, max(p.Heal/2, 60*time.Millisecond)),
+		d.between(time.Second, 5*time.Second)
 	way := oneOf(d, "both", "both", "out", "in")
 	then := at + d.between(5*time.Millisecond, long)
 	for _, b := range backups {
@@ -253,7 +270,9 @@ func (p *Plan) deaf(d dice) {
 
 // undisturbed takes away what comes between a fault.
 func (p *Plan) undisturbed(f Fault) {
-	p.Faults = slices.DeleteFunc(p.Faults, func(other Fault) bool { return other.At+other.For > f.At-100*time.Millisecond && other.At < f.At+f.For })
+	p.Faults = slices.DeleteFunc(p.Faults, func(other Fault) bool {
+		return other.At+other.For > f.At-100*time.Millisecond && other.At < f.At+f.For
+	})
 }
 
 // someone is the client that only reads, or another one, if there is none.
@@ -264,18 +283,24 @@ func (p Plan) someone(d dice) string {
 	return p.client(d)
 }
 
-// oldSide draws that a client and the primary lose all others and the store, and their connections, for longer than a takeover waits for that client: A + margin, since it has no stream (R12.2). What it could still read would be the past.
+// oldSide draws that a client and the primary lose all others and the store, and their connections,
+// for longer than a takeover waits for that client: A + margin, since it has no stream (R12.2).
+// What it could still read would be the past.
 func (p *Plan) oldSide(d dice) {
 	client := p.someone(d)
-	f := Fault{At: d.between(50*time.Millisecond, p.Heal-2200*time.Millisecond), For: d.between(2200*time.Millisecond, 5*time.Second), Kind: "partition", Hosts: []string{"primary", client}, Way: "both", Store: true}
+	f := Fault{At: d.between(50*time.Millisecond, p.Heal-2200*time.Millisecond),
+		For: d.between(2200*time.Millisecond, 5*time.Second), Kind: "partition", Hosts: []string{"primary",
+			client}, Way: "both", Store: true}
 	p.undisturbed(f)
 	p.Faults = append(p.Faults, f)
 	for i := range p.Replicas - 1 {
-		p.Faults = append(p.Faults, Fault{At: f.At + time.Microsecond, Kind: "reset", Hosts: []string{client, fmt.Sprintf("backup%d", i)}})
+		p.Faults = append(p.Faults,
+			Fault{At: f.At + time.Microsecond, Kind: "reset", Hosts: []string{client, fmt.Sprintf("backup%d", i)}})
 	}
 }
 
-// rest is how long a worker rests: a call may only be in flight when a fault begins or ends if there are many then.
+// rest is how long a worker rests: a call may only be in flight when a fault begins or ends if
+// there are many then.
 func (p Plan) rest(d dice, now time.Duration, client, calls int) time.Duration {
 	const around, few = 3 * time.Millisecond, 60
 	rest := d.between(p.Pause/2, p.Pause*3/2)
@@ -301,8 +326,9 @@ func (p Plan) rest(d dice, now time.Duration, client, calls int) time.Duration {
 // fault draws one fault.
 func (p Plan) fault(d dice) Fault {
 	f := Fault{
-		At:  d.between(50*time.Millisecond, p.Heal),
-		For: oneOf(d, d.between(time.Millisecond, 50*time.Millisecond), d.between(50*time.Millisecond, 1500*time.Millisecond), d.between(1500*time.Millisecond, 5*time.Second)),
+		At: d.between(50*time.Millisecond, p.Heal),
+		For: oneOf(d, d.between(time.Millisecond, 50*time.Millisecond),
+			d.between(50*time.Millisecond, 1500*time.Millisecond), d.between(1500*time.Millisecond, 5*time.Second)),
 	}
 	backup := fmt.Sprintf("backup%d", d.IntN(p.Replicas-1))
 	replica := oneOf(d, "primary", backup)
@@ -315,14 +341,16 @@ func (p Plan) fault(d dice) Fault {
 		anyone = func() string { return oneOf(d, replica, p.client(d)) }
 	}
 	if p.Style == Anything && d.percent(12) { // the primary and a client or two, against the rest
-		f.Kind, f.Way, f.Store, f.For = "partition", "both", d.percent(50), d.between(500*time.Millisecond, 5*time.Second)
+		f.Kind, f.Way, f.Store, f.For = "partition", "both", d.percent(50),
+			d.between(500*time.Millisecond, 5*time.Second)
 		f.Hosts = []string{"primary", p.client(d)}
 		if other := p.client(d); other != f.Hosts[1] && d.percent(30) {
 			f.Hosts = append(f.Hosts, other)
 		}
 		return f
 	}
-	f.Kind = oneOf(d, "crash", "crash", "crash", "crash at", "crash at", "pause", "pause", "partition", "partition", "cut", "cut", "slow", "reset", "reset", "store down", "store cut", "store hold", "client")
+	f.Kind = oneOf(d, "crash", "crash", "crash", "crash at", "crash at", "pause", "pause", "partition", "partition",
+		"cut", "cut", "slow", "reset", "reset", "store down", "store cut", "store hold", "client")
 	switch f.Kind {
 	case "crash":
 		f.Hosts, f.For = []string{oneOf(d, "primary", "primary", backup)}, max(f.For, 20*time.Millisecond)
@@ -343,7 +371,8 @@ func (p Plan) fault(d dice) Fault {
 		}
 	case "cut", "reset", "slow":
 		f.Hosts, f.Way = p.link(d, anyone()), oneOf(d, "both", "out")
-		f.Extra = oneOf(d, d.between(100*time.Microsecond, 5*time.Millisecond), d.between(5*time.Millisecond, 300*time.Millisecond))
+		f.Extra = oneOf(d, d.between(100*time.Microsecond, 5*time.Millisecond),
+			d.between(5*time.Millisecond, 300*time.Millisecond))
 	case "store cut", "store hold":
 		f.Hosts = []string{replica}
 	case "client":
@@ -377,7 +406,8 @@ func (p Plan) link(d dice, end string) []string {
 
 // backupFault draws a fault of one backup and of its link to the primary.
 func (p Plan) backupFault(d dice, f *Fault) {
-	f.Kind, f.Hosts, f.Way = oneOf(d, "crash", "cut", "slow", "reset"), []string{"backup0", "primary"}, oneOf(d, "both", "out")
+	f.Kind, f.Hosts, f.Way = oneOf(d, "crash", "cut", "slow", "reset"), []string{"backup0", "primary"},
+		oneOf(d, "both", "out")
 	f.Extra = d.between(time.Millisecond, 300*time.Millisecond)
 	switch {
 	case f.Kind == "crash":
@@ -387,7 +417,8 @@ func (p Plan) backupFault(d dice, f *Fault) {
 	}
 }
 
-// carrier is what carries the header of the clients' calls: the metadata with one seed of four, else the message.
+// carrier is what carries the header of the clients' calls: the metadata with one seed of four,
+// else the message.
 func (p Plan) carrier() []transport.Option {
 	if p.Seed%4 == 0 {
 		return []transport.Option{transport.WithHeaderInMetadata()}

@@ -28,7 +28,8 @@ type counts struct {
 	detached []detachment
 }
 
-// detachment is what was said of a session that a backup can't hear, which counts only if its client was there.
+// detachment is what was said of a session that a backup can't hear, which counts only if its
+// client was there.
 type detachment struct {
 	what    string
 	session uint64

@@ -7,8 +7,11 @@ import (
 	"testing"
 )
 
-// TestRepeats plays seeds twice, and compares all that happened, moment by moment, so that a seed that fails can be played again. The order within one moment is the scheduler's: where two replicas decide in the same one, a run may take
-// another turn. That is rare, but under the race detector, which makes the scheduler as random as it can be: there one seed in two repeats, and this test isn't built. make test runs it apart.
+// TestRepeats plays seeds twice, and compares all that happened, moment by moment, so that a seed
+// that fails can be played again. The order within one moment is the scheduler's: where two
+// replicas decide in the same one, a run may take another turn. That is rare, but under the race
+// detector, which makes the scheduler as random as it can be: there one seed in two repeats, and
+// this test isn't built. make test runs it apart.
 func TestRepeats(t *testing.T) {
 	if *seeds > 0 || *seed > 0 {
 		t.Skip("other seeds were asked for")

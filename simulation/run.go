@@ -65,8 +65,10 @@ type run struct {
 }
 
 const (
-	recovery  = 20 * time.Second // after all faults have ended, a call may take so long: a lease, an election, the reconcile timeout, and rejoining
-	lastCalls = 3                // of each worker, when all faults have ended
+	// after all faults have ended, a call may take so long: a lease, an election, the reconcile
+	// timeout, and rejoining
+	recovery  = 20 * time.Second
+	lastCalls = 3 // of each worker, when all faults have ended
 )
 
 // Play runs a plan. It must be called in a bubble; log may be nil.
@@ -135,9 +137,11 @@ func (r *run) start(t testing.TB, log io.Writer) {
 		r.weather[fmt.Sprintf("replica%d", i)] = new(weather)
 	}
 	r.cluster = understudytest.New(t, p.Replicas, Register(p),
-		understudytest.Level(p.Level), understudytest.Logger(slog.New(r.coverage.handler(handler))), understudytest.Clocks(r.clock),
+		understudytest.Level(p.Level), understudytest.Logger(slog.New(r.coverage.handler(handler))),
+		understudytest.Clocks(r.clock),
 		understudytest.WallClocks(r.wall), understudytest.Between(r.between),
-		understudytest.ReplicaOptions(replica.OnFailover(r.failover), replica.MinInSync(p.MinInSync)), understudytest.ClientOptions(p.carrier()...))
+		understudytest.ReplicaOptions(replica.OnFailover(r.failover),
+			replica.MinInSync(p.MinInSync)), understudytest.ClientOptions(p.carrier()...))
 	clients := p.Clients
 	if p.Reader {
 		clients++
@@ -159,17 +163,20 @@ func (r *run) clock(host string) func() time.Duration {
 	return func() time.Duration { return time.Duration(float64(elapsed()) * rate) }
 }
 
-// dialOptions: connections come back after the same time in each run, and headers are measured (R5).
+// dialOptions: connections come back after the same time in each run, and headers are measured
+// (R5).
 func (r *run) dialOptions() []grpc.DialOption {
 	return []grpc.DialOption{
 		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff: backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1.6, MaxDelay: time.Second}, MinConnectTimeout: time.Second,
+			Backoff:           backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1.6, MaxDelay: time.Second},
+			MinConnectTimeout: time.Second,
 		}),
 		grpc.WithStatsHandler(&r.coverage.headers),
 	}
 }
 
-// last lets every worker call again: all faults have ended, so these must be answered. A session that was lost while nobody called is told so now (I5).
+// last lets every worker call again: all faults have ended, so these must be answered. A session
+// that was lost while nobody called is told so now (I5).
 func (r *run) last(healed time.Duration) {
 	time.Sleep(r.plan.Linger)
 	var calls sync.WaitGroup
@@ -179,7 +186,8 @@ func (r *run) last(healed time.Duration) {
 			d := newDice(r.plan.Seed, uint64(10_000+i))
 			conn, host, _ := c.current(nil)
 			call := func(request Request) {
-				r.call(conn, Call{Worker: -1 - i, Host: host, Last: true, Request: request}, healed+recovery+r.plan.Linger-r.elapsed())
+				r.call(conn, Call{Worker: -1 - i, Host: host, Last: true, Request: request},
+					healed+recovery+r.plan.Linger-r.elapsed())
 			}
 			for k := range lastCalls {
 				call(r.plan.request(d, fmt.Sprintf("last%d.%d", i, k), 0))
@@ -194,7 +202,8 @@ func (r *run) last(healed time.Duration) {
 
 // failover is a replica's report.
 func (r *run) failover(f replica.Failover) {
-	r.trace("epoch  %d: %s takes over from %s at %d; %d peers, %d sessions, %d given up", f.Epoch, f.To, f.From, f.FirstOrderNum, f.PeersAnswered, f.SessionsAwaited, f.SessionsGivenUp)
+	r.trace("epoch  %d: %s takes over from %s at %d; %d peers, %d sessions, %d given up", f.Epoch, f.To, f.From,
+		f.FirstOrderNum, f.PeersAnswered, f.SessionsAwaited, f.SessionsGivenUp)
 	r.coverage.failover(f)
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -238,7 +247,9 @@ func (r *run) record(judge *problems) Record {
 			rec.Replicas = append(rec.Replicas, r.cluster.State(i).(*Service).image())
 			r.coverage.replica(r.cluster.Replica(i).Status())
 		}
-		r.coverage.add("a session ended in the order", int(r.cluster.Replica(0).Status().Executed)-len(rec.Replicas[0].Ledger)-r.coverage.Counts()["a session is open"]-r.coverage.Counts()[orderIt])
+		r.coverage.add("a session ended in the order",
+			int(r.cluster.Replica(0).Status().Executed)-len(rec.Replicas[0].Ledger)-
+				r.coverage.Counts()["a session is open"]-r.coverage.Counts()[orderIt])
 		for _, c := range r.clients {
 			r.coverage.client(r.cluster.Monitor(c.host()).Stats())
 		}
@@ -249,7 +260,9 @@ func (r *run) record(judge *problems) Record {
 	for _, c := range r.calls {
 		r.moments = append(r.moments, Moment{c.Ended, "call   " + c.String()})
 	}
-	slices.SortFunc(r.moments, func(a, b Moment) int { return cmp.Or(cmp.Compare(a.At, b.At), cmp.Compare(a.What, b.What)) })
+	slices.SortFunc(r.moments, func(a, b Moment) int {
+		return cmp.Or(cmp.Compare(a.At, b.At), cmp.Compare(a.What, b.What))
+	})
 	rec.Calls, rec.Gone, rec.Failovers, rec.Trace = r.calls, r.left, r.failovers, r.moments
 	rec.Virtual, rec.Coverage = r.elapsed(), r.coverage
 	return rec

@@ -63,7 +63,9 @@ func (l *lines) String() string {
 	return l.b.String()
 }
 
-// TestGroupDown: when all in-sync replicas die at once, no replica that comes back may lead, since none has what callers have seen: the group is down, and says so: to callers, too, at once, of calls that were never sent.
+// TestGroupDown: when all in-sync replicas die at once, no replica that comes back may lead, since
+// none has what callers have seen: the group is down, and says so: to callers, too, at once, of
+// calls that were never sent.
 func TestGroupDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log lines
@@ -82,7 +84,8 @@ func TestGroupDown(t *testing.T) {
 		}
 		time.Sleep(10 * time.Second)
 		m := r.call(conn, Call{Request: Request{ID: "after", Op: "add", A: 1}}, 5*time.Second)
-		if status.Code(m.Err) != codes.Unavailable || m.Ended != m.Began || !strings.Contains(m.Err.Error(), "replica0, replica1, replica2") {
+		if status.Code(m.Err) != codes.Unavailable || m.Ended != m.Began ||
+			!strings.Contains(m.Err.Error(), "replica0, replica1, replica2") {
 			t.Errorf("a call of a group that is down: %v", m)
 		}
 		for i := range 3 {
@@ -96,17 +99,22 @@ func TestGroupDown(t *testing.T) {
 	})
 }
 
-// TestReplyComesTooLate: the primary is parted from the rest with a client, and stands still while a reply to it is on its way, until its successor's gate is open: R10 is all that keeps the client from accepting it. The seeds meet this rarely.
+// TestReplyComesTooLate: the primary is parted from the rest with a client, and stands still while
+// a reply to it is on its way, until its successor's gate is open: R10 is all that keeps the client
+// from accepting it. The seeds meet this rarely.
 func TestReplyComesTooLate(t *testing.T) {
 	const moments = 2
 	late := 0
 	for k := range moments {
 		p := Plan{
-			Seed: uint64(1 + k), Replicas: 3, Clients: 2, Workers: 2, Workload: "register", Style: Anything, Quiet: -1, MinInSync: 1,
-			Load: 6 * time.Second, Heal: 6 * time.Second, Pause: 20 * time.Millisecond,
+			Seed: uint64(1 + k), Replicas: 3, Clients: 2, Workers: 2, Workload: "register", Style: Anything, Quiet: -1,
+			MinInSync: 1,
+			Load:      6 * time.Second, Heal: 6 * time.Second, Pause: 20 * time.Millisecond,
 			Faults: []Fault{
-				{At: 500 * time.Millisecond, For: 5 * time.Second, Kind: "partition", Way: "both", Hosts: []string{"primary", "client0"}, Store: true},
-				{At: 700*time.Millisecond + time.Duration(k)*71*time.Microsecond, For: 4500 * time.Millisecond, Kind: "pause", Hosts: []string{"primary"}},
+				{At: 500 * time.Millisecond, For: 5 * time.Second, Kind: "partition", Way: "both",
+					Hosts: []string{"primary", "client0"}, Store: true},
+				{At: 700*time.Millisecond + time.Duration(k)*71*time.Microsecond, For: 4500 * time.Millisecond,
+					Kind: "pause", Hosts: []string{"primary"}},
 			},
 		}
 		rec, found := play(t, p, nil)

@@ -90,8 +90,10 @@ type Entry struct {
 
 func (e Entry) seen() Seen { return Seen{e.OrderNum, e.Now, e.Rand} }
 
-// Reply is what the caller has of an Entry: in the message, or in the details of an error; the trailer repeats OrderNum, and the header Rand. What is read has no Entry: then Place is that of the last one that was seen, 0 if there
-// was none, and Saw says which it was: no other has its Rand.
+// Reply is what the caller has of an Entry: in the message, or in the details of an error; the
+// trailer repeats OrderNum, and the header Rand. What is read has no Entry: then Place is that of
+// the last one that was seen, 0 if there was none, and Saw says which it was: no other has its
+// Rand.
 type Reply struct {
 	Place    int // in the ledger, from 1
 	Saw      Seen
@@ -116,7 +118,8 @@ type Service struct {
 	Ledger []Entry
 }
 
-// Register is an understudytest.Register for a plan. The service has a read-only method only if the plan calls it: a takeover at Stable waits for sessions then.
+// Register is an understudytest.Register for a plan. The service has a read-only method only if the
+// plan calls it: a takeover at Stable waits for sessions then.
 func Register(p Plan) func(grpc.ServiceRegistrar) replica.Snapshotter {
 	return func(r grpc.ServiceRegistrar) replica.Snapshotter {
 		s := &Service{Cells: p.opening()}
@@ -144,12 +147,14 @@ func (s *Service) do(ctx context.Context, in string) (string, error) {
 	s.Cells, e.Result = s.Cells.Apply(e.Request)
 	s.pause()
 	s.Ledger = append(s.Ledger, e)
-	out, err := answer(ctx, Reply{Place: len(s.Ledger), OrderNum: e.OrderNum, Result: e.Result, Now: e.Now, Rand: e.Rand})
+	out, err := answer(ctx,
+		Reply{Place: len(s.Ledger), OrderNum: e.OrderNum, Result: e.Result, Now: e.Now, Rand: e.Rand})
 	if err != nil {
 		return "", err
 	}
 	if e.Request.Op == "transfer" && !e.Result.OK {
-		st, err := status.New(codes.FailedPrecondition, "too little is on the account").WithDetails(wrapperspb.String(out))
+		st, err := status.New(codes.FailedPrecondition,
+			"too little is on the account").WithDetails(wrapperspb.String(out))
 		if err != nil {
 			return "", err
 		}
@@ -178,7 +183,8 @@ func (s *Service) read(ctx context.Context, in string) (string, error) {
 	return answer(ctx, said)
 }
 
-// pause lets others run. Called with mu held, which it gives up meanwhile: it is the library's to run nothing else.
+// pause lets others run. Called with mu held, which it gives up meanwhile: it is the library's to
+// run nothing else.
 func (s *Service) pause() {
 	if s.halfway > 0 {
 		s.mu.Unlock()
@@ -245,26 +251,30 @@ var (
 	readerDesc  = describe("simulation.Reader", "Read", server.read)
 )
 
-func describe(service, name string, handle func(s server, ctx context.Context, in string) (string, error)) grpc.ServiceDesc {
+func describe(
+	service, name string, handle func(s server, ctx context.Context, in string) (string, error),
+) grpc.ServiceDesc {
 	return grpc.ServiceDesc{
 		ServiceName: service, HandlerType: (*server)(nil),
-		Methods: []grpc.MethodDesc{{MethodName: name, Handler: func(srv any, ctx context.Context, dec func(any) error, i grpc.UnaryServerInterceptor) (any, error) {
-			in := new(wrapperspb.StringValue)
-			if err := dec(in); err != nil {
-				return nil, err
-			}
-			h := func(ctx context.Context, req any) (any, error) {
-				out, err := handle(srv.(server), ctx, req.(*wrapperspb.StringValue).GetValue())
-				if err != nil {
+		Methods: []grpc.MethodDesc{{MethodName: name,
+			Handler: func(srv any, ctx context.Context, dec func(any) error, i grpc.UnaryServerInterceptor) (any,
+				error) {
+				in := new(wrapperspb.StringValue)
+				if err := dec(in); err != nil {
 					return nil, err
 				}
-				return wrapperspb.String(out), nil
-			}
-			if i == nil {
-				return h(ctx, in)
-			}
-			return i(ctx, in, &grpc.UnaryServerInfo{Server: srv, FullMethod: "/" + service + "/" + name}, h)
-		}}},
+				h := func(ctx context.Context, req any) (any, error) {
+					out, err := handle(srv.(server), ctx, req.(*wrapperspb.StringValue).GetValue())
+					if err != nil {
+						return nil, err
+					}
+					return wrapperspb.String(out), nil
+				}
+				if i == nil {
+					return h(ctx, in)
+				}
+				return i(ctx, in, &grpc.UnaryServerInfo{Server: srv, FullMethod: "/" + service + "/" + name}, h)
+			}}},
 	}
 }
 
@@ -272,11 +282,15 @@ func describe(service, name string, handle func(s server, ctx context.Context, i
 func init() {
 	const text = "google.protobuf.StringValue"
 	file, err := protodesc.NewFile(&descriptorpb.FileDescriptorProto{
-		Name: proto.String("simulation/reader.proto"), Package: proto.String("simulation"), Syntax: proto.String("proto3"), Dependency: []string{"google/protobuf/wrappers.proto"},
-		Service: []*descriptorpb.ServiceDescriptorProto{{Name: proto.String("Reader"), Method: []*descriptorpb.MethodDescriptorProto{{
-			Name: proto.String("Read"), InputType: proto.String("." + text), OutputType: proto.String("." + text),
-			Options: &descriptorpb.MethodOptions{IdempotencyLevel: descriptorpb.MethodOptions_NO_SIDE_EFFECTS.Enum()},
-		}}}},
+		Name: proto.String("simulation/reader.proto"), Package: proto.String("simulation"),
+		Syntax: proto.String("proto3"), Dependency: []string{"google/protobuf/wrappers.proto"},
+		Service: []*descriptorpb.ServiceDescriptorProto{{Name: proto.String("Reader"),
+			Method: []*descriptorpb.MethodDescriptorProto{{
+				Name: proto.String("Read"), InputType: proto.String("." + text), OutputType: proto.String("." + text),
+				Options: &descriptorpb.MethodOptions{
+					IdempotencyLevel: descriptorpb.MethodOptions_NO_SIDE_EFFECTS.Enum(),
+				},
+			}}}},
 	}, protoregistry.GlobalFiles)
 	if err == nil {
 		err = protoregistry.GlobalFiles.RegisterFile(file)
@@ -286,7 +300,8 @@ func init() {
 	}
 }
 
-// Invoke makes one call, and returns the service's reply, if there is one: an error of the service's own is a reply, too.
+// Invoke makes one call, and returns the service's reply, if there is one: an error of the
+// service's own is a reply, too.
 func Invoke(ctx context.Context, conn grpc.ClientConnInterface, r Request, opts ...grpc.CallOption) (*Reply, error) {
 	in, err := json.Marshal(r)
 	if err != nil {
@@ -298,7 +313,8 @@ func Invoke(ctx context.Context, conn grpc.ClientConnInterface, r Request, opts 
 	}
 	var header, trailer metadata.MD
 	out := new(wrapperspb.StringValue)
-	err = conn.Invoke(ctx, method, wrapperspb.String(string(in)), out, append(opts, grpc.Header(&header), grpc.Trailer(&trailer))...)
+	err = conn.Invoke(ctx, method, wrapperspb.String(string(in)), out,
+		append(opts, grpc.Header(&header), grpc.Trailer(&trailer))...)
 	text := out.GetValue()
 	if err != nil {
 		text = "" // a reply that came, and wasn't accepted

@@ -54,7 +54,8 @@ func report(w io.Writer) {
 		fmt.Fprintf(w, "%8d  %s\n", s.coverage[what], what)
 	}
 	took := time.Since(s.began)
-	fmt.Fprintf(w, "%v of virtual time in %v: %.0f seeds a minute\n", s.virtual.Round(time.Second), took.Round(time.Second), float64(s.seeds)/took.Minutes())
+	fmt.Fprintf(w, "%v of virtual time in %v: %.0f seeds a minute\n", s.virtual.Round(time.Second),
+		took.Round(time.Second), float64(s.seeds)/took.Minutes())
 	for _, seed := range s.failed {
 		fmt.Fprintf(w, "again: make simulate SEED=%d\n", seed)
 	}

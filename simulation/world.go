@@ -14,11 +14,12 @@ import (
 // group is what understudytest calls its group.
 const group = "test"
 
-// This file has the faults of what surrounds a group: a store that isn't the group's any more and is put back later,
-// one that answers late, and clocks that leap. Only one seed of five has them, so that the others keep their plans.
+// This file has the faults of what surrounds a group: a store that isn't the group's any more and
+// is put back later, one that answers late, and clocks that leap. Only one seed of five has them,
+// so that the others keep their plans.
 
-// world draws them, and often that the primary dies meanwhile. A group is held up when authority has run out, so this
-// takes longer.
+// world draws them, and often that the primary dies meanwhile. A group is held up when authority
+// has run out, so this takes longer.
 func (p *Plan) world(d dice) {
 	const longer = 3 * time.Second
 	p.Load, p.Heal, p.Pause = p.Load+longer, p.Heal+longer, 2*p.Pause
@@ -27,7 +28,8 @@ func (p *Plan) world(d dice) {
 			At:  d.between(50*time.Millisecond, p.Heal),
 			For: oneOf(d, d.between(50*time.Millisecond, time.Second), d.between(time.Second, 4*time.Second)),
 		}
-		f.Kind = oneOf(d, "store emptied", "store restored", "store restored", "store keys", "store slow", "store hangs", "clock", "clock")
+		f.Kind = oneOf(d, "store emptied", "store restored", "store restored", "store keys", "store slow",
+			"store hangs", "clock", "clock")
 		switch f.Kind {
 		case "store restored": // from a backup that is so old
 			f.Extra = d.between(0, f.At)
@@ -39,7 +41,8 @@ func (p *Plan) world(d dice) {
 		case "store hangs":
 			f.Hosts = p.some(d)
 		case "clock":
-			f.Hosts = oneOf(d, []string{"primary"}, []string{"primary"}, []string{fmt.Sprintf("backup%d", d.IntN(p.Replicas-1))})
+			f.Hosts = oneOf(d, []string{"primary"}, []string{"primary"},
+				[]string{fmt.Sprintf("backup%d", d.IntN(p.Replicas-1))})
 			if f.Extra = d.between(time.Millisecond, oneOf(d, time.Second, time.Minute, time.Hour)); d.percent(50) {
 				f.Extra = -f.Extra
 			}
@@ -47,7 +50,8 @@ func (p *Plan) world(d dice) {
 		p.Faults = append(p.Faults, f)
 		if d.percent(50) {
 			p.Faults = append(p.Faults, Fault{
-				At: f.At + d.between(0, f.For), For: d.between(20*time.Millisecond, 2*time.Second), Kind: "crash", Hosts: []string{"primary"},
+				At: f.At + d.between(0, f.For), For: d.between(20*time.Millisecond, 2*time.Second), Kind: "crash",
+				Hosts: []string{"primary"},
 			})
 		}
 	}
@@ -94,7 +98,8 @@ func (n *nemesis) suspect(f Fault, old *backup) func() {
 		case truth.groupless && len(s.InSync) == 0:
 			n.r.trace("       not made: replica%d doesn't know the group yet, and would make another one", i)
 			return nil
-		case f.Kind == "store restored" && behind: // it may be elected there, if nobody who knows more can be reached (seed 745)
+		// it may be elected there, if nobody who knows more can be reached (seed 745)
+		case f.Kind == "store restored" && behind:
 			n.r.trace("       not made: replica%d doesn't know the newest yet, and would believe the older one", i)
 			return nil
 		}
@@ -159,7 +164,8 @@ func (n *nemesis) putBack() {
 	n.truth = nil
 }
 
-// view is who has which role by the store, or by what it had before it became suspect: nothing changes meanwhile.
+// view is who has which role by the store, or by what it had before it became suspect: nothing
+// changes meanwhile.
 func (n *nemesis) view() election.State {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -173,8 +179,8 @@ func (n *nemesis) lockedView() election.State {
 	return n.r.cluster.View()
 }
 
-// putBackFirst puts a store back that doesn't have the group's id before a new process asks it: who knows no group
-// begins one, as ever, and that one would be gone when the store is put back.
+// putBackFirst puts a store back that doesn't have the group's id before a new process asks it: who
+// knows no group begins one, as ever, and that one would be gone when the store is put back.
 func (n *nemesis) putBackFirst() {
 	n.mu.Lock()
 	groupless := n.truth != nil && n.truth.groupless
@@ -226,8 +232,8 @@ func (w *weather) hung() <-chan struct{} {
 	return w.hangs
 }
 
-// weathered is a host's election: requests may hang, and answers may be late. Of what was to change something and is
-// answered too late, the outcome is unknown. Who registers has luck.
+// weathered is a host's election: requests may hang, and answers may be late. Of what was to change
+// something and is answered too late, the outcome is unknown. Who registers has luck.
 type weathered struct {
 	election.Election
 	*weather

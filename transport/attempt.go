@@ -19,7 +19,9 @@ import (
 	"github.com/understudy-rpc/understudy/internal/wire"
 )
 
-// request is what a caller asks for: the same in every session and every attempt. It was marshalled once, so that frames, the RPC and every further attempt carry the same bytes, which a digest binds to the order.
+// request is what a caller asks for: the same in every session and every attempt. It was marshalled
+// once, so that frames, the RPC and every further attempt carry the same bytes, which a digest
+// binds to the order.
 type request struct {
 	ctx               context.Context
 	method            string
@@ -28,7 +30,8 @@ type request struct {
 	conn              *grpc.ClientConn
 	invoker           grpc.UnaryInvoker
 	opts              []grpc.CallOption
-	apart             bool // the header goes in metadata, whatever the default: the caller's limits leave no room for it
+	// the header goes in metadata, whatever the default: the caller's limits leave no room for it
+	apart bool
 }
 
 func standardCodec() encoding.CodecV2 { return encoding.GetCodecV2(grpcproto.Name) }
@@ -43,10 +46,14 @@ func (r *request) marshal() (err error) {
 	return err
 }
 
-// attempt is one RPC of a call: the context under which it runs, the codec that puts its header in front of the message and takes that of the reply off, and what has arrived.
+// attempt is one RPC of a call: the context under which it runs, the codec that puts its header in
+// front of the message and takes that of the reply off, and what has arrived.
 //
-// The header has two carriers. Metadata costs a call the more the longer the header is (HPACK, base64, lists of strings); a field in front of the message's bytes hardly more than to copy it. So that is the default, up to
-// wire.MaxInMessage: beyond, metadata costs little beside the message, and the header doesn't count in the limits of its size. The reply's header comes the same way, or in the trailer if it is an error, or an interceptor's.
+// The header has two carriers. Metadata costs a call the more the longer the header is (HPACK,
+// base64, lists of strings); a field in front of the message's bytes hardly more than to copy it.
+// So that is the default, up to wire.MaxInMessage: beyond, metadata costs little beside the
+// message, and the header doesn't count in the limits of its size. The reply's header comes the
+// same way, or in the trailer if it is an error, or an interceptor's.
 type attempt struct {
 	choice
 	request *request
@@ -78,7 +85,8 @@ func (a *attempt) invoke() arrival {
 	err := r.invoker(a, r.method, r.message, r.response, r.conn, opts...)
 	r.hideHeader()
 	if values := a.trailer.Get(wire.HeaderKey); len(values) > 0 {
-		a.bad = a.received.FromMetadata(values[len(values)-1:]) // an interceptor in front of the replica's may have asked it again
+		// an interceptor in front of the replica's may have asked it again
+		a.bad = a.received.FromMetadata(values[len(values)-1:])
 		a.arrived = true
 	} else if err != nil { // a message has come, its end hasn't: the error is no replica's
 		a.bad, a.arrived = nil, false
@@ -110,7 +118,8 @@ type arrival struct {
 	size   int          // of the reply's message
 }
 
-// Name implements encoding.CodecV2: none, so that the content type is that of a call without a codec of its own.
+// Name implements encoding.CodecV2: none, so that the content type is that of a call without a
+// codec of its own.
 func (a *attempt) Name() string { return "" }
 
 // Marshal implements encoding.CodecV2.
@@ -151,8 +160,8 @@ func messageOf(v any) proto.Message {
 	return nil
 }
 
-// obey refuses a request that is larger than the caller lets it be, and keeps our header from counting in its limits:
-// those of the service config, and of the options.
+// obey refuses a request that is larger than the caller lets it be, and keeps our header from
+// counting in its limits: those of the service config, and of the options.
 func (r *request) obey(maxRequest, maxReply *int) error {
 	send, receive := math.MaxInt, math.MaxInt
 	for _, o := range r.opts {

@@ -19,7 +19,8 @@ import (
 
 // This file is the only one that uses gRPC's experimental packages resolver and balancer.
 
-// policy is the name of our load-balancing policy: one connection to each replica, chosen by its name.
+// policy is the name of our load-balancing policy: one connection to each replica, chosen by its
+// name.
 const policy = "understudy"
 
 func init() {
@@ -27,7 +28,8 @@ func init() {
 	resolver.Register(bareScheme{})
 }
 
-// bareScheme stands for the scheme's resolver in a ClientConn that has none of ours, to say what is missing.
+// bareScheme stands for the scheme's resolver in a ClientConn that has none of ours, to say what is
+// missing.
 type bareScheme struct{}
 
 func (bareScheme) Scheme() string { return Scheme }
@@ -70,7 +72,8 @@ func choiceOf(ctx context.Context) *choice {
 	return ch
 }
 
-// serviceConfig merges the user's with our policy. Our streams live long: what the user sets for all methods doesn't hold for them.
+// serviceConfig merges the user's with our policy. Our streams live long: what the user sets for
+// all methods doesn't hold for them.
 func serviceConfig(user string) (string, error) {
 	merged := map[string]any{}
 	if user != "" {
@@ -87,14 +90,15 @@ func serviceConfig(user string) (string, error) {
 	if _, given := merged["methodConfig"]; given && !ok {
 		return "", errors.New("transport: WithServiceConfig: methodConfig isn't a list")
 	}
-	merged["methodConfig"] = append(methods, map[string]any{"name": []any{map[string]any{"service": pb.Connection_ServiceDesc.ServiceName}}})
+	merged["methodConfig"] = append(methods,
+		map[string]any{"name": []any{map[string]any{"service": pb.Connection_ServiceDesc.ServiceName}}})
 	merged["loadBalancingConfig"] = []any{map[string]any{policy: map[string]any{}}}
 	b, err := json.Marshal(merged)
 	return string(b), err
 }
 
-// resolverBuilder gives one ClientConn its Client's replicas. It stands in for dns and passthrough too: gRPC chooses these when it can't parse a target as a URL, as with a
-// list of IPv6 addresses.
+// resolverBuilder gives one ClientConn its Client's replicas. It stands in for dns and passthrough
+// too: gRPC chooses these when it can't parse a target as a URL, as with a list of IPv6 addresses.
 type resolverBuilder struct {
 	client *Client
 	scheme string
@@ -122,7 +126,9 @@ func (b resolverBuilder) OverrideAuthority(t resolver.Target) string {
 	return target.Group
 }
 
-func (b resolverBuilder) Build(t resolver.Target, cc resolver.ClientConn, _ resolver.BuildOptions) (resolver.Resolver, error) {
+func (b resolverBuilder) Build(
+	t resolver.Target, cc resolver.ClientConn, _ resolver.BuildOptions,
+) (resolver.Resolver, error) {
 	target, err := b.target(t)
 	if err == nil {
 		err = b.client.open(target, func(all []address) error { return publish(b.client, cc, all) })
@@ -141,13 +147,15 @@ type groupResolver struct{ client *Client }
 func (groupResolver) ResolveNow(resolver.ResolveNowOptions) {}
 func (r groupResolver) Close()                              { r.client.close() }
 
-// address is where one replica is reached, on the how-manieth connection: who wants another one says a higher number.
+// address is where one replica is reached, on the how-manieth connection: who wants another one
+// says a higher number.
 type address struct {
 	name, addr string
 	connection int
 }
 
-// roster is the resolver state's attribute by which a balancer finds its Client, and whom the state's endpoints are.
+// roster is the resolver state's attribute by which a balancer finds its Client, and whom the
+// state's endpoints are.
 type roster struct {
 	client *Client
 	all    []address
@@ -217,8 +225,8 @@ func (b *replicaBalancer) UpdateClientConnState(s balancer.ClientConnState) erro
 	return nil
 }
 
-// connect makes the connection to a replica: in place of the one to an earlier address of its at once, in place of one
-// that says nothing when it is there, since that one may speak again before.
+// connect makes the connection to a replica: in place of the one to an earlier address of its at
+// once, in place of one that says nothing when it is there, since that one may speak again before.
 func (b *replicaBalancer) connect(a address, addr resolver.Address) error {
 	name, in := a.name, b.conns
 	if old := b.conns[name]; old != nil {
@@ -268,7 +276,8 @@ func (b *replicaBalancer) replace(name string) {
 	b.publish()
 }
 
-// changed keeps every connection connected: idle is where gRPC puts one that was lost, or whose backoff is over.
+// changed keeps every connection connected: idle is where gRPC puts one that was lost, or whose
+// backoff is over.
 func (b *replicaBalancer) changed(name string, conn *replicaConn, s balancer.SubConnState) {
 	if s.ConnectivityState == connectivity.Shutdown || b.conns[name] != conn && b.next[name] != conn {
 		return
@@ -337,7 +346,8 @@ type picker struct{ conns map[string]replicaConn }
 func (p picker) Pick(info balancer.PickInfo) (balancer.PickResult, error) {
 	ch := choiceOf(info.Ctx)
 	if ch == nil {
-		return balancer.PickResult{}, status.Error(codes.Internal, "understudy: a call that didn't pass Understudy's interceptor")
+		return balancer.PickResult{},
+			status.Error(codes.Internal, "understudy: a call that didn't pass Understudy's interceptor")
 	}
 	conn, known := p.conns[ch.name]
 	switch {
@@ -347,15 +357,19 @@ func (p picker) Pick(info balancer.PickInfo) (balancer.PickResult, error) {
 	case ch.wait:
 		return balancer.PickResult{}, balancer.ErrNoSubConnAvailable
 	case !known:
-		return balancer.PickResult{}, status.Errorf(codes.Unavailable, "understudy: no address of replica %s is known", ch.name)
+		return balancer.PickResult{},
+			status.Errorf(codes.Unavailable, "understudy: no address of replica %s is known", ch.name)
 	default: // a dead replica's calls fail at once
-		return balancer.PickResult{}, status.Errorf(codes.Unavailable, "understudy: no connection to replica %s at %s: %v", ch.name, conn.addr, conn.err)
+		return balancer.PickResult{},
+			status.Errorf(codes.Unavailable, "understudy: no connection to replica %s at %s: %v", ch.name, conn.addr,
+				conn.err)
 	}
 	ch.picked.Store(true)
 	return balancer.PickResult{SubConn: conn.sub}, nil
 }
 
-// any is for unreplicated services, with gRPC's usual rules: while something may come of it the call waits; else it fails, unless it has WaitForReady.
+// any is for unreplicated services, with gRPC's usual rules: while something may come of it the
+// call waits; else it fails, unless it has WaitForReady.
 func (p picker) any(ch *choice) (balancer.PickResult, error) {
 	err := balancer.ErrNoSubConnAvailable
 	if len(p.conns) > 0 {

@@ -17,14 +17,16 @@ const (
 	askEvery = 20 * time.Millisecond // and again
 )
 
-// call is one unary call on a session, under one seqNum. Its attempts follow each other; each is an RPC to the primary of the epoch that is acknowledged then.
+// call is one unary call on a session, under one seqNum. Its attempts follow each other; each is an
+// RPC to the primary of the epoch that is acknowledged then.
 type call struct {
 	request // constant, as are those up to retained
 	client  *Client
 	session *session
 	level   pb.Level
 	seqNum  uint64 // 0: read-only, without a frame
-	// outstanding is the low-water mark as a difference. Replicas bind it to the order, so that every copy of the message has the same.
+	// outstanding is the low-water mark as a difference. Replicas bind it to the order, so that
+	// every copy of the message has the same.
 	outstanding uint64
 	retained    *retained
 
@@ -41,7 +43,10 @@ type call struct {
 }
 
 // invoke makes one call: FIG. 8 on the way out, FIG. 9 on the way back.
-func (c *Client) invoke(ctx context.Context, method string, req, resp any, conn *grpc.ClientConn, invoker grpc.UnaryInvoker, opts []grpc.CallOption) error {
+func (c *Client) invoke(
+	ctx context.Context, method string, req, resp any, conn *grpc.ClientConn, invoker grpc.UnaryInvoker,
+	opts []grpc.CallOption,
+) error {
 	c.counts.calls.Add(1)
 	ctx, stop := c.limited(ctx)
 	defer stop()
@@ -91,7 +96,8 @@ func (c *Client) invoke(ctx context.Context, method string, req, resp any, conn 
 	}
 }
 
-// begin waits for an open session with room for the call, enqueues its frame for every replica but the primary, and prepares the first attempt. In that order, seqNums leave on every stream.
+// begin waits for an open session with room for the call, enqueues its frame for every replica but
+// the primary, and prepares the first attempt. In that order, seqNums leave on every stream.
 //
 // A read-only call has no seqNum, and nobody but the primary sees it.
 func (c *Client) begin(r request, level understudy.Level, reads bool) (*call, *attempt, error) {
@@ -121,7 +127,8 @@ func (c *Client) begin(r request, level understudy.Level, reads bool) (*call, *a
 		if reads {
 			s.reads[k] = struct{}{}
 		} else {
-			k.retained = s.frames.add(&pb.Frame{Group: c.group, Session: s.number, Method: r.method, Message: r.payload, Level: k.level}, k)
+			k.retained = s.frames.add(&pb.Frame{Group: c.group, Session: s.number, Method: r.method, Message: r.payload,
+				Level: k.level}, k)
 			k.seqNum, k.outstanding = k.retained.frame.SeqNum, k.retained.frame.Outstanding
 			for _, l := range c.links {
 				if l.session == s {
@@ -135,8 +142,8 @@ func (c *Client) begin(r request, level understudy.Level, reads bool) (*call, *a
 	}
 }
 
-// mostOfPrimary is how many bytes of a request the primary takes; 0 if that isn't known, or is enough for any that has
-// so few bytes. mu is held.
+// mostOfPrimary is how many bytes of a request the primary takes; 0 if that isn't known, or is
+// enough for any that has so few bytes. mu is held.
 func (c *Client) mostOfPrimary(size int) uint64 {
 	if size <= wire.MaxInMessage {
 		return 0
@@ -149,7 +156,8 @@ func (c *Client) mostOfPrimary(size int) uint64 {
 	return 0
 }
 
-// awaitRoom waits until there is room for a call of so many bytes, after those who came before; or until the session is over. mu is held, and given up meanwhile.
+// awaitRoom waits until there is room for a call of so many bytes, after those who came before; or
+// until the session is over. mu is held, and given up meanwhile.
 func (c *Client) awaitRoom(ctx context.Context, s *session, size int, reads bool) (err error) {
 	turn := make(chan struct{}, 1)
 	s.line = append(s.line, turn)
@@ -165,7 +173,8 @@ func (c *Client) awaitRoom(ctx context.Context, s *session, size int, reads bool
 		case <-again:
 		case <-s.ended:
 		case <-ctx.Done():
-			err = statusEnded(ctx, false, "too much is outstanding on the connection, or a call that may end its replica is alone there")
+			err = statusEnded(ctx, false,
+				"too much is outstanding on the connection, or a call that may end its replica is alone there")
 		case <-c.ctx.Done():
 			err = c.closing()
 		}
@@ -184,8 +193,9 @@ func (k *call) isStable() bool {
 	return max(k.level, k.client.level) == pb.Level_LEVEL_STABLE
 }
 
-// run makes attempts, of which the first is prepared, until one decides. move and order say that nothing was executed, nor will be, and that the call is to be made on another session, or as one that is ordered; any other
-// verdict that the call has ended.
+// run makes attempts, of which the first is prepared, until one decides. move and order say that
+// nothing was executed, nor will be, and that the call is to be made on another session, or as one
+// that is ordered; any other verdict that the call has ended.
 func (k *call) run(a *attempt) (v verdict, err error) {
 	returned := false
 	defer func() { // an interceptor after ours may panic, and a caller's caller recover
@@ -209,7 +219,8 @@ func (k *call) abandon() {
 
 func (k *call) attempts(a *attempt) (verdict, error) {
 	c := k.client
-	pause := pauses{base: 5 * time.Millisecond, max: 100 * time.Millisecond, spread: spread(k.session.nonce, "", k.seqNum)}
+	pause := pauses{base: 5 * time.Millisecond, max: 100 * time.Millisecond,
+		spread: spread(k.session.nonce, "", k.seqNum)}
 	for first := true; ; a = k.next() {
 		v := again
 		if a != nil {
@@ -278,7 +289,8 @@ func (k *call) attempt() *attempt {
 	return a
 }
 
-// envelopes are those of destOrderInfo that HeldUpTo doesn't say already: announcements above a gap. A header has room for a few (R5); the streams carry them all.
+// envelopes are those of destOrderInfo that HeldUpTo doesn't say already: announcements above a
+// gap. A header has room for a few (R5); the streams carry them all.
 func (s *session) envelopes(held orderstate.OrderNum) (runs []orderstate.Announcement) {
 	const few = 16
 	if s.announced <= held {
@@ -356,7 +368,8 @@ func (c *Client) ask(s *session, order orderstate.OrderNum, now time.Duration) {
 	}
 }
 
-// askPrimary sends a question, if the primary has a stream. What is stable it tells whoever asks for announcements, too. mu is held.
+// askPrimary sends a question, if the primary has a stream. What is stable it tells whoever asks
+// for announcements, too. mu is held.
 func (c *Client) askPrimary(s *session, q *pb.WaitingFor) bool {
 	for _, l := range c.links {
 		if l.up && l.session == s && l.isPrimary() {
@@ -377,7 +390,8 @@ type question struct {
 	held  orderstate.OrderNum
 }
 
-// pause waits until another attempt may do better: at once in another epoch, else after a change, or a while.
+// pause waits until another attempt may do better: at once in another epoch, else after a change,
+// or a while.
 func (k *call) pause(b *pauses) verdict {
 	c, s := k.client, k.session
 	c.mu.Lock()

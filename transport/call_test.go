@@ -58,7 +58,8 @@ func TestCall(t *testing.T) {
 			t.Errorf("%+v", s)
 		}
 		for i, q := range c.received() {
-			want := &pb.Header{Session: 1, SeqNum: uint64(i + 1), DestEpoch: 10, HeldUpTo: uint64(i + 1), Outstanding: 1, Token: tokenOf(1)}
+			want := &pb.Header{Session: 1, SeqNum: uint64(i + 1), DestEpoch: 10, HeldUpTo: uint64(i + 1),
+				Outstanding: 1, Token: tokenOf(1)}
 			if !proto.Equal(q.header, want) { // R2: 1 is stable, the rest was announced
 				t.Errorf("call %d: %v; want %v", i, q.header, want)
 			}
@@ -66,7 +67,8 @@ func TestCall(t *testing.T) {
 	})
 }
 
-// TestSameBytes: the RPC, the frames and every further attempt carry the bytes and the mark that the call was given at first.
+// TestSameBytes: the RPC, the frames and every further attempt carry the bytes and the mark that
+// the call was given at first.
 func TestSameBytes(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
@@ -113,7 +115,8 @@ func TestSameBytes(t *testing.T) {
 				t.Fatalf("%d frames for %s", len(frames), name)
 			}
 			for i, f := range frames {
-				if f.SeqNum != uint64(i+1) || string(f.Message) != string(sent[f.SeqNum]) || f.Outstanding != marks[f.SeqNum] || f.Method != echo || f.Session != 1 || f.Group != groupID {
+				if f.SeqNum != uint64(i+1) || string(f.Message) != string(sent[f.SeqNum]) ||
+					f.Outstanding != marks[f.SeqNum] || f.Method != echo || f.Session != 1 || f.Group != groupID {
 					t.Errorf("%s: frame %d has %d bytes, %d outstanding", name, f.SeqNum, len(f.Message), f.Outstanding)
 				}
 			}
@@ -161,13 +164,15 @@ func TestMarshalledOnce(t *testing.T) {
 	})
 }
 
-// TestWait is R1: a reply is held until everything before it is announced; after 5 ms this source asks for it, and every 20 ms.
+// TestWait is R1: a reply is held until everything before it is announced; after 5 ms this source
+// asks for it, and every 20 ms.
 func TestWait(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
 		c := newCluster(t, "a", "b")
 		c.answer = func(q *request) *answer {
-			return &answer{header: &pb.Header{SourceEpoch: 10, OrderNum: 5, Stable: 1, RequiredSet: 1, AuthorityUs: 1e6}}
+			return &answer{header: &pb.Header{SourceEpoch: 10, OrderNum: 5, Stable: 1, RequiredSet: 1,
+				AuthorityUs: 1e6}}
 		}
 		conn := c.dial()
 		call := sayLater(ctx, conn, "hello")
@@ -207,7 +212,8 @@ func TestWait(t *testing.T) {
 	})
 }
 
-// TestStable is R1b: every member of the required set acknowledges, or leaves the set, in the reply's epoch.
+// TestStable is R1b: every member of the required set acknowledges, or leaves the set, in the
+// reply's epoch.
 func TestStable(t *testing.T) {
 	t.Parallel()
 	for name, opts := range map[string]struct {
@@ -236,14 +242,16 @@ func TestStable(t *testing.T) {
 					}
 				}
 				waits("nobody has acknowledged")
-				if asks := c.received()[0].header.Level; (asks == pb.Level_LEVEL_STABLE) != (opts.level != pb.Level_LEVEL_STABLE) {
+				asks := c.received()[0].header.Level
+				if (asks == pb.Level_LEVEL_STABLE) != (opts.level != pb.Level_LEVEL_STABLE) {
 					t.Errorf("the header asks for %v of a group at %v", asks, opts.level)
 				}
 				if f := c.stream("b").frames(); len(f) != 1 || f[0].Level != c.received()[0].header.Level {
 					t.Errorf("no frame, or one that lingers: %v", f)
 				}
 				ack := func(name string, epoch, k uint64) {
-					c.stream(name).send(&pb.AttachResponse{Acknowledgement: &pb.Acknowledgement{Epoch: epoch, OrderNum: k}})
+					c.stream(name).send(&pb.AttachResponse{Acknowledgement: &pb.Acknowledgement{Epoch: epoch,
+						OrderNum: k}})
 				}
 				ack("b", 10, 2)
 				waits("c is missing")
@@ -259,7 +267,8 @@ func TestStable(t *testing.T) {
 	}
 }
 
-// TestFenced is R9: what an older epoch says is dropped, and its call issued again under its seqNum.
+// TestFenced is R9: what an older epoch says is dropped, and its call issued again under its
+// seqNum.
 func TestFenced(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
@@ -295,7 +304,8 @@ func TestFenced(t *testing.T) {
 	})
 }
 
-// TestFencedReply: a reply that was held when a newer epoch was acknowledged is dropped, and one that arrives later.
+// TestFencedReply: a reply that was held when a newer epoch was acknowledged is dropped, and one
+// that arrives later.
 func TestFencedReply(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
@@ -332,7 +342,8 @@ func TestFencedReply(t *testing.T) {
 	})
 }
 
-// TestExpired is R10: a reply that comes, or is still held, when the primary's authority may have ended is dropped.
+// TestExpired is R10: a reply that comes, or is still held, when the primary's authority may have
+// ended is dropped.
 func TestExpired(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
@@ -363,7 +374,8 @@ func TestExpired(t *testing.T) {
 	})
 }
 
-// TestNotPrimary: a refusal sends the call to the primary of the next epoch, as soon as it is known.
+// TestNotPrimary: a refusal sends the call to the primary of the next epoch, as soon as it is
+// known.
 func TestNotPrimary(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
@@ -386,7 +398,8 @@ func TestNotPrimary(t *testing.T) {
 	})
 }
 
-// half serves a unary call of a primary that dies when the reply's message has been received, before its end.
+// half serves a unary call of a primary that dies when the reply's message has been received,
+// before its end.
 func (r *replica) half(_ any, ss grpc.ServerStream) error {
 	message := new(emptypb.Empty)
 	if err := ss.RecvMsg(message); err != nil {
@@ -413,7 +426,8 @@ func (r *replica) half(_ any, ss grpc.ServerStream) error {
 	return ss.Context().Err()
 }
 
-// TestReplyIsCutOff: a reply's header counts when all of the reply has come. Else the connection's error would be the call's, and say that it wasn't executed.
+// TestReplyIsCutOff: a reply's header counts when all of the reply has come. Else the connection's
+// error would be the call's, and say that it wasn't executed.
 func TestReplyIsCutOff(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
@@ -429,18 +443,21 @@ func TestReplyIsCutOff(t *testing.T) {
 	})
 }
 
-// TestReplyIsLostHere: a reply that the primary has sent, and this process can't receive, isn't an error that says that the call wasn't executed.
+// TestReplyIsLostHere: a reply that the primary has sent, and this process can't receive, isn't an
+// error that says that the call wasn't executed.
 func TestReplyIsLostHere(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
 		c := newCluster(t, "a", "b", "c")
 		conn := c.dial(transport.WithHeaderInMetadata())
-		err := conn.Invoke(ctx, "/test.Echo/Call", wrapperspb.String(strings.Repeat("x", 20_000)), new(wrapperspb.StringValue), grpc.MaxCallRecvMsgSize(10_000))
+		err := conn.Invoke(ctx, "/test.Echo/Call", wrapperspb.String(strings.Repeat("x", 20_000)),
+			new(wrapperspb.StringValue), grpc.MaxCallRecvMsgSize(10_000))
 		fails(t, err, codes.Internal, "the outcome is unknown: ResourceExhausted")
 	})
 }
 
-// TestRefusedByReplica: what the primary says isn't executed goes to the caller as it is, with no attempt more.
+// TestRefusedByReplica: what the primary says isn't executed goes to the caller as it is, with no
+// attempt more.
 func TestRefusedByReplica(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -450,17 +467,29 @@ func TestRefusedByReplica(t *testing.T) {
 		says   string
 		tries  int
 	}{
-		{"unavailable", answer{header: &pb.Header{SourceEpoch: 10}, err: status.Error(codes.Unavailable, "not now")}, codes.Unavailable, "not now", 1},
-		{"exhausted", answer{header: &pb.Header{SourceEpoch: 10}, err: status.Error(codes.ResourceExhausted, "full")}, codes.ResourceExhausted, "full", 1},
-		{"by an interceptor behind", answer{header: &pb.Header{SourceEpoch: 10}, err: status.Error(codes.PermissionDenied, "no")}, codes.PermissionDenied, "no", 1},
-		{"by an interceptor in front", answer{err: status.Error(codes.Unauthenticated, "who?")}, codes.Unauthenticated, "who?", 1},
-		{"exhausted, by whom?", answer{err: status.Error(codes.ResourceExhausted, "too large")}, codes.Internal, "too large", 1},
-		{"answered", answer{header: &pb.Header{SourceEpoch: 10, Refusal: pb.Refusal_REFUSAL_ANSWERED}, err: status.Error(codes.FailedPrecondition, "")}, codes.Internal, "seqNum 1 of session 1", 1},
+		{"unavailable", answer{header: &pb.Header{SourceEpoch: 10}, err: status.Error(codes.Unavailable, "not now")},
+			codes.Unavailable, "not now", 1},
+		{"exhausted", answer{header: &pb.Header{SourceEpoch: 10}, err: status.Error(codes.ResourceExhausted, "full")},
+			codes.ResourceExhausted, "full", 1},
+		{"by an interceptor behind",
+			answer{header: &pb.Header{SourceEpoch: 10}, err: status.Error(codes.PermissionDenied, "no")},
+			codes.PermissionDenied, "no", 1},
+		{"by an interceptor in front", answer{err: status.Error(codes.Unauthenticated, "who?")}, codes.Unauthenticated,
+			"who?", 1},
+		{"exhausted, by whom?", answer{err: status.Error(codes.ResourceExhausted, "too large")}, codes.Internal,
+			"too large", 1},
+		{"answered", answer{header: &pb.Header{SourceEpoch: 10, Refusal: pb.Refusal_REFUSAL_ANSWERED},
+			err: status.Error(codes.FailedPrecondition, "")}, codes.Internal, "seqNum 1 of session 1", 1},
 		{"no header", answer{}, codes.Internal, "without a valid header", 1},
 		{"malformed header", answer{raw: "\xff"}, codes.Internal, "without a valid header", 1},
-		{"malformed run", answer{header: &pb.Header{SourceEpoch: 10, OrderNum: 2, AuthorityUs: 1e6, SourceOrderInfo: []*pb.Run{{Epoch: 10}}}}, codes.Internal, "without a valid header", 1},
-		{"another start", answer{header: &pb.Header{SourceEpoch: 10, OrderNum: 2, AuthorityUs: 1e6, SourceOrderInfo: []*pb.Run{{Epoch: 10, EpochFirst: 2, First: 2, Count: 1}}}}, codes.Internal, "without a valid header", 1},
-		{"by the handler", answer{header: &pb.Header{SourceEpoch: 10, OrderNum: 2, Stable: 2, AuthorityUs: 1e6, Code: uint32(codes.Unavailable)}, err: status.Error(codes.Unavailable, "the handler's")}, codes.Unavailable, "the handler's", 1},
+		{"malformed run", answer{header: &pb.Header{SourceEpoch: 10, OrderNum: 2, AuthorityUs: 1e6,
+			SourceOrderInfo: []*pb.Run{{Epoch: 10}}}}, codes.Internal, "without a valid header", 1},
+		{"another start", answer{header: &pb.Header{SourceEpoch: 10, OrderNum: 2, AuthorityUs: 1e6,
+			SourceOrderInfo: []*pb.Run{{Epoch: 10, EpochFirst: 2, First: 2, Count: 1}}}}, codes.Internal,
+			"without a valid header", 1},
+		{"by the handler", answer{header: &pb.Header{SourceEpoch: 10, OrderNum: 2, Stable: 2, AuthorityUs: 1e6,
+			Code: uint32(codes.Unavailable)}, err: status.Error(codes.Unavailable, "the handler's")}, codes.Unavailable,
+			"the handler's", 1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -477,7 +506,8 @@ func TestRefusedByReplica(t *testing.T) {
 	}
 }
 
-// TestEnds: an unknown outcome ends as the call's own Canceled or DeadlineExceeded, or without a deadline as Unknown; the next message declares it abandoned.
+// TestEnds: an unknown outcome ends as the call's own Canceled or DeadlineExceeded, or without a
+// deadline as Unknown; the next message declares it abandoned.
 func TestEnds(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -494,7 +524,9 @@ func TestEnds(t *testing.T) {
 			time.AfterFunc(2*time.Second, cancel)
 			return ctx, cancel
 		}, codes.Canceled, 2 * time.Second},
-		{"give up", func(context.Context) (context.Context, context.CancelFunc) { return context.Background(), func() {} }, codes.Unknown, 30 * time.Second},
+		{"give up", func(context.Context) (context.Context, context.CancelFunc) {
+			return context.Background(), func() {}
+		}, codes.Unknown, 30 * time.Second},
 	} {
 		for _, where := range []string{"in flight", "held", "re-issued"} {
 			t.Run(tt.name+" "+where, func(t *testing.T) {
@@ -538,9 +570,13 @@ func TestEnds(t *testing.T) {
 // TestCallOptions: those of the caller keep working, and tell of the attempt whose reply it has.
 func TestCallOptions(t *testing.T) {
 	t.Parallel()
-	t.Run("the header in the message", func(t *testing.T) { within(t, func(t *testing.T, ctx context.Context) { callOptions(t, ctx, true) }) })
+	t.Run("the header in the message", func(t *testing.T) {
+		within(t, func(t *testing.T, ctx context.Context) { callOptions(t, ctx, true) })
+	})
 	t.Run("in the metadata", func(t *testing.T) {
-		within(t, func(t *testing.T, ctx context.Context) { callOptions(t, ctx, false, transport.WithHeaderInMetadata()) })
+		within(t, func(t *testing.T, ctx context.Context) {
+			callOptions(t, ctx, false, transport.WithHeaderInMetadata())
+		})
 	})
 }
 
@@ -559,7 +595,8 @@ func callOptions(t *testing.T, ctx context.Context, inMessage bool, options ...t
 	var header, trailer metadata.MD
 	var from peer.Peer
 	ctx = metadata.AppendToOutgoingContext(ctx, "mine", "kept")
-	opts := []grpc.CallOption{grpc.Header(&header), grpc.Trailer(&trailer), grpc.Peer(&from), grpc.WaitForReady(true), grpc.UseCompressor(gzip.Name)}
+	opts := []grpc.CallOption{grpc.Header(&header), grpc.Trailer(&trailer), grpc.Peer(&from), grpc.WaitForReady(true),
+		grpc.UseCompressor(gzip.Name)}
 	call := sayLater(ctx, conn, "hello", opts...)
 	synctest.Wait()
 	c.elect("b", 2)
@@ -575,13 +612,15 @@ func callOptions(t *testing.T, ctx context.Context, inMessage bool, options ...t
 		t.Error("no peer")
 	}
 	for _, q := range c.received() {
-		if v := metadata.ValueFromIncomingContext(q.ctx, "mine"); len(v) != 1 || v[0] != "kept" || q.inMessage != inMessage {
+		if v := metadata.ValueFromIncomingContext(q.ctx, "mine"); len(v) != 1 || v[0] != "kept" ||
+			q.inMessage != inMessage {
 			t.Errorf("metadata %v", v)
 		}
 	}
 }
 
-// TestInterceptors: those before ours see a call once, those behind it each attempt; a request that is replaced behind it is refused, since its bytes would differ from the frames'.
+// TestInterceptors: those before ours see a call once, those behind it each attempt; a request that
+// is replaced behind it is refused, since its bytes would differ from the frames'.
 func TestInterceptors(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
@@ -596,11 +635,13 @@ func TestInterceptors(t *testing.T) {
 		}
 		before, behind := 0, 0
 		conn := c.dialWith([]grpc.DialOption{
-			grpc.WithUnaryInterceptor(func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+			grpc.WithUnaryInterceptor(func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn,
+				invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 				before++
 				return invoker(ctx, method, req, reply, cc, opts...)
 			}),
-			grpc.WithChainUnaryInterceptor(func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+			grpc.WithChainUnaryInterceptor(func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn,
+				invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 				behind++
 				if behind == 3 {
 					req = wrapperspb.String("another")
@@ -707,7 +748,8 @@ func TestClose(t *testing.T) {
 	})
 }
 
-// TestLargeMessages: beyond a size the metadata carries the header, so that it doesn't count in the limits of a message's size.
+// TestLargeMessages: beyond a size the metadata carries the header, so that it doesn't count in the
+// limits of a message's size.
 func TestLargeMessages(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {

@@ -32,7 +32,8 @@ type listed struct {
 func (l listed) Read(context.Context) (election.State, error) {
 	primary := l.replicas[0].Member
 	return election.State{
-		Revision: 1, Group: election.Group{ID: groupID}, Primary: primary, Epoch: 1, InSync: []election.Member{primary}, Replicas: l.replicas,
+		Revision: 1, Group: election.Group{ID: groupID}, Primary: primary, Epoch: 1, InSync: []election.Member{primary},
+		Replicas: l.replicas,
 	}, nil
 }
 
@@ -60,16 +61,22 @@ func TestErrorsSayWhyEachReplicaWasNotReached(t *testing.T) {
 		creds credentials.TransportCredentials
 		addrs map[string]string // to what is said of it
 	}{
-		"TLS":       {credentials.NewTLS(nil), map[string]string{tls.Listener.Addr().String(): "x509", closed.Addr().String(): "connection refused"}},
-		"plaintext": {insecure.NewCredentials(), map[string]string{closed.Addr().String(): "connection refused", "nobody.invalid:1": "no such host"}},
+		"TLS": {credentials.NewTLS(nil),
+			map[string]string{tls.Listener.Addr().String(): "x509", closed.Addr().String(): "connection refused"}},
+		"plaintext": {insecure.NewCredentials(),
+			map[string]string{closed.Addr().String(): "connection refused", "nobody.invalid:1": "no such host"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var l listed
 			for addr := range tt.addrs {
-				l.replicas = append(l.replicas, election.Replica{Member: election.Member{Name: strings.ReplaceAll(addr, ".", "-"), Incarnation: 1}, Addr: addr})
+				l.replicas = append(l.replicas,
+					election.Replica{Member: election.Member{Name: strings.ReplaceAll(addr, ".", "-"), Incarnation: 1},
+						Addr: addr})
 			}
-			elect := transport.WithElection(func(transport.Target) (election.Election, io.Closer, error) { return l, nil, nil })
+			elect := transport.WithElection(func(transport.Target) (election.Election, io.Closer, error) {
+				return l, nil, nil
+			})
 			conn, err := grpc.NewClient(target, append(dialOptions(elect), grpc.WithTransportCredentials(tt.creds))...)
 			if err != nil {
 				t.Fatal(err)
@@ -83,7 +90,9 @@ func TestErrorsSayWhyEachReplicaWasNotReached(t *testing.T) {
 				missing = nil
 				for addr, words := range tt.addrs {
 					parts := strings.Split(status.Convert(err).Message(), "; ")
-					if !slices.ContainsFunc(parts, func(part string) bool { return strings.Contains(part, addr) && strings.Contains(part, words) }) {
+					if !slices.ContainsFunc(parts, func(part string) bool {
+						return strings.Contains(part, addr) && strings.Contains(part, words)
+					}) {
 						missing = append(missing, addr+": "+words)
 					}
 				}
@@ -99,12 +108,14 @@ func TestErrorsSayWhyEachReplicaWasNotReached(t *testing.T) {
 	}
 }
 
-// TestRefusedByAll: a call ends at once when every replica refuses the client, and goes on when one of them may not.
+// TestRefusedByAll: a call ends at once when every replica refuses the client, and goes on when one
+// of them may not.
 func TestRefusedByAll(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
 		refuse := map[string]error{
-			"a": status.Error(codes.PermissionDenied, "not you"), "b": status.Error(codes.Unauthenticated, "who are you?"),
+			"a": status.Error(codes.PermissionDenied, "not you"),
+			"b": status.Error(codes.Unauthenticated, "who are you?"),
 		}
 		c := newCluster(t, "a", "b")
 		c.hello = func(s *stream, _ *pb.Hello) bool {
@@ -119,7 +130,8 @@ func TestRefusedByAll(t *testing.T) {
 		began := time.Now()
 		for range 3 {
 			_, err := say(ctx, conn, "hello")
-			if code := status.Code(err); code != codes.PermissionDenied && code != codes.Unauthenticated || !strings.Contains(err.Error(), "every replica refuses this client; nothing was sent") {
+			if code := status.Code(err); code != codes.PermissionDenied && code != codes.Unauthenticated ||
+				!strings.Contains(err.Error(), "every replica refuses this client; nothing was sent") {
 				t.Errorf("got %v", err)
 			}
 		}
@@ -158,7 +170,8 @@ func TestNoEtcdIsSaidWithItsCause(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = closed.Close()
-	conn, err := grpc.NewClient("replicated://"+closed.Addr().String()+"/greeter", append(dialOptions(), grpc.WithTransportCredentials(insecure.NewCredentials()))...)
+	conn, err := grpc.NewClient("replicated://"+closed.Addr().String()+"/greeter",
+		append(dialOptions(), grpc.WithTransportCredentials(insecure.NewCredentials()))...)
 	if err != nil {
 		t.Fatal(err)
 	}

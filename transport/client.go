@@ -17,10 +17,12 @@ import (
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
-// A Client is the source's side of the multicast connection to one group. It serves one ClientConn, and ends with it. Its methods may run concurrently.
+// A Client is the source's side of the multicast connection to one group. It serves one ClientConn,
+// and ends with it. Its methods may run concurrently.
 //
-// Its goroutines are one that follows the election (replicas.go), and for each replica one that keeps a stream and reads it (link.go), with a second one that sends while
-// the stream is open. close stops them all, and waits. There is none per call.
+// Its goroutines are one that follows the election (replicas.go), and for each replica one that
+// keeps a stream and reads it (link.go), with a second one that sends while the stream is open.
+// close stops them all, and waits. There is none per call.
 type Client struct {
 	cfg    config
 	counts counters
@@ -29,7 +31,8 @@ type Client struct {
 	cancel context.CancelCauseFunc
 	work   sync.WaitGroup
 
-	// mu guards what follows, sessions, calls and links included. It is never held across a send, an RPC, or a call of gRPC's that can block.
+	// mu guards what follows, sessions, calls and links included. It is never held across a send,
+	// an RPC, or a call of gRPC's that can block.
 	mu      sync.Mutex
 	conn    *grpc.ClientConn // the one that this Client serves; nil before its first call
 	bound   chan struct{}    // closed when conn is known: a resolver isn't told
@@ -55,7 +58,8 @@ type Client struct {
 	// stale asks the goroutine in replicas.go to look at the links again.
 	stale chan struct{}
 
-	// Late calls (late.go): how often they were looked for, by a timer that runs while some are in flight.
+	// Late calls (late.go): how often they were looked for, by a timer that runs while some are in
+	// flight.
 	looks   uint64
 	looking bool
 	looker  *time.Timer
@@ -80,8 +84,11 @@ func New(opts ...Option) *Client {
 	return c
 }
 
-// DialOptions are what a ClientConn needs besides the interceptors Unary and Stream: the replicated: scheme, the load-balancing policy, connections that never go idle and
-// come back within a second, and windows of flow control of a fixed size: 1 MiB for a stream, 4 MiB for a connection. They serve one ClientConn. Options of the same kind that come after these take their place.
+// DialOptions are what a ClientConn needs besides the interceptors Unary and Stream: the
+// replicated: scheme, the load-balancing policy, connections that never go idle and come back
+// within a second, and windows of flow control of a fixed size: 1 MiB for a stream, 4 MiB for a
+// connection. They serve one ClientConn. Options of the same kind that come after these take their
+// place.
 func (c *Client) DialOptions() []grpc.DialOption {
 	opts := []grpc.DialOption{
 		grpc.WithResolvers(resolvers(c)...),
@@ -89,8 +96,10 @@ func (c *Client) DialOptions() []grpc.DialOption {
 		grpc.WithIdleTimeout(0),
 		grpc.WithStaticStreamWindowSize(wire.StreamWindow), grpc.WithStaticConnWindowSize(wire.ConnWindow),
 		grpc.WithConnectParams(grpc.ConnectParams{
-			// The first attempt is at once. A process that has died isn't back soon after it, and to dial it would only compete with the failover.
-			Backoff:           backoff.Config{BaseDelay: 200 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
+			// The first attempt is at once. A process that has died isn't back soon after it, and
+			// to dial it would only compete with the failover.
+			Backoff: backoff.Config{BaseDelay: 200 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2,
+				MaxDelay: time.Second},
 			MinConnectTimeout: time.Second,
 		}),
 	}
@@ -103,7 +112,10 @@ func (c *Client) DialOptions() []grpc.DialOption {
 }
 
 // Unary is a grpc.UnaryClientInterceptor.
-func (c *Client) Unary(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+func (c *Client) Unary(
+	ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, invoker grpc.UnaryInvoker,
+	opts ...grpc.CallOption,
+) error {
 	if !c.cfg.isUnreplicated(method) {
 		return c.invoke(ctx, method, req, reply, conn, invoker, opts)
 	}
@@ -115,7 +127,10 @@ func (c *Client) Unary(ctx context.Context, method string, req, reply any, conn 
 }
 
 // Stream is a grpc.StreamClientInterceptor.
-func (c *Client) Stream(ctx context.Context, desc *grpc.StreamDesc, conn *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+func (c *Client) Stream(
+	ctx context.Context, desc *grpc.StreamDesc, conn *grpc.ClientConn, method string, streamer grpc.Streamer,
+	opts ...grpc.CallOption,
+) (grpc.ClientStream, error) {
 	if method == pb.Connection_Attach_FullMethodName && choiceOf(ctx) != nil { // a link's
 		return streamer(ctx, desc, conn, method, opts...)
 	}
@@ -139,7 +154,8 @@ func (c *Client) unreplicated(ctx context.Context, conn *grpc.ClientConn) (conte
 	return (&choice{name: c.primary.Name, any: true}).in(ctx), nil
 }
 
-// connect makes sure that this Client serves conn, and waits until its replicas are known for the first time.
+// connect makes sure that this Client serves conn, and waits until its replicas are known for the
+// first time.
 func (c *Client) connect(ctx context.Context, conn *grpc.ClientConn) error {
 	c.mu.Lock()
 	if c.conn == nil && c.failed == nil {
@@ -212,7 +228,8 @@ type problematic interface {
 	Problem(context.Context) error
 }
 
-// limited gives a call without a deadline the end of WithGiveUp. It isn't made a deadline, which servers would see.
+// limited gives a call without a deadline the end of WithGiveUp. It isn't made a deadline, which
+// servers would see.
 func (c *Client) limited(ctx context.Context) (context.Context, func()) {
 	if _, ok := ctx.Deadline(); ok || c.cfg.giveUp <= 0 {
 		return ctx, func() {}
@@ -222,7 +239,10 @@ func (c *Client) limited(ctx context.Context) (context.Context, func()) {
 	return ctx, func() { timer.Stop(); cancel(nil) }
 }
 
-var errTwice = errors.New("transport: the options of one interceptor.DialOptions serve one ClientConn, which doesn't go idle (grpc.WithIdleTimeout)")
+var errTwice = errors.New(
+	"transport: the options of one interceptor.DialOptions serve one ClientConn, which doesn't go idle " +
+		"(grpc.WithIdleTimeout)",
+)
 
 // open starts the Client. publish gives the replicas to the ClientConn.
 func (c *Client) open(t Target, publish func([]address) error) error {
@@ -277,7 +297,8 @@ func (c *Client) fail(err error) {
 	c.cancel(err)
 }
 
-// close ends the Client with its ClientConn: calls in flight fail as gRPC's do, and no goroutine is left.
+// close ends the Client with its ClientConn: calls in flight fail as gRPC's do, and no goroutine is
+// left.
 func (c *Client) close() {
 	defer c.cfg.log.Flush(farewell)
 	c.goodbye()
@@ -294,8 +315,10 @@ func (c *Client) close() {
 	}
 }
 
-// goodbye tells the primary that the session is over, so that no takeover waits for it: an orderly close of the stream, which the primary answers with its own. It takes a round trip,
-// and no longer than farewell. A session with calls in flight isn't over: its end is left to the primary's time-out.
+// goodbye tells the primary that the session is over, so that no takeover waits for it: an orderly
+// close of the stream, which the primary answers with its own. It takes a round trip, and no longer
+// than farewell. A session with calls in flight isn't over: its end is left to the primary's
+// time-out.
 func (c *Client) goodbye() {
 	c.mu.Lock()
 	var gone chan struct{}

@@ -43,13 +43,15 @@ func TestParseTarget(t *testing.T) {
 		"": {},
 	} {
 		got, err := transport.ParseTarget(target)
-		if (err == nil) != (want.Group != "") || got.Group != want.Group || !slices.Equal(got.Endpoints, want.Endpoints) {
+		if (err == nil) != (want.Group != "") || got.Group != want.Group ||
+			!slices.Equal(got.Endpoints, want.Endpoints) {
 			t.Errorf("%s: %+v, %v", target, got, err)
 		}
 	}
 }
 
-// TestTargets: gRPC's own idea of a target doesn't get in the way, and a wrong one is told before anything is sent.
+// TestTargets: gRPC's own idea of a target doesn't get in the way, and a wrong one is told before
+// anything is sent.
 func TestTargets(t *testing.T) {
 	t.Parallel()
 	for target, ok := range map[string]bool{
@@ -65,7 +67,9 @@ func TestTargets(t *testing.T) {
 			t.Parallel()
 			within(t, func(t *testing.T, ctx context.Context) {
 				c := newCluster(t, "a")
-				conn, err := grpc.NewClient(target, append(dialOptions(c.options()...), c.dialer(), grpc.WithTransportCredentials(insecure.NewCredentials()))...)
+				conn, err := grpc.NewClient(target,
+					append(dialOptions(c.options()...), c.dialer(),
+						grpc.WithTransportCredentials(insecure.NewCredentials()))...)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -87,7 +91,8 @@ func TestTwice(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
 		c := newCluster(t, "a")
-		opts := append(dialOptions(c.options()...), c.dialer(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+		opts := append(dialOptions(c.options()...), c.dialer(),
+			grpc.WithTransportCredentials(insecure.NewCredentials()))
 		defer c.stop()
 		var conns []*grpc.ClientConn
 		for range 2 {
@@ -106,14 +111,16 @@ func TestTwice(t *testing.T) {
 	})
 }
 
-// TestServiceConfig: the user's is merged with our policy; its timeouts hold for a call, and not for our streams.
+// TestServiceConfig: the user's is merged with our policy; its timeouts hold for a call, and not
+// for our streams.
 func TestServiceConfig(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
 		c := newCluster(t, "a")
 		c.answer = func(q *request) *answer {
 			if q.header.SeqNum > 1 {
-				return &answer{header: &pb.Header{SourceEpoch: 10, Refusal: pb.Refusal_REFUSAL_NOT_PRIMARY}, delay: 900 * time.Millisecond, err: status.Error(codes.Unavailable, "tries another attempt")}
+				return &answer{header: &pb.Header{SourceEpoch: 10, Refusal: pb.Refusal_REFUSAL_NOT_PRIMARY},
+					delay: 900 * time.Millisecond, err: status.Error(codes.Unavailable, "tries another attempt")}
 			}
 			return nil
 		}
@@ -132,7 +139,8 @@ func TestServiceConfig(t *testing.T) {
 	})
 }
 
-// TestReplacedPolicy: a service config that takes our policy away is told by the first call, before anything is sent.
+// TestReplacedPolicy: a service config that takes our policy away is told by the first call, before
+// anything is sent.
 func TestReplacedPolicy(t *testing.T) {
 	t.Parallel()
 	for name, opts := range map[string]struct {
@@ -140,12 +148,16 @@ func TestReplacedPolicy(t *testing.T) {
 		ours []transport.Option
 		says string
 	}{
-		"gRPC's option": {more: []grpc.DialOption{grpc.WithDefaultServiceConfig(`{"loadBalancingConfig": [{"round_robin": {}}]}`)}, says: "WithServiceConfig"},
-		"no policy":     {more: []grpc.DialOption{grpc.WithDefaultServiceConfig(`{}`)}, says: "WithServiceConfig"},
-		"ours":          {ours: []transport.Option{transport.WithServiceConfig(`{"loadBalancingConfig": [{"round_robin": {}}]}`)}, says: "loadBalancingConfig would replace"},
-		"policy":        {ours: []transport.Option{transport.WithServiceConfig(`{"loadBalancingPolicy": "round_robin"}`)}, says: "loadBalancingPolicy would replace"},
-		"JSON":          {ours: []transport.Option{transport.WithServiceConfig(`{`)}, says: "WithServiceConfig"},
-		"methods":       {ours: []transport.Option{transport.WithServiceConfig(`{"methodConfig": 1}`)}, says: "methodConfig"},
+		"gRPC's option": {more: []grpc.DialOption{grpc.WithDefaultServiceConfig(
+			`{"loadBalancingConfig": [{"round_robin": {}}]}`)}, says: "WithServiceConfig"},
+		"no policy": {more: []grpc.DialOption{grpc.WithDefaultServiceConfig(`{}`)}, says: "WithServiceConfig"},
+		"ours": {ours: []transport.Option{transport.WithServiceConfig(
+			`{"loadBalancingConfig": [{"round_robin": {}}]}`)}, says: "loadBalancingConfig would replace"},
+		"policy": {ours: []transport.Option{transport.WithServiceConfig(
+			`{"loadBalancingPolicy": "round_robin"}`)}, says: "loadBalancingPolicy would replace"},
+		"JSON": {ours: []transport.Option{transport.WithServiceConfig(`{`)}, says: "WithServiceConfig"},
+		"methods": {ours: []transport.Option{transport.WithServiceConfig(`{"methodConfig": 1}`)},
+			says: "methodConfig"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -181,7 +193,8 @@ func TestCredentials(t *testing.T) {
 		var intercepted atomic.Int32
 		conn := c.dialWith([]grpc.DialOption{
 			grpc.WithPerRPCCredentials(new(secret)),
-			grpc.WithChainStreamInterceptor(func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+			grpc.WithChainStreamInterceptor(func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn,
+				method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 				intercepted.Add(1)
 				return streamer(metadata.AppendToOutgoingContext(ctx, "seen", method), desc, cc, method, opts...)
 			}),
@@ -189,7 +202,8 @@ func TestCredentials(t *testing.T) {
 		})
 		must(t, "hello from a", <-sayLater(ctx, conn, "hello"))
 		for _, s := range c.streams() {
-			for key, want := range map[string]string{"authorization": "secret", "seen": pb.Connection_Attach_FullMethodName} {
+			for key, want := range map[string]string{"authorization": "secret",
+				"seen": pb.Connection_Attach_FullMethodName} {
 				if v := metadata.ValueFromIncomingContext(s.ctx, key); len(v) != 1 || v[0] != want {
 					t.Errorf("%s: %v", key, v)
 				}
@@ -211,7 +225,8 @@ func TestCredentials(t *testing.T) {
 	})
 }
 
-// TestUnreplicated: what each replica serves for itself goes to the primary, untouched, or while none is known to any replica.
+// TestUnreplicated: what each replica serves for itself goes to the primary, untouched, or while
+// none is known to any replica.
 func TestUnreplicated(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
@@ -250,12 +265,15 @@ func TestUnreplicated(t *testing.T) {
 	})
 }
 
-// TestStoreAway: calls wait for the store, until their own end; what is known keeps working without it.
+// TestStoreAway: calls wait for the store, until their own end; what is known keeps working without
+// it.
 func TestStoreAway(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
 		c := newCluster(t, "a")
-		conn := c.dial(transport.WithElection(func(transport.Target) (election.Election, io.Closer, error) { return store{c: c, away: true}, nil, nil }))
+		conn := c.dial(transport.WithElection(func(transport.Target) (election.Election, io.Closer, error) {
+			return store{c: c, away: true}, nil, nil
+		}))
 		one, cancel := context.WithTimeout(ctx, time.Second)
 		defer cancel()
 		_, err := say(one, conn, "hello")
@@ -292,7 +310,8 @@ type closer struct{ times int }
 
 func (c *closer) Close() error { c.times++; return nil }
 
-// TestReplicas: who has left the election is still spoken to while the stream lives, and no longer; who has another address is found there; who is new is found.
+// TestReplicas: who has left the election is still spoken to while the stream lives, and no longer;
+// who has another address is found there; who is new is found.
 func TestReplicas(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
@@ -338,7 +357,8 @@ func TestReplicas(t *testing.T) {
 
 		// A store that was restored, or replaced, is refused.
 		good := c.now
-		for _, bad := range []election.State{{Revision: good.Revision - 1}, {Revision: good.Revision + 1, Group: election.Group{ID: 1}}} {
+		for _, bad := range []election.State{{Revision: good.Revision - 1},
+			{Revision: good.Revision + 1, Group: election.Group{ID: 1}}} {
 			c.show(bad)
 			c.stream("c").kill(nil)
 			time.Sleep(time.Second)
@@ -347,7 +367,8 @@ func TestReplicas(t *testing.T) {
 	})
 }
 
-// TestReconnect: a replica that was away is spoken to within about a second of its return, however long it was away.
+// TestReconnect: a replica that was away is spoken to within about a second of its return, however
+// long it was away.
 func TestReconnect(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
@@ -362,7 +383,8 @@ func TestReconnect(t *testing.T) {
 	})
 }
 
-// TestGoodbye: closing tells the primary that the session is over, unless calls are in flight; it doesn't wait long for the answer.
+// TestGoodbye: closing tells the primary that the session is over, unless calls are in flight; it
+// doesn't wait long for the answer.
 func TestGoodbye(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -404,7 +426,8 @@ func TestGoodbye(t *testing.T) {
 	}
 }
 
-// TestUnheard: a stream on which nothing that was sent is acknowledged begins anew, with all of it; one on which all is acknowledged stays, however long nothing is sent.
+// TestUnheard: a stream on which nothing that was sent is acknowledged begins anew, with all of it;
+// one on which all is acknowledged stays, however long nothing is sent.
 func TestUnheard(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {

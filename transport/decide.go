@@ -80,7 +80,8 @@ func (k *call) arrived(a arrival, sent time.Duration, to *choice) verdict {
 func (c *Client) judge(k *call, to *choice, bad error) verdict {
 	s, h := k.session, k.reply.header
 	unsigned := h == nil || h.SourceEpoch == 0 && h.Refusal == pb.Refusal_REFUSAL_UNSPECIFIED
-	if unsigned || h.OrderNum > 0 && h.Code == codes.OK && k.reply.err != nil { // or its reply was lost here: it was too large, perhaps
+	// or its reply was lost here: it was too large, perhaps
+	if unsigned || h.OrderNum > 0 && h.Code == codes.OK && k.reply.err != nil {
 		k.reply.header = nil
 		return k.foreign(to, bad)
 	}
@@ -109,7 +110,8 @@ func (c *Client) judge(k *call, to *choice, bad error) verdict {
 		return unknown
 	case h.OrderNum == 0 && k.reply.err != nil:
 		switch status.Code(k.reply.err) {
-		case codes.Canceled, codes.DeadlineExceeded: // the RPC ended there, perhaps after its turn; or they are an interceptor's own
+		// the RPC ended there, perhaps after its turn; or they are an interceptor's own
+		case codes.Canceled, codes.DeadlineExceeded:
 			return k.expired(unknown)
 		case codes.Unavailable, codes.ResourceExhausted:
 			return never
@@ -141,7 +143,8 @@ func (k *call) foreign(to *choice, bad error) verdict {
 	if !k.maybe {
 		v = never
 	}
-	if v = k.expired(v); v == unknown || v == never { // an interceptor's: of the server, before ours, or of the client, after ours
+	// an interceptor's: of the server, before ours, or of the client, after ours
+	if v = k.expired(v); v == unknown || v == never {
 		r.err = statusForeign(r.err)
 	}
 	return v

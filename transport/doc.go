@@ -1,12 +1,14 @@
-// Package transport is the client's side of a replicated group: a call that was in flight when the group's primary died completes, once, and nothing that the caller has
-// seen is undone.
+// Package transport is the client's side of a replicated group: a call that was in flight when the
+// group's primary died completes, once, and nothing that the caller has seen is undone.
 //
 // Users write a target and two words (package interceptor), and have the options of this package:
 //
-//	conn, err := grpc.NewClient("replicated://127.0.0.1:2379/greeter", append(interceptor.DialOptions(), grpc.WithTransportCredentials(creds))...)
+//	options := append(interceptor.DialOptions(), grpc.WithTransportCredentials(creds))
+//	conn, err := grpc.NewClient("replicated://127.0.0.1:2379/greeter", options...)
 //	reply, err := greeterpb.NewGreeterClient(conn).SayHello(ctx, req)
 //
-// A ClientConn has one Client, which is the source (FIG. 6) of one session on the multicast connection:
+// A ClientConn has one Client, which is the source (FIG. 6) of one session on the multicast
+// connection:
 //
 //	caller ── call ──┬── the RPC, with a header ──────────▶ primary
 //	                 └── frame, in batches, on a link ────▶ each other replica
@@ -20,17 +22,23 @@
 //
 // # What a caller can rely on
 //
-// A call is executed at most once, whatever dies. Codes.Unavailable and codes.ResourceExhausted, unless a handler returned them, mean that it wasn't executed and never will
-// be. An unknown outcome ends only as the call's own Canceled or DeadlineExceeded; a call without a deadline ends as Unknown after WithGiveUp. DataLoss says that something
-// this process was told before is lost (two faults at once): every call in flight fails with it, and the next one.
+// A call is executed at most once, whatever dies. Codes.Unavailable and codes.ResourceExhausted,
+// unless a handler returned them, mean that it wasn't executed and never will be. An unknown
+// outcome ends only as the call's own Canceled or DeadlineExceeded; a call without a deadline ends
+// as Unknown after WithGiveUp. DataLoss says that something this process was told before is lost
+// (two faults at once): every call in flight fails with it, and the next one.
 //
-// Calls are never refused because no replica, or no etcd, can be reached: they wait, as if every call had grpc.WaitForReady.
+// Calls are never refused because no replica, or no etcd, can be reached: they wait, as if every
+// call had grpc.WaitForReady.
 //
 // # How it fits with other options of grpc.NewClient
 //
-// Interceptors that come before ours see a call once. Those behind ours see each attempt, and the stream to each replica; they must not change the request. The proxy
-// environment variables aren't followed (grpc.WithNoProxy). The authority of the connection, which TLS verifies, is the group's name unless grpc.WithAuthority or the
-// credentials say otherwise. Timeouts of the service config hold for a call, not for each attempt.
-// The header of the protocol, up to 2 KiB, is a field in front of the request's and the reply's own bytes; beyond 64 KiB, where the caller's limit of a message's size is near that, or with
-// WithHeaderInMetadata, it is in gRPC metadata under understudy-bin.
+// Interceptors that come before ours see a call once. Those behind ours see each attempt, and the
+// stream to each replica; they must not change the request. The proxy environment variables aren't
+// followed (grpc.WithNoProxy). The authority of the connection, which TLS verifies, is the group's
+// name unless grpc.WithAuthority or the credentials say otherwise. Timeouts of the service config
+// hold for a call, not for each attempt. The header of the protocol, up to 2 KiB, is a field in
+// front of the request's and the reply's own bytes; beyond 64 KiB, where the caller's limit of a
+// message's size is near that, or with WithHeaderInMetadata, it is in gRPC metadata under
+// understudy-bin.
 package transport

@@ -2,11 +2,13 @@ package transport
 
 import "time"
 
-// This file has how replicas learn which calls have ended, whose replies they needn't keep. The next request tells them, by its mark;
-// what is here is for sources that make none, and for replies above a mark that a slow call holds back.
+// This file has how replicas learn which calls have ended, whose replies they needn't keep. The
+// next request tells them, by its mark; what is here is for sources that make none, and for replies
+// above a mark that a slow call holds back.
 
 const (
-	// A source tells replicas which calls have ended when they may keep so many bytes of replies for it: at once, or lazily.
+	// A source tells replicas which calls have ended when they may keep so many bytes of replies
+	// for it: at once, or lazily.
 	promptEnded = 1 << 20
 	lazyEnded   = 4 << 10
 	// tellEnded is how long lazily is: by then the next request has mostly told it.
@@ -37,7 +39,8 @@ func (c *Client) tellLazily(s *session) {
 	}
 }
 
-// tellEnded tells every replica which calls have ended, so that it needn't keep their replies. mu is held.
+// tellEnded tells every replica which calls have ended, so that it needn't keep their replies. mu
+// is held.
 func (c *Client) tellEnded(s *session) {
 	s.said = s.frames.ended()
 	for _, l := range c.links {

@@ -13,18 +13,21 @@ import (
 	"testing"
 )
 
-// experimental is what of gRPC's experimental API this package uses, and why: a new use is a decision. (internal/archtest keeps resolver and balancer to one file.)
+// experimental is what of gRPC's experimental API this package uses, and why: a new use is a
+// decision. (internal/archtest keeps resolver and balancer to one file.)
 var experimental = map[string]string{
 	"google.golang.org/grpc/attributes": "resolver states carry it",
 	"google.golang.org/grpc/backoff":    "connections come back within a second, not two minutes",
-	"google.golang.org/grpc/balancer":   "one connection to each replica, chosen by name; stock policies choose for themselves",
-	"google.golang.org/grpc/encoding":   "a codec per call: the request's bytes are made once",
-	"google.golang.org/grpc/mem":        "what codecs take and give",
-	"google.golang.org/grpc/resolver":   "replicas come from the group's election",
+	"google.golang.org/grpc/balancer": "one connection to each replica, chosen by name; stock policies choose for " +
+		"themselves",
+	"google.golang.org/grpc/encoding": "a codec per call: the request's bytes are made once",
+	"google.golang.org/grpc/mem":      "what codecs take and give",
+	"google.golang.org/grpc/resolver": "replicas come from the group's election",
 
-	"grpc.WithResolvers":            "a scheme for one ClientConn, without a global registry",
-	"grpc.WithIdleTimeout":          "an idle channel forgets its resolver, and our streams with it",
-	"grpc.WithNoProxy":              "the proxy's resolver drops attributes, and doesn't say when the policy has the replicas",
+	"grpc.WithResolvers":   "a scheme for one ClientConn, without a global registry",
+	"grpc.WithIdleTimeout": "an idle channel forgets its resolver, and our streams with it",
+	"grpc.WithNoProxy": "the proxy's resolver drops attributes, and doesn't say when the policy has " +
+		"the replicas",
 	"grpc.ConnectParams":            "connections come back within a second",
 	"grpc.ForceCodecV2":             "a codec per call",
 	"grpc.ForceCodecV2CallOption":   "to refuse a codec of the caller's own",
@@ -58,7 +61,8 @@ func TestExperimental(t *testing.T) {
 		}
 		ast.Inspect(f, func(n ast.Node) bool {
 			if sel, ok := n.(*ast.SelectorExpr); ok {
-				if x, ok := sel.X.(*ast.Ident); ok && marks["google.golang.org/grpc"]["grpc."+sel.Sel.Name] && x.Name == "grpc" {
+				if x, ok := sel.X.(*ast.Ident); ok && marks["google.golang.org/grpc"]["grpc."+sel.Sel.Name] &&
+					x.Name == "grpc" {
 					used["grpc."+sel.Sel.Name] = true
 				}
 				if method := "ClientConn." + sel.Sel.Name; marks["google.golang.org/grpc"][method] && isConn(sel.X) {
@@ -91,7 +95,8 @@ func isConn(x ast.Expr) bool {
 	return false
 }
 
-// marked returns the names in a package of gRPC's whose comments say that they are experimental; "" is the package itself.
+// marked returns the names in a package of gRPC's whose comments say that they are experimental; ""
+// is the package itself.
 func marked(t *testing.T, path string) map[string]bool {
 	t.Helper()
 	pkg, err := build.Import(path, ".", build.FindOnly)

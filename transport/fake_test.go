@@ -40,7 +40,8 @@ const (
 	target  = "replicated://127.0.0.1:2379/greeter"
 )
 
-// cluster is a scripted group: replicas that speak the protocol's server side and execute nothing. By itself it is honest: its primary orders calls, in one epoch.
+// cluster is a scripted group: replicas that speak the protocol's server side and execute nothing.
+// By itself it is honest: its primary orders calls, in one epoch.
 type cluster struct {
 	t    testing.TB
 	conn *grpc.ClientConn
@@ -120,7 +121,8 @@ type stream struct {
 
 func newCluster(t testing.TB, names ...string) *cluster {
 	c := &cluster{
-		t: t, replicas: map[string]*replica{}, primary: names[0], epoch: 10, first: 1, number: 1, level: pb.Level_LEVEL_REFLECTED,
+		t: t, replicas: map[string]*replica{}, primary: names[0], epoch: 10, first: 1, number: 1,
+		level:    pb.Level_LEVEL_REFLECTED,
 		sessions: map[string]uint64{}, ordered: map[uint64]uint64{}, gate: make(chan struct{}),
 	}
 	close(c.gate)
@@ -136,13 +138,17 @@ func newCluster(t testing.TB, names ...string) *cluster {
 
 // start serves a replica.
 func (c *cluster) start(name, addr string, incarnation uint64) *replica {
-	r := &replica{c: c, member: election.Member{Name: name, Incarnation: incarnation}, addr: addr, lis: bufconn.Listen(1 << 20), srv: grpc.NewServer()}
+	r := &replica{c: c, member: election.Member{Name: name, Incarnation: incarnation}, addr: addr,
+		lis: bufconn.Listen(1 << 20), srv: grpc.NewServer()}
 	pb.RegisterConnectionServer(r.srv, r)
 	healthpb.RegisterHealthServer(r.srv, health.NewServer())
 	r.srv.RegisterService(&grpc.ServiceDesc{
 		ServiceName: "test.Echo", HandlerType: (*any)(nil),
 		Methods: []grpc.MethodDesc{{MethodName: "Call", Handler: r.call}},
-		Streams: []grpc.StreamDesc{{StreamName: "Half", ServerStreams: true, Handler: r.half}, {StreamName: "Many", ServerStreams: true, Handler: func(any, grpc.ServerStream) error { panic("unreachable") }}},
+		Streams: []grpc.StreamDesc{{StreamName: "Half", ServerStreams: true, Handler: r.half},
+			{StreamName: "Many", ServerStreams: true, Handler: func(any, grpc.ServerStream) error {
+				panic("unreachable")
+			}}},
 	}, nil)
 	c.mu.Lock()
 	c.replicas[addr] = r
@@ -170,10 +176,12 @@ func (c *cluster) set(change func()) {
 	change()
 }
 
-// list has the election list these replicas. All of them are in-sync, and so is the store's idea of the primary, which nobody asks.
+// list has the election list these replicas. All of them are in-sync, and so is the store's idea of
+// the primary, which nobody asks.
 func (c *cluster) list(names ...string) {
 	primary := election.Member{Name: "primary", Incarnation: 1}
-	view := election.State{Group: election.Group{ID: groupID}, Primary: primary, Epoch: 1, InSync: []election.Member{primary}}
+	view := election.State{Group: election.Group{ID: groupID}, Primary: primary, Epoch: 1,
+		InSync: []election.Member{primary}}
 	for _, name := range names {
 		r := c.named(name)
 		view.Replicas = append(view.Replicas, election.Replica{Member: r.member, Addr: r.addr})
@@ -238,7 +246,9 @@ func (s store) Watch(ctx context.Context) <-chan election.State {
 // options are those that every client of the cluster has.
 func (c *cluster) options(opts ...transport.Option) []transport.Option {
 	return append([]transport.Option{
-		transport.WithElection(func(transport.Target) (election.Election, io.Closer, error) { return store{c: c}, nil, nil }),
+		transport.WithElection(func(transport.Target) (election.Election, io.Closer, error) {
+			return store{c: c}, nil, nil
+		}),
 		transport.WithClock(clock.Monotonic()),
 		transport.WithMonitor(&c.mon),
 	}, opts...)
@@ -268,7 +278,8 @@ func (c *cluster) dial(opts ...transport.Option) *grpc.ClientConn {
 }
 
 func (c *cluster) dialWith(more []grpc.DialOption, opts ...transport.Option) *grpc.ClientConn {
-	all := append(dialOptions(c.options(opts...)...), c.dialer(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	all := append(dialOptions(c.options(opts...)...), c.dialer(),
+		grpc.WithTransportCredentials(insecure.NewCredentials()))
 	conn, err := grpc.NewClient(target, append(all, more...)...)
 	if err != nil {
 		c.t.Fatal(err)
@@ -365,7 +376,8 @@ func (c *cluster) newEpoch() *pb.NewEpoch {
 func (c *cluster) newEpochLocked() *pb.NewEpoch {
 	for _, r := range c.replicas {
 		if r.member.Name == c.primary {
-			return &pb.NewEpoch{Epoch: c.epoch, Primary: r.member.Name, Incarnation: r.member.Incarnation, Fence: newest}
+			return &pb.NewEpoch{Epoch: c.epoch, Primary: r.member.Name, Incarnation: r.member.Incarnation,
+				Fence: newest}
 		}
 	}
 	return &pb.NewEpoch{Epoch: c.epoch, Primary: c.primary, Incarnation: 1, Fence: newest}
@@ -490,7 +502,8 @@ func (r *replica) welcome(hello *pb.Hello) *pb.Welcome {
 		c.sessions[string(hello.Nonce)] = number
 	}
 	return &pb.Welcome{
-		Session: number, Token: tokenOf(number), Group: groupID, Replica: r.member.Name, Incarnation: r.member.Incarnation, Level: c.level,
+		Session: number, Token: tokenOf(number), Group: groupID, Replica: r.member.Name,
+		Incarnation: r.member.Incarnation, Level: c.level,
 		Primary: c.newEpochLocked(), EpochStart: c.epochStart(), RequiredSet: c.requiredSet(),
 	}
 }
@@ -507,7 +520,8 @@ func (r *replica) call(_ any, ctx context.Context, dec func(any) error, _ grpc.U
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	q := &request{replica: r, at: time.Now(), ctx: ctx, payload: payload, method: echo, raw: string(header), inMessage: header != nil}
+	q := &request{replica: r, at: time.Now(), ctx: ctx, payload: payload, method: echo, raw: string(header),
+		inMessage: header != nil}
 	if values := metadata.ValueFromIncomingContext(ctx, wire.HeaderKey); len(values) > 0 {
 		q.raw = values[0]
 	}
@@ -577,10 +591,12 @@ func (r *replica) honest(q *request) *answer {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if r.member.Name != c.primary || q.header.DestEpoch != c.epoch {
-		return &answer{header: &pb.Header{SourceEpoch: c.epoch, Refusal: pb.Refusal_REFUSAL_NOT_PRIMARY}, err: status.Error(codes.Unavailable, "not the primary")}
+		return &answer{header: &pb.Header{SourceEpoch: c.epoch, Refusal: pb.Refusal_REFUSAL_NOT_PRIMARY},
+			err: status.Error(codes.Unavailable, "not the primary")}
 	}
 	if q.header.Token != tokenOf(q.header.Session) {
-		return &answer{header: &pb.Header{SourceEpoch: c.epoch}, err: status.Error(codes.PermissionDenied, "not the session's token")}
+		return &answer{header: &pb.Header{SourceEpoch: c.epoch},
+			err: status.Error(codes.PermissionDenied, "not the session's token")}
 	}
 	k, ok := c.ordered[q.header.SeqNum]
 	if !ok {
@@ -597,7 +613,8 @@ func (r *replica) honest(q *request) *answer {
 
 // header is that of a reply with an orderNum: what the session lacks up to there is announced.
 func (c *cluster) header(q *request, k uint64) *pb.Header {
-	h := &pb.Header{SourceEpoch: c.epoch, FirstOrderNum: c.first, OrderNum: k, Stable: c.stable, RequiredSet: c.number, AuthorityUs: 1e6}
+	h := &pb.Header{SourceEpoch: c.epoch, FirstOrderNum: c.first, OrderNum: k, Stable: c.stable, RequiredSet: c.number,
+		AuthorityUs: 1e6}
 	if above := max(q.header.HeldUpTo, c.stable); above < k {
 		h.SourceOrderInfo = []*pb.Run{c.run(above+1, k)}
 	}
@@ -605,7 +622,8 @@ func (c *cluster) header(q *request, k uint64) *pb.Header {
 }
 
 func (c *cluster) run(first, last uint64) *pb.Run {
-	return &pb.Run{Epoch: c.epoch, EpochFirst: c.first, First: first, Count: uint32(last - first + 1), Sealed: []byte("sealed")}
+	return &pb.Run{Epoch: c.epoch, EpochFirst: c.first, First: first, Count: uint32(last - first + 1),
+		Sealed: []byte("sealed")}
 }
 
 // honestly is the honest answer, for scripts.

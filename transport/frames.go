@@ -10,8 +10,8 @@ import (
 const (
 	// maxOutstanding bounds the seqNums from the lowest call that hasn't ended to the next one.
 	maxOutstanding = 8192
-	// maxFlying bounds the calls that haven't ended, so that a replica, which lets 1,000 RPCs of a session wait, refuses none; an attempt
-	// that was cut may still wait there.
+	// maxFlying bounds the calls that haven't ended, so that a replica, which lets 1,000 RPCs of a
+	// session wait, refuses none; an attempt that was cut may still wait there.
 	maxFlying = 900
 	// maxRetained bounds the bytes that a session retains.
 	maxRetained = 16 << 20
@@ -25,7 +25,8 @@ const (
 //
 //	accepted   its reply was handed over: when its orderNum is stable
 //	refused    the group has said that it isn't executed and never will be: at once
-//	abandoned  nobody knows whether it is executed: when every member of the required set has acknowledged the frame, or when a later message,
+//	abandoned  nobody knows whether it is executed: when every member of the required set has
+//	           acknowledged the frame, or when a later message,
 //	           by whose mark it can't be ordered any more, is stable itself
 type retained struct {
 	frame *pb.Frame // nil: forgotten
@@ -49,10 +50,11 @@ type frames struct {
 	accepted byOrder
 	// abandoned and not forgotten, lowest seqNum first.
 	abandoned []*retained
-	// unsaid are the bytes of replies to calls that have ended, as far as replicas haven't been told that; below are those up to mark,
-	// which the next request tells.
+	// unsaid are the bytes of replies to calls that have ended, as far as replicas haven't been
+	// told that; below are those up to mark, which the next request tells.
 	unsaid, below int
-	// settled is the highest mark of a message that is stable: nothing up to it will be ordered any more.
+	// settled is the highest mark of a message that is stable: nothing up to it will be ordered any
+	// more.
 	settled uint64
 }
 
@@ -145,7 +147,8 @@ func (f *frames) ended() *pb.Ended {
 	return e
 }
 
-// sweep forgets what it can. acknowledged is the lowest seqNum up to which every member of the required set has acknowledged frames; nil if it isn't known.
+// sweep forgets what it can. acknowledged is the lowest seqNum up to which every member of the
+// required set has acknowledged frames; nil if it isn't known.
 func (f *frames) sweep(stable orderstate.OrderNum, acknowledged func() uint64) {
 	for len(f.accepted) > 0 && f.accepted[0].order <= stable {
 		r := heap.Pop(&f.accepted).(*retained)

@@ -34,14 +34,19 @@ func TestFramesForget(t *testing.T) {
 		{"in flight", func(f *frames, r []*retained) { f.sweep(99, func() uint64 { return 4 }) }, "[1 2 3 4] 0"},
 		{"accepted, not stable", func(f *frames, r []*retained) { f.end(r[0], accepted, 10, 9) }, "[1 2 3 4] 1"},
 		{"accepted, stable already", func(f *frames, r []*retained) { f.end(r[0], accepted, 10, 10) }, "[2 3 4] 1"},
-		{"accepted, stable later", func(f *frames, r []*retained) { f.end(r[0], accepted, 10, 9); f.sweep(10, nil) }, "[2 3 4] 1"},
+		{"accepted, stable later", func(f *frames, r []*retained) {
+			f.end(r[0], accepted, 10, 9)
+			f.sweep(10, nil)
+		}, "[2 3 4] 1"},
 		{"accepted out of order", func(f *frames, r []*retained) {
 			f.end(r[2], accepted, 12, 9)
 			f.end(r[1], accepted, 11, 9)
 			f.sweep(11, nil)
 		}, "[1 3 4] 0"},
 		{"refused", func(f *frames, r []*retained) { f.end(r[1], refused, none, 0) }, "[1 3 4] 0"},
-		{"accepted without an orderNum", func(f *frames, r []*retained) { f.end(r[0], accepted, none, 0) }, "[2 3 4] 1"},
+		{"accepted without an orderNum", func(f *frames, r []*retained) {
+			f.end(r[0], accepted, none, 0)
+		}, "[2 3 4] 1"},
 		{"abandoned", func(f *frames, r []*retained) { f.end(r[0], abandoned, none, 99) }, "[1 2 3 4] 1"},
 		{"abandoned, acknowledged by few", func(f *frames, r []*retained) {
 			f.end(r[1], abandoned, none, 0)
@@ -124,7 +129,8 @@ func TestFramesLaws(t *testing.T) {
 			}
 			if r.frame != nil {
 				bytes += r.size()
-				if r.frame.SeqNum != f.base+uint64(i) || r.frame.Outstanding > r.frame.SeqNum || r.frame.Outstanding == 0 {
+				if r.frame.SeqNum != f.base+uint64(i) || r.frame.Outstanding > r.frame.SeqNum ||
+					r.frame.Outstanding == 0 {
 					t.Fatalf("frame %v at %d", r.frame, f.base+uint64(i))
 				}
 			}
@@ -152,8 +158,11 @@ func TestPauses(t *testing.T) {
 // TestServiceConfigMerge: the user's is kept, with our policy and an exception for our streams.
 func TestServiceConfigMerge(t *testing.T) {
 	t.Parallel()
-	got, err := serviceConfig(`{"methodConfig": [{"name": [{}], "timeout": "1s"}], "healthCheckConfig": {"serviceName": "x"}}`)
-	const want = `{"healthCheckConfig":{"serviceName":"x"},"loadBalancingConfig":[{"understudy":{}}],"methodConfig":[{"name":[{}],"timeout":"1s"},{"name":[{"service":"understudy.v1.Connection"}]}]}`
+	got, err := serviceConfig(
+		`{"methodConfig": [{"name": [{}], "timeout": "1s"}], "healthCheckConfig": {"serviceName": "x"}}`,
+	)
+	const want = `{"healthCheckConfig":{"serviceName":"x"},"loadBalancingConfig":[{"understudy":{}}],` +
+		`"methodConfig":[{"name":[{}],"timeout":"1s"},{"name":[{"service":"understudy.v1.Connection"}]}]}`
 	if err != nil || got != want {
 		t.Errorf("%s, %v", got, err)
 	}
@@ -169,7 +178,8 @@ func welcomed(tb testing.TB) (*Client, *link) {
 	primary := &pb.NewEpoch{Epoch: 10, Primary: "a", Incarnation: 1}
 	err := c.receive(l, c.session, &pb.AttachResponse{Welcome: &pb.Welcome{
 		Session: 1, Token: 1, Group: 1, Replica: "a", Incarnation: 1, Primary: primary,
-		EpochStart: &pb.EpochStart{Epoch: 10, FirstOrderNum: 1, Stable: 1}, RequiredSet: &pb.RequiredSet{Epoch: 10, Number: 1},
+		EpochStart:  &pb.EpochStart{Epoch: 10, FirstOrderNum: 1, Stable: 1},
+		RequiredSet: &pb.RequiredSet{Epoch: 10, Number: 1},
 	}})
 	if err != nil {
 		tb.Fatal(err)
@@ -177,15 +187,18 @@ func welcomed(tb testing.TB) (*Client, *link) {
 	return c, l
 }
 
-// FuzzStream: whatever a replica says on its stream, this source doesn't panic, and what it answers is well formed.
+// FuzzStream: whatever a replica says on its stream, this source doesn't panic, and what it answers
+// is well formed.
 func FuzzStream(f *testing.F) {
 	for _, msg := range []*pb.AttachResponse{
 		{},
 		{Welcome: &pb.Welcome{Session: 1, Token: 1, Group: 1, Replica: "a", Incarnation: 1}},
 		{NewEpoch: &pb.NewEpoch{Epoch: 20, Primary: "b", Incarnation: 2}},
-		{EpochStart: &pb.EpochStart{Epoch: 10, FirstOrderNum: 1, Stable: 5, Earlier: []*pb.Start{{Epoch: 5, FirstOrderNum: 1}}}},
+		{EpochStart: &pb.EpochStart{Epoch: 10, FirstOrderNum: 1, Stable: 5,
+			Earlier: []*pb.Start{{Epoch: 5, FirstOrderNum: 1}}}},
 		{RequiredSet: &pb.RequiredSet{Epoch: 10, Number: 2, Replicas: []string{"b#1"}}},
-		{SourceOrderInfo: []*pb.Run{{Epoch: 10, EpochFirst: 1, First: 2, Count: 3, Sealed: []byte("x")}}, Stable: 3, StableEpoch: 10},
+		{SourceOrderInfo: []*pb.Run{{Epoch: 10, EpochFirst: 1, First: 2, Count: 3, Sealed: []byte("x")}}, Stable: 3,
+			StableEpoch: 10},
 		{Acknowledgement: &pb.Acknowledgement{Epoch: 10, OrderNum: 7}, FramesUpTo: 1},
 	} {
 		b, err := proto.Marshal(msg)
@@ -222,12 +235,14 @@ func FuzzStream(f *testing.F) {
 	})
 }
 
-// FuzzReplyHeader: whatever a reply's message or trailer has, it is judged without a panic, and isn't accepted but by the rules.
+// FuzzReplyHeader: whatever a reply's message or trailer has, it is judged without a panic, and
+// isn't accepted but by the rules.
 func FuzzReplyHeader(f *testing.F) {
 	for _, h := range []*pb.Header{
 		{},
 		{SourceEpoch: 10, OrderNum: 2, Stable: 2, AuthorityUs: 1e6},
-		{SourceEpoch: 10, OrderNum: 2, AuthorityUs: 1 << 63, SourceOrderInfo: []*pb.Run{{Epoch: 10, EpochFirst: 1, First: 2, Count: 1}}},
+		{SourceEpoch: 10, OrderNum: 2, AuthorityUs: 1 << 63,
+			SourceOrderInfo: []*pb.Run{{Epoch: 10, EpochFirst: 1, First: 2, Count: 1}}},
 		{SourceEpoch: 10, Refusal: pb.Refusal_REFUSAL_UNKNOWN_SESSION},
 		{SourceEpoch: 10, Refusal: 99},
 	} {
@@ -245,12 +260,14 @@ func FuzzReplyHeader(f *testing.F) {
 		k.retained = c.session.frames.add(new(pb.Frame), k)
 		now := c.cfg.elapsed()
 		a := &attempt{request: &k.request}
-		a.request.invoker = func(_ context.Context, _ string, _, reply any, _ *grpc.ClientConn, opts ...grpc.CallOption) error {
+		a.request.invoker = func(_ context.Context, _ string, _, reply any, _ *grpc.ClientConn,
+			opts ...grpc.CallOption) error {
 			if !inMessage {
 				a.trailer = metadata.Pairs(wire.HeaderKey, value)
 				return nil
 			}
-			message := protowire.AppendString(protowire.AppendTag(nil, protowire.MaxValidNumber, protowire.BytesType), value)
+			message := protowire.AppendString(protowire.AppendTag(nil, protowire.MaxValidNumber, protowire.BytesType),
+				value)
 			return a.Unmarshal(mem.BufferSlice{mem.SliceBuffer(message)}, new(emptypb.Empty))
 		}
 		v := k.arrived(a.invoke(), now, new(choice))
@@ -259,7 +276,8 @@ func FuzzReplyHeader(f *testing.F) {
 		}
 		h := new(wire.Header)
 		err := h.Parse([]byte(value))
-		if err != nil || h.Refusal != 0 || h.SourceEpoch != 10 || c.session.source.HeldUpTo() < h.OrderNum || h.OrderNum > 0 && h.AuthorityUs == 0 {
+		if err != nil || h.Refusal != 0 || h.SourceEpoch != 10 || c.session.source.HeldUpTo() < h.OrderNum ||
+			h.OrderNum > 0 && h.AuthorityUs == 0 {
 			t.Errorf("accepted %v, %v", h, err)
 		}
 	})
@@ -275,7 +293,8 @@ func FuzzTarget(f *testing.F) {
 	})
 }
 
-// TestFenceFormerSession: a call of a session that has ended isn't forgotten by the epochs that come.
+// TestFenceFormerSession: a call of a session that has ended isn't forgotten by the epochs that
+// come.
 func TestFenceFormerSession(t *testing.T) {
 	t.Parallel()
 	c, _ := welcomed(t)
@@ -301,14 +320,16 @@ func TestFenceFormerSession(t *testing.T) {
 	}
 }
 
-// TestLostOvertaken: a reply of the new epoch that arrives when its session is lost isn't handed over.
+// TestLostOvertaken: a reply of the new epoch that arrives when its session is lost isn't handed
+// over.
 func TestLostOvertaken(t *testing.T) {
 	t.Parallel()
 	c, _ := welcomed(t)
 	defer c.cancel(nil)
 	s := c.session
 	arrive := func(h *wire.Header) verdict {
-		k := &call{request: request{ctx: t.Context()}, client: c, session: s, cancel: func() {}, epoch: s.source.Epoch()}
+		k := &call{request: request{ctx: t.Context()}, client: c, session: s, cancel: func() {},
+			epoch: s.source.Epoch()}
 		k.retained = s.frames.add(new(pb.Frame), k)
 		v := k.arrived(arrival{header: h}, c.cfg.elapsed(), new(choice))
 		if v == unknown && status.Code(k.reply.err) != codes.DataLoss {
@@ -317,15 +338,18 @@ func TestLostOvertaken(t *testing.T) {
 		return v
 	}
 	run := func(epoch orderstate.Epoch, first orderstate.OrderNum) []orderstate.Announcement {
-		return []orderstate.Announcement{{Envelope: orderstate.Envelope{Epoch: epoch, EpochFirst: first, First: 2, Count: 1}}}
+		return []orderstate.Announcement{{Envelope: orderstate.Envelope{Epoch: epoch, EpochFirst: first, First: 2,
+			Count: 1}}}
 	}
-	if v := arrive(&wire.Header{SourceEpoch: 10, OrderNum: 2, AuthorityUs: 1e9, SourceOrderInfo: run(10, 1)}); v != accept {
+	if v := arrive(&wire.Header{SourceEpoch: 10, OrderNum: 2, AuthorityUs: 1e9,
+		SourceOrderInfo: run(10, 1)}); v != accept {
 		t.Fatalf("%v", v)
 	}
 	c.mu.Lock()
 	c.newEpoch(s, 20, c.primary)
 	c.mu.Unlock()
-	if v := arrive(&wire.Header{SourceEpoch: 20, OrderNum: 2, AuthorityUs: 1e9, SourceOrderInfo: run(20, 2)}); v != wait {
+	if v := arrive(&wire.Header{SourceEpoch: 20, OrderNum: 2, AuthorityUs: 1e9,
+		SourceOrderInfo: run(20, 2)}); v != wait {
 		t.Errorf("before the epoch's start is known: %v", v)
 	}
 	c.mu.Lock()
@@ -334,12 +358,14 @@ func TestLostOvertaken(t *testing.T) {
 	if err == nil {
 		t.Error("nothing is lost")
 	}
-	if v := arrive(&wire.Header{SourceEpoch: 20, OrderNum: 2, AuthorityUs: 1e9, SourceOrderInfo: run(20, 2)}); v != unknown {
+	if v := arrive(&wire.Header{SourceEpoch: 20, OrderNum: 2, AuthorityUs: 1e9,
+		SourceOrderInfo: run(20, 2)}); v != unknown {
 		t.Errorf("after: %v", v)
 	}
 }
 
-// BenchmarkFrames is one frame's way onto a backup's stream, by how many go together: enqueued, taken into a message, marshalled, acknowledged as the reply of a stable call.
+// BenchmarkFrames is one frame's way onto a backup's stream, by how many go together: enqueued,
+// taken into a message, marshalled, acknowledged as the reply of a stable call.
 func BenchmarkFrames(b *testing.B) {
 	for _, together := range []int{1, 8, 64} {
 		b.Run(fmt.Sprint(together), func(b *testing.B) {
@@ -354,7 +380,8 @@ func BenchmarkFrames(b *testing.B) {
 			for i := 0; i < b.N; i += together {
 				c.mu.Lock()
 				for j := range kept {
-					kept[j] = s.frames.add(&pb.Frame{Group: 1, Session: 1, Method: "/service/Method", Message: payload}, nil)
+					kept[j] = s.frames.add(&pb.Frame{Group: 1, Session: 1, Method: "/service/Method", Message: payload},
+						nil)
 					l.enqueued(false)
 				}
 				c.mu.Unlock()

@@ -2,13 +2,14 @@ package transport
 
 import "time"
 
-// This file knows what to do about a connection on which nothing is heard. It may be half-open: a NAT has forgotten it,
-// or the machine at its other end has gone without a word. Nobody tells, what is sent on it is lost, and a new stream
-// or RPC goes the same way. So the replica is asked for an answer, and if nothing comes, connected to anew.
+// This file knows what to do about a connection on which nothing is heard. It may be half-open: a
+// NAT has forgotten it, or the machine at its other end has gone without a word. Nobody tells, what
+// is sent on it is lost, and a new stream or RPC goes the same way. So the replica is asked for an
+// answer, and if nothing comes, connected to anew.
 
-// lateEvery is how often calls in flight are looked at. One that was there at the last two looks is late: its primary is
-// asked, on the stream, whether it hears; if it has said nothing there by the next look but one, it is given a new
-// connection, where the call is issued again.
+// lateEvery is how often calls in flight are looked at. One that was there at the last two looks is
+// late: its primary is asked, on the stream, whether it hears; if it has said nothing there by the
+// next look but one, it is given a new connection, where the call is issued again.
 const lateEvery = 250 * time.Millisecond
 
 // attempted notes that an attempt begins. mu is held.
@@ -69,7 +70,8 @@ func (l *link) renew() {
 	l.renews()
 }
 
-// unacknowledged also begins the stream anew on the present connection, which may be dead in one direction only.
+// unacknowledged also begins the stream anew on the present connection, which may be dead in one
+// direction only.
 func (l *link) unacknowledged() {
 	l.client.mu.Lock()
 	defer l.client.mu.Unlock()
@@ -86,8 +88,8 @@ func (l *link) renews() {
 	l.client.lookAgain()
 }
 
-// reconnected is called by our load-balancing policy when the new connection to a replica is there: what went over the
-// old one begins anew, the stream, and the attempts if that is the primary.
+// reconnected is called by our load-balancing policy when the new connection to a replica is there:
+// what went over the old one begins anew, the stream, and the attempts if that is the primary.
 func (c *Client) reconnected(name string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

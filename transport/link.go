@@ -26,11 +26,14 @@ const (
 	maxStreamMessage = 4 << 20
 	// farewell bounds how long closing waits for the primary to have ended the session.
 	farewell = 100 * time.Millisecond
-	// unheard is how long a replica may take to acknowledge a frame, or the beginning of a stream; then it gets a new connection and a new stream, so that the replica learns that it can't be heard (R11). It acknowledges within 250 ms, and a stream at once.
+	// unheard is how long a replica may take to acknowledge a frame, or the beginning of a stream;
+	// then it gets a new connection and a new stream, so that the replica learns that it can't be
+	// heard (R11). It acknowledges within 250 ms, and a stream at once.
 	unheard = time.Second
 )
 
-// link is the stream to one replica, made anew whenever it ends. What isn't said to be constant is guarded by Client.mu.
+// link is the stream to one replica, made anew whenever it ends. What isn't said to be constant is
+// guarded by Client.mu.
 type link struct {
 	client     *Client // constant, as are the next four
 	name, addr string
@@ -144,7 +147,8 @@ func (l *link) attach() (welcomed bool, err error) {
 	}()
 
 	to := &choice{name: l.name, wait: true}
-	stream, err := pb.NewConnectionClient(c.conn).Attach(to.in(ctx), grpc.MaxCallRecvMsgSize(maxStreamMessage), grpc.MaxCallSendMsgSize(maxStreamMessage), grpc.ForceCodecV2(linkCodec{standardCodec()}))
+	stream, err := pb.NewConnectionClient(c.conn).Attach(to.in(ctx), grpc.MaxCallRecvMsgSize(maxStreamMessage),
+		grpc.MaxCallSendMsgSize(maxStreamMessage), grpc.ForceCodecV2(linkCodec{standardCodec()}))
 	if err != nil {
 		return false, err
 	}
@@ -175,7 +179,8 @@ func (l *link) attach() (welcomed bool, err error) {
 	}
 }
 
-// linkCodec is gRPC's for protobuf, but that retained messages that are large aren't copied for each replica.
+// linkCodec is gRPC's for protobuf, but that retained messages that are large aren't copied for
+// each replica.
 type linkCodec struct{ encoding.CodecV2 }
 
 // Marshal implements encoding.CodecV2.
@@ -198,7 +203,8 @@ func (c linkCodec) Marshal(v any) (mem.BufferSlice, error) {
 	return buffers, nil
 }
 
-// send is the sender of one stream. It ends with ctx, or when the stream doesn't take anything any more, as the receiver will notice.
+// send is the sender of one stream. It ends with ctx, or when the stream doesn't take anything any
+// more, as the receiver will notice.
 func (l *link) send(ctx context.Context, stream grpc.BidiStreamingClient[pb.AttachRequest, pb.AttachResponse]) {
 	timer := time.NewTimer(linger)
 	defer timer.Stop()
@@ -241,14 +247,16 @@ func (l *link) send(ctx context.Context, stream grpc.BidiStreamingClient[pb.Atta
 	}
 }
 
-// expect waits for the acknowledgement of the frames that were sent. A network that drops what is sent says nothing, and ends nothing.
+// expect waits for the acknowledgement of the frames that were sent. A network that drops what is
+// sent says nothing, and ends nothing.
 func (l *link) expect() {
 	l.client.mu.Lock()
 	defer l.client.mu.Unlock()
 	l.expects()
 }
 
-// moves: another part of a large frame has gone, so that the frame, or one before it, may take longer to be acknowledged.
+// moves: another part of a large frame has gone, so that the frame, or one before it, may take
+// longer to be acknowledged.
 func (l *link) moves() {
 	l.client.mu.Lock()
 	defer l.client.mu.Unlock()
@@ -288,7 +296,8 @@ func (l *link) mayLinger() bool {
 	return !l.urgent && l.queued < batch
 }
 
-// leave lets the sender say goodbye, and returns a channel that is closed when the stream has ended. mu is held.
+// leave lets the sender say goodbye, and returns a channel that is closed when the stream has
+// ended. mu is held.
 func (l *link) leave() chan struct{} {
 	l.gone = make(chan struct{})
 	l.urgent = true
@@ -323,13 +332,14 @@ func (l *link) enqueued(urgent bool) {
 	}
 }
 
-// isPrimary says whether the stream is the one to the primary of the acknowledged epoch, whom the RPCs reach. mu is held.
+// isPrimary says whether the stream is the one to the primary of the acknowledged epoch, whom the
+// RPCs reach. mu is held.
 func (l *link) isPrimary() bool {
 	return !l.client.primary.IsZero() && l.member == l.client.primary
 }
 
-// reflect makes the link send the frames that it hasn't sent yet, or all that are retained, then all of pendingRemoteOrder, then that the epoch is acknowledged (R12). mu is
-// held.
+// reflect makes the link send the frames that it hasn't sent yet, or all that are retained, then
+// all of pendingRemoteOrder, then that the epoch is acknowledged (R12). mu is held.
 func (l *link) reflect(all bool) {
 	s := l.session
 	if all {
@@ -342,7 +352,8 @@ func (l *link) reflect(all bool) {
 	l.notify()
 }
 
-// take is FIG. 8's second loop for this stream: the messages to send next, none if there is nothing to say.
+// take is FIG. 8's second loop for this stream: the messages to send next, none if there is nothing
+// to say.
 func (l *link) take() []*pb.AttachRequest {
 	c := l.client
 	c.mu.Lock()
@@ -387,7 +398,8 @@ func (l *link) take() []*pb.AttachRequest {
 	return msgs
 }
 
-// takeFrames moves the cursor over the frames of one message, or over one large frame, in several. It says whether there are no more.
+// takeFrames moves the cursor over the frames of one message, or over one large frame, in several.
+// It says whether there are no more.
 func (l *link) takeFrames(s *session) (msgs []*pb.AttachRequest, all bool) {
 	primary := l.isPrimary()
 	size := 0

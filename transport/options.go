@@ -19,8 +19,8 @@ import (
 	"github.com/understudy-rpc/understudy/internal/logs"
 )
 
-// An Option changes a default of a Client. One that can't be what it was given makes every call fail with
-// FailedPrecondition, which says why.
+// An Option changes a default of a Client. One that can't be what it was given makes every call
+// fail with FailedPrecondition, which says why.
 type Option func(*config)
 
 type config struct {
@@ -48,7 +48,8 @@ func newConfig(opts []Option) config {
 		elapsed:      clock.System(),
 		monitor:      new(Monitor),
 	}
-	WithUnreplicated("grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")(&cfg)
+	WithUnreplicated("grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection",
+		"grpc.reflection.v1alpha.ServerReflection")(&cfg)
 	for i, opt := range opts {
 		if opt == nil {
 			cfg.check(fmt.Sprintf("option %d", i), false, "it is nil")
@@ -64,7 +65,8 @@ func newConfig(opts []Option) config {
 	return cfg
 }
 
-// check says whether an option can be what it was given. If it can't, every call fails, and says so.
+// check says whether an option can be what it was given. If it can't, every call fails, and says
+// so.
 func (c *config) check(option string, ok bool, why string) bool {
 	if !ok {
 		c.wrong = append(c.wrong, fmt.Errorf("transport: %s: %s", option, why))
@@ -80,8 +82,8 @@ type etcdAccess struct {
 	username, password string
 }
 
-// dialEtcd is the default of WithElection, for all ClientConns of the process that name one target, and enter etcd
-// alike (stores.go).
+// dialEtcd is the default of WithElection, for all ClientConns of the process that name one target,
+// and enter etcd alike (stores.go).
 func dialEtcd(t Target, as etcdAccess) (election.Election, io.Closer, error) {
 	if len(t.Endpoints) == 0 {
 		return nil, nil, errors.New("transport: the target names no endpoint of etcd")
@@ -93,18 +95,21 @@ func dialEtcd(t Target, as etcdAccess) (election.Election, io.Closer, error) {
 	return election.NewEtcd(client, t.Group), client, nil
 }
 
-// WithEtcd is how the client enters etcd: with TLS, unless that is nil, and as a user of etcd, unless username is
-// empty; the default is plaintext, and no user. The user needs the right to read the keys under
-// /understudy/<group>/, as a prefix, and no other. Replicas have replica.Etcd.
+// WithEtcd is how the client enters etcd: with TLS, unless that is nil, and as a user of etcd,
+// unless username is empty; the default is plaintext, and no user. The user needs the right to read
+// the keys under /understudy/<group>/, as a prefix, and no other. Replicas have replica.Etcd.
 func WithEtcd(tls *tls.Config, username, password string) Option {
 	return func(c *config) {
-		c.check("WithEtcd", (username == "") == (password == ""), "a user has a name and a password: one of them is empty")
+		c.check("WithEtcd", (username == "") == (password == ""),
+			"a user has a name and a password: one of them is empty")
 		c.etcd = &etcdAccess{tls, username, password}
 	}
 }
 
-// WithElection replaces etcd as dialled from the target: an etcd client of one's own, or election/memory in tests. It is called once, when the ClientConn connects, and
-// must not block. The closer, if there is one, is closed by the ClientConn's Close. The default is shared by the ClientConns of the process that have one target.
+// WithElection replaces etcd as dialled from the target: an etcd client of one's own, or
+// election/memory in tests. It is called once, when the ClientConn connects, and must not block.
+// The closer, if there is one, is closed by the ClientConn's Close. The default is shared by the
+// ClientConns of the process that have one target.
 func WithElection(elect func(Target) (election.Election, io.Closer, error)) Option {
 	return func(c *config) {
 		c.check("WithElection", elect != nil, isNil)
@@ -112,19 +117,23 @@ func WithElection(elect func(Target) (election.Election, io.Closer, error)) Opti
 	}
 }
 
-// WithLevel raises the level of every call of the ClientConn; the default is the group's own level. A level below the group's changes nothing.
+// WithLevel raises the level of every call of the ClientConn; the default is the group's own level.
+// A level below the group's changes nothing.
 func WithLevel(l understudy.Level) Option {
 	return func(c *config) {
-		c.check("WithLevel", l >= understudy.Reflected && l <= understudy.Stable, fmt.Sprintf("there is no level %v", l))
+		c.check("WithLevel", l >= understudy.Reflected && l <= understudy.Stable,
+			fmt.Sprintf("there is no level %v", l))
 		c.level = l
 	}
 }
 
-// WithServiceConfig adds a gRPC service config (JSON), in place of grpc.WithDefaultServiceConfig, which would take away our load-balancing policy: then every call fails with
-// FailedPrecondition. It can't have a load-balancing policy of its own.
+// WithServiceConfig adds a gRPC service config (JSON), in place of grpc.WithDefaultServiceConfig,
+// which would take away our load-balancing policy: then every call fails with FailedPrecondition.
+// It can't have a load-balancing policy of its own.
 func WithServiceConfig(json string) Option { return func(c *config) { c.serviceConfig = json } }
 
-// WithGiveUp is how long a call without a deadline goes on before it ends as Unknown; the default is 30 s, and 0 is for ever.
+// WithGiveUp is how long a call without a deadline goes on before it ends as Unknown; the default
+// is 30 s, and 0 is for ever.
 func WithGiveUp(d time.Duration) Option {
 	return func(c *config) {
 		c.check("WithGiveUp", d >= 0, fmt.Sprintf("%v is no time to wait; 0 is for ever", d))
@@ -132,23 +141,28 @@ func WithGiveUp(d time.Duration) Option {
 	}
 }
 
-// WithUnreplicated names further services (their full names) that each replica serves for itself: their calls and streams go, untouched, to the primary's address, or while
-// none is known to any replica. Health and reflection are named already.
+// WithUnreplicated names further services (their full names) that each replica serves for itself:
+// their calls and streams go, untouched, to the primary's address, or while none is known to any
+// replica. Health and reflection are named already.
 func WithUnreplicated(services ...string) Option {
 	return func(c *config) {
 		for _, s := range services {
-			c.check("WithUnreplicated", protoreflect.FullName(s).IsValid(), fmt.Sprintf("%q isn't the full name of a service", s))
+			c.check("WithUnreplicated", protoreflect.FullName(s).IsValid(),
+				fmt.Sprintf("%q isn't the full name of a service", s))
 			c.unreplicated[s] = true
 		}
 	}
 }
 
-// WithHeaderInMetadata lets gRPC metadata carry the protocol's header, under understudy-bin, instead of a field in front of the request's and the reply's own bytes, which is the default up to 64 KiB. It costs more (docs/performance.md), and is for
-// who looks at metadata, or has something on the way that takes messages apart.
+// WithHeaderInMetadata lets gRPC metadata carry the protocol's header, under understudy-bin,
+// instead of a field in front of the request's and the reply's own bytes, which is the default up
+// to 64 KiB. It costs more (docs/performance.md), and is for who looks at metadata, or has
+// something on the way that takes messages apart.
 func WithHeaderInMetadata() Option { return func(c *config) { c.inMetadata = true } }
 
-// WithLogger is where the client reports failovers, refused streams and malformed messages; the default discards. Its handler is called in a goroutine of its own, and may do
-// what it likes; one that is too slow loses lines, and is told how many.
+// WithLogger is where the client reports failovers, refused streams and malformed messages; the
+// default discards. Its handler is called in a goroutine of its own, and may do what it likes; one
+// that is too slow loses lines, and is told how many.
 func WithLogger(log *slog.Logger) Option {
 	return func(c *config) {
 		if c.check("WithLogger", log != nil, isNil) {
@@ -157,8 +171,9 @@ func WithLogger(log *slog.Logger) Option {
 	}
 }
 
-// WithClock replaces the clock of R10. It must count the time during which the machine is suspended, and never go back; the default is CLOCK_BOOTTIME on Linux, elsewhere
-// time.Now. Tests in fake time give one that is based on time.Now.
+// WithClock replaces the clock of R10. It must count the time during which the machine is
+// suspended, and never go back; the default is CLOCK_BOOTTIME on Linux, elsewhere time.Now. Tests
+// in fake time give one that is based on time.Now.
 func WithClock(elapsed func() time.Duration) Option {
 	return func(c *config) {
 		if c.check("WithClock", elapsed != nil, isNil) {
@@ -176,7 +191,8 @@ func WithMonitor(m *Monitor) Option {
 	}
 }
 
-// AtLeast raises the level of one call. A level below the group's or the ClientConn's changes nothing.
+// AtLeast raises the level of one call. A level below the group's or the ClientConn's changes
+// nothing.
 func AtLeast(l understudy.Level) grpc.CallOption { return levelOption{level: l} }
 
 type levelOption struct {

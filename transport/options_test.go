@@ -15,7 +15,8 @@ import (
 	"github.com/understudy-rpc/understudy/transport"
 )
 
-// TestWrongOptionsFailCalls: an option that can't be what it was given is told by its name, and nothing is dialled.
+// TestWrongOptionsFailCalls: an option that can't be what it was given is told by its name, and
+// nothing is dialled.
 func TestWrongOptionsFailCalls(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -39,7 +40,8 @@ func TestWrongOptionsFailCalls(t *testing.T) {
 			return nil, nil, io.EOF
 		})
 		for _, connected := range []bool{false, true} {
-			conn, err := grpc.NewClient(target, append(dialOptions(elect, tt.option), grpc.WithTransportCredentials(insecure.NewCredentials()))...)
+			conn, err := grpc.NewClient(target,
+				append(dialOptions(elect, tt.option), grpc.WithTransportCredentials(insecure.NewCredentials()))...)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -53,12 +55,13 @@ func TestWrongOptionsFailCalls(t *testing.T) {
 	}
 }
 
-// TestGroupsAreWhatTargetsSay: gRPC takes a target apart as a URL. The group that a client finds is the one that is
-// written, or none.
+// TestGroupsAreWhatTargetsSay: gRPC takes a target apart as a URL. The group that a client finds is
+// the one that is written, or none.
 func TestGroupsAreWhatTargetsSay(t *testing.T) {
 	t.Parallel()
 	for group, ok := range map[string]bool{
-		"greeter": true, "a b": true, "ü": true, "..": true, "a&b": true, "a;b": true, "[x": true, "a:b": true, "@": true,
+		"greeter": true, "a b": true, "ü": true, "..": true, "a&b": true, "a;b": true, "[x": true, "a:b": true,
+		"@":  true,
 		"\\": true, "a\"b": true,
 		"greeter?v=2": false, "greeter?": false, "greeter#blue": false, "a%20b": false, "100%": false, "a%2Fb": false,
 	} {
@@ -68,7 +71,8 @@ func TestGroupsAreWhatTargetsSay(t *testing.T) {
 				found <- t.Group
 				return nil, nil, io.EOF
 			})
-			conn, err := grpc.NewClient("replicated://127.0.0.1:1/"+group, append(dialOptions(elect), grpc.WithTransportCredentials(insecure.NewCredentials()))...)
+			conn, err := grpc.NewClient("replicated://127.0.0.1:1/"+group,
+				append(dialOptions(elect), grpc.WithTransportCredentials(insecure.NewCredentials()))...)
 			if err != nil {
 				if ok {
 					t.Errorf("%q: %v", group, err)

@@ -9,7 +9,9 @@ import (
 	"github.com/understudy-rpc/understudy/orderstate"
 )
 
-// pauses spaces attempts: base, doubled up to max, each ± 20 %. What they are spread by is drawn from spread, so that clients don't come together, and a simulated run, whose nonces repeat, does; 0 is anything.
+// pauses spaces attempts: base, doubled up to max, each ± 20 %. What they are spread by is drawn
+// from spread, so that clients don't come together, and a simulated run, whose nonces repeat, does;
+// 0 is anything.
 type pauses struct {
 	base, max, last time.Duration
 	spread          uint64

@@ -8,9 +8,12 @@ import (
 	"github.com/understudy-rpc/understudy/orderstate"
 )
 
-// This file has calls that may be the reason for which primaries die: a request that ends the process which executes it would end one replica after the other. Which of the calls in flight it is nobody knows, until one is alone.
+// This file has calls that may be the reason for which primaries die: a request that ends the
+// process which executes it would end one replica after the other. Which of the calls in flight it
+// is nobody knows, until one is alone.
 
-// gone is how long a primary's stream stays away before the last death of a suspect counts, while no other primary is known.
+// gone is how long a primary's stream stays away before the last death of a suspect counts, while
+// no other primary is known.
 const gone = time.Second
 
 // death is a primary that broke off while an attempt was with it.
@@ -23,13 +26,15 @@ type death struct {
 // brokeOff notes that the connection broke with an attempt of the present epoch. mu is held.
 func (k *call) brokeOff() {
 	c := k.client
-	if n := len(k.deaths); c.primary.IsZero() || k.epoch != k.session.source.Epoch() || n > 0 && k.deaths[n-1].epoch == k.epoch {
+	if n := len(k.deaths); c.primary.IsZero() || k.epoch != k.session.source.Epoch() || n > 0 &&
+		k.deaths[n-1].epoch == k.epoch {
 		return
 	}
 	k.deaths = append(k.deaths, death{k.epoch, c.primary, c.cfg.elapsed()})
 }
 
-// died names the primaries whose processes have died with this call: not those whose stream is there, nor those that have ended it in order (a stop, an eviction, another primary). mu is held.
+// died names the primaries whose processes have died with this call: not those whose stream is
+// there, nor those that have ended it in order (a stop, an eviction, another primary). mu is held.
 func (k *call) died() (names []string) {
 	c := k.client
 	for i, d := range k.deaths {
@@ -43,7 +48,9 @@ func (k *call) died() (names []string) {
 	return names
 }
 
-// suspected holds a call back with which two primaries have died, until the session's others have ended, but for those that are held back, too; then it is issued alone. With a third one it has ended.
+// suspected holds a call back with which two primaries have died, until the session's others have
+// ended, but for those that are held back, too; then it is issued alone. With a third one it has
+// ended.
 func (k *call) suspected() verdict {
 	c, s := k.client, k.session
 	c.mu.Lock()
@@ -94,7 +101,8 @@ func (s *session) trust(k *call) {
 	s.suspects = slices.DeleteFunc(s.suspects, func(other *call) bool { return other == k })
 }
 
-// parts notes that a replica has ended its stream in order: what breaks off with it has broken off for that reason. mu is held.
+// parts notes that a replica has ended its stream in order: what breaks off with it has broken off
+// for that reason. mu is held.
 func (c *Client) parts(m election.Member) {
 	const most = 1 << 10
 	if len(c.parted) >= most {

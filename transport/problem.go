@@ -52,8 +52,8 @@ func (c *Client) reached(name, addr string, err error) {
 	}
 }
 
-// refused is what a call is told that waits for a session while every replica refuses this client: nil while there is
-// one that doesn't. mu is held.
+// refused is what a call is told that waits for a session while every replica refuses this client:
+// nil while there is one that doesn't. mu is held.
 func (c *Client) refused() error {
 	var why error
 	for _, l := range c.links {

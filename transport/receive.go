@@ -21,7 +21,8 @@ const (
 // errSession ends a stream whose session has ended, or isn't the one that was opened.
 var errSession = errors.New("transport: the stream is of another session")
 
-// errOpened ends a stream that was welcomed before the session was open; the next Welcome will open it.
+// errOpened ends a stream that was welcomed before the session was open; the next Welcome will open
+// it.
 var errOpened = errors.New("transport: the gate of the epoch is open: ask for the session again")
 
 // receive takes one message. An error ends the stream.
@@ -87,17 +88,20 @@ func (s *session) announce(run orderstate.Announcement) error {
 	return nil
 }
 
-// welcome takes the first message of a stream. What it says of the group's primary comes before this source sends anything on the stream.
+// welcome takes the first message of a stream. What it says of the group's primary comes before
+// this source sends anything on the stream.
 func (c *Client) welcome(l *link, s *session, w *pb.Welcome) error {
 	speaker := election.Member{Name: w.Replica, Incarnation: w.Incarnation}
 	n, err := parseNews(w.Primary, w.EpochStart, w.RequiredSet)
 	switch {
 	case err != nil:
 		return err
-	case w.Session == 0 || w.Token == 0 || w.Group == 0 || speaker.Validate() != nil || w.Level < 0 || w.Level > pb.Level_LEVEL_STABLE:
+	case w.Session == 0 || w.Token == 0 || w.Group == 0 || speaker.Validate() != nil || w.Level < 0 ||
+		w.Level > pb.Level_LEVEL_STABLE:
 		return malformed("a Welcome by %v to session %d of group %d at level %d", speaker, w.Session, w.Group, w.Level)
 	case w.Group != c.group || w.Replica != l.name:
-		return fmt.Errorf("transport: %s's address %s is answered by %s of group %x; the store has %s of group %x there"+
+		return fmt.Errorf("transport: %s's address %s is answered by %s of group %x; the store has %s of group "+
+			"%x there"+
 			" (do several replicas advertise one address?)", l.name, l.addr, w.Replica, w.Group, l.name, c.group)
 	case s.number != 0 && w.Session != s.number:
 		return errSession
@@ -111,8 +115,10 @@ func (c *Client) welcome(l *link, s *session, w *pb.Welcome) error {
 	if err := c.take(s, n); err != nil {
 		return err
 	}
-	// R11: the session is open when the primary of the acknowledged epoch says so, once its gate is open.
-	if e := s.source.Epoch(); s.number == 0 && n.primary == speaker && n.epoch == e && n.start != nil && orderstate.Epoch(n.start.Epoch) == e {
+	// R11: the session is open when the primary of the acknowledged epoch says so, once its gate is
+	// open.
+	if e := s.source.Epoch(); s.number == 0 && n.primary == speaker && n.epoch == e && n.start != nil &&
+		orderstate.Epoch(n.start.Epoch) == e {
 		c.adopt(s, w.Session, w.Token)
 	}
 	l.up, l.problem, l.unknown = true, nil, false
@@ -123,7 +129,8 @@ func (c *Client) welcome(l *link, s *session, w *pb.Welcome) error {
 	return nil
 }
 
-// adopt takes the session's number and token. A stream that was welcomed to another one, whose opening was lost, begins anew.
+// adopt takes the session's number and token. A stream that was welcomed to another one, whose
+// opening was lost, begins anew.
 func (c *Client) adopt(s *session, number, token uint64) {
 	s.number, s.token, c.adopted = number, token, true
 	close(s.begun)
@@ -156,7 +163,8 @@ func parseNews(newEpoch *pb.NewEpoch, start *pb.EpochStart, set *pb.RequiredSet)
 	}
 	if n.start = start; start != nil {
 		if len(start.Earlier) > maxStarts || start.Epoch == 0 || start.FirstOrderNum == 0 {
-			return n, malformed("epoch %d starts at %d, after %d others", start.Epoch, start.FirstOrderNum, len(start.Earlier))
+			return n, malformed("epoch %d starts at %d, after %d others", start.Epoch, start.FirstOrderNum,
+				len(start.Earlier))
 		}
 		n.earlier = wire.StartsFromProto(start.Earlier)
 	}
@@ -181,7 +189,10 @@ func (c *Client) take(s *session, n news) error {
 			return err
 		}
 		if n.epoch == s.source.Epoch() && !c.primary.IsZero() && n.primary != c.primary {
-			return fmt.Errorf("transport: epoch %d is %v's, and %v has it, too: the store was restored from before, and has elected again", n.epoch, c.primary, n.primary)
+			return fmt.Errorf(
+				"transport: epoch %d is %v's, and %v has it, too: the store was restored from before, and has "+
+					"elected again", n.epoch, c.primary, n.primary,
+			)
 		}
 		c.newEpoch(s, n.epoch, n.primary)
 	}

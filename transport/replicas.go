@@ -12,10 +12,13 @@ import (
 	"github.com/understudy-rpc/understudy/election"
 )
 
-// This file knows who the replicas are: those whom the election lists, and those who have left it while their stream lives, since the store may forget replicas while it is
-// away.
+// This file knows who the replicas are: those whom the election lists, and those who have left it
+// while their stream lives, since the store may forget replicas while it is away.
 
-var errPolicy = errors.New("transport: the ClientConn has another load-balancing policy: give the service config to WithServiceConfig, not to grpc.WithDefaultServiceConfig")
+var errPolicy = errors.New(
+	"transport: the ClientConn has another load-balancing policy: give the service config to WithServiceConfig, not " +
+		"to grpc.WithDefaultServiceConfig",
+)
 
 // follow tells gRPC the replicas until the ClientConn is closed, and keeps a link to each.
 func (c *Client) follow(elect election.Election, publish func([]address) error) {
@@ -64,14 +67,16 @@ func (c *Client) follow(elect election.Election, publish func([]address) error) 
 	}
 }
 
-// hasPolicy says whether our load-balancing policy has had replicas, as it should after the first publish; or the ClientConn is closed.
+// hasPolicy says whether our load-balancing policy has had replicas, as it should after the first
+// publish; or the ClientConn is closed.
 func (c *Client) hasPolicy() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.isReady || c.ctx.Err() != nil || c.conn != nil && c.conn.GetState() == connectivity.Shutdown
 }
 
-// addresses are those of the replicas listed, and of those who are gone from the list while their stream lives.
+// addresses are those of the replicas listed, and of those who are gone from the list while their
+// stream lives.
 func (c *Client) addresses(view election.State) map[string]address {
 	addrs := map[string]address{}
 	c.mu.Lock()
@@ -90,7 +95,8 @@ func (c *Client) addresses(view election.State) map[string]address {
 	return addrs
 }
 
-// relink ends the links to replicas that are gone, begins those to new ones, and begins anew where the address has changed.
+// relink ends the links to replicas that are gone, begins those to new ones, and begins anew where
+// the address has changed.
 func (c *Client) relink(addrs map[string]address) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

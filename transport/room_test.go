@@ -16,7 +16,8 @@ import (
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
-// TestFramesRoom: what may be outstanding, and what may be retained, is bounded; a request alone always has room.
+// TestFramesRoom: what may be outstanding, and what may be retained, is bounded; a request alone
+// always has room.
 func TestFramesRoom(t *testing.T) {
 	t.Parallel()
 	f := newFrames()
@@ -61,7 +62,8 @@ func TestRoom(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		_, _, err = c.begin(request{ctx: ctx, method: "/a/b"}, understudy.Reflected, false)
-		if status.Code(err) != codes.DeadlineExceeded || !strings.Contains(err.Error(), "nothing was sent (too much is outstanding") {
+		if status.Code(err) != codes.DeadlineExceeded ||
+			!strings.Contains(err.Error(), "nothing was sent (too much is outstanding") {
 			t.Errorf("%v", err)
 		}
 		time.AfterFunc(time.Second, func() { first.end(abandoned) })
@@ -73,7 +75,8 @@ func TestRoom(t *testing.T) {
 	})
 }
 
-// TestRoomInLine: calls that wait for room come first whose turn it is, also before one that would fit; the first one asks the primary what has become stable, now and again.
+// TestRoomInLine: calls that wait for room come first whose turn it is, also before one that would
+// fit; the first one asks the primary what has become stable, now and again.
 func TestRoomInLine(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -94,7 +97,8 @@ func TestRoomInLine(t *testing.T) {
 			}
 			go func() {
 				defer cancel()
-				_, _, err := c.begin(request{ctx: ctx, method: "/a/b", payload: make([]byte, size)}, understudy.Reflected, false)
+				_, _, err := c.begin(request{ctx: ctx, method: "/a/b", payload: make([]byte, size)},
+					understudy.Reflected, false)
 				if c.mu.Lock(); err == nil {
 					order = append(order, i)
 				} else {

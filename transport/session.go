@@ -29,20 +29,23 @@ type session struct {
 	// announced is the last orderNum of the announcements received in the acknowledged epoch.
 	announced orderstate.OrderNum
 	// waiting are the calls that hold a reply (R1, R1b).
-	waiting  []*call
-	suspects []*call         // calls with which two primaries have died, in the order in which they are issued, each alone
+	waiting []*call
+	// calls with which two primaries have died, in the order in which they are issued, each alone
+	suspects []*call
 	line     []chan struct{} // of calls that wait for room, in the order in which they came; each has room for one
 	// question is what was asked last, and when (R1).
 	question question
 	asked    time.Duration
-	// said is what replicas were told last of the calls that have ended; sayDue: sayLazily runs, since there is more to tell.
+	// said is what replicas were told last of the calls that have ended; sayDue: sayLazily runs,
+	// since there is more to tell.
 	said      *pb.Ended
 	sayLazily *time.Timer
 	sayDue    bool
 }
 
 func newSession() *session {
-	s := &session{begun: make(chan struct{}), ended: make(chan struct{}), source: orderstate.NewSource(), frames: newFrames(), reads: map[*call]struct{}{}}
+	s := &session{begun: make(chan struct{}), ended: make(chan struct{}), source: orderstate.NewSource(),
+		frames: newFrames(), reads: map[*call]struct{}{}}
 	_, _ = rand.Read(s.nonce[:]) // never fails, says its documentation
 	return s
 }
@@ -103,7 +106,8 @@ func (c *Client) awaitSession(ctx context.Context) (*session, error) {
 	}
 }
 
-// newEpoch acknowledges an epoch (R9): replies not yet accepted are dropped, their calls go to the new primary at once, and every replica gets this source's answer (R12).
+// newEpoch acknowledges an epoch (R9): replies not yet accepted are dropped, their calls go to the
+// new primary at once, and every replica gets this source's answer (R12).
 func (c *Client) newEpoch(s *session, epoch orderstate.Epoch, p election.Member) {
 	before := c.primary
 	if !s.source.NewEpoch(epoch) {
@@ -132,7 +136,8 @@ func (c *Client) newEpoch(s *session, epoch orderstate.Epoch, p election.Member)
 
 // start learns where the acknowledged epoch starts. A LostError ends the session (I5).
 func (c *Client) start(s *session, e *pb.EpochStart, earlier []orderstate.Start) error {
-	err := s.source.Start(orderstate.Epoch(e.GetEpoch()), orderstate.OrderNum(e.GetFirstOrderNum()), orderstate.OrderNum(e.GetStable()), earlier)
+	err := s.source.Start(orderstate.Epoch(e.GetEpoch()), orderstate.OrderNum(e.GetFirstOrderNum()),
+		orderstate.OrderNum(e.GetStable()), earlier)
 	var fenced *orderstate.FencedError
 	var lost *orderstate.LostError
 	switch {
@@ -153,7 +158,8 @@ func (c *Client) start(s *session, e *pb.EpochStart, earlier []orderstate.Start)
 	}
 }
 
-// learned is called when the stable point, pendingRemoteOrder or the acknowledgements may have moved.
+// learned is called when the stable point, pendingRemoteOrder or the acknowledgements may have
+// moved.
 func (c *Client) learned(s *session) {
 	c.sweep(s)
 	c.examine(s)
@@ -168,7 +174,8 @@ func (c *Client) sweep(s *session) {
 	}
 }
 
-// takes says whether the session may have one more call, whose request is of so many bytes: none while one that may end its replica is alone.
+// takes says whether the session may have one more call, whose request is of so many bytes: none
+// while one that may end its replica is alone.
 func (s *session) takes(size int, reads bool) bool {
 	return len(s.suspects) == 0 && s.frames.flying+len(s.reads) < maxFlying && (reads || s.frames.fits(size))
 }
@@ -184,7 +191,8 @@ func (s *session) makeRoom() {
 	}
 }
 
-// framesHeld is up to where every member of the required set has acknowledged the session's frames; 0 if the set isn't known, or one of its members has no stream.
+// framesHeld is up to where every member of the required set has acknowledged the session's frames;
+// 0 if the set isn't known, or one of its members has no stream.
 func (c *Client) framesHeld(s *session) uint64 {
 	number, members := s.source.Required()
 	if number == 0 {
@@ -219,7 +227,8 @@ func (c *Client) examine(s *session) {
 	s.waiting = kept
 }
 
-// disowned ends the session when the primary says on its stream that it doesn't know it (R11), or when no replica is left that does.
+// disowned ends the session when the primary says on its stream that it doesn't know it (R11), or
+// when no replica is left that does.
 func (c *Client) disowned(l *link, s *session) {
 	if c.session != s {
 		return

@@ -13,7 +13,8 @@ import (
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
-// TestOpening: a session is open when the primary of the acknowledged epoch says so, whoever else has welcomed the source; until then calls wait.
+// TestOpening: a session is open when the primary of the acknowledged epoch says so, whoever else
+// has welcomed the source; until then calls wait.
 func TestOpening(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
@@ -44,13 +45,15 @@ func TestOpening(t *testing.T) {
 		time.Sleep(time.Second)
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		if again := hellos["b"][1]; string(again.Nonce) != string(a.Nonce) || again.Session != 1 || again.Group != groupID {
+		if again := hellos["b"][1]; string(again.Nonce) != string(a.Nonce) || again.Session != 1 ||
+			again.Group != groupID {
 			t.Errorf("attaches again with %v", again)
 		}
 	})
 }
 
-// TestOpeningAcrossEpochs: a Welcome of an epoch that is over, or of a takeover that isn't, opens nothing; the streams ask again.
+// TestOpeningAcrossEpochs: a Welcome of an epoch that is over, or of a takeover that isn't, opens
+// nothing; the streams ask again.
 func TestOpeningAcrossEpochs(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
@@ -73,7 +76,8 @@ func TestOpeningAcrossEpochs(t *testing.T) {
 		if s := c.mon.Stats(); s.Session != 0 || s.Epoch != 20 {
 			t.Fatalf("%+v", s)
 		}
-		c.set(func() { c.first, c.order, c.sessions, c.gate = 7, 6, map[string]uint64{}, make(chan struct{}) }) // the opening was lost: it gets another number
+		// the opening was lost: it gets another number
+		c.set(func() { c.first, c.order, c.sessions, c.gate = 7, 6, map[string]uint64{}, make(chan struct{}) })
 		b, other := c.stream("b"), c.stream("c")
 		c.mu.Lock()
 		close(c.gate)
@@ -96,7 +100,8 @@ func TestOpeningAcrossEpochs(t *testing.T) {
 	})
 }
 
-// TestResend: a new stream to a replica begins with every frame that may be needed, and all of pendingRemoteOrder.
+// TestResend: a new stream to a replica begins with every frame that may be needed, and all of
+// pendingRemoteOrder.
 func TestResend(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
@@ -128,7 +133,8 @@ func TestResend(t *testing.T) {
 	})
 }
 
-// checkAnswer checks what R12 asks of a stream: the frames, then the announcements (by their last orderNum), and not before both that the epoch is acknowledged.
+// checkAnswer checks what R12 asks of a stream: the frames, then the announcements (by their last
+// orderNum), and not before both that the epoch is acknowledged.
 func checkAnswer(t *testing.T, s *stream, frames, runs []uint64, epoch uint64) {
 	t.Helper()
 	var gotFrames, gotRuns []uint64
@@ -144,7 +150,8 @@ func checkAnswer(t *testing.T, s *stream, frames, runs []uint64, epoch uint64) {
 		}
 		if msg.AcknowledgedEpoch == epoch {
 			if !equal(gotFrames, frames) || !equal(gotRuns, runs) {
-				t.Errorf("%s: frames %v and announcements %v before the answer; want %v and %v", s.replica.member.Name, gotFrames, gotRuns, frames, runs)
+				t.Errorf("%s: frames %v and announcements %v before the answer; want %v and %v", s.replica.member.Name,
+					gotFrames, gotRuns, frames, runs)
 			}
 			return
 		}
@@ -173,7 +180,9 @@ func silentA(q *request) *answer {
 	return nil
 }
 
-// TestAnswer is R12: every replica, the new primary and the old one's heirs, gets all frames and all of pendingRemoteOrder before it hears that the epoch is acknowledged; what is issued later doesn't delay it.
+// TestAnswer is R12: every replica, the new primary and the old one's heirs, gets all frames and
+// all of pendingRemoteOrder before it hears that the epoch is acknowledged; what is issued later
+// doesn't delay it.
 func TestAnswer(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
@@ -222,7 +231,8 @@ func TestAnswer(t *testing.T) {
 	})
 }
 
-// TestLost: where what a caller has seen can't be kept, every call in flight is told, and the next one; then there is another session.
+// TestLost: where what a caller has seen can't be kept, every call in flight is told, and the next
+// one; then there is another session.
 func TestLost(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
@@ -252,7 +262,8 @@ func TestLost(t *testing.T) {
 	})
 }
 
-// TestUnknownSession (R11): a call that was never sent before goes to a new session; one that was may have been executed.
+// TestUnknownSession (R11): a call that was never sent before goes to a new session; one that was
+// may have been executed.
 func TestUnknownSession(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
@@ -265,7 +276,8 @@ func TestUnknownSession(t *testing.T) {
 				if q.header.SeqNum == 2 && len(c.calls) < 3 {
 					return &answer{err: status.Error(codes.Unavailable, "lost")}
 				}
-				return &answer{header: &pb.Header{SourceEpoch: 10, Refusal: pb.Refusal_REFUSAL_UNKNOWN_SESSION}, err: status.Error(codes.FailedPrecondition, "unknown")}
+				return &answer{header: &pb.Header{SourceEpoch: 10, Refusal: pb.Refusal_REFUSAL_UNKNOWN_SESSION},
+					err: status.Error(codes.FailedPrecondition, "unknown")}
 			}
 			return nil
 		}
@@ -291,7 +303,8 @@ func TestUnknownSession(t *testing.T) {
 	})
 }
 
-// TestDisowned: an idle source whose session has expired hears it on its streams, when no primary can say it.
+// TestDisowned: an idle source whose session has expired hears it on its streams, when no primary
+// can say it.
 func TestDisowned(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
@@ -329,7 +342,8 @@ func TestMalformed(t *testing.T) {
 		many[i] = "r#1"
 	}
 	for name, msg := range map[string]*pb.AttachResponse{
-		"second welcome":   {Welcome: &pb.Welcome{Session: 1, Token: tokenOf(1), Group: groupID, Replica: "b", Incarnation: 2}},
+		"second welcome": {Welcome: &pb.Welcome{Session: 1, Token: tokenOf(1), Group: groupID, Replica: "b",
+			Incarnation: 2}},
 		"no epoch":         {NewEpoch: &pb.NewEpoch{Primary: "b", Incarnation: 2}},
 		"no primary":       {NewEpoch: &pb.NewEpoch{Epoch: 20}},
 		"primary's name":   {NewEpoch: &pb.NewEpoch{Epoch: 20, Primary: "b/\n", Incarnation: 2}},
@@ -442,7 +456,8 @@ func TestMalformed(t *testing.T) {
 	})
 }
 
-// TestLinger: below Stable a frame waits up to 3 ms for others, or until 128 are there; I9 counts on it.
+// TestLinger: below Stable a frame waits up to 3 ms for others, or until 128 are there; I9 counts
+// on it.
 func TestLinger(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {

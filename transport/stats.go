@@ -4,7 +4,8 @@ import "sync/atomic"
 
 // Stats is what a Client knows and has counted since it began.
 type Stats struct {
-	// Primary is the primary as the client knows it, empty while it knows none, and Epoch the epoch that it has acknowledged.
+	// Primary is the primary as the client knows it, empty while it knows none, and Epoch the epoch
+	// that it has acknowledged.
 	Primary string
 	Epoch   uint64
 	// Session is the session's number; 0 while it isn't open.
@@ -14,7 +15,8 @@ type Stats struct {
 
 	// Calls were begun; Reissued counts every further attempt of one.
 	Calls, Reissued uint64
-	// Fenced replies were from an epoch that was over (R9), Expired ones came too late to be known as the primary's (R10).
+	// Fenced replies were from an epoch that was over (R9), Expired ones came too late to be known
+	// as the primary's (R10).
 	Fenced, Expired uint64
 	// Failovers counts primaries that took the place of another.
 	Failovers uint64
@@ -29,7 +31,8 @@ type counters struct {
 	calls, reissued, fenced, expired, failovers, malformed, lost atomic.Uint64
 }
 
-// A Monitor reads what one Client counts: give it to WithMonitor. The zero value is ready. It may be used concurrently, and after the ClientConn was closed.
+// A Monitor reads what one Client counts: give it to WithMonitor. The zero value is ready. It may
+// be used concurrently, and after the ClientConn was closed.
 type Monitor struct {
 	client atomic.Pointer[Client]
 }

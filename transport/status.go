@@ -14,7 +14,8 @@ import (
 	"github.com/understudy-rpc/understudy/orderstate"
 )
 
-// This file makes every gRPC status that a caller can have from this package. Unavailable and ResourceExhausted mean that the call wasn't executed, and never will be.
+// This file makes every gRPC status that a caller can have from this package. Unavailable and
+// ResourceExhausted mean that the call wasn't executed, and never will be.
 
 // errGaveUp is the cause with which the context of a call ends by WithGiveUp.
 var errGaveUp = errors.New("understudy: gave up")
@@ -32,18 +33,23 @@ func statusMisused(err error) error {
 }
 
 // errBare is for a ClientConn with our scheme, and without our options.
-var errBare = errors.New("transport: a target of the scheme " + Scheme + " needs interceptor.DialOptions() among the options of grpc.NewClient")
+var errBare = errors.New("transport: a target of the scheme " + Scheme +
+	" needs interceptor.DialOptions() among the options of grpc.NewClient")
 
 func statusRefused(why error) error {
-	return status.Errorf(status.Code(why), "understudy: every replica refuses this client; nothing was sent (%v)", status.Convert(why).Message())
+	return status.Errorf(status.Code(why), "understudy: every replica refuses this client; nothing was sent (%v)",
+		status.Convert(why).Message())
 }
 
 func statusStreaming(method string) error {
-	return status.Errorf(codes.Unimplemented, "understudy: %s is a streaming method of a replicated service: these aren't built yet; a service that each replica serves for itself is named by WithUnreplicated", method)
+	return status.Errorf(codes.Unimplemented,
+		"understudy: %s is a streaming method of a replicated service: these aren't built yet; a service that each "+
+			"replica serves for itself is named by WithUnreplicated", method)
 }
 
 func statusCodec(method string) error {
-	return status.Errorf(codes.Unimplemented, "understudy: %s is called with a codec of its own; replicated calls use protobuf", method)
+	return status.Errorf(codes.Unimplemented,
+		"understudy: %s is called with a codec of its own; replicated calls use protobuf", method)
 }
 
 func statusMarshal(err error) error {
@@ -51,14 +57,17 @@ func statusMarshal(err error) error {
 }
 
 func statusMethod(method string) error {
-	return status.Errorf(codes.Unimplemented, "understudy: %.100q is no method's name: it isn't UTF-8, or has more than %d bytes", method, wire.MaxMethod)
+	return status.Errorf(codes.Unimplemented,
+		"understudy: %.100q is no method's name: it isn't UTF-8, or has more than %d bytes", method, wire.MaxMethod)
 }
 
 func statusTooLarge(size, limit int) error {
-	return status.Errorf(codes.ResourceExhausted, "understudy: the request has %d bytes; at most %d are sent", size, limit)
+	return status.Errorf(codes.ResourceExhausted, "understudy: the request has %d bytes; at most %d are sent", size,
+		limit)
 }
 
-// statusEnded is the end of a call by its own context, or by WithGiveUp. why says what it waited for.
+// statusEnded is the end of a call by its own context, or by WithGiveUp. why says what it waited
+// for.
 func statusEnded(ctx context.Context, sent bool, why string) error {
 	outcome := "nothing was sent"
 	if sent {
@@ -83,28 +92,36 @@ func statusGone(why *replacedError) error {
 }
 
 func statusDown(since time.Time, inSync string) error {
-	return status.Errorf(codes.Unavailable, "understudy: the group is down since %s at the latest: none of its last in-sync replicas (%s) is alive",
+	return status.Errorf(codes.Unavailable,
+		"understudy: the group is down since %s at the latest: none of its last in-sync replicas (%s) is alive",
 		since.UTC().Format(time.RFC3339), inSync)
 }
 
 // statusPoison ends a call that was alone with the last of the primaries that have died with it.
 func statusPoison(method string, died []string) error {
-	return status.Errorf(codes.Unknown, "understudy: %s isn't issued again: the primaries %s have died, one after the other, while they executed it; its outcome is unknown", method, strings.Join(died, ", "))
+	return status.Errorf(codes.Unknown,
+		"understudy: %s isn't issued again: the primaries %s have died, one after the other, while they executed "+
+			"it; its outcome is unknown", method, strings.Join(died, ", "))
 }
 
 func statusUnknownSession(number uint64) error {
-	return status.Errorf(codes.Unknown, "understudy: the group doesn't know session %d any more; the outcome of the call is unknown", number)
+	return status.Errorf(codes.Unknown,
+		"understudy: the group doesn't know session %d any more; the outcome of the call is unknown", number)
 }
 
 func statusAnswered(number, seqNum uint64) error {
-	return status.Errorf(codes.Internal, "understudy: the group says that the caller has its reply to seqNum %d of session %d, which it hasn't", seqNum, number)
+	return status.Errorf(codes.Internal,
+		"understudy: the group says that the caller has its reply to seqNum %d of session %d, which it hasn't", seqNum,
+		number)
 }
 
 func statusNoHeader(method string, err error) error {
-	return status.Errorf(codes.Internal, "understudy: a reply to %s without a valid header: is the service served by a replica? (%v)", method, err)
+	return status.Errorf(codes.Internal,
+		"understudy: a reply to %s without a valid header: is the service served by a replica? (%v)", method, err)
 }
 
-// statusForeign is for an error that doesn't come from a replica's middleware. ResourceExhausted would say that the call wasn't executed, which nobody knows.
+// statusForeign is for an error that doesn't come from a replica's middleware. ResourceExhausted
+// would say that the call wasn't executed, which nobody knows.
 func statusForeign(err error) error {
 	if s := status.Convert(err); s.Code() == codes.ResourceExhausted {
 		return status.Errorf(codes.Internal, "understudy: the outcome is unknown: %v: %s", s.Code(), s.Message())

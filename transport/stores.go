@@ -10,8 +10,10 @@ import (
 	"github.com/understudy-rpc/understudy/election"
 )
 
-// stores are the groups' stores as dialled from targets. The ClientConns of one process that name the same target share one, with one connection and one watch: else each change of a
-// group costs the store a message, and the process a wake-up of many goroutines, for each of them, just when a failover needs both.
+// stores are the groups' stores as dialled from targets. The ClientConns of one process that name
+// the same target share one, with one connection and one watch: else each change of a group costs
+// the store a message, and the process a wake-up of many goroutines, for each of them, just when a
+// failover needs both.
 type stores struct {
 	dial func(Target, etcdAccess) (election.Election, io.Closer, error) // must not block
 
@@ -93,8 +95,10 @@ func (s *store) leave() error {
 	return s.client.Close()
 }
 
-// Watch is election.Election's, from the one watch that all watchers share: the first begins it, the last ends it. A later one's first State is what the others were sent last:
-// it says what was before the call, as any State may, and comes while the store is away, too. Whatever has changed since is on its way.
+// Watch is election.Election's, from the one watch that all watchers share: the first begins it,
+// the last ends it. A later one's first State is what the others were sent last: it says what was
+// before the call, as any State may, and comes while the store is away, too. Whatever has changed
+// since is on its way.
 func (s *store) Watch(ctx context.Context) <-chan election.State {
 	out := make(chan election.State, 1)
 	s.mu.Lock()
@@ -139,7 +143,8 @@ func (s *store) tell(w *watching, view election.State) {
 	}
 }
 
-// unwatch returns when nothing of the watch is left, if it was the last one's: the store may be closed then.
+// unwatch returns when nothing of the watch is left, if it was the last one's: the store may be
+// closed then.
 func (s *store) unwatch(out chan election.State) {
 	s.mu.Lock()
 	delete(s.watchers, out)

@@ -83,7 +83,8 @@ func (w *watchCounter) Watch(ctx context.Context) <-chan election.State {
 	return out
 }
 
-// TestOneWatch: the watchers of a store share one watch. Each has its own State, the last one's end is the watch's, and the next one begins anew.
+// TestOneWatch: the watchers of a store share one watch. Each has its own State, the last one's end
+// is the watch's, and the next one begins anew.
 func TestOneWatch(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -91,7 +92,8 @@ func TestOneWatch(t *testing.T) {
 		below := &watchCounter{Election: group.Client("greeter")}
 		e, c, _ := new(dialled).stores(func() election.Election { return below }).elect(Target{}, etcdAccess{})
 		defer c.Close()
-		self, err := below.Register(t.Context(), election.Replica{Member: election.Member{Name: "a", Incarnation: 1}, Addr: "a:1"}, election.Member{})
+		self, err := below.Register(t.Context(),
+			election.Replica{Member: election.Member{Name: "a", Incarnation: 1}, Addr: "a:1"}, election.Member{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -119,7 +121,8 @@ func TestOneWatch(t *testing.T) {
 			_, firstOpen := <-first
 			_, secondOpen := <-second
 			if firstOpen || secondOpen || below.running.Load() != 0 {
-				t.Errorf("after the last watcher's end: %v %v, and %d watches run", firstOpen, secondOpen, below.running.Load())
+				t.Errorf("after the last watcher's end: %v %v, and %d watches run", firstOpen, secondOpen,
+					below.running.Load())
 			}
 		}
 	})

@@ -10,7 +10,8 @@ import (
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
-// This file has what the client believes of the store: whether it may be believed now (election.Trusted), and whether the group is down, or was replaced.
+// This file has what the client believes of the store: whether it may be believed now
+// (election.Trusted), and whether the group is down, or was replaced.
 
 // groupView is what the store says of the group as a whole. It is guarded by Client.mu.
 type groupView struct {
@@ -56,8 +57,9 @@ func (c *Client) believe(view election.State) {
 	}
 }
 
-// replaced: an operator has begun the group anew, without its state, as the store's record says. A source that had a session is told what it has lost; this connection isn't for the new group, whose state knows nothing of
-// what this program has done. mu is held.
+// replaced: an operator has begun the group anew, without its state, as the store's record says. A
+// source that had a session is told what it has lost; this connection isn't for the new group,
+// whose state knows nothing of what this program has done. mu is held.
 func (c *Client) replaced(by uint64) {
 	if c.over != nil {
 		return
@@ -74,12 +76,15 @@ func (c *Client) replaced(by uint64) {
 	c.endSession(c.session, why)
 }
 
-// unavailable is a status if no call may be sent now: the group was replaced, or is down. mu is held.
+// unavailable is a status if no call may be sent now: the group was replaced, or is down. mu is
+// held.
 func (c *Client) unavailable() error {
 	switch {
 	case c.over != nil:
 		return c.over
-	case c.view.suspect != nil || c.view.down.IsZero() || slices.ContainsFunc(c.links, func(l *link) bool { return l.up }):
+	case c.view.suspect != nil || c.view.down.IsZero() || slices.ContainsFunc(c.links, func(l *link) bool {
+		return l.up
+	}):
 		return nil
 	}
 	names := make([]string, len(c.view.inSync))
@@ -109,5 +114,6 @@ func (c *Client) marked(m *pb.StoreMark) {
 type replacedError struct{ old, by uint64 }
 
 func (e *replacedError) Error() string {
-	return fmt.Sprintf("the group with id %x was replaced: an operator has begun it anew, as %x, without its state", e.old, e.by)
+	return fmt.Sprintf("the group with id %x was replaced: an operator has begun it anew, as %x, without its state",
+		e.old, e.by)
 }

@@ -13,15 +13,21 @@ import (
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
-// TestOnlyTheStoreSaysWhoAReplicaIs: whoever answers at a replica's address, and isn't of the group that the store names, or isn't that replica, isn't spoken to; the error says who it is. That holds for the first Welcome, too.
+// TestOnlyTheStoreSaysWhoAReplicaIs: whoever answers at a replica's address, and isn't of the group
+// that the store names, or isn't that replica, isn't spoken to; the error says who it is. That
+// holds for the first Welcome, too.
 func TestOnlyTheStoreSaysWhoAReplicaIs(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
 		other func(w *pb.Welcome)
 		says  string
 	}{
-		"another group":   {func(w *pb.Welcome) { w.Group = 0xbad }, "a's address a:1 is answered by a of group bad; the store has a of group beef there"},
-		"another replica": {func(w *pb.Welcome) { w.Replica = "b" }, "a's address a:1 is answered by b of group beef; the store has a of group beef there"},
+		"another group": {func(w *pb.Welcome) {
+			w.Group = 0xbad
+		}, "a's address a:1 is answered by a of group bad; the store has a of group beef there"},
+		"another replica": {func(w *pb.Welcome) {
+			w.Replica = "b"
+		}, "a's address a:1 is answered by b of group beef; the store has a of group beef there"},
 	} {
 		for _, first := range []bool{true, false} {
 			t.Run(name, func(t *testing.T) {
@@ -54,7 +60,8 @@ func TestOnlyTheStoreSaysWhoAReplicaIs(t *testing.T) {
 	}
 }
 
-// TestSuspectStoreIsSaid: calls go on with the replicas that are known, and the error of one that ends says why it waited.
+// TestSuspectStoreIsSaid: calls go on with the replicas that are known, and the error of one that
+// ends says why it waited.
 func TestSuspectStoreIsSaid(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
@@ -69,14 +76,16 @@ func TestSuspectStoreIsSaid(t *testing.T) {
 		short, cancel := context.WithTimeout(ctx, time.Second)
 		defer cancel()
 		_, err := say(short, conn, "hello")
-		fails(t, err, codes.DeadlineExceeded, "the store is suspect: it has nothing of the group; group beef keeps its state")
+		fails(t, err, codes.DeadlineExceeded,
+			"the store is suspect: it has nothing of the group; group beef keeps its state")
 		c.set(func() { c.answer = nil })
 		c.show(good)
 		must(t, "hello from a", <-sayLater(ctx, conn, "hello"))
 	})
 }
 
-// TestCallersOfAReplacedGroupAreToldOnce: another group is another group's only if it says, in the store, that it replaces this one.
+// TestCallersOfAReplacedGroupAreToldOnce: another group is another group's only if it says, in the
+// store, that it replaces this one.
 func TestCallersOfAReplacedGroupAreToldOnce(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
@@ -93,7 +102,8 @@ func TestCallersOfAReplacedGroupAreToldOnce(t *testing.T) {
 		c.show(other)
 		time.Sleep(time.Second)
 		_, err := say(ctx, conn, "hello")
-		fails(t, err, codes.DataLoss, "the group with id beef was replaced: an operator has begun it anew, as cafe, without its state")
+		fails(t, err, codes.DataLoss,
+			"the group with id beef was replaced: an operator has begun it anew, as cafe, without its state")
 		for range 3 {
 			_, err = say(ctx, conn, "hello")
 			fails(t, err, codes.FailedPrecondition, "as cafe, without its state; dial again")
@@ -111,7 +121,8 @@ func TestCallersOfAReplacedGroupAreToldOnce(t *testing.T) {
 	})
 }
 
-// TestDownGroupRefusesAtOnce: what was never sent ends as Unavailable, and says who was in-sync; what may have been executed waits.
+// TestDownGroupRefusesAtOnce: what was never sent ends as Unavailable, and says who was in-sync;
+// what may have been executed waits.
 func TestDownGroupRefusesAtOnce(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
@@ -137,7 +148,8 @@ func TestDownGroupRefusesAtOnce(t *testing.T) {
 		began := time.Now()
 		_, err := say(ctx, conn, "hello")
 		fails(t, err, codes.Unavailable, "the group is down since ")
-		if !strings.Contains(err.Error(), "none of its last in-sync replicas (primary, a) is alive") || time.Since(began) > 0 {
+		if !strings.Contains(err.Error(), "none of its last in-sync replicas (primary, a) is alive") ||
+			time.Since(began) > 0 {
 			t.Errorf("after %v: %v", time.Since(began), err)
 		}
 		select {

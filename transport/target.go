@@ -13,7 +13,8 @@ const Scheme = "replicated"
 
 // A Target says where a group is found.
 type Target struct {
-	// Endpoints are those of etcd, host:port; at least one, unless WithElection is given, which may do without.
+	// Endpoints are those of etcd, host:port; at least one, unless WithElection is given, which may
+	// do without.
 	Endpoints []string
 	// Group is a name that election.ValidName accepts.
 	Group string
@@ -23,7 +24,8 @@ type Target struct {
 func ParseTarget(target string) (Target, error) {
 	rest, ok := strings.CutPrefix(target, Scheme+"://")
 	if !ok {
-		return Target{}, fmt.Errorf("transport: the target %q isn't of the form %s://host:port[,host:port]/group", target, Scheme)
+		return Target{}, fmt.Errorf("transport: the target %q isn't of the form %s://host:port[,host:port]/group",
+			target, Scheme)
 	}
 	hosts, group, _ := strings.Cut(rest, "/")
 	t := Target{Group: group}

@@ -18,8 +18,9 @@ import (
 
 // Clocks that leap, and a store that takes its time.
 
-// slowLedger takes so long for a turn that its client's frame leaves before the client has the order: what reflects the
-// order of an idle client's last calls is a null message, and nothing else.
+// slowLedger takes so long for a turn that its client's frame leaves before the client has the
+// order: what reflects the order of an idle client's last calls is a null message, and nothing
+// else.
 type slowLedger struct{ ledger }
 
 func (l *slowLedger) add(ctx context.Context, name string) (int64, error) {
@@ -43,8 +44,9 @@ func leaping(t *testing.T, ahead *atomic.Int64) *understudytest.Cluster {
 	}))
 }
 
-// The primary's clock was an hour ahead, and is set right, or a replica whose clock is right takes over: backups get the
-// order of an idle client's last calls as ever (R4), and Now goes on, neither back nor for ever away from the clocks.
+// The primary's clock was an hour ahead, and is set right, or a replica whose clock is right takes
+// over: backups get the order of an idle client's last calls as ever (R4), and Now goes on, neither
+// back nor for ever away from the clocks.
 func TestWallClockLeaps(t *testing.T) {
 	for _, failover := range []bool{false, true} {
 		t.Run(fmt.Sprint("failover=", failover), func(t *testing.T) {
@@ -91,7 +93,8 @@ func TestWallClockLeaps(t *testing.T) {
 					}
 				}
 				for _, step := range []struct{ sleep, ahead time.Duration }{
-					{time.Minute, time.Hour - 30*time.Second}, {59 * time.Minute, 30 * time.Minute}, {time.Hour + 10*time.Second, 0},
+					{time.Minute, time.Hour - 30*time.Second}, {59 * time.Minute, 30 * time.Minute},
+					{time.Hour + 10*time.Second, 0},
 				} {
 					time.Sleep(step.sleep)
 					if d := call("later"); d-step.ahead > 5*time.Second || d-step.ahead < -5*time.Second {
@@ -126,16 +129,19 @@ func (s late) sleep(ctx context.Context) error {
 	}
 }
 
-// A store that answers slowly isn't one that is away: calls are held up only for as long as an answer that is as late
-// gives no authority, since reads begin every A/4 (R10).
+// A store that answers slowly isn't one that is away: calls are held up only for as long as an
+// answer that is as late gives no authority, since reads begin every A/4 (R10).
 func TestSlowStore(t *testing.T) {
-	for _, by := range []time.Duration{300 * time.Millisecond, 500 * time.Millisecond, 740 * time.Millisecond, 900 * time.Millisecond} {
+	for _, by := range []time.Duration{300 * time.Millisecond, 500 * time.Millisecond, 740 * time.Millisecond,
+		900 * time.Millisecond} {
 		for _, level := range []understudy.Level{understudy.Reflected, understudy.Stable} {
 			t.Run(fmt.Sprint(by, level), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					delay := new(atomic.Int64)
 					c := understudytest.New(t, 3, registerLedger, understudytest.Level(level),
-						understudytest.Between(func(_ string, e election.Election) election.Election { return late{e, delay} }))
+						understudytest.Between(func(_ string, e election.Election) election.Election {
+							return late{e, delay}
+						}))
 					l := startLoad(t, c, 2, 5*time.Millisecond)
 					time.Sleep(100 * time.Millisecond)
 					delay.Store(int64(by))
@@ -145,7 +151,8 @@ func TestSlowStore(t *testing.T) {
 					most := max(0, by+authority/4-authority) + 10*time.Millisecond
 					for _, m := range l.calls {
 						if took := m.end - m.began; m.began > 200*time.Millisecond && took > most {
-							t.Fatalf("%s was held up for %v, at most %v is due to answers after %v", m.name, took, most, by)
+							t.Fatalf("%s was held up for %v, at most %v is due to answers after %v", m.name, took, most,
+								by)
 						}
 					}
 					l.check(others(3))

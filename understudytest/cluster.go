@@ -1,5 +1,6 @@
-// Package understudytest runs a group of replicas of a service, its clients, and its election, in one process and in fake time, so that a test can kill the primary at any moment and see what its callers see. It must be used
-// inside a testing/synctest bubble:
+// Package understudytest runs a group of replicas of a service, its clients, and its election, in
+// one process and in fake time, so that a test can kill the primary at any moment and see what its
+// callers see. It must be used inside a testing/synctest bubble:
 //
 //	synctest.Test(t, func(t *testing.T) {
 //		c := understudytest.New(t, 3, func(s grpc.ServiceRegistrar) replica.Snapshotter {
@@ -13,7 +14,8 @@
 //		...
 //	})
 //
-// The replicas are real (package replica over real grpc-go); the network between them is in memory, with a constant latency for each direction of each pair of hosts, and so is the election.
+// The replicas are real (package replica over real grpc-go); the network between them is in memory,
+// with a constant latency for each direction of each pair of hosts, and so is the election.
 package understudytest
 
 import (
@@ -45,7 +47,8 @@ const group = "test"
 // Register registers a service's implementation, made anew, and returns its state.
 type Register func(grpc.ServiceRegistrar) replica.Snapshotter
 
-// Cluster is a group, its clients and what connects them. Its methods are called from the test's goroutine.
+// Cluster is a group, its clients and what connects them. Its methods are called from the test's
+// goroutine.
 type Cluster struct {
 	t        testing.TB
 	net      *simnet.Network
@@ -96,17 +99,20 @@ func ClientOptions(opts ...transport.Option) Option { return func(c *Cluster) { 
 // Logger sees what replicas and clients log; the default discards.
 func Logger(l *slog.Logger) Option { return func(c *Cluster) { c.log = l } }
 
-// Clocks gives each host, replica or client, its own clock of elapsed time; the default is that they all have one.
+// Clocks gives each host, replica or client, its own clock of elapsed time; the default is that
+// they all have one.
 func Clocks(of func(host string) func() time.Duration) Option {
 	return func(c *Cluster) { c.clock = of }
 }
 
-// WallClocks gives each replica's host its own wall clock, which may leap; the default is that they all have time.Now.
+// WallClocks gives each replica's host its own wall clock, which may leap; the default is that they
+// all have time.Now.
 func WallClocks(of func(host string) func() time.Time) Option {
 	return func(c *Cluster) { c.wall = of }
 }
 
-// Between puts something between each replica and the election, to delay or fail what it asks of it.
+// Between puts something between each replica and the election, to delay or fail what it asks of
+// it.
 func Between(wrap func(host string, e election.Election) election.Election) Option {
 	return func(c *Cluster) { c.between = wrap }
 }
@@ -117,7 +123,11 @@ func New(t testing.TB, n int, register Register, opts ...Option) *Cluster {
 	elapsed := clock.Monotonic()
 	c := &Cluster{
 		t: t, net: simnet.New(), store: memory.NewStore(memory.Latency(100 * time.Microsecond)), register: register,
-		each: func(string) []replica.Option { return nil }, log: slog.New(slog.DiscardHandler), clock: func(string) func() time.Duration { return elapsed }, monitors: map[string]*transport.Monitor{},
+		each: func(string) []replica.Option {
+			return nil
+		}, log: slog.New(slog.DiscardHandler), clock: func(string) func() time.Duration {
+			return elapsed
+		}, monitors: map[string]*transport.Monitor{},
 	}
 	for _, o := range opts {
 		o(c)
@@ -163,7 +173,8 @@ func (c *Cluster) Start(i int) {
 		ctx = clock.WithWall(ctx, c.wall(n.host))
 	}
 	n.r, err = replica.Join(ctx, "etcd:///"+group, replica.State(late), append([]replica.Option{
-		replica.Name(n.host), replica.Level(c.level), replica.Store(store), replica.Peers(peers, nil, nil), replica.InsecurePeers(),
+		replica.Name(n.host), replica.Level(c.level), replica.Store(store), replica.Peers(peers, nil, nil),
+		replica.InsecurePeers(),
 		replica.PeerDialer(c.net.Dialer(n.host)), replica.Clock(c.clock(n.host)), replica.Logger(c.log),
 	}, append(slices.Clone(c.replica), c.each(n.host)...)...)...)
 	if err != nil {
@@ -186,7 +197,8 @@ func (c *Cluster) Grow() int {
 	return i
 }
 
-// Kill ends a replica as SIGKILL does: what it has sent arrives, nothing else of it ever does, and its lease runs out by itself.
+// Kill ends a replica as SIGKILL does: what it has sent arrives, nothing else of it ever does, and
+// its lease runs out by itself.
 func (c *Cluster) Kill(i int) {
 	c.t.Helper()
 	n := c.nodes[i]
@@ -196,14 +208,17 @@ func (c *Cluster) Kill(i int) {
 	c.stop(i, true)
 }
 
-// Crash is the part of Kill that happens at once, and may be called from a trigger of the network's. Bury does the rest, later, from the test's goroutine.
+// Crash is the part of Kill that happens at once, and may be called from a trigger of the
+// network's. Bury does the rest, later, from the test's goroutine.
 func (c *Cluster) Crash(i int) {
 	n := c.nodes[i]
 	n.link.Cut()
 	c.net.Kill(n.host)
 }
 
-// KillWhen arms a trigger: the replica dies when the k-th write on a link from it, or to it, happens, before it or after. The rest of Kill must be done by Bury, later, from the test's goroutine.
+// KillWhen arms a trigger: the replica dies when the k-th write on a link from it, or to it,
+// happens, before it or after. The rest of Kill must be done by Bury, later, from the test's
+// goroutine.
 func (c *Cluster) KillWhen(i int, link simnet.Link, k int, before bool) {
 	c.net.OnWrite(func(l simnet.Link, count int) simnet.Fate {
 		if l != link || count != k {
@@ -240,7 +255,8 @@ func (c *Cluster) stop(i int, killed bool) {
 	}
 }
 
-// Network is where faults between hosts are made: replicas are replica0, replica1, …, clients as Dial calls them.
+// Network is where faults between hosts are made: replicas are replica0, replica1, …, clients as
+// Dial calls them.
 func (c *Cluster) Network() *simnet.Network { return c.net }
 
 // Store is the election's, to be taken away.
@@ -261,17 +277,23 @@ func (c *Cluster) Replica(i int) *replica.Replica { return c.nodes[i].r }
 // State returns the state of a replica's service, as Register returned it.
 func (c *Cluster) State(i int) replica.Snapshotter { return c.nodes[i].state }
 
-// Dial connects a client, which lives on a host of that name. The connection is closed when the test ends.
+// Dial connects a client, which lives on a host of that name. The connection is closed when the
+// test ends.
 func (c *Cluster) Dial(host string, opts ...grpc.DialOption) *grpc.ClientConn {
 	c.t.Helper()
 	c.monitors[host] = new(transport.Monitor)
 	ours := interceptor.DialOptions(append([]transport.Option{
-		transport.WithElection(func(transport.Target) (election.Election, io.Closer, error) { return c.store.Client(group), nil, nil }),
-		transport.WithClock(c.clock(host)), transport.WithLogger(c.log.With("client", host)), transport.WithMonitor(c.monitors[host]),
+		transport.WithElection(func(transport.Target) (election.Election, io.Closer, error) {
+			return c.store.Client(group), nil, nil
+		}),
+		transport.WithClock(c.clock(host)), transport.WithLogger(c.log.With("client", host)),
+		transport.WithMonitor(c.monitors[host]),
 	}, c.client...)...)
 	ours = append(ours,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return c.net.Dialer(host)(ctx, addr) }),
+		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
+			return c.net.Dialer(host)(ctx, addr)
+		}),
 	)
 	conn, err := grpc.NewClient("replicated://store:1/"+group, append(ours, opts...)...)
 	if err != nil {
@@ -306,7 +328,9 @@ func (c *Cluster) AwaitInSync(n int) {
 			return false
 		}
 		return !slices.ContainsFunc(view.InSync, func(m election.Member) bool {
-			return !slices.ContainsFunc(c.nodes, func(n *node) bool { return !n.dead && n.host == m.Name && n.r.Status().Role != "joining" })
+			return !slices.ContainsFunc(c.nodes, func(n *node) bool {
+				return !n.dead && n.host == m.Name && n.r.Status().Role != "joining"
+			})
 		})
 	})
 }

@@ -82,40 +82,47 @@ var counterDesc = grpc.ServiceDesc{
 		unary("Add", func(srv any, ctx context.Context, name string) (int64, error) {
 			return srv.(counterServer).add(ctx, name)
 		}),
-		unary("Get", func(srv any, ctx context.Context, _ string) (int64, error) { return srv.(counterServer).get(ctx), nil }),
+		unary("Get", func(srv any, ctx context.Context, _ string) (int64, error) {
+			return srv.(counterServer).get(ctx), nil
+		}),
 	},
 }
 
 func unary(name string, handle func(srv any, ctx context.Context, name string) (int64, error)) grpc.MethodDesc {
-	return grpc.MethodDesc{MethodName: name, Handler: func(srv any, ctx context.Context, dec func(any) error, i grpc.UnaryServerInterceptor) (any, error) {
-		in := new(wrapperspb.StringValue)
-		if err := dec(in); err != nil {
-			return nil, err
-		}
-		h := func(ctx context.Context, req any) (any, error) {
-			n, err := handle(srv, ctx, req.(*wrapperspb.StringValue).GetValue())
-			return wrapperspb.Int64(n), err
-		}
-		if i == nil {
-			return h(ctx, in)
-		}
-		return i(ctx, in, &grpc.UnaryServerInfo{Server: srv, FullMethod: "/test.Counter/" + name}, h)
-	}}
+	return grpc.MethodDesc{MethodName: name,
+		Handler: func(srv any, ctx context.Context, dec func(any) error, i grpc.UnaryServerInterceptor) (any, error) {
+			in := new(wrapperspb.StringValue)
+			if err := dec(in); err != nil {
+				return nil, err
+			}
+			h := func(ctx context.Context, req any) (any, error) {
+				n, err := handle(srv, ctx, req.(*wrapperspb.StringValue).GetValue())
+				return wrapperspb.Int64(n), err
+			}
+			if i == nil {
+				return h(ctx, in)
+			}
+			return i(ctx, in, &grpc.UnaryServerInfo{Server: srv, FullMethod: "/test.Counter/" + name}, h)
+		}}
 }
 
 // The descriptor that a generated file would register.
 func init() {
 	method := func(name string, level descriptorpb.MethodOptions_IdempotencyLevel) *descriptorpb.MethodDescriptorProto {
 		return &descriptorpb.MethodDescriptorProto{
-			Name: &name, InputType: proto.String(".google.protobuf.StringValue"), OutputType: proto.String(".google.protobuf.Int64Value"),
-			Options: &descriptorpb.MethodOptions{IdempotencyLevel: &level},
+			Name: &name, InputType: proto.String(".google.protobuf.StringValue"),
+			OutputType: proto.String(".google.protobuf.Int64Value"),
+			Options:    &descriptorpb.MethodOptions{IdempotencyLevel: &level},
 		}
 	}
 	file, err := protodesc.NewFile(&descriptorpb.FileDescriptorProto{
-		Name: proto.String("test/counter.proto"), Package: proto.String("test"), Syntax: proto.String("proto3"), Dependency: []string{"google/protobuf/wrappers.proto"},
-		Service: []*descriptorpb.ServiceDescriptorProto{{Name: proto.String("Counter"), Method: []*descriptorpb.MethodDescriptorProto{
-			method("Add", descriptorpb.MethodOptions_IDEMPOTENCY_UNKNOWN), method("Get", descriptorpb.MethodOptions_NO_SIDE_EFFECTS),
-		}}},
+		Name: proto.String("test/counter.proto"), Package: proto.String("test"), Syntax: proto.String("proto3"),
+		Dependency: []string{"google/protobuf/wrappers.proto"},
+		Service: []*descriptorpb.ServiceDescriptorProto{{Name: proto.String("Counter"),
+			Method: []*descriptorpb.MethodDescriptorProto{
+				method("Add", descriptorpb.MethodOptions_IDEMPOTENCY_UNKNOWN),
+				method("Get", descriptorpb.MethodOptions_NO_SIDE_EFFECTS),
+			}}},
 	}, protoregistry.GlobalFiles)
 	if err == nil {
 		err = protoregistry.GlobalFiles.RegisterFile(file)
@@ -159,7 +166,8 @@ func TestCallsAndFailover(t *testing.T) {
 	for _, level := range []understudy.Level{understudy.Reflected, understudy.Direct, understudy.Stable} {
 		t.Run(level.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				c := understudytest.New(t, 3, registerCounter, understudytest.Level(level), understudytest.Logger(verbose))
+				c := understudytest.New(t, 3, registerCounter, understudytest.Level(level),
+					understudytest.Logger(verbose))
 				conn := c.Dial("client")
 				for i := int64(1); i <= 10; i++ {
 					if n, err := add(t.Context(), conn, "x"); n != i || err != nil {

@@ -17,8 +17,9 @@ import (
 	"github.com/understudy-rpc/understudy/understudytest"
 )
 
-// A client that has left before the primary dies doesn't hold up the takeover, whether it said goodbye or vanished (R11: it was detached); one that vanishes with the primary does, for A and its margin (R12.2).
-// At Stable, too, since the service has a read-only method.
+// A client that has left before the primary dies doesn't hold up the takeover, whether it said
+// goodbye or vanished (R11: it was detached); one that vanishes with the primary does, for A and
+// its margin (R12.2). At Stable, too, since the service has a read-only method.
 func TestSessionsThatLeave(t *testing.T) {
 	for name, leave := range map[string]struct {
 		how   func(c *understudytest.Cluster, goes *grpc.ClientConn)
@@ -43,7 +44,8 @@ func TestSessionsThatLeave(t *testing.T) {
 			t.Run(name+"/"+level.String(), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					reports := make(chan replica.Failover, 3)
-					c := understudytest.New(t, 3, registerCounter, understudytest.Level(level), understudytest.Logger(verbose),
+					c := understudytest.New(t, 3, registerCounter, understudytest.Level(level),
+						understudytest.Logger(verbose),
 						understudytest.ReplicaOptions(replica.OnFailover(func(f replica.Failover) { reports <- f })))
 					stays, goes := c.Dial("stays"), c.Dial("goes")
 					for _, conn := range []*grpc.ClientConn{stays, goes} {
@@ -81,9 +83,13 @@ func TestSessionsThatLeave(t *testing.T) {
 	}
 }
 
-// deaf starts two clients' load, and cuts client0 off from replica1, which then isn't waited for long: 3 s later its session is detached there.
-func deaf(t *testing.T, level understudy.Level, n int, way string, opts ...understudytest.Option) (*understudytest.Cluster, *load) {
-	c := understudytest.New(t, n, registerLedger, append(opts, understudytest.Level(level), understudytest.Logger(verbose))...)
+// deaf starts two clients' load, and cuts client0 off from replica1, which then isn't waited for
+// long: 3 s later its session is detached there.
+func deaf(
+	t *testing.T, level understudy.Level, n int, way string, opts ...understudytest.Option,
+) (*understudytest.Cluster, *load) {
+	c := understudytest.New(t, n, registerLedger,
+		append(opts, understudytest.Level(level), understudytest.Logger(verbose))...)
 	l := startLoad(t, c, 2, 10*time.Millisecond)
 	time.Sleep(20 * time.Millisecond)
 	if way != "from the backup" {
@@ -104,7 +110,9 @@ func deaf(t *testing.T, level understudy.Level, n int, way string, opts ...under
 
 var ways = []string{"both ways", "to the backup", "from the backup"}
 
-// The network between one client and one backup drops everything, silently: the client's calls go on, at Stable, too. Then the two find each other again, though the backup's stream to the primary has just begun anew.
+// The network between one client and one backup drops everything, silently: the client's calls go
+// on, at Stable, too. Then the two find each other again, though the backup's stream to the primary
+// has just begun anew.
 func TestOneBackupCantHearOneClient(t *testing.T) {
 	for _, way := range ways {
 		t.Run(way, func(t *testing.T) {
@@ -142,13 +150,15 @@ func TestOneBackupCantHearOneClient(t *testing.T) {
 	}
 }
 
-// The primary dies right after each of many messages to a client that the only backup can't hear: the takeover doesn't wait for that client, and yet nothing of what it was told is lost (R11).
+// The primary dies right after each of many messages to a client that the only backup can't hear:
+// the takeover doesn't wait for that client, and yet nothing of what it was told is lost (R11).
 func TestPrimaryDiesWhileOneIsDetached(t *testing.T) {
 	for _, way := range ways {
 		t.Run(way, func(t *testing.T) {
 			alternatives(t, 6, func(t *testing.T, level understudy.Level, k int) {
 				reports := make(chan replica.Failover, 3)
-				c, l := deaf(t, level, 2, way, understudytest.ReplicaOptions(replica.OnFailover(func(f replica.Failover) { reports <- f })))
+				c, l := deaf(t, level, 2, way,
+					understudytest.ReplicaOptions(replica.OnFailover(func(f replica.Failover) { reports <- f })))
 				link := simnet.Link{From: "replica0", To: "client0"}
 				c.KillWhen(0, link, c.Network().Writes()[link]+1+k, false)
 				f := <-reports
@@ -164,7 +174,8 @@ func TestPrimaryDiesWhileOneIsDetached(t *testing.T) {
 	}
 }
 
-// killAfterReply kills a replica right after the k-th message that it sends to client0 from now on; later the client finds the replicas that it couldn't hear.
+// killAfterReply kills a replica right after the k-th message that it sends to client0 from now on;
+// later the client finds the replicas that it couldn't hear.
 func killAfterReply(c *understudytest.Cluster, i, k int, later time.Duration, deafTo ...string) {
 	link := simnet.Link{From: hostOf(i), To: "client0"}
 	c.KillWhen(i, link, c.Network().Writes()[link]+k, false)
@@ -175,8 +186,9 @@ func killAfterReply(c *understudytest.Cluster, i, k int, later time.Duration, de
 	}
 }
 
-// No backup has ever heard a client, which has just begun to call, and the primary dies: nothing that the client was told is lost (R11: a session begins detached). It is no second fault that it finds them 2 s later only, when
-// a takeover would have given up a session that it waits for.
+// No backup has ever heard a client, which has just begun to call, and the primary dies: nothing
+// that the client was told is lost (R11: a session begins detached). It is no second fault that it
+// finds them 2 s later only, when a takeover would have given up a session that it waits for.
 func TestClientThatNoBackupHasHeard(t *testing.T) {
 	alternatives(t, 6, func(t *testing.T, level understudy.Level, k int) {
 		c := understudytest.New(t, 3, registerLedger, understudytest.Level(level), understudytest.Logger(verbose))
@@ -203,8 +215,10 @@ func (s candidates) Elect(ctx context.Context, self election.Registration, seen 
 	return s.Election.Elect(ctx, self, seen)
 }
 
-// A client is cut off from the other backup as the primary dies, and goes on with the new one, which dies, too (R11: an epoch begins with every session detached). That it finds the third replica only after a takeover would
-// have given it up is no second fault: it was cut off long before the second death.
+// A client is cut off from the other backup as the primary dies, and goes on with the new one,
+// which dies, too (R11: an epoch begins with every session detached). That it finds the third
+// replica only after a takeover would have given it up is no second fault: it was cut off long
+// before the second death.
 func TestClientThatTheThirdHasntHeard(t *testing.T) {
 	alternatives(t, 6, func(t *testing.T, level understudy.Level, k int) {
 		var second atomic.Bool
@@ -225,7 +239,8 @@ func TestClientThatTheThirdHasntHeard(t *testing.T) {
 	})
 }
 
-// The stream of a backup to its primary begins anew, and at that moment the primary dies: a client that the backup can't hear loses nothing (R11: on a new stream every session is detached).
+// The stream of a backup to its primary begins anew, and at that moment the primary dies: a client
+// that the backup can't hear loses nothing (R11: on a new stream every session is detached).
 func TestFollowStreamBeginsAnewWhileOneIsDetached(t *testing.T) {
 	alternatives(t, 6, func(t *testing.T, level understudy.Level, k int) {
 		c, l := deaf(t, level, 2, "both ways")

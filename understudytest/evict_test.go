@@ -13,7 +13,9 @@ import (
 	"github.com/understudy-rpc/understudy/understudytest"
 )
 
-// The transaction that evicts a backup takes place late, when the backup has been heard again: in-sync must have it nevertheless, or nobody could take over. The primary evicts it, or one that is taking over.
+// The transaction that evicts a backup takes place late, when the backup has been heard again:
+// in-sync must have it nevertheless, or nobody could take over. The primary evicts it, or one that
+// is taking over.
 func TestEvictionTakesPlaceLate(t *testing.T) {
 	for _, takeover := range []bool{false, true} {
 		t.Run(fmt.Sprintf("takeover %v", takeover), func(t *testing.T) {
@@ -24,19 +26,20 @@ func TestEvictionTakesPlaceLate(t *testing.T) {
 				if takeover {
 					n = 3
 				}
-				c := understudytest.New(t, n, registerLedger, understudytest.Level(level), understudytest.Logger(verbose), slow(func(host string, s *slowStore) {
-					s.remove = func(ctx context.Context, epoch uint64, m election.Member) error {
-						once.Do(func() {
-							release := s.Election.(*memory.Client).HoldNext()
-							close(held)
-							go func() {
-								<-released
-								release()
-							}()
-						})
-						return s.Election.RemoveInSync(ctx, epoch, m)
-					}
-				}))
+				c := understudytest.New(t, n, registerLedger, understudytest.Level(level),
+					understudytest.Logger(verbose), slow(func(host string, s *slowStore) {
+						s.remove = func(ctx context.Context, epoch uint64, m election.Member) error {
+							once.Do(func() {
+								release := s.Election.(*memory.Client).HoldNext()
+								close(held)
+								go func() {
+									<-released
+									release()
+								}()
+							})
+							return s.Election.RemoveInSync(ctx, epoch, m)
+						}
+					}))
 				l := startLoad(t, c, 2, 5*time.Millisecond)
 				time.Sleep(20 * time.Millisecond)
 				first, dead := "replica0", []int{0}

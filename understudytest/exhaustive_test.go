@@ -130,8 +130,11 @@ func links() []simnet.Link {
 	return ls
 }
 
-// run runs the history on a new cluster; arm may set a trap before it. It returns how many writes each link had before and after.
-func runHistory(t *testing.T, level understudy.Level, arm func(*understudytest.Cluster, map[simnet.Link]int)) (before, after map[simnet.Link]int) {
+// run runs the history on a new cluster; arm may set a trap before it. It returns how many writes
+// each link had before and after.
+func runHistory(
+	t *testing.T, level understudy.Level, arm func(*understudytest.Cluster, map[simnet.Link]int),
+) (before, after map[simnet.Link]int) {
 	c := understudytest.New(t, 3, registerJournal, understudytest.Level(level), understudytest.Logger(verbose))
 	var conns []*grpc.ClientConn
 	for i := range clients {
@@ -155,7 +158,8 @@ func runHistory(t *testing.T, level understudy.Level, arm func(*understudytest.C
 	return before, after
 }
 
-// TestPrimaryDiesAtEveryMessage kills the primary before and after each message of each of its links in the history, the opening of the sessions included.
+// TestPrimaryDiesAtEveryMessage kills the primary before and after each message of each of its
+// links in the history, the opening of the sessions included.
 func TestPrimaryDiesAtEveryMessage(t *testing.T) {
 	every := 1
 	if testing.Short() {

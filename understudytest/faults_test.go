@@ -27,7 +27,8 @@ import (
 	"github.com/understudy-rpc/understudy/understudytest"
 )
 
-// ledger is a service whose state is all that it has executed, so that a replica that joined late can be held against the others, too.
+// ledger is a service whose state is all that it has executed, so that a replica that joined late
+// can be held against the others, too.
 type ledger struct {
 	mu      sync.Mutex // the test reads it, too
 	entries []entry
@@ -111,7 +112,9 @@ type madeCall struct {
 }
 
 // startLoad lets clients call, each again and again after a pause, until finish.
-func startLoad(t *testing.T, c *understudytest.Cluster, clients int, pause time.Duration, opts ...grpc.CallOption) *load {
+func startLoad(
+	t *testing.T, c *understudytest.Cluster, clients int, pause time.Duration, opts ...grpc.CallOption,
+) *load {
 	l := &load{t: t, c: c, stop: make(chan struct{})}
 	l.every(pause)
 	for i := range clients {
@@ -133,7 +136,8 @@ func startLoad(t *testing.T, c *understudytest.Cluster, clients int, pause time.
 	return l
 }
 
-// every changes the pause, from the next one of each client on: where nothing happens, less load does, and the race detector has less to watch.
+// every changes the pause, from the next one of each client on: where nothing happens, less load
+// does, and the race detector has less to watch.
 func (l *load) every(pause time.Duration) { l.pause.Store(int64(pause)) }
 
 var zero = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC) // where fake time begins
@@ -164,7 +168,8 @@ func (l *load) finish() {
 	l.wg.Wait()
 }
 
-// check holds the replicas that live against what the callers were told; the calls have ended, and the replicas have executed all. may are the codes with which calls may have failed.
+// check holds the replicas that live against what the callers were told; the calls have ended, and
+// the replicas have executed all. may are the codes with which calls may have failed.
 func (l *load) check(alive []int, may ...codes.Code) {
 	t := &brief{TB: l.t}
 	t.Helper()
@@ -178,7 +183,8 @@ func (l *load) check(alive []int, may ...codes.Code) {
 			for at < min(len(other), len(reference)) && other[at] == reference[at] {
 				at++
 			}
-			t.Errorf("I1: replica %d has %d entries, replica %d has %d; they differ from place %d on", i, len(other), alive[0], len(reference), at)
+			t.Errorf("I1: replica %d has %d entries, replica %d has %d; they differ from place %d on", i, len(other),
+				alive[0], len(reference), at)
 		}
 	}
 	place := map[string]int64{}
@@ -218,7 +224,8 @@ func (l *load) check(alive []int, may ...codes.Code) {
 			byEnd = byEnd[1:]
 		}
 		if m.err == nil && (m.given < highest || m.given == highest && !m.reads) { // a read sees it
-			t.Errorf("%q was given %d, after a call that had been given %d had ended", m.name[:min(len(m.name), 64)], m.given, highest)
+			t.Errorf("%q was given %d, after a call that had been given %d had ended", m.name[:min(len(m.name), 64)],
+				m.given, highest)
 		}
 	}
 }
@@ -297,7 +304,9 @@ func (s spy) Elect(ctx context.Context, self election.Registration, seen uint64)
 	return epoch, err
 }
 
-// doubleFailure kills the primary under load and then its successor, at the k-th message from or to it since its election: before that is sent, or after. It returns how many messages there were until the gate had opened.
+// doubleFailure kills the primary under load and then its successor, at the k-th message from or to
+// it since its election: before that is sent, or after. It returns how many messages there were
+// until the gate had opened.
 func doubleFailure(t *testing.T, level understudy.Level, n, k int, before bool) int {
 	var mu sync.Mutex
 	var second string
@@ -364,7 +373,8 @@ func doubleFailure(t *testing.T, level understudy.Level, n, k int, before bool) 
 	return seen
 }
 
-// TestNewPrimaryDiesToo kills the primary, and then the one that was elected in its place, before and after each message of its takeover.
+// TestNewPrimaryDiesToo kills the primary, and then the one that was elected in its place, before
+// and after each message of its takeover.
 func TestNewPrimaryDiesToo(t *testing.T) {
 	every := 7
 	if testing.Short() {

@@ -18,16 +18,18 @@ import (
 
 // Connections that are half-open, which nobody tells, and connections to those who are gone.
 
-// The connection between two backups is half-open, as after a firewall has forgotten it: it has carried nothing since
-// one of them joined. When the primary dies, the one that is elected reaches the other on a new connection, evicts
-// nobody, and is as quick as ever but for the one question that wasn't answered.
+// The connection between two backups is half-open, as after a firewall has forgotten it: it has
+// carried nothing since one of them joined. When the primary dies, the one that is elected reaches
+// the other on a new connection, evicts nobody, and is as quick as ever but for the one question
+// that wasn't answered.
 func TestHalfOpenConnectionBetweenBackups(t *testing.T) {
 	for _, level := range levels {
 		t.Run(level.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c := understudytest.New(t, 3, registerLedger, understudytest.Level(level),
 					understudytest.Between(func(host string, e election.Election) election.Election {
-						return candidates{e, func() bool { return host != "replica1" }} // replica2 has its state from it
+						// replica2 has its state from it
+						return candidates{e, func() bool { return host != "replica1" }}
 					}))
 				l := startLoad(t, c, 1, 20*time.Millisecond)
 				time.Sleep(10 * time.Second)
@@ -37,7 +39,8 @@ func TestHalfOpenConnectionBetweenBackups(t *testing.T) {
 				c.Kill(0)
 				time.Sleep(5 * time.Second)
 				l.settle([]int{2, 1})
-				if after := c.View(); len(after.InSync) != 2 || !after.IsInSync(before.InSync[1]) || !after.IsInSync(before.InSync[2]) {
+				if after := c.View(); len(after.InSync) != 2 || !after.IsInSync(before.InSync[1]) ||
+					!after.IsInSync(before.InSync[2]) {
 					t.Errorf("in-sync were %v, and are %v", before.InSync, after.InSync)
 				}
 				for _, m := range l.calls {
@@ -50,8 +53,8 @@ func TestHalfOpenConnectionBetweenBackups(t *testing.T) {
 	}
 }
 
-// The connection between primary and backup goes dead for good, and a new one works: the backup is in-sync again, as
-// another incarnation or the same.
+// The connection between primary and backup goes dead for good, and a new one works: the backup is
+// in-sync again, as another incarnation or the same.
 func TestHalfOpenConnectionToThePrimary(t *testing.T) {
 	for _, level := range levels {
 		t.Run(level.String(), func(t *testing.T) {
@@ -67,7 +70,8 @@ func TestHalfOpenConnectionToThePrimary(t *testing.T) {
 	}
 }
 
-// Replicas and clients stop dialling those who have left the view: who is replaced comes back at another address.
+// Replicas and clients stop dialling those who have left the view: who is replaced comes back at
+// another address.
 func TestNobodyDialsWhoHasLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := understudytest.New(t, 3, registerLedger, understudytest.Level(understudy.Stable))
@@ -96,8 +100,9 @@ func TestNobodyDialsWhoHasLeft(t *testing.T) {
 	})
 }
 
-// An idle client's connections are half-open, all or some of them, and then it calls: each gets a new connection, and the
-// call ends within a second or so, not at its deadline. So does one whose connections go dead while it is in flight.
+// An idle client's connections are half-open, all or some of them, and then it calls: each gets a
+// new connection, and the call ends within a second or so, not at its deadline. So does one whose
+// connections go dead while it is in flight.
 func TestHalfOpenConnectionsOfAClient(t *testing.T) {
 	for _, to := range [][]string{{"replica0"}, {"replica1"}, {"replica0", "replica1", "replica2"}} {
 		for _, level := range levels {
@@ -176,7 +181,8 @@ func TestHalfOpenConnectionsAtAFailover(t *testing.T) {
 	}
 }
 
-// A turn that takes long is no silence: the primary answers on the stream, and the connection stays.
+// A turn that takes long is no silence: the primary answers on the stream, and the connection
+// stays.
 func TestLongTurnKeepsItsConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := understudytest.New(t, 3, registerSlowestLedger)

@@ -14,9 +14,11 @@ import (
 	"github.com/understudy-rpc/understudy/understudytest"
 )
 
-// Handlers that hang on one replica, or are slow there: what counts is that turns are executed, not that the replica is heard.
+// Handlers that hang on one replica, or are slow there: what counts is that turns are executed, not
+// that the replica is heard.
 
-// hanging returns the registration of a service whose handler hangs on one host when it is called "hang", and the function that ends that.
+// hanging returns the registration of a service whose handler hangs on one host when it is called
+// "hang", and the function that ends that.
 func hanging(host int) (understudytest.Register, func()) {
 	hangs := make(chan struct{})
 	return registerHooked(func(h *hooked) {
@@ -33,7 +35,8 @@ func inSync(c *understudytest.Cluster, host string) bool {
 	return slices.ContainsFunc(c.View().InSync, func(m election.Member) bool { return m.Name == host })
 }
 
-// A backup that executes nothing leaves in-sync after 5 s, comes back when its handler does, and holds up nobody.
+// A backup that executes nothing leaves in-sync after 5 s, comes back when its handler does, and
+// holds up nobody.
 func TestBackupThatHangsIsEvicted(t *testing.T) {
 	for _, level := range levels {
 		t.Run(level.String(), func(t *testing.T) {
@@ -113,7 +116,8 @@ func TestBackupThatKeepsTooMuchIsEvicted(t *testing.T) {
 	})
 }
 
-// A replica is elected whose handler hangs: it gives way to one that has got further, and nothing is lost.
+// A replica is elected whose handler hangs: it gives way to one that has got further, and nothing
+// is lost.
 func TestElectedReplicaThatHangsGivesWay(t *testing.T) {
 	for _, level := range levels {
 		t.Run(level.String(), func(t *testing.T) {
@@ -127,7 +131,8 @@ func TestElectedReplicaThatHangsGivesWay(t *testing.T) {
 						return s.Election.Elect(ctx, self, seen)
 					}
 				})
-				c := understudytest.New(t, 3, register, understudytest.Level(level), slower, understudytest.Logger(verbose))
+				c := understudytest.New(t, 3, register, understudytest.Level(level), slower,
+					understudytest.Logger(verbose))
 				t.Cleanup(release)
 				conn := c.Dial("client")
 				if n, err := add(t.Context(), conn, "hang"); n != 1 || err != nil {

@@ -52,7 +52,8 @@ func (h *hooked) Restore(r io.Reader) error {
 	return h.ledger.Restore(r)
 }
 
-// registerHooked tells each service to change before it serves; host is its replica's number, if each is started once.
+// registerHooked tells each service to change before it serves; host is its replica's number, if
+// each is started once.
 func registerHooked(change func(*hooked)) understudytest.Register {
 	next := 0
 	return func(s grpc.ServiceRegistrar) replica.Snapshotter {

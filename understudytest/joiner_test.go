@@ -45,7 +45,8 @@ func awaitStatus(t *testing.T, c *understudytest.Cluster, i int, within time.Dur
 
 func joined(s replica.Status) bool { return s.Role == "following" && s.JoinFailure == "" }
 
-// A replica that joins doesn't come out of its Restore. The log isn't kept for it beyond half of its bound, the group goes on, and the replica says why it can't join.
+// A replica that joins doesn't come out of its Restore. The log isn't kept for it beyond half of
+// its bound, the group goes on, and the replica says why it can't join.
 func TestRestoreThatHangsHarmsNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log, hangs := &logged{}, make(chan struct{})
@@ -64,7 +65,9 @@ func TestRestoreThatHangsHarmsNobody(t *testing.T) {
 		time.Sleep(time.Second)
 		floods(t, conn)
 		log.wants(t, "level=WARN", "cut a joiner's stream", "half of its bound")
-		awaitStatus(t, c, 2, time.Second, func(s replica.Status) bool { return strings.Contains(s.JoinFailure, "half of its bound") })
+		awaitStatus(t, c, 2, time.Second, func(s replica.Status) bool {
+			return strings.Contains(s.JoinFailure, "half of its bound")
+		})
 		log.wants(t, "level=WARN", "can't join the group", "half of its bound")
 		release()
 		awaitStatus(t, c, 2, time.Minute, joined)
@@ -124,7 +127,8 @@ type readerFunc func([]byte) (int, error)
 
 func (f readerFunc) Read(b []byte) (int, error) { return f(b) }
 
-// The network between a joiner and the backup that gives it its snapshot goes dark in the middle. The joiner gives up, and gets its snapshot from another replica.
+// The network between a joiner and the backup that gives it its snapshot goes dark in the middle.
+// The joiner gives up, and gets its snapshot from another replica.
 func TestDarkDonorIsReplaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c *understudytest.Cluster
@@ -159,7 +163,8 @@ func TestDarkDonorIsReplaced(t *testing.T) {
 	})
 }
 
-// A state is too large for a snapshot. The joiner tries less and less often, says why it can't join, and the primary says that nobody can; when the state has shrunk it joins.
+// A state is too large for a snapshot. The joiner tries less and less often, says why it can't
+// join, and the primary says that nobody can; when the state has shrunk it joins.
 func TestFailingJoinsBackOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var size, snapshots atomic.Int64

@@ -14,12 +14,14 @@ import (
 	"github.com/understudy-rpc/understudy/understudytest"
 )
 
-// A backup must have a large message from the primary, on a network that needs seconds for it: it is seen to move, nobody is taken for dead, and the backup stays. First it is fetched, since the client's frames are dropped
-// unnoticed; then, when its stream has ended, it is pushed.
+// A backup must have a large message from the primary, on a network that needs seconds for it: it
+// is seen to move, nobody is taken for dead, and the backup stays. First it is fetched, since the
+// client's frames are dropped unnoticed; then, when its stream has ended, it is pushed.
 func TestLargeMessageOnASlowNetwork(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := &logged{}
-		c := understudytest.New(t, 2, registerLedger, understudytest.Level(understudy.Stable), understudytest.ServerOptions(grpc.MaxRecvMsgSize(math.MaxInt32)), log.to())
+		c := understudytest.New(t, 2, registerLedger, understudytest.Level(understudy.Stable),
+			understudytest.ServerOptions(grpc.MaxRecvMsgSize(math.MaxInt32)), log.to())
 		conn := c.Dial("client")
 		if _, err := add(t.Context(), conn, "x"); err != nil {
 			t.Fatal(err)
@@ -37,17 +39,21 @@ func TestLargeMessageOnASlowNetwork(t *testing.T) {
 			}
 		}
 		c.AwaitExecuted()
-		if lines := append(log.lines("evicted"), append(log.lines("lost the primary"), log.lines("can't fetch")...)...); len(lines) > 0 || !inSync(c, "replica1") {
+		if lines := append(log.lines("evicted"),
+			append(log.lines("lost the primary"), log.lines("can't fetch")...)...); len(lines) > 0 ||
+			!inSync(c, "replica1") {
 			t.Errorf("in-sync are %v; %q", c.View().InSync, lines)
 		}
 	})
 }
 
-// A client's large message needs seconds to a backup, and small ones come before it: its stream there isn't given up while parts of it go.
+// A client's large message needs seconds to a backup, and small ones come before it: its stream
+// there isn't given up while parts of it go.
 func TestLargeFrameOnASlowNetwork(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := &logged{}
-		c := understudytest.New(t, 2, registerLedger, understudytest.ServerOptions(grpc.MaxRecvMsgSize(math.MaxInt32)), log.to())
+		c := understudytest.New(t, 2, registerLedger, understudytest.ServerOptions(grpc.MaxRecvMsgSize(math.MaxInt32)),
+			log.to())
 		conn := c.Dial("client")
 		if _, err := add(t.Context(), conn, "x"); err != nil {
 			t.Fatal(err)

@@ -19,7 +19,9 @@ func namedAs(host, name string) understudytest.Option {
 	})
 }
 
-// TestALivePrimarysNameIsNotTaken: a process of the same name that can't reach the primary (other credentials, a firewall, another network) proves nothing by that. It waits, and the group goes on.
+// TestALivePrimarysNameIsNotTaken: a process of the same name that can't reach the primary (other
+// credentials, a firewall, another network) proves nothing by that. It waits, and the group goes
+// on.
 func TestALivePrimarysNameIsNotTaken(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -53,7 +55,8 @@ func TestALivePrimarysNameIsNotTaken(t *testing.T) {
 	})
 }
 
-// TestRestartAtTheSameAddressIsQuick: a process that has its former one's address proves that this one is gone; it needn't wait for the lease.
+// TestRestartAtTheSameAddressIsQuick: a process that has its former one's address proves that this
+// one is gone; it needn't wait for the lease.
 func TestRestartAtTheSameAddressIsQuick(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

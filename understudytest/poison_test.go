@@ -29,7 +29,9 @@ func (d *deadly) add(ctx context.Context, name string) (int64, error) {
 	return d.counter.add(ctx, name)
 }
 
-// TestRequestThatEndsProcesses: one request that ends the process which executes it. It ends two primaries, and a third one alone; then its caller is told which, and the group goes on, with everybody else's calls.
+// TestRequestThatEndsProcesses: one request that ends the process which executes it. It ends two
+// primaries, and a third one alone; then its caller is told which, and the group goes on, with
+// everybody else's calls.
 func TestRequestThatEndsProcesses(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -101,7 +103,8 @@ func TestRequestThatEndsProcesses(t *testing.T) {
 	})
 }
 
-// TestStopsAreNoDeaths: a handler that takes longer than a replica waits when it is stopped. Its connection breaks at each stop, but nobody has died of it.
+// TestStopsAreNoDeaths: a handler that takes longer than a replica waits when it is stopped. Its
+// connection breaks at each stop, but nobody has died of it.
 func TestStopsAreNoDeaths(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

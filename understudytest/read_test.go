@@ -68,14 +68,16 @@ func TestReadsAreNotOrdered(t *testing.T) {
 	})
 }
 
-// Reads and calls of several clients, while the primary dies at many of its messages: what is read is linearizable.
+// Reads and calls of several clients, while the primary dies at many of its messages: what is read
+// is linearizable.
 func TestReadsAndFailover(t *testing.T) {
 	alternatives(t, 8, func(t *testing.T, level understudy.Level, k int) {
 		c := understudytest.New(t, 3, registerLedger, understudytest.Level(level), understudytest.Logger(verbose))
 		l := startLoad(t, c, 2, 300*time.Microsecond)
 		stop := []func(){l.startReads("client0", 210*time.Microsecond), l.startReads("reader", 190*time.Microsecond)}
 		time.Sleep(10 * time.Millisecond)
-		c.KillWhen(0, simnet.Link{From: "replica0", To: "reader"}, c.Network().Writes()[simnet.Link{From: "replica0", To: "reader"}]+1+k, k%2 == 0)
+		c.KillWhen(0, simnet.Link{From: "replica0", To: "reader"},
+			c.Network().Writes()[simnet.Link{From: "replica0", To: "reader"}]+1+k, k%2 == 0)
 		time.Sleep(30 * time.Millisecond)
 		c.Bury(0)
 		for _, stop := range stop {
@@ -85,7 +87,8 @@ func TestReadsAndFailover(t *testing.T) {
 	})
 }
 
-// onOldSide leaves the primary and a reader alone: nobody else reaches either, and the primary can't ask who is primary. Its authority runs out after A.
+// onOldSide leaves the primary and a reader alone: nobody else reaches either, and the primary
+// can't ask who is primary. Its authority runs out after A.
 func onOldSide(c *understudytest.Cluster, reader string, n int) {
 	c.Link(0).Cut()
 	for i := 1; i < n; i++ {
@@ -100,7 +103,9 @@ func onOldSide(c *understudytest.Cluster, reader string, n int) {
 
 func hostOf(i int) string { return [...]string{"replica0", "replica1", "replica2"}[i] }
 
-// A reader reaches only the old primary, which has lost everyone else, and doesn't know: as long as its reads are accepted nobody else's calls are answered by the new one (R10, R12.2). Otherwise it would read the past.
+// A reader reaches only the old primary, which has lost everyone else, and doesn't know: as long as
+// its reads are accepted nobody else's calls are answered by the new one (R10, R12.2). Otherwise it
+// would read the past.
 func TestReadsOfTheOldPrimary(t *testing.T) {
 	alternatives(t, 4, func(t *testing.T, level understudy.Level, k int) {
 		c := understudytest.New(t, 3, registerLedger, understudytest.Level(level), understudytest.Logger(verbose))
@@ -122,7 +127,8 @@ func TestReadsOfTheOldPrimary(t *testing.T) {
 	})
 }
 
-// The same, and the backup that takes over doesn't wait for the reader, which is detached: so the old primary must not have read for it without having ordered that (R11).
+// The same, and the backup that takes over doesn't wait for the reader, which is detached: so the
+// old primary must not have read for it without having ordered that (R11).
 func TestReadsOfADetachedSession(t *testing.T) {
 	alternatives(t, 4, func(t *testing.T, level understudy.Level, k int) {
 		c := understudytest.New(t, 2, registerLedger, understudytest.Level(level), understudytest.Logger(verbose))

@@ -17,7 +17,8 @@ import (
 	"github.com/understudy-rpc/understudy/understudytest"
 )
 
-// An error's text that isn't UTF-8, and metadata that can't be sent, stop no join; after a failover the caller is told the same.
+// An error's text that isn't UTF-8, and metadata that can't be sent, stop no join; after a failover
+// the caller is told the same.
 func TestUnsendableErrorsDontStopJoins(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := understudytest.New(t, 2, registerHooked(func(h *hooked) {
@@ -43,7 +44,8 @@ func TestUnsendableErrorsDontStopJoins(t *testing.T) {
 	})
 }
 
-// What a turn says that is too large ends its call, and nothing else: every replica has logged the same.
+// What a turn says that is too large ends its call, and nothing else: every replica has logged the
+// same.
 func TestTooLargeReplyIsAnError(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := understudytest.New(t, 2, registerHooked(func(h *hooked) {
@@ -57,7 +59,8 @@ func TestTooLargeReplyIsAnError(t *testing.T) {
 		}), understudytest.Level(understudy.Stable))
 		conn := c.Dial("client")
 		_, err := add(t.Context(), conn, "large")
-		if status.Code(err) != codes.ResourceExhausted || !strings.Contains(err.Error(), "/test.Counter/Add was executed, and its reply has") {
+		if status.Code(err) != codes.ResourceExhausted ||
+			!strings.Contains(err.Error(), "/test.Counter/Add was executed, and its reply has") {
 			t.Errorf("the caller was told %v", err)
 		}
 		if n, err := add(t.Context(), conn, "x"); n != 2 || err != nil {
@@ -88,7 +91,8 @@ func TestUnsendableMethodIsRefused(t *testing.T) {
 	})
 }
 
-// A read-only handler has its caller's deadline, and ends with the call: one that waits for that (a long poll) holds turns up no longer.
+// A read-only handler has its caller's deadline, and ends with the call: one that waits for that (a
+// long poll) holds turns up no longer.
 func TestReadEndsWithItsCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var ended []error

@@ -41,7 +41,8 @@ func messages(c *understudytest.Cluster, match func(simnet.Link) bool, k int, tr
 	}
 }
 
-// forget drops the calls of a client that died; with accepted, only those whose reply it didn't have.
+// forget drops the calls of a client that died; with accepted, only those whose reply it didn't
+// have.
 func (l *load) forget(client string, accepted bool) {
 	var kept []madeCall
 	for _, m := range l.calls {
@@ -52,7 +53,8 @@ func (l *load) forget(client string, accepted bool) {
 	l.calls = kept
 }
 
-// told drops the calls whose accepted replies are lost, if their clients were told so by a later call (I5).
+// told drops the calls whose accepted replies are lost, if their clients were told so by a later
+// call (I5).
 func (l *load) told(replica int) {
 	executed := map[string]bool{}
 	for _, e := range l.c.State(replica).(*ledger).all() {
@@ -73,7 +75,9 @@ func (l *load) told(replica int) {
 	})
 }
 
-// A client dies at each of its messages, and the primary with it: others lose nothing, or are told so, where an order died with the client's frame. At Stable nothing is lost, nor is what the client had accepted.
+// A client dies at each of its messages, and the primary with it: others lose nothing, or are told
+// so, where an order died with the client's frame. At Stable nothing is lost, nor is what the
+// client had accepted.
 func TestClientDiesWithPrimary(t *testing.T) {
 	alternatives(t, 24, func(t *testing.T, level understudy.Level, k int) {
 		c := understudytest.New(t, 3, registerLedger, understudytest.Level(level), understudytest.Logger(verbose))
@@ -104,7 +108,9 @@ func TestPrimaryDiesWhileOneJoins(t *testing.T) {
 		c := understudytest.New(t, 2, registerLedger, understudytest.Level(level), understudytest.Logger(verbose))
 		l := startLoad(t, c, 2, 300*time.Microsecond)
 		time.Sleep(3 * time.Millisecond)
-		messages(c, func(l simnet.Link) bool { return l.From == "replica2" || l.To == "replica2" }, 1+2*k, func() { c.Crash(0) })
+		messages(c, func(l simnet.Link) bool {
+			return l.From == "replica2" || l.To == "replica2"
+		}, 1+2*k, func() { c.Crash(0) })
 		c.Start(c.Grow())
 		time.Sleep(8 * time.Millisecond)
 		c.Bury(0)
@@ -116,24 +122,30 @@ func TestPrimaryDiesWhileOneJoins(t *testing.T) {
 func TestPartitions(t *testing.T) {
 	type cuts [][2]string
 	for name, cut := range map[string]cuts{
-		"to one backup":                {{"replica0", "replica1"}},
-		"from one backup":              {{"replica1", "replica0"}},
-		"one backup":                   {{"replica0", "replica1"}, {"replica1", "replica0"}},
-		"to the backups":               {{"replica0", "replica1"}, {"replica0", "replica2"}},
-		"from the backups":             {{"replica1", "replica0"}, {"replica2", "replica0"}},
-		"the backups":                  {{"replica0", "replica1"}, {"replica1", "replica0"}, {"replica0", "replica2"}, {"replica2", "replica0"}},
-		"to a client":                  {{"replica0", "client0"}},
-		"from a client":                {{"client0", "replica0"}},
-		"a client":                     {{"replica0", "client0"}, {"client0", "replica0"}},
-		"all":                          {{"replica0", "client0"}, {"client0", "replica0"}, {"replica0", "client1"}, {"client1", "replica0"}, {"replica0", "replica1"}, {"replica1", "replica0"}, {"replica0", "replica2"}, {"replica2", "replica0"}},
-		"all but a client":             {{"replica0", "client0"}, {"client0", "replica0"}, {"replica0", "replica1"}, {"replica1", "replica0"}, {"replica0", "replica2"}, {"replica2", "replica0"}},
+		"to one backup":    {{"replica0", "replica1"}},
+		"from one backup":  {{"replica1", "replica0"}},
+		"one backup":       {{"replica0", "replica1"}, {"replica1", "replica0"}},
+		"to the backups":   {{"replica0", "replica1"}, {"replica0", "replica2"}},
+		"from the backups": {{"replica1", "replica0"}, {"replica2", "replica0"}},
+		"the backups": {{"replica0", "replica1"}, {"replica1", "replica0"}, {"replica0", "replica2"},
+			{"replica2", "replica0"}},
+		"to a client":   {{"replica0", "client0"}},
+		"from a client": {{"client0", "replica0"}},
+		"a client":      {{"replica0", "client0"}, {"client0", "replica0"}},
+		"all": {{"replica0", "client0"}, {"client0", "replica0"}, {"replica0", "client1"},
+			{"client1", "replica0"}, {"replica0", "replica1"}, {"replica1", "replica0"}, {"replica0", "replica2"},
+			{"replica2", "replica0"}},
+		"all but a client": {{"replica0", "client0"}, {"client0", "replica0"}, {"replica0", "replica1"},
+			{"replica1", "replica0"}, {"replica0", "replica2"}, {"replica2", "replica0"}},
 		"the backups from one another": {{"replica1", "replica2"}, {"replica2", "replica1"}},
 		"the store":                    {},
-		"the store and the backups":    {{"replica0", "replica1"}, {"replica1", "replica0"}, {"replica0", "replica2"}, {"replica2", "replica0"}},
+		"the store and the backups": {{"replica0", "replica1"}, {"replica1", "replica0"}, {"replica0", "replica2"},
+			{"replica2", "replica0"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			alternatives(t, 2, func(t *testing.T, level understudy.Level, k int) {
-				c := understudytest.New(t, 3, registerLedger, understudytest.Level(level), understudytest.Logger(verbose))
+				c := understudytest.New(t, 3, registerLedger, understudytest.Level(level),
+					understudytest.Logger(verbose))
 				l := startLoad(t, c, 2, time.Millisecond)
 				time.Sleep(20*time.Millisecond + time.Duration(k)*131*time.Microsecond)
 				if strings.HasPrefix(name, "the store") {
@@ -165,7 +177,8 @@ func TestStoreAway(t *testing.T) {
 	for _, crash := range []time.Duration{-1, 100 * time.Microsecond, 2 * time.Second} {
 		t.Run(fmt.Sprint(crash), func(t *testing.T) {
 			alternatives(t, 2, func(t *testing.T, level understudy.Level, k int) {
-				c := understudytest.New(t, 3, registerLedger, understudytest.Level(level), understudytest.Logger(verbose))
+				c := understudytest.New(t, 3, registerLedger, understudytest.Level(level),
+					understudytest.Logger(verbose))
 				l := startLoad(t, c, 2, 10*time.Millisecond)
 				time.Sleep(20*time.Millisecond + time.Duration(k)*97*time.Microsecond)
 				c.Store().SetDown(true)
@@ -187,7 +200,8 @@ func TestStoreAway(t *testing.T) {
 	}
 }
 
-// The store goes away and comes back within the milliseconds of an election, so that its outcome is unknown.
+// The store goes away and comes back within the milliseconds of an election, so that its outcome is
+// unknown.
 func TestStoreAwayDuringElection(t *testing.T) {
 	alternatives(t, 12, func(t *testing.T, level understudy.Level, k int) {
 		c := understudytest.New(t, 3, registerLedger, understudytest.Level(level), understudytest.Logger(verbose))
@@ -317,7 +331,8 @@ func TestLargeMessages(t *testing.T) {
 	})
 }
 
-// Calls that fill what a client may retain go on as soon as the backups hold what was ordered: nobody waits for what is told lazily.
+// Calls that fill what a client may retain go on as soon as the backups hold what was ordered:
+// nobody waits for what is told lazily.
 func TestRoomIsGivenAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := understudytest.New(t, 3, registerLedger, understudytest.Logger(verbose))

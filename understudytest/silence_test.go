@@ -12,8 +12,9 @@ import (
 	"github.com/understudy-rpc/understudy/understudytest"
 )
 
-// A primary whose host vanishes, with no sign of it but silence, while the store is away: when that is back, its successor is there soon. Its backups must not keep each other waiting, each taking the other's attempt to
-// reach the dead host for a sign of life.
+// A primary whose host vanishes, with no sign of it but silence, while the store is away: when that
+// is back, its successor is there soon. Its backups must not keep each other waiting, each taking
+// the other's attempt to reach the dead host for a sign of life.
 func TestSilentPrimaryWithoutStore(t *testing.T) {
 	for k := range steps(16) {
 		t.Run(fmt.Sprint(k), func(t *testing.T) {
@@ -47,15 +48,18 @@ func TestSilentPrimaryWithoutStore(t *testing.T) {
 	}
 }
 
-// A source that has learnt of the epoch from a peer, before its stream to the new primary begins, has answered when it has sent what it has: not before, and not only when it is given up.
+// A source that has learnt of the epoch from a peer, before its stream to the new primary begins,
+// has answered when it has sent what it has: not before, and not only when it is given up.
 func TestSourceKnewEpochBefore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		reports := make(chan replica.Failover, 1)
-		c := understudytest.New(t, 4, registerLedger, understudytest.Level(understudy.Reflected), understudytest.Logger(verbose),
+		c := understudytest.New(t, 4, registerLedger, understudytest.Level(understudy.Reflected),
+			understudytest.Logger(verbose),
 			understudytest.ReplicaOptions(replica.OnFailover(func(f replica.Failover) { reports <- f })))
 		l := startLoad(t, c, 1, time.Millisecond)
 		time.Sleep(50 * time.Millisecond)
-		c.Network().Cut(simnet.Link{From: "replica1", To: "replica3"}) // whoever is elected waits for one who can't answer
+		// whoever is elected waits for one who can't answer
+		c.Network().Cut(simnet.Link{From: "replica1", To: "replica3"})
 		c.Network().Cut(simnet.Link{From: "replica2", To: "replica3"})
 		c.Crash(0)
 		second := 0

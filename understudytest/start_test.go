@@ -8,7 +8,8 @@ import (
 	"github.com/understudy-rpc/understudy/understudytest"
 )
 
-// A process that is started while the store doesn't make sense waits, and says so; it joins when the store does.
+// A process that is started while the store doesn't make sense waits, and says so; it joins when
+// the store does.
 func TestStartWaitsForAStoreThatIsSuspect(t *testing.T) {
 	for _, key := range []string{"id", "primary", "insync"} {
 		t.Run(key, func(t *testing.T) {

@@ -85,23 +85,26 @@ func mend(c *understudytest.Cluster, a, b string) {
 	c.Network().Mend(simnet.Link{From: b, To: a})
 }
 
-// The transaction by which a replica makes its group takes place after it was told that the outcome is unknown, and after it has looked.
+// The transaction by which a replica makes its group takes place after it was told that the outcome
+// is unknown, and after it has looked.
 func TestGroupIsMadeLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var once sync.Once
-		c := understudytest.New(t, 2, registerLedger, understudytest.Logger(verbose), slow(func(_ string, s *slowStore) {
-			s.create = func(ctx context.Context, g election.Group, self election.Registration) (uint64, error) {
-				once.Do(func() { time.AfterFunc(5*time.Millisecond, s.Election.(*memory.Client).HoldNext()) })
-				return s.Election.Create(ctx, g, self)
-			}
-		}))
+		c := understudytest.New(t, 2, registerLedger, understudytest.Logger(verbose),
+			slow(func(_ string, s *slowStore) {
+				s.create = func(ctx context.Context, g election.Group, self election.Registration) (uint64, error) {
+					once.Do(func() { time.AfterFunc(5*time.Millisecond, s.Election.(*memory.Client).HoldNext()) })
+					return s.Election.Create(ctx, g, self)
+				}
+			}))
 		l := startLoad(t, c, 1, time.Millisecond)
 		time.Sleep(10 * time.Millisecond)
 		l.settle(others(2))
 	})
 }
 
-// The transaction that elects a replica takes place after it was told that the outcome is unknown, and after it has looked.
+// The transaction that elects a replica takes place after it was told that the outcome is unknown,
+// and after it has looked.
 func TestElectionTakesPlaceLate(t *testing.T) {
 	alternatives(t, 4, func(t *testing.T, level understudy.Level, k int) {
 		c := understudytest.New(t, 2, registerLedger, understudytest.Level(level), understudytest.Logger(verbose))
@@ -116,37 +119,40 @@ func TestElectionTakesPlaceLate(t *testing.T) {
 	})
 }
 
-// The primary adds a joiner to in-sync after its successor has looked who is, and before it is elected.
+// The primary adds a joiner to in-sync after its successor has looked who is, and before it is
+// elected.
 func TestJoinerIsAddedBeforeElection(t *testing.T) {
 	alternatives(t, 1, func(t *testing.T, level understudy.Level, _ int) {
-		adding, electing, added, elected := make(chan struct{}), make(chan struct{}), make(chan struct{}), make(chan struct{})
+		adding, electing, added, elected := make(chan struct{}), make(chan struct{}), make(chan struct{}),
+			make(chan struct{})
 		var once sync.Once
-		c := understudytest.New(t, 2, registerLedger, understudytest.Level(level), understudytest.Logger(verbose), slow(func(host string, s *slowStore) {
-			switch host {
-			case "replica0":
-				s.add = func(ctx context.Context, epoch uint64, m election.Member) error {
-					if m.Name == "replica2" {
-						close(adding)
-						<-electing
-						defer close(added)
+		c := understudytest.New(t, 2, registerLedger, understudytest.Level(level), understudytest.Logger(verbose),
+			slow(func(host string, s *slowStore) {
+				switch host {
+				case "replica0":
+					s.add = func(ctx context.Context, epoch uint64, m election.Member) error {
+						if m.Name == "replica2" {
+							close(adding)
+							<-electing
+							defer close(added)
+						}
+						return s.Election.AddInSync(ctx, epoch, m)
 					}
-					return s.Election.AddInSync(ctx, epoch, m)
+					s.remove = func(ctx context.Context, epoch uint64, m election.Member) error {
+						<-elected
+						return s.Election.RemoveInSync(ctx, epoch, m)
+					}
+				case "replica1":
+					s.elect = func(ctx context.Context, self election.Registration, seen uint64) (uint64, error) {
+						once.Do(func() {
+							close(electing)
+							<-added
+						})
+						defer close(elected)
+						return s.Election.Elect(ctx, self, seen)
+					}
 				}
-				s.remove = func(ctx context.Context, epoch uint64, m election.Member) error {
-					<-elected
-					return s.Election.RemoveInSync(ctx, epoch, m)
-				}
-			case "replica1":
-				s.elect = func(ctx context.Context, self election.Registration, seen uint64) (uint64, error) {
-					once.Do(func() {
-						close(electing)
-						<-added
-					})
-					defer close(elected)
-					return s.Election.Elect(ctx, self, seen)
-				}
-			}
-		}))
+			}))
 		c.Start(c.Grow())
 		<-adding
 		partition(c, "replica0", "replica1")
@@ -162,7 +168,9 @@ func TestJoinerIsAddedBeforeElection(t *testing.T) {
 	})
 }
 
-// The election takes long in the store, and meanwhile the old primary renews its authority: for as long as that lasts, a client that only it reaches may accept its replies. Its successor waits so long (R12.2).
+// The election takes long in the store, and meanwhile the old primary renews its authority: for as
+// long as that lasts, a client that only it reaches may accept its replies. Its successor waits so
+// long (R12.2).
 func TestSlowElection(t *testing.T) {
 	alternatives(t, 1, func(t *testing.T, level understudy.Level, _ int) {
 		forever := make(chan struct{})
@@ -170,7 +178,9 @@ func TestSlowElection(t *testing.T) {
 		away := false
 		reports := make(chan replica.Failover, 1)
 		c := understudytest.New(t, 2, registerLedger, understudytest.Level(level), understudytest.Logger(verbose),
-			understudytest.ReplicaOptions(replica.OnFailover(func(f replica.Failover) { reports <- f })), slow(func(host string, s *slowStore) {
+			understudytest.ReplicaOptions(replica.OnFailover(func(f replica.Failover) {
+				reports <- f
+			})), slow(func(host string, s *slowStore) {
 				switch host {
 				case "replica0":
 					s.who = func(ctx context.Context) (election.Member, uint64, error) {
@@ -218,32 +228,34 @@ func TestSlowElection(t *testing.T) {
 	})
 }
 
-// A joiner's stream breaks while its primary writes it to in-sync: from then on it may be elected, so it counts.
+// A joiner's stream breaks while its primary writes it to in-sync: from then on it may be elected,
+// so it counts.
 func TestJoinerLeavesWhileItIsAdded(t *testing.T) {
 	alternatives(t, 6, func(t *testing.T, level understudy.Level, k int) {
 		var c *understudytest.Cluster
 		first := true
-		c = understudytest.New(t, 1, registerLedger, understudytest.Level(level), understudytest.Logger(verbose), slow(func(host string, s *slowStore) {
-			if host != "replica0" {
-				return
-			}
-			s.add = func(ctx context.Context, epoch uint64, m election.Member) error {
-				if !first {
-					return s.Election.AddInSync(ctx, epoch, m)
+		c = understudytest.New(t, 1, registerLedger, understudytest.Level(level), understudytest.Logger(verbose),
+			slow(func(host string, s *slowStore) {
+				if host != "replica0" {
+					return
 				}
-				first = false
-				if k < 3 {
-					mend(c, "replica0", "replica1")
+				s.add = func(ctx context.Context, epoch uint64, m election.Member) error {
+					if !first {
+						return s.Election.AddInSync(ctx, epoch, m)
+					}
+					first = false
+					if k < 3 {
+						mend(c, "replica0", "replica1")
+					}
+					time.Sleep(time.Duration(k%3) * 150 * time.Microsecond)
+					err := s.Election.AddInSync(ctx, epoch, m)
+					if k >= 3 {
+						mend(c, "replica0", "replica1")
+					}
+					time.Sleep(time.Duration(k%3) * 150 * time.Microsecond)
+					return err
 				}
-				time.Sleep(time.Duration(k%3) * 150 * time.Microsecond)
-				err := s.Election.AddInSync(ctx, epoch, m)
-				if k >= 3 {
-					mend(c, "replica0", "replica1")
-				}
-				time.Sleep(time.Duration(k%3) * 150 * time.Microsecond)
-				return err
-			}
-		}))
+			}))
 		l := startLoad(t, c, 1, 3*time.Millisecond)
 		time.Sleep(5 * time.Millisecond)
 		c.Start(c.Grow())

@@ -17,9 +17,11 @@ import (
 	"github.com/understudy-rpc/understudy/understudytest"
 )
 
-// A store that goes back, or is emptied, or changed by hand: who has known the group believes none of it, and gives nothing up.
+// A store that goes back, or is emptied, or changed by hand: who has known the group believes none
+// of it, and gives nothing up.
 
-// damages are what may become of a store. old is what it held before the last change of who is in-sync.
+// damages are what may become of a store. old is what it held before the last change of who is
+// in-sync.
 var damages = map[string]func(s *memory.Store, old *memory.Backup){
 	"emptied":     func(s *memory.Store, _ *memory.Backup) { s.Restore(nil) },
 	"restored":    func(s *memory.Store, old *memory.Backup) { s.Restore(old) },
@@ -34,14 +36,16 @@ func tamper(change func(*election.State)) func(*memory.Store, *memory.Backup) {
 	return func(s *memory.Store, _ *memory.Backup) { s.Tamper("test", change) }
 }
 
-// TestSuspectStoreEndsNothing: whatever becomes of the store, no incarnation ends, nobody is elected, calls wait, and go on when the store is as it was.
+// TestSuspectStoreEndsNothing: whatever becomes of the store, no incarnation ends, nobody is
+// elected, calls wait, and go on when the store is as it was.
 func TestSuspectStoreEndsNothing(t *testing.T) {
 	for _, level := range levels {
 		for name, damage := range damages {
 			t.Run(fmt.Sprintf("%v/%s", level, name), func(t *testing.T) {
 				t.Parallel()
 				synctest.Test(t, func(t *testing.T) {
-					c := understudytest.New(t, 2, registerLedger, understudytest.Level(level), understudytest.Logger(verbose))
+					c := understudytest.New(t, 2, registerLedger, understudytest.Level(level),
+						understudytest.Logger(verbose))
 					old := c.Store().Backup()
 					c.Start(c.Grow())
 					c.AwaitInSync(3)
@@ -53,7 +57,8 @@ func TestSuspectStoreEndsNothing(t *testing.T) {
 					time.Sleep(8 * time.Second) // longer than a lease, and than a store isn't listed anew
 					for i := range 3 {
 						s := c.Replica(i).Status()
-						if s.Suspect == "" || s.Epoch != before.Epoch || s.Role != map[bool]string{true: "leading", false: "following"}[i == 0] {
+						if s.Suspect == "" || s.Epoch != before.Epoch ||
+							s.Role != map[bool]string{true: "leading", false: "following"}[i == 0] {
 							t.Errorf("replica %d is now %+v", i, s)
 						}
 					}
@@ -75,7 +80,8 @@ func TestSuspectStoreEndsNothing(t *testing.T) {
 	}
 }
 
-// TestPrimaryDiesWhileTheStoreIsSuspect: nobody takes over until the store makes sense again; then somebody does, and nothing is lost.
+// TestPrimaryDiesWhileTheStoreIsSuspect: nobody takes over until the store makes sense again; then
+// somebody does, and nothing is lost.
 func TestPrimaryDiesWhileTheStoreIsSuspect(t *testing.T) {
 	for name, damage := range damages {
 		t.Run(name, func(t *testing.T) {
@@ -104,9 +110,11 @@ func TestPrimaryDiesWhileTheStoreIsSuspect(t *testing.T) {
 	}
 }
 
-// evictedBy makes a group of three at Stable, of which replica 2 is evicted and doesn't know it. It returns what the store held before, and a client whose last call was stable.
+// evictedBy makes a group of three at Stable, of which replica 2 is evicted and doesn't know it. It
+// returns what the store held before, and a client whose last call was stable.
 func evictedUnawares(t *testing.T) (*understudytest.Cluster, *memory.Backup, *load) {
-	c := understudytest.New(t, 3, registerLedger, understudytest.Level(understudy.Stable), understudytest.Logger(verbose))
+	c := understudytest.New(t, 3, registerLedger, understudytest.Level(understudy.Stable),
+		understudytest.Logger(verbose))
 	old := c.Store().Backup()
 	l := startLoad(t, c, 1, 10*time.Millisecond)
 	time.Sleep(20 * time.Millisecond)
@@ -119,7 +127,8 @@ func evictedUnawares(t *testing.T) (*understudytest.Cluster, *memory.Backup, *lo
 	return c, old, l
 }
 
-// TestEvictedReplicaLearnsFromAPeer: a store that was restored calls an evicted replica in-sync. A peer has seen more, and says so: it isn't elected.
+// TestEvictedReplicaLearnsFromAPeer: a store that was restored calls an evicted replica in-sync. A
+// peer has seen more, and says so: it isn't elected.
 func TestEvictedReplicaLearnsFromAPeer(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -132,7 +141,8 @@ func TestEvictedReplicaLearnsFromAPeer(t *testing.T) {
 		c.Link(2).Mend()
 		time.Sleep(8 * time.Second)
 		for i := range 3 {
-			if s := c.Replica(i).Status(); s.Suspect == "" || s.Role != map[bool]string{true: "leading", false: "following"}[i == 0] {
+			if s := c.Replica(i).Status(); s.Suspect == "" ||
+				s.Role != map[bool]string{true: "leading", false: "following"}[i == 0] {
 				t.Errorf("replica %d is now %+v", i, s)
 			}
 		}
@@ -142,7 +152,8 @@ func TestEvictedReplicaLearnsFromAPeer(t *testing.T) {
 	})
 }
 
-// TestEvictedReplicaLearnsFromAClient: all that have seen more are dead but a client, which brings what a replica has sealed for it.
+// TestEvictedReplicaLearnsFromAClient: all that have seen more are dead but a client, which brings
+// what a replica has sealed for it.
 func TestEvictedReplicaLearnsFromAClient(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -167,7 +178,8 @@ func TestEvictedReplicaLearnsFromAClient(t *testing.T) {
 	})
 }
 
-// TestEvictedReplicaIsElectedByAnOldStore: nobody could tell it in time. What the client is not told is that all is well: it takes no word of that primary, or is told DataLoss.
+// TestEvictedReplicaIsElectedByAnOldStore: nobody could tell it in time. What the client is not
+// told is that all is well: it takes no word of that primary, or is told DataLoss.
 func TestEvictedReplicaIsElectedByAnOldStore(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -193,13 +205,16 @@ func TestEvictedReplicaIsElectedByAnOldStore(t *testing.T) {
 	})
 }
 
-// TestOldPrimaryIsBackInAnOldStore: a primary was cut off, and deposed without its knowing; when it is back, a restored store names it still. The others have seen more, and say so: it evicts nobody, and takes nobody in.
+// TestOldPrimaryIsBackInAnOldStore: a primary was cut off, and deposed without its knowing; when it
+// is back, a restored store names it still. The others have seen more, and say so: it evicts
+// nobody, and takes nobody in.
 func TestOldPrimaryIsBackInAnOldStore(t *testing.T) {
 	for _, level := range levels {
 		t.Run(level.String(), func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				c := understudytest.New(t, 3, registerLedger, understudytest.Level(level), understudytest.Logger(verbose))
+				c := understudytest.New(t, 3, registerLedger, understudytest.Level(level),
+					understudytest.Logger(verbose))
 				l := startLoad(t, c, 1, 10*time.Millisecond)
 				time.Sleep(50 * time.Millisecond)
 				old := c.Store().Backup()
@@ -232,7 +247,8 @@ func TestOldPrimaryIsBackInAnOldStore(t *testing.T) {
 	}
 }
 
-// TestNewProcessInAnEmptiedStore: it makes a group, as ever, which replaces nothing: replicas and callers of the old one wait, and say why. The old store comes back, and all goes on.
+// TestNewProcessInAnEmptiedStore: it makes a group, as ever, which replaces nothing: replicas and
+// callers of the old one wait, and say why. The old store comes back, and all goes on.
 func TestNewProcessInAnEmptiedStore(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -263,7 +279,8 @@ func TestNewProcessInAnEmptiedStore(t *testing.T) {
 	})
 }
 
-// TestGroupIsBegunAnew: an operator begins a group anew whose state is gone, or whose store is. Its callers are told once; what lives of the old group joins the new one.
+// TestGroupIsBegunAnew: an operator begins a group anew whose state is gone, or whose store is. Its
+// callers are told once; what lives of the old group joins the new one.
 func TestGroupIsBegunAnew(t *testing.T) {
 	for name, lose := range map[string]func(c *understudytest.Cluster){
 		"all replicas died":  func(c *understudytest.Cluster) { c.Kill(0); c.Kill(1) },
@@ -273,7 +290,8 @@ func TestGroupIsBegunAnew(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				var opts []replica.Option
-				c := understudytest.New(t, 2, registerLedger, understudytest.Logger(verbose), understudytest.EachReplica(func(string) []replica.Option { return opts }))
+				c := understudytest.New(t, 2, registerLedger, understudytest.Logger(verbose),
+					understudytest.EachReplica(func(string) []replica.Option { return opts }))
 				conn := c.Dial("client")
 				for i := range 3 {
 					if _, err := add(t.Context(), conn, fmt.Sprint(i)); err != nil {

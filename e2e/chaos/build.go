@@ -12,13 +12,15 @@ import (
 	"strings"
 )
 
-// Build builds the processes' binaries into dir. With clocks, those of replicas and clients have clocks of their own, which
-// can be stepped. Without a rule, as make mutants names it, the protocol must break promises, and a run must notice.
+// Build builds the processes' binaries into dir. With clocks, those of replicas and clients have
+// clocks of their own, which can be stepped. Without a rule, as make mutants names it, the protocol
+// must break promises, and a run must notice.
 func Build(dir string, clocks bool, without string) error {
 	var args, tags []string
 	if without != "" {
 		tags = append(tags, "mutants")
-		args = append(args, "-ldflags", fmt.Sprintf("-X 'github.com/understudy-rpc/understudy/orderstate.Without=%s'", without))
+		args = append(args, "-ldflags",
+			fmt.Sprintf("-X 'github.com/understudy-rpc/understudy/orderstate.Without=%s'", without))
 	}
 	if race {
 		args = append(args, "-race")
@@ -39,15 +41,17 @@ func Build(dir string, clocks bool, without string) error {
 }
 
 func build(dir, name string, args ...string) error {
-	args = append(append([]string{"build", "-o", dir + string(filepath.Separator)}, args...), "github.com/understudy-rpc/understudy/e2e/cmd/"+name)
+	args = append(append([]string{"build", "-o", dir + string(filepath.Separator)}, args...),
+		"github.com/understudy-rpc/understudy/e2e/cmd/"+name)
 	if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
 		return fmt.Errorf("chaos: build %s: %w\n%s", name, err, out)
 	}
 	return nil
 }
 
-// stepClocks returns an overlay in which time.Now is off by what time.Step has said: the wall clock of one process, as
-// stepping the machine's does it to all of them. The kernel has no namespace for that clock, and the machine is others', too.
+// stepClocks returns an overlay in which time.Now is off by what time.Step has said: the wall clock
+// of one process, as stepping the machine's does it to all of them. The kernel has no namespace for
+// that clock, and the machine is others', too.
 func stepClocks(dir string) (overlay string, err error) {
 	out, err := exec.Command("go", "env", "GOROOT").Output()
 	if err != nil {
@@ -60,7 +64,10 @@ func stepClocks(dir string) (overlay string, err error) {
 	}
 	const reads = "func Now() Time {\n\tsec, nsec, mono := runtimeNow()\n"
 	if strings.Count(string(source), reads) != 1 {
-		return "", fmt.Errorf("chaos: time.Now of %s is another than the one that clocks are stepped in; try without -clocks", runtime.Version())
+		return "", fmt.Errorf(
+			"chaos: time.Now of %s is another than the one that clocks are stepped in; try without -clocks",
+			runtime.Version(),
+		)
 	}
 	changed := strings.Replace(string(source), reads, reads+"\tsec, nsec = stepped(sec, nsec)\n", 1)
 	replace := map[string]string{}

@@ -60,8 +60,8 @@ func TestShare(t *testing.T) {
 	}
 }
 
-// A direction that is dropped is silent, on connections that there are too, and the other one isn't; what was sent arrives
-// when it heals. A reset is seen at both ends.
+// A direction that is dropped is silent, on connections that there are too, and the other one
+// isn't; what was sent arrives when it heals. A reset is seen at both ends.
 func TestLab(t *testing.T) {
 	if !inside(t) {
 		return
@@ -123,7 +123,8 @@ func TestLab(t *testing.T) {
 	}
 	for _, end := range []net.Conn{near, far} {
 		_ = end.SetReadDeadline(time.Now().Add(time.Second))
-		if _, err := end.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.ECONNABORTED) {
+		if _, err := end.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) &&
+			!errors.Is(err, syscall.ECONNABORTED) {
 			t.Errorf("an end sees %v", err)
 		}
 	}

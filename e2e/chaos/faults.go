@@ -11,22 +11,29 @@ import (
 	"time"
 )
 
-// A kind is a kind of fault. make makes one in a phase, and says what it did; "" means that it can't be made now.
+// A kind is a kind of fault. make makes one in a phase, and says what it did; "" means that it
+// can't be made now.
 type kind struct {
 	name   string
 	weight int // 0: it is drawn only where it is asked for by name
 	make   func(context.Context, *phase) (what string, err error)
 }
 
-// spares says whether a fault of this kind leaves every replica as it is: who leads, leads on, and no incarnation ends.
+// spares says whether a fault of this kind leaves every replica as it is: who leads, leads on, and
+// no incarnation ends.
 func (k kind) spares() bool {
-	return strings.HasPrefix(k.name, "etcd") || strings.HasPrefix(k.name, "client") && k.name != clientAndPrimary && k.name != clientLeft ||
+	return strings.HasPrefix(k.name, "etcd") || strings.HasPrefix(k.name, "client") && k.name != clientAndPrimary &&
+		k.name != clientLeft ||
 		k.name == keysDeleted || k.name == twinStarted
 }
 
 var kinds = []kind{
-	{"primary killed", 5, func(ctx context.Context, p *phase) (string, error) { return p.killReplica(ctx, p.primary(), nil) }},
-	{"backup killed", 4, func(ctx context.Context, p *phase) (string, error) { return p.killReplica(ctx, p.backup(), nil) }},
+	{"primary killed", 5, func(ctx context.Context, p *phase) (string, error) {
+		return p.killReplica(ctx, p.primary(), nil)
+	}},
+	{"backup killed", 4, func(ctx context.Context, p *phase) (string, error) {
+		return p.killReplica(ctx, p.backup(), nil)
+	}},
 	{"primary stopped", 4, func(_ context.Context, p *phase) (string, error) { return p.stopNode(p.primary()) }},
 	{"backup stopped", 3, func(_ context.Context, p *phase) (string, error) { return p.stopNode(p.backup()) }},
 	{"client killed", 2, func(_ context.Context, p *phase) (string, error) { return p.killClient(p.client()), nil }},
@@ -37,7 +44,9 @@ var kinds = []kind{
 		}
 		return "", nil
 	}},
-	{"partition of two sets", 4, func(_ context.Context, p *phase) (string, error) { return p.partition(p.twoSets(allHosts())) }},
+	{"partition of two sets", 4, func(_ context.Context, p *phase) (string, error) {
+		return p.partition(p.twoSets(allHosts()))
+	}},
 	{"primary cut off from backups", 3, cutFromBackups},
 	{"primary cut off from etcd", 3, cutFromEtcd},
 	{"replica cut off from all", 3, func(_ context.Context, p *phase) (string, error) {
@@ -45,14 +54,24 @@ var kinds = []kind{
 		return p.partition([]string{r}, others(allHosts(), r))
 	}},
 	{clientLeft, 3, leaveClient},
-	{etcdPartitioned, 2, func(_ context.Context, p *phase) (string, error) { return p.partition(p.twoSets(etcdHosts)) }},
+	{etcdPartitioned, 2, func(_ context.Context, p *phase) (string, error) {
+		return p.partition(p.twoSets(etcdHosts))
+	}},
 	{"one-way drop", 5, oneWay},
 	{"connections reset", 4, resetConnections},
 	{stepped, 5, stepClock},
-	{"etcd node killed", 2, func(_ context.Context, p *phase) (string, error) { return p.loseEtcd(p.etcdNode(), true) }},
-	{"etcd node stopped", 2, func(_ context.Context, p *phase) (string, error) { return p.loseEtcd(p.etcdNode(), false) }},
-	{"etcd leader killed", 2, func(ctx context.Context, p *phase) (string, error) { return p.loseEtcd(p.etcdLeader(ctx), true) }},
-	{"etcd leader stopped", 2, func(ctx context.Context, p *phase) (string, error) { return p.loseEtcd(p.etcdLeader(ctx), false) }},
+	{"etcd node killed", 2, func(_ context.Context, p *phase) (string, error) {
+		return p.loseEtcd(p.etcdNode(), true)
+	}},
+	{"etcd node stopped", 2, func(_ context.Context, p *phase) (string, error) {
+		return p.loseEtcd(p.etcdNode(), false)
+	}},
+	{"etcd leader killed", 2, func(ctx context.Context, p *phase) (string, error) {
+		return p.loseEtcd(p.etcdLeader(ctx), true)
+	}},
+	{"etcd leader stopped", 2, func(ctx context.Context, p *phase) (string, error) {
+		return p.loseEtcd(p.etcdLeader(ctx), false)
+	}},
 	{"etcd quorum lost", 3, loseQuorum},
 	{"etcd emptied", 2, emptyEtcd},
 	{"etcd restored", 3, restoreEtcd},
@@ -130,8 +149,9 @@ func (p *phase) backup() *node {
 
 func (p *phase) client() *node { return p.pick(p.w.clients, (*node).runs) }
 
-// killReplica kills a replica, and a client at the same moment unless that is nil. The replica is stopped first, and etcd
-// asked who is in-sync: the last one alive is spared, since nothing is on disk.
+// killReplica kills a replica, and a client at the same moment unless that is nil. The replica is
+// stopped first, and etcd asked who is in-sync: the last one alive is spared, since nothing is on
+// disk.
 func (p *phase) killReplica(ctx context.Context, r, client *node) (string, error) {
 	if r == nil {
 		return "", nil
@@ -205,7 +225,8 @@ func (p *phase) drop(pairs []pair) error {
 
 // partition cuts two sets off from each other.
 func (p *phase) partition(a, b []string) (string, error) {
-	return fmt.Sprintf("%s | %s", strings.Join(a, " "), strings.Join(b, " ")), p.drop(append(directions(a, b), directions(b, a)...))
+	return fmt.Sprintf("%s | %s", strings.Join(a, " "), strings.Join(b, " ")),
+		p.drop(append(directions(a, b), directions(b, a)...))
 }
 
 func directions(from, to []string) (pairs []pair) {
@@ -245,7 +266,8 @@ func cutFromEtcd(_ context.Context, p *phase) (string, error) {
 	return p.partition([]string{r.host}, etcdHosts)
 }
 
-// leaveClient leaves one client on the primary's side of a partition, and everybody else on the other.
+// leaveClient leaves one client on the primary's side of a partition, and everybody else on the
+// other.
 func leaveClient(_ context.Context, p *phase) (string, error) {
 	r, x := p.primary(), p.client()
 	if r == nil || x == nil {
@@ -284,7 +306,8 @@ func resetConnections(_ context.Context, p *phase) (string, error) {
 	return fmt.Sprintf("%s with %s", r, strings.Join(with, " ")), nil
 }
 
-// stepClock steps the wall clock of a replica or a client, by up to a minute in either way; healing steps it back.
+// stepClock steps the wall clock of a replica or a client, by up to a minute in either way; healing
+// steps it back.
 func stepClock(ctx context.Context, p *phase) (string, error) {
 	n := p.pick(slices.Concat(p.w.replicas, p.w.clients), (*node).runs)
 	if p.rng.IntN(2) == 0 {
@@ -334,7 +357,8 @@ func (p *phase) loseEtcd(n *node, kill bool) (string, error) {
 	return n.host + " is stopped", n.stop()
 }
 
-// loseQuorum kills or stops two nodes or all three, for longer than a primary may go on without etcd (A).
+// loseQuorum kills or stops two nodes or all three, for longer than a primary may go on without
+// etcd (A).
 func loseQuorum(_ context.Context, p *phase) (string, error) {
 	if slices.ContainsFunc(p.w.etcds, func(n *node) bool { return !n.runs() }) {
 		return "", nil

@@ -15,22 +15,27 @@ import (
 	"github.com/understudy-rpc/understudy/replica"
 )
 
-// Here processes are started that shouldn't be, or where another one was, and replicas are asked to end.
+// Here processes are started that shouldn't be, or where another one was, and replicas are asked to
+// end.
 
-// startReplica starts a replica of a group beside what the world knows: its name is that of the host that it is on.
-func (w *world) startReplica(host, group, log string, said func(journal.Event), args ...string) (*process.Process, error) {
+// startReplica starts a replica of a group beside what the world knows: its name is that of the
+// host that it is on.
+func (w *world) startReplica(
+	host, group, log string, said func(journal.Event), args ...string,
+) (*process.Process, error) {
 	file, err := os.OpenFile(filepath.Join(w.dir, log), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
-	argv := append(w.net.on(host), filepath.Join(w.bin, "journal"), "replica", "-etcd", w.endpoints(), "-via", w.net.via(host),
+	argv := append(w.net.on(host), filepath.Join(w.bin, "journal"), "replica", "-etcd", w.endpoints(), "-via",
+		w.net.via(host),
 		"-group", group, "-name", host, "-host", w.net.addr(host), "-level", w.level.String())
 	return process.Start(w.starter, host, append(argv, args...), file, said)
 }
 
-// twin starts a second process of a name that lives, for a while: with the group's credentials, or with others. Nobody
-// else is hurt yet: who can't be reached may be replaced.
+// twin starts a second process of a name that lives, for a while: with the group's credentials, or
+// with others. Nobody else is hurt yet: who can't be reached may be replaced.
 func twin(ctx context.Context, p *phase) (string, error) {
 	n := p.pick(p.w.replicas, (*node).runs)
 	if n == nil || len(p.faults) > 0 {
@@ -71,9 +76,9 @@ func twin(ctx context.Context, p *phase) (string, error) {
 	return what, nil
 }
 
-// stopGrace is how long a replica may take that is asked to end while there is nothing else wrong: the 5 s for which
-// gRPC's GracefulStop waits for a connection whose other end doesn't answer, as one that is half-open since an earlier
-// phase; 1 s; and what a busy machine adds.
+// stopGrace is how long a replica may take that is asked to end while there is nothing else wrong:
+// the 5 s for which gRPC's GracefulStop waits for a connection whose other end doesn't answer, as
+// one that is half-open since an earlier phase; 1 s; and what a busy machine adds.
 const stopGrace = 10 * time.Second
 
 // terminate asks a replica to end, as a supervisor does, unless it is the last one in-sync.
@@ -140,7 +145,8 @@ func (n *node) evict(ctx context.Context) error {
 	case err != nil:
 		return fmt.Errorf("another group's replica on %s: %w", n.host, err)
 	case len(e.Dump.Entries) > 0:
-		return fmt.Errorf("%d calls were executed by another group, at the address that was %s's", len(e.Dump.Entries), n.host)
+		return fmt.Errorf("%d calls were executed by another group, at the address that was %s's", len(e.Dump.Entries),
+			n.host)
 	}
 	return nil
 }

@@ -36,7 +36,8 @@ func (w *world) rest(ctx context.Context) error {
 
 var errDiffers = errors.New("differs from the primary")
 
-// settled waits until all replicas have executed the same turns, compares their states, and returns what they are.
+// settled waits until all replicas have executed the same turns, compares their states, and returns
+// what they are.
 func (w *world) settled(ctx context.Context) (*journal.Dump, error) {
 	ctx, cancel := context.WithTimeout(ctx, recovery)
 	defer cancel()
@@ -63,7 +64,8 @@ func (w *world) settled(ctx context.Context) (*journal.Dump, error) {
 			return nil, err
 		}
 		if e.Dump.Digest != reference.Digest || e.Dump.Backward != reference.Backward {
-			return nil, fmt.Errorf("%s %w %s, with %d calls executed", r.host, errDiffers, leader.host, len(reference.Entries))
+			return nil, fmt.Errorf("%s %w %s, with %d calls executed", r.host, errDiffers, leader.host,
+				len(reference.Entries))
 		}
 	}
 	return reference, nil
@@ -71,8 +73,8 @@ func (w *world) settled(ctx context.Context) (*journal.Dump, error) {
 
 // judge compares what every client was told with what was executed. No client has a call in flight.
 //
-// What all replicas had executed when all of them were well is there for ever: that a client was told of a loss, or died,
-// excuses no loss of it.
+// What all replicas had executed when all of them were well is there for ever: that a client was
+// told of a loss, or died, excuses no loss of it.
 func (w *world) judge(history *journal.Dump) cluster.Verdict {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -15,7 +15,8 @@ import (
 	"github.com/understudy-rpc/understudy/e2e/journal"
 )
 
-// A loss that callers are told of is a broken promise unless two faults explain it, and always at Stable.
+// A loss that callers are told of is a broken promise unless two faults explain it, and always at
+// Stable.
 func TestTwoFaults(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -29,8 +30,10 @@ func TestTwoFaults(t *testing.T) {
 		{"a client", understudy.Reflected, phase{clientKilled: true}, false},
 		{"both", understudy.Reflected, phase{replicaHurt: true, clientKilled: true}, true},
 		{"both, at Stable", understudy.Stable, phase{replicaHurt: true, clientKilled: true}, false},
-		{"a client away for a moment", understudy.Direct, phase{replicaHurt: true, clientAway: time.Second, healed: 2 * time.Second}, false},
-		{"a client away for long", understudy.Direct, phase{replicaHurt: true, clientAway: time.Second, healed: 3 * time.Second}, true},
+		{"a client away for a moment", understudy.Direct,
+			phase{replicaHurt: true, clientAway: time.Second, healed: 2 * time.Second}, false},
+		{"a client away for long", understudy.Direct,
+			phase{replicaHurt: true, clientAway: time.Second, healed: 3 * time.Second}, true},
 	} {
 		p := test.phase
 		p.w = &world{level: test.level, ledgers: []*cluster.Ledger{{Client: "x", Calls: []journal.Call{

@@ -24,9 +24,10 @@ const insideVariable = "UNDERSTUDY_CHAOS_INSIDE"
 // Inside reports whether this process was started by Enter.
 func Inside() bool { return os.Getenv(insideVariable) != "" }
 
-// Enter runs this program again in network and mount namespaces of its own (and a user namespace unless it is root),
-// and waits for it. Whatever is made inside, namespaces, bridge and links, lives no longer than the last process in it, so
-// that nothing is left even if this program is killed. args replace its own arguments.
+// Enter runs this program again in network and mount namespaces of its own (and a user namespace
+// unless it is root), and waits for it. Whatever is made inside, namespaces, bridge and links,
+// lives no longer than the last process in it, so that nothing is left even if this program is
+// killed. args replace its own arguments.
 func Enter(args []string) error {
 	self, err := os.Executable()
 	if err != nil {
@@ -69,9 +70,10 @@ func namespaces() *syscall.SysProcAttr {
 	return attr
 }
 
-// A lab is a network of hosts, each a network namespace on one bridge. What one host sends to another is cut by sending it
-// to a hardware address that nobody has: it is lost without a word, one way, on connections that there are and on new ones,
-// as with a DROP rule, and the kernel needs no packet filter for it.
+// A lab is a network of hosts, each a network namespace on one bridge. What one host sends to
+// another is cut by sending it to a hardware address that nobody has: it is lost without a word,
+// one way, on connections that there are and on new ones, as with a DROP rule, and the kernel needs
+// no packet filter for it.
 type lab struct {
 	hosts []string
 	cut   map[pair]bool
@@ -119,7 +121,8 @@ func newLab(hosts ...string) (*lab, error) {
 	return l, poll(context.Background(), recovery, l.up)
 }
 
-// up says why the bridge doesn't reach every host yet: the kernel notices later that links have a carrier.
+// up says why the bridge doesn't reach every host yet: the kernel notices later that links have a
+// carrier.
 func (l *lab) up() error {
 	out, err := exec.Command("ip", "-brief", "link", "show", "master", "bridge").Output()
 	if err != nil {

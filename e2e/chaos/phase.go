@@ -31,8 +31,8 @@ type fault struct {
 	held       time.Duration // the longest of the calls in flight from then until the phase's end
 }
 
-// A phase makes a few faults at once, lets them last, heals everything, and sees whether the group comes back and has kept
-// its promises.
+// A phase makes a few faults at once, lets them last, heals everything, and sees whether the group
+// comes back and has kept its promises.
 type phase struct {
 	w      *world
 	kinds  []kind
@@ -42,8 +42,8 @@ type phase struct {
 	hold   time.Duration // for which the faults last after the last one
 	spared bool          // every fault leaves the replicas as they are
 
-	// Whether a replica died, stood still, or was out of somebody's reach; whether a client died; and since when one stood
-	// still or was out of somebody's reach.
+	// Whether a replica died, stood still, or was out of somebody's reach; whether a client died;
+	// and since when one stood still or was out of somebody's reach.
 	replicaHurt, clientKilled bool
 	clientAway, healed        time.Duration
 }
@@ -115,8 +115,8 @@ func (p *phase) hurtAll(ctx context.Context) error {
 	return last(ctx, p.hold)
 }
 
-// lasting draws for how long faults last: mostly shorter than what the protocol waits for anything, and sometimes longer
-// than all of it (ReconcileTimeout is 3 s).
+// lasting draws for how long faults last: mostly shorter than what the protocol waits for anything,
+// and sometimes longer than all of it (ReconcileTimeout is 3 s).
 func (p *phase) lasting() time.Duration {
 	least, most := 50, 600
 	switch at := p.rng.IntN(10); {
@@ -222,8 +222,8 @@ func (p *phase) cameBack(ctx context.Context) error {
 	return poll(ctx, recovery, func() error { return p.w.whole(ctx) })
 }
 
-// judge lets the clients rest, compares the replicas' states, and the replies with what was executed. The last verdict
-// stays with the world.
+// judge lets the clients rest, compares the replicas' states, and the replies with what was
+// executed. The last verdict stays with the world.
 func (p *phase) judge(ctx context.Context, from time.Duration, before election.State) error {
 	if err := p.w.rest(ctx); err != nil {
 		return err
@@ -245,7 +245,8 @@ func (p *phase) judge(ctx context.Context, from time.Duration, before election.S
 		broken = append(broken, fmt.Errorf("%v: %s", v, strings.Join(v.Findings, "; ")))
 	}
 	if p.w.undone > 0 {
-		broken = append(broken, fmt.Errorf("%d calls of earlier phases aren't where they were on all replicas", p.w.undone))
+		broken = append(broken,
+			fmt.Errorf("%d calls of earlier phases aren't where they were on all replicas", p.w.undone))
 	}
 	if history.Backward > 0 {
 		broken = append(broken, fmt.Errorf("time went back %d times", history.Backward))
@@ -253,8 +254,9 @@ func (p *phase) judge(ctx context.Context, from time.Duration, before election.S
 	broken = append(broken, p.failures(from)...)
 	if after := p.w.inSync; p.spared && (after.Epoch != before.Epoch || !slices.Equal(after.InSync, before.InSync)) {
 		p.w.gone++
-		broken = append(broken, fmt.Errorf("a replica that was healthy is gone: in-sync were %v in epoch %d, and are %v in epoch %d",
-			before.InSync, before.Epoch, after.InSync, after.Epoch))
+		broken = append(broken,
+			fmt.Errorf("a replica that was healthy is gone: in-sync were %v in epoch %d, and are %v in epoch %d",
+				before.InSync, before.Epoch, after.InSync, after.Epoch))
 	}
 	if broken != nil {
 		return errors.Join(broken...)
@@ -267,15 +269,16 @@ func (p *phase) judge(ctx context.Context, from time.Duration, before election.S
 	return nil
 }
 
-// twoFaults says whether callers may be told of a loss: below Stable, when a replica was hurt, and a client at the same time.
-// A client that is away is one only after a takeover may go on without it (R12.2).
+// twoFaults says whether callers may be told of a loss: below Stable, when a replica was hurt, and
+// a client at the same time. A client that is away is one only after a takeover may go on without
+// it (R12.2).
 func (p *phase) twoFaults() bool {
 	away := p.clientAway != 0 && p.healed-p.clientAway > authority+authority/10
 	return p.w.level < understudy.Stable && p.replicaHurt && (p.clientKilled || away)
 }
 
-// failures says which calls failed though the level masks the phase's faults: the only error that there may be is DataLoss,
-// after two faults.
+// failures says which calls failed though the level masks the phase's faults: the only error that
+// there may be is DataLoss, after two faults.
 func (p *phase) failures(from time.Duration) (broken []error) {
 	p.w.mu.Lock()
 	defer p.w.mu.Unlock()
@@ -292,7 +295,9 @@ func (p *phase) failures(from time.Duration) (broken []error) {
 				p.w.unmasked++
 			}
 			if len(broken) < 5 {
-				broken = append(broken, fmt.Errorf("%s/%d failed after %v, at %v: %v: %s", l.Client, c.Call, c.End-c.Start, c.End, c.Code, c.Text))
+				broken = append(broken,
+					fmt.Errorf("%s/%d failed after %v, at %v: %v: %s", l.Client, c.Call, c.End-c.Start, c.End, c.Code,
+						c.Text))
 			}
 		}
 	}

@@ -12,9 +12,10 @@ import (
 	"sync"
 )
 
-// relays are a network for a machine that allows no namespaces: hosts are addresses of the loopback, and whoever dials goes
-// through a relay of its own host, to which it says where to. What is cut waits in the relay until it heals, connections'
-// ends too. Nodes of etcd know no relays, so that they hear each other always.
+// relays are a network for a machine that allows no namespaces: hosts are addresses of the
+// loopback, and whoever dials goes through a relay of its own host, to which it says where to. What
+// is cut waits in the relay until it heals, connections' ends too. Nodes of etcd know no relays, so
+// that they hear each other always.
 type relays struct {
 	hosts     []string
 	listeners map[string]net.Listener
@@ -34,7 +35,8 @@ type relayed struct {
 }
 
 func newRelays(hosts ...string) (*relays, error) {
-	r := &relays{hosts: hosts, listeners: map[string]net.Listener{}, changed: make(chan struct{}), cut: map[pair]bool{}, conns: map[*relayed]struct{}{}}
+	r := &relays{hosts: hosts, listeners: map[string]net.Listener{}, changed: make(chan struct{}), cut: map[pair]bool{},
+		conns: map[*relayed]struct{}{}}
 	for _, h := range hosts {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
@@ -47,7 +49,8 @@ func newRelays(hosts ...string) (*relays, error) {
 }
 
 func (r *relays) String() string {
-	return fmt.Sprintf("%d hosts on the loopback with a TCP relay each (etcd's nodes hear each other always)", len(r.hosts))
+	return fmt.Sprintf("%d hosts on the loopback with a TCP relay each (etcd's nodes hear each other always)",
+		len(r.hosts))
 }
 
 // addr is where a host listens: other runs on this machine have other addresses.

@@ -1,14 +1,16 @@
 //go:build linux
 
-// Package chaos runs replicas of the journal service at each level, clients of it, and an etcd of three nodes, each a
-// process on a host of its own, makes faults drawn from a seed, and says after every few of them whether the group came
-// back, whether the replicas are in one state, and whether every caller was told the truth.
+// Package chaos runs replicas of the journal service at each level, clients of it, and an etcd of
+// three nodes, each a process on a host of its own, makes faults drawn from a seed, and says after
+// every few of them whether the group came back, whether the replicas are in one state, and whether
+// every caller was told the truth.
 //
-// The hosts are network namespaces on a bridge, or else there is a TCP relay before each. A fault is what a machine room
-// does: processes killed and stopped, cables cut in one direction or both, connections reset or half-open, etcd without a
-// quorum; and what people do: etcd's data deleted or restored, a process started twice, or where another one was, and
-// replicas asked to end. The seed decides what is drawn; when it strikes,
-// the machine decides, so that a seed repeats the kind of a run and not its course.
+// The hosts are network namespaces on a bridge, or else there is a TCP relay before each. A fault
+// is what a machine room does: processes killed and stopped, cables cut in one direction or both,
+// connections reset or half-open, etcd without a quorum; and what people do: etcd's data deleted or
+// restored, a process started twice, or where another one was, and replicas asked to end. The seed
+// decides what is drawn; when it strikes, the machine decides, so that a seed repeats the kind of a
+// run and not its course.
 package chaos
 
 import (
@@ -56,8 +58,8 @@ type Report struct {
 	gone                                        int // replicas that were healthy
 }
 
-// Run makes faults until the duration is over, a promise is broken, or ctx ends; the last two are errors. Without relays it
-// must run in the process that Enter has started.
+// Run makes faults until the duration is over, a promise is broken, or ctx ends; the last two are
+// errors. Without relays it must run in the process that Enter has started.
 func Run(ctx context.Context, c Config) (r Report, err error) {
 	drawn, err := named(c.Faults)
 	if err != nil {
@@ -92,7 +94,8 @@ func Run(ctx context.Context, c Config) (r Report, err error) {
 
 // at makes faults at one level for its share of the time.
 func (r *Report) at(
-	ctx context.Context, c Config, level understudy.Level, drawn []kind, n network, rng *rand.Rand, log func(string, ...any),
+	ctx context.Context, c Config, level understudy.Level, drawn []kind, n network, rng *rand.Rand,
+	log func(string, ...any),
 ) (err error) {
 	w, err := newWorld(ctx, n, rng, level, c.Bin, filepath.Join(c.Dir, level.String()))
 	defer func() {
@@ -136,7 +139,8 @@ func (r Report) Write(out io.Writer) {
 	for _, f := range r.faults {
 		held[f.kind] = append(held[f.kind], f.held)
 	}
-	fmt.Fprintf(out, "\n%-32s %6s  %s\n%-32s %6s %8s %8s\n", "", "", "longest call held up", "fault", "made", "p50", "max")
+	fmt.Fprintf(out, "\n%-32s %6s  %s\n%-32s %6s %8s %8s\n", "", "", "longest call held up", "fault", "made", "p50",
+		"max")
 	for _, k := range kinds {
 		h := held[k.name]
 		if len(h) == 0 {

@@ -14,14 +14,16 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// What is done here to etcd is done to all of its nodes, by who runs it, and is undone when the phase heals: keys are
-// deleted, and the data is gone, or that of an earlier day. The data of now is kept meanwhile.
+// What is done here to etcd is done to all of its nodes, by who runs it, and is undone when the
+// phase heals: keys are deleted, and the data is gone, or that of an earlier day. The data of now
+// is kept meanwhile.
 
 const keys = "/understudy/" + group + "/"
 
 func (w *world) data(host string) string { return filepath.Join(w.dir, host+".data") }
 
-// copyData copies the data of every node. They are killed, or stand still: what is copied is what a crash would leave.
+// copyData copies the data of every node. They are killed, or stand still: what is copied is what a
+// crash would leave.
 func (w *world) copyData(from, to func(host string) string) error {
 	for _, n := range w.etcds {
 		if err := os.RemoveAll(to(n.host)); err != nil {
@@ -107,8 +109,8 @@ func restoreEtcd(_ context.Context, p *phase) (string, error) {
 	return fmt.Sprintf("as it was %d phases ago", p.w.phases-p.w.savedIn), p.replaceData(earlier)
 }
 
-// deleteKeys deletes the group's keys, or some of them, unless the group is changed meanwhile: its replicas would have
-// seen what the copy doesn't have.
+// deleteKeys deletes the group's keys, or some of them, unless the group is changed meanwhile: its
+// replicas would have seen what the copy doesn't have.
 func deleteKeys(ctx context.Context, p *phase) (string, error) {
 	w := p.w
 	if !w.etcdWhole() {
@@ -137,8 +139,8 @@ func deleteKeys(ctx context.Context, p *phase) (string, error) {
 	return keys + which, nil
 }
 
-// putBack kills etcd's nodes, and puts the data of before the fault in place. They are to be launched. It returns up to
-// which revision anyone may have seen the store.
+// putBack kills etcd's nodes, and puts the data of before the fault in place. They are to be
+// launched. It returns up to which revision anyone may have seen the store.
 func (w *world) putBack(ctx context.Context) (seen int64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
 	defer cancel()
@@ -169,7 +171,8 @@ func (w *world) advance(ctx context.Context, seen int64) error {
 	}
 }
 
-// stopEtcdAndKill lets one node of etcd hang, and kills the primary: an election must not wait for that node.
+// stopEtcdAndKill lets one node of etcd hang, and kills the primary: an election must not wait for
+// that node.
 func stopEtcdAndKill(ctx context.Context, p *phase) (string, error) {
 	if !p.w.etcdWhole() {
 		return "", nil

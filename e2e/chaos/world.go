@@ -26,8 +26,8 @@ import (
 	"github.com/understudy-rpc/understudy/replica"
 )
 
-// The hosts of the lab. A name of a replica or of an etcd node is that of its host; clients that are killed are followed by
-// others on the same host.
+// The hosts of the lab. A name of a replica or of an etcd node is that of its host; clients that
+// are killed are followed by others on the same host.
 var (
 	etcdHosts    = []string{"etcd1", "etcd2", "etcd3"}
 	replicaHosts = []string{"a", "b", "c"}
@@ -47,9 +47,11 @@ const (
 // deadline is that of each call. Only a hang exceeds it.
 const deadline = 30 * time.Second
 
-// drawLoad draws what a client does in one phase: it leaves two processors time to spare, on average.
+// drawLoad draws what a client does in one phase: it leaves two processors time to spare, on
+// average.
 func drawLoad(rng *rand.Rand) journal.Load {
-	l := journal.Load{Callers: 1 + rng.IntN(8), Pause: time.Duration(1+rng.IntN(30)) * time.Millisecond, Deadline: deadline}
+	l := journal.Load{Callers: 1 + rng.IntN(8), Pause: time.Duration(1+rng.IntN(30)) * time.Millisecond,
+		Deadline: deadline}
 	switch rng.IntN(6) {
 	case 0:
 		l.Padding = rng.IntN(20_000)
@@ -59,7 +61,8 @@ func drawLoad(rng *rand.Rand) journal.Load {
 	return l
 }
 
-// A node is a host and the process on it. All but what is said of mu belongs to the goroutine that makes the faults.
+// A node is a host and the process on it. All but what is said of mu belongs to the goroutine that
+// makes the faults.
 type node struct {
 	w       *world
 	host    string
@@ -105,8 +108,11 @@ type world struct {
 	gone     int             // phases after which a replica was gone that nothing had happened to
 }
 
-// newWorld starts everything, and returns when the replicas are in-sync. close ends it, also after an error.
-func newWorld(ctx context.Context, net network, rng *rand.Rand, level understudy.Level, bin, dir string) (*world, error) {
+// newWorld starts everything, and returns when the replicas are in-sync. close ends it, also after
+// an error.
+func newWorld(
+	ctx context.Context, net network, rng *rand.Rand, level understudy.Level, bin, dir string,
+) (*world, error) {
 	w := &world{net: net, rng: rng, level: level, bin: bin, dir: dir, starter: process.NewStarter()}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return w, err
@@ -237,7 +243,8 @@ func (n *node) launch() error {
 			nodes = append(nodes, fmt.Sprintf("%s=http://%s:2380", h, n.w.net.addr(h)))
 		}
 		argv = append(argv, binary("etcd"), "-dir", filepath.Join(n.w.dir, n.host+".data"), "-name", n.host,
-			"-addr", addr+":2379", "-peer", addr+":2380", "-nodes", strings.Join(nodes, ","), "-tick", "30", "-election", "300")
+			"-addr", addr+":2379", "-peer", addr+":2380", "-nodes", strings.Join(nodes, ","), "-tick", "30",
+			"-election", "300")
 		n.process, err = process.StartPlain(n.w.starter, n.host, argv, log)
 	case n.isReplica():
 		n.said(&replica.Status{})
@@ -251,7 +258,8 @@ func (n *node) launch() error {
 		n.ledger = ledger
 		n.w.ledgers = append(n.w.ledgers, ledger)
 		n.w.mu.Unlock()
-		argv = append(argv, binary("journal"), "client", "-etcd", n.w.endpoints(), "-via", n.w.net.via(n.host), "-group", group, "-name", ledger.Client)
+		argv = append(argv, binary("journal"), "client", "-etcd", n.w.endpoints(), "-via", n.w.net.via(n.host),
+			"-group", group, "-name", ledger.Client)
 		n.process, err = process.Start(n.w.starter, ledger.Client, argv, log, func(e journal.Event) {
 			if e.Call != nil {
 				n.w.mu.Lock()
@@ -360,7 +368,8 @@ func (w *world) describe() string {
 	return b.String()
 }
 
-// whole says why the replicas aren't all in-sync, their processes of now, with one that leads and others that follow it.
+// whole says why the replicas aren't all in-sync, their processes of now, with one that leads and
+// others that follow it.
 func (w *world) whole(ctx context.Context) error {
 	leader, err := w.leader()
 	if err != nil {
@@ -386,7 +395,8 @@ func (w *world) whole(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// A process follows after it has registered, so that this isn't about an earlier one of that name.
+	// A process follows after it has registered, so that this isn't about an earlier one of that
+	// name.
 	for _, r := range w.replicas {
 		if now, ok := s.Replica(r.host); !ok || !s.IsInSync(now.Member) || s.Epoch != epoch {
 			return fmt.Errorf("%s isn't in-sync in epoch %d: etcd says %+v", r.host, epoch, s)

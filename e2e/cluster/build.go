@@ -10,7 +10,8 @@ import (
 	"time"
 )
 
-// build returns the path of cmd/journal's binary, built once for a test process, in a directory that Clean removes.
+// build returns the path of cmd/journal's binary, built once for a test process, in a directory
+// that Clean removes.
 var build = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "understudy-e2e-")
 	if err != nil {
@@ -24,7 +25,8 @@ var build = sync.OnceValues(func() (string, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, "go", append(args, "github.com/understudy-rpc/understudy/e2e/cmd/journal")...).CombinedOutput()
+	out, err := exec.CommandContext(ctx, "go",
+		append(args, "github.com/understudy-rpc/understudy/e2e/cmd/journal")...).CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("build cmd/journal: %w\n%s", err, out)
 	}

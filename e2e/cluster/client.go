@@ -12,7 +12,8 @@ import (
 	"github.com/understudy-rpc/understudy/transport"
 )
 
-// Steady is a load that leaves two processors time to spare, with deadlines that only a hang exceeds.
+// Steady is a load that leaves two processors time to spare, with deadlines that only a hang
+// exceeds.
 var Steady = journal.Load{Callers: 4, Pause: 10 * time.Millisecond, Deadline: 20 * time.Second}
 
 // Client is a client's process, and the ledger of its calls.
@@ -110,7 +111,8 @@ func (x *Client) AwaitFailed(further int) {
 	x.c.await(x.Name+"'s calls fail", func() bool { return failed() >= want })
 }
 
-// Idle makes callers make no more calls until they are loaded again, and waits until the last one has ended.
+// Idle makes callers make no more calls until they are loaded again, and waits until the last one
+// has ended.
 func (x *Client) Idle() {
 	x.c.t.Helper()
 	x.begun = x.ask(journal.Command{Do: journal.DoRest}).Calls
@@ -124,14 +126,15 @@ func (x *Client) Rest() {
 	x.rested = true
 }
 
-// Route makes the client dial addresses as routes says: another one, or none if it is empty. Connections that there are
-// stay as they are.
+// Route makes the client dial addresses as routes says: another one, or none if it is empty.
+// Connections that there are stay as they are.
 func (x *Client) Route(routes map[string]string) {
 	x.c.t.Helper()
 	x.ask(journal.Command{Do: journal.DoRoute, Routes: routes})
 }
 
-// Strand leaves the connections to replicas that the client has half-open: nothing that an end sends arrives, ever.
+// Strand leaves the connections to replicas that the client has half-open: nothing that an end
+// sends arrives, ever.
 func (x *Client) Strand() time.Duration {
 	x.c.t.Helper()
 	at := x.c.did("client %s's connections are half-open", x.Name)

@@ -1,7 +1,8 @@
 //go:build unix
 
-// Package cluster runs replicas of the journal service, clients of it, and an etcd, each a process that a test kills,
-// stops, continues and starts again; and then says whether the service kept its promises.
+// Package cluster runs replicas of the journal service, clients of it, and an etcd, each a process
+// that a test kills, stops, continues and starts again; and then says whether the service kept its
+// promises.
 //
 //	c := cluster.New(t, understudy.Stable)
 //	c.StartReplicas("a", "b", "c")
@@ -42,12 +43,12 @@ const patience = 60 * time.Second
 
 const group = "journal"
 
-// LogsVariable names the directory in which the processes' logs stay, one folder for each test. Without it they go with
-// the test, and their ends are shown if it fails.
+// LogsVariable names the directory in which the processes' logs stay, one folder for each test.
+// Without it they go with the test, and their ends are shown if it fails.
 const LogsVariable = "UNDERSTUDY_E2E_LOGS"
 
-// Cluster is one group, its clients and its etcd. Its methods are called from the test's goroutine, and end the test
-// when they can't do what they say.
+// Cluster is one group, its clients and its etcd. Its methods are called from the test's goroutine,
+// and end the test when they can't do what they say.
 type Cluster struct {
 	Etcd  *etcdproc.Server   // the first of its nodes
 	Etcds []*etcdproc.Server // all of them: mostly it has one
@@ -183,8 +184,11 @@ func (c *Cluster) showLogs() {
 		if err != nil {
 			continue
 		}
-		lines := slices.DeleteFunc(strings.SplitAfter(string(log), "\n"), func(line string) bool { return !strings.HasPrefix(line, "time=") })
-		c.t.Logf("%s, the last of %d lines:\n%s", filepath.Base(path), len(lines), strings.Join(lines[max(0, len(lines)-logLines):], ""))
+		lines := slices.DeleteFunc(strings.SplitAfter(string(log), "\n"), func(line string) bool {
+			return !strings.HasPrefix(line, "time=")
+		})
+		c.t.Logf("%s, the last of %d lines:\n%s", filepath.Base(path), len(lines),
+			strings.Join(lines[max(0, len(lines)-logLines):], ""))
 	}
 }
 
@@ -218,7 +222,8 @@ func (c *Cluster) await(what string, cond func() bool) {
 	}
 }
 
-// vain ends the test, whose patience is over. The replicas' logs then say what each of their goroutines was doing.
+// vain ends the test, whose patience is over. The replicas' logs then say what each of their
+// goroutines was doing.
 func (c *Cluster) vain(what string) {
 	c.t.Helper()
 	c.t.Errorf("in vain: %s\n%s", what, c.describe())
@@ -279,8 +284,8 @@ func (c *Cluster) Now() time.Duration { return now() }
 // Last is how long a fault lasts: the test's goroutine does nothing meanwhile.
 func (c *Cluster) Last(d time.Duration) { time.Sleep(d) }
 
-// StartReplicas starts replicas of these names, one after the other so that the first one makes the group, and waits
-// until all are in-sync.
+// StartReplicas starts replicas of these names, one after the other so that the first one makes the
+// group, and waits until all are in-sync.
 func (c *Cluster) StartReplicas(names ...string) {
 	c.t.Helper()
 	for i, name := range names {
@@ -306,13 +311,15 @@ func (c *Cluster) AwaitPrimary(above uint64) *Replica {
 	return primary
 }
 
-// AwaitElected waits until a replica was elected in an epoch above that one, and returns it; it may still be taking over.
+// AwaitElected waits until a replica was elected in an epoch above that one, and returns it; it may
+// still be taking over.
 func (c *Cluster) AwaitElected(above uint64) *Replica {
 	c.t.Helper()
 	var elected *Replica
 	c.await(fmt.Sprintf("an election above epoch %d", above), func() bool {
 		for _, r := range c.replicas {
-			if r.process != nil && r.status.Epoch > above && (r.status.Role == "taking over" || r.status.Role == "leading") {
+			if r.process != nil && r.status.Epoch > above &&
+				(r.status.Role == "taking over" || r.status.Role == "leading") {
 				elected = r
 			}
 		}
@@ -325,14 +332,16 @@ func (c *Cluster) AwaitElected(above uint64) *Replica {
 func (c *Cluster) leader() *Replica {
 	var leader *Replica
 	for _, r := range c.replicas {
-		if r.process != nil && !r.stopped && r.status.Role == "leading" && (leader == nil || r.status.Epoch > leader.status.Epoch) {
+		if r.process != nil && !r.stopped && r.status.Role == "leading" &&
+			(leader == nil || r.status.Epoch > leader.status.Epoch) {
 			leader = r
 		}
 	}
 	return leader
 }
 
-// AwaitInSync waits until just these replicas are in-sync, their processes of now: one leads and the others follow it.
+// AwaitInSync waits until just these replicas are in-sync, their processes of now: one leads and
+// the others follow it.
 func (c *Cluster) AwaitInSync(names ...string) {
 	c.t.Helper()
 	names = slices.Sorted(slices.Values(names))
@@ -353,8 +362,8 @@ func (c *Cluster) AwaitInSync(names ...string) {
 	})
 }
 
-// storeSays asks etcd who is in-sync. A replica's process follows after it has registered, so that what is asked now
-// can't be about an earlier process of that name.
+// storeSays asks etcd who is in-sync. A replica's process follows after it has registered, so that
+// what is asked now can't be about an earlier process of that name.
 func (c *Cluster) storeSays(epoch uint64, names []string) bool {
 	ctx, cancel := context.WithTimeout(c.ctx, time.Second)
 	defer cancel()
@@ -380,6 +389,8 @@ func (c *Cluster) AwaitRegistered(names ...string) {
 		if err != nil || len(s.Replicas) != len(names) {
 			return false
 		}
-		return !slices.ContainsFunc(s.Replicas, func(r election.Replica) bool { return !slices.Contains(names, r.Name) })
+		return !slices.ContainsFunc(s.Replicas, func(r election.Replica) bool {
+			return !slices.Contains(names, r.Name)
+		})
 	})
 }

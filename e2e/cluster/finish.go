@@ -19,9 +19,9 @@ type Result struct {
 	c       *Cluster
 }
 
-// Finish lets the clients come to rest, waits until every replica that runs is in-sync and has executed everything,
-// and fails the test unless all replicas are in one state, and no call was lost, executed twice, executed although it
-// was refused, or out of order.
+// Finish lets the clients come to rest, waits until every replica that runs is in-sync and has
+// executed everything, and fails the test unless all replicas are in one state, and no call was
+// lost, executed twice, executed although it was refused, or out of order.
 func (c *Cluster) Finish() *Result {
 	c.t.Helper()
 	for _, x := range c.clients {
@@ -43,7 +43,8 @@ func (c *Cluster) Finish() *Result {
 	result := &Result{c: c}
 	for _, x := range c.clients {
 		result.Ledgers = append(result.Ledgers, Ledger{
-			Client: x.Name, Killed: x.killed, Forgiven: x.killed && c.level < understudy.Stable, Begun: x.begun, Calls: x.Calls(),
+			Client: x.Name, Killed: x.killed, Forgiven: x.killed && c.level < understudy.Stable, Begun: x.begun,
+			Calls: x.Calls(),
 		})
 	}
 	result.Verdict = Judge(reference.Entries, result.Ledgers)
@@ -54,8 +55,8 @@ func (c *Cluster) Finish() *Result {
 	return result
 }
 
-// settled waits until all replicas have executed the same turns, compares their states, and returns the primary's.
-// Sessions may expire meanwhile, which are turns that leave the journal as it is.
+// settled waits until all replicas have executed the same turns, compares their states, and returns
+// the primary's. Sessions may expire meanwhile, which are turns that leave the journal as it is.
 func (c *Cluster) settled(primary *Replica, all []*Replica) journal.Dump {
 	c.t.Helper()
 	count := primary.executed(0)
@@ -63,9 +64,12 @@ func (c *Cluster) settled(primary *Replica, all []*Replica) journal.Dump {
 	for _, r := range all {
 		r.executed(count)
 		d := r.dump()
-		if d.Digest != reference.Digest || len(d.Entries) != len(reference.Entries) || d.Backward != reference.Backward || d.Ballast != reference.Ballast || d.Sum != reference.Sum {
-			c.t.Errorf("%s differs from the primary %s: %d entries and %d, %d bytes of ballast and %d; the first difference is at %d",
-				r.Name, primary.Name, len(d.Entries), len(reference.Entries), d.Ballast, reference.Ballast, difference(d.Entries, reference.Entries))
+		if d.Digest != reference.Digest || len(d.Entries) != len(reference.Entries) ||
+			d.Backward != reference.Backward || d.Ballast != reference.Ballast || d.Sum != reference.Sum {
+			c.t.Errorf("%s differs from the primary %s: %d entries and %d, %d bytes of ballast and %d; the first "+
+				"difference is at %d",
+				r.Name, primary.Name, len(d.Entries), len(reference.Entries), d.Ballast, reference.Ballast,
+				difference(d.Entries, reference.Entries))
 		}
 	}
 	return reference
@@ -103,7 +107,8 @@ func (r *Result) FailedOnly(may ...codes.Code) *Result {
 				}
 			}
 			if shown++; shown <= 5 {
-				r.c.t.Errorf("%s/%d failed after %v: %v: %s", l.Client, call.Call, (call.End - call.Start).Round(time.Millisecond), call.Code, call.Text)
+				r.c.t.Errorf("%s/%d failed after %v: %v: %s", l.Client, call.Call,
+					(call.End - call.Start).Round(time.Millisecond), call.Code, call.Text)
 			}
 		}
 	}
@@ -113,7 +118,8 @@ func (r *Result) FailedOnly(may ...codes.Code) *Result {
 	return r
 }
 
-// HeldUp is the longest of the calls that these clients, or all, had in flight between two times; it is logged.
+// HeldUp is the longest of the calls that these clients, or all, had in flight between two times;
+// it is logged.
 func (r *Result) HeldUp(what string, from, to time.Duration, clients ...*Client) time.Duration {
 	r.c.t.Helper()
 	ledgers := slices.DeleteFunc(slices.Clone(r.Ledgers), func(l Ledger) bool {

@@ -28,7 +28,8 @@ type Verdict struct {
 	Lost int
 	// Contradicted calls were accepted, and stand at another place than their replies said.
 	Contradicted int
-	// Told calls are lost too, but their client was told so (DataLoss), or died with what it knew (Forgiven).
+	// Told calls are lost too, but their client was told so (DataLoss), or died with what it knew
+	// (Forgiven).
 	Told int
 	// Duplicated counts every execution of a call but its first.
 	Duplicated int
@@ -56,7 +57,8 @@ func (v Verdict) Sound() bool {
 }
 
 func (v Verdict) String() string {
-	s := fmt.Sprintf("calls=%d failed=%d lost=%d contradicted=%d duplicated=%d refused=%d reordered=%d stray=%d", v.Calls, v.Failed, v.Lost, v.Contradicted, v.Duplicated, v.Refused, v.Reordered, v.Stray)
+	s := fmt.Sprintf("calls=%d failed=%d lost=%d contradicted=%d duplicated=%d refused=%d reordered=%d stray=%d",
+		v.Calls, v.Failed, v.Lost, v.Contradicted, v.Duplicated, v.Refused, v.Reordered, v.Stray)
 	if v.Told > 0 {
 		s += fmt.Sprintf(" told=%d", v.Told)
 	}

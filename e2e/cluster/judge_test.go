@@ -39,17 +39,25 @@ func TestJudge(t *testing.T) {
 	}{
 		{"sound", history, nil, sound},
 		{"lost at the end", history[:2], nil, Verdict{Calls: 3, Lost: 1}},
-		{"lost, and another in its place", []journal.Entry{x(1), x(2), x(3)}, func(x, _ *Ledger) { x.Killed = true }, Verdict{Calls: 3, Lost: 1, Contradicted: 1}},
+		{"lost, and another in its place", []journal.Entry{x(1), x(2), x(3)}, func(x, _ *Ledger) {
+			x.Killed = true
+		}, Verdict{Calls: 3, Lost: 1, Contradicted: 1}},
 		{"twice", append(history, x(1)), nil, Verdict{Calls: 3, Duplicated: 1}},
-		{"unknown and executed", history, func(_, y *Ledger) { y.Calls[0] = failed(1, codes.DeadlineExceeded, 1*ms, 5*ms) }, Verdict{Calls: 3, Failed: 1}},
+		{"unknown and executed", history, func(_, y *Ledger) {
+			y.Calls[0] = failed(1, codes.DeadlineExceeded, 1*ms, 5*ms)
+		}, Verdict{Calls: 3, Failed: 1}},
 		{"unknown and not executed", history, func(x, _ *Ledger) {
 			x.Begun, x.Calls = 3, append(x.Calls, failed(3, codes.DeadlineExceeded, 1*ms, 5*ms))
 		}, Verdict{Calls: 4, Failed: 1}},
-		{"refused and executed", history, func(_, y *Ledger) { y.Calls[0] = failed(1, codes.Unavailable, 1*ms, 5*ms) }, Verdict{Calls: 3, Failed: 1, Refused: 1}},
+		{"refused and executed", history, func(_, y *Ledger) {
+			y.Calls[0] = failed(1, codes.Unavailable, 1*ms, 5*ms)
+		}, Verdict{Calls: 3, Failed: 1, Refused: 1}},
 		{"never called", append(history, x(3)), nil, Verdict{Calls: 3, Stray: 1}},
 		{"unheard of", append(history, x(3)), func(x, _ *Ledger) { x.Killed = true }, sound},
 		{"by nobody", append(history, journal.Entry{Client: "z", Call: 1}), nil, Verdict{Calls: 3, Stray: 1}},
-		{"out of order", history, func(x, y *Ledger) { x.Calls[0].Start, x.Calls[0].End = 4*ms, 5*ms }, Verdict{Calls: 3, Reordered: 1}},
+		{"out of order", history, func(x, y *Ledger) {
+			x.Calls[0].Start, x.Calls[0].End = 4*ms, 5*ms
+		}, Verdict{Calls: 3, Reordered: 1}},
 		{"told", history[:2], func(x, _ *Ledger) {
 			x.Begun, x.Calls = 3, append(x.Calls, failed(3, codes.DataLoss, 4*ms, 5*ms))
 		}, Verdict{Calls: 4, Failed: 1, Told: 1}},
@@ -72,7 +80,8 @@ func TestJudge(t *testing.T) {
 
 func TestLongest(t *testing.T) {
 	t.Parallel()
-	l := []Ledger{{Calls: []journal.Call{{Start: 0, End: 9}, {Start: 10, End: 15}, {Start: 14, End: 16}, {Start: 30, End: 90}}}}
+	l := []Ledger{{Calls: []journal.Call{{Start: 0, End: 9}, {Start: 10, End: 15}, {Start: 14, End: 16},
+		{Start: 30, End: 90}}}}
 	if got := Longest(l, 12, 20); got != 5 {
 		t.Errorf("Longest = %v, want 5", got)
 	}

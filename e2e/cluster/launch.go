@@ -11,8 +11,8 @@ import (
 	"github.com/understudy-rpc/understudy/e2e/process"
 )
 
-// beginLimit is how long a process may take to its first word. Busy machines were seen that let a new process wait for a
-// minute without a single tick of a processor: then another one is started.
+// beginLimit is how long a process may take to its first word. Busy machines were seen that let a
+// new process wait for a minute without a single tick of a processor: then another one is started.
 const beginLimit = 15 * time.Second
 
 // launch starts a process, and waits for its first word, which comes before it does anything.

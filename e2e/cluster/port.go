@@ -8,8 +8,8 @@ import (
 	"sync/atomic"
 )
 
-// The ports that are kept for one name while it has no process are below those that the kernel gives to whoever asks for
-// any: nobody takes them meanwhile.
+// The ports that are kept for one name while it has no process are below those that the kernel
+// gives to whoever asks for any: nobody takes them meanwhile.
 const (
 	firstPort = 12000
 	ports     = 18000

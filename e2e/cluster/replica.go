@@ -113,8 +113,8 @@ func (r *Replica) said(e journal.Event) {
 	})
 }
 
-// Rival starts another process of the same name, on ports of its own, while the first one lives, waits until the rival has
-// ended, and returns its log and how it ended.
+// Rival starts another process of the same name, on ports of its own, while the first one lives,
+// waits until the rival has ended, and returns its log and how it ended.
 func (r *Replica) Rival() (log string, err error) {
 	r.c.t.Helper()
 	rival := r.Beside("rival", r.arguments(0)...)
@@ -135,7 +135,8 @@ type Other struct {
 	status  replica.Status // guarded by Cluster.mu
 }
 
-// Beside starts such a process, with these arguments. Its log is found by the replica's name and another word.
+// Beside starts such a process, with these arguments. Its log is found by the replica's name and
+// another word.
 func (r *Replica) Beside(word string, args ...string) *Other {
 	r.c.t.Helper()
 	o := &Other{c: r.c, name: r.Name + "-" + word}
@@ -155,7 +156,8 @@ func (r *Replica) Twin(word string, args ...string) *Other {
 	return r.Beside(word, append(r.arguments(0), args...)...)
 }
 
-// Squat starts a replica of another group, of the same name and on the same ports; this one's process must be dead.
+// Squat starts a replica of another group, of the same name and on the same ports; this one's
+// process must be dead.
 func (r *Replica) Squat(group string) *Other {
 	r.c.t.Helper()
 	return r.Beside(group, append(r.arguments(r.peerPort), "-group", group)...)
@@ -263,8 +265,8 @@ func (r *Replica) Kill() time.Duration {
 	return at
 }
 
-// Terminate is SIGTERM: the process stops its server gracefully. It returns when the process has ended, and says when it
-// began and how long that took.
+// Terminate is SIGTERM: the process stops its server gracefully. It returns when the process has
+// ended, and says when it began and how long that took.
 func (r *Replica) Terminate() (at, took time.Duration) {
 	r.c.t.Helper()
 	at = r.c.did("%s is terminated", r.Name)

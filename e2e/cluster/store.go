@@ -20,7 +20,8 @@ func (c *Cluster) endpoints() string {
 	return strings.Join(addrs, ",")
 }
 
-// Group returns who leads and who is in-sync, as etcd has it: processes that are replaced, or begin again, are others.
+// Group returns who leads and who is in-sync, as etcd has it: processes that are replaced, or begin
+// again, are others.
 func (c *Cluster) Group() election.State {
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(c.ctx, 10*time.Second)

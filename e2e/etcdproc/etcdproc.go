@@ -1,6 +1,7 @@
 //go:build unix
 
-// Package etcdproc runs a real etcd process that a test can kill, stop, continue and restart on its data directory.
+// Package etcdproc runs a real etcd process that a test can kill, stop, continue and restart on its
+// data directory.
 //
 //	etcd := etcdproc.Start(t)
 //	client, err := election.Dial([]string{etcd.Addr()})
@@ -9,8 +10,9 @@
 //	etcd.Stop()      // SIGSTOP: connections stay open and nothing is answered
 //	etcd.Continue()  // SIGCONT: what was sent meanwhile is answered now
 //
-// It is for tests in packages of the e2e module: the process is its cmd/etcd, built by the go command when the first
-// test needs it. A Link puts a relay that stalls or breaks before any TCP server.
+// It is for tests in packages of the e2e module: the process is its cmd/etcd, built by the go
+// command when the first test needs it. A Link puts a relay that stalls or breaks before any TCP
+// server.
 package etcdproc
 
 import (
@@ -34,9 +36,10 @@ import (
 // startLimit bounds one start of the process; typically it takes a tenth of a second.
 const startLimit = 30 * time.Second
 
-// A Server is one etcd node with a data directory and a port of its own. Its timings are short: a tick of 10 ms, an
-// election timeout of 100 ms, and so leases from 1 s. It doesn't fsync, which SIGKILL doesn't notice. Its methods may
-// not run concurrently; each fails the test at once if it can't do what it says.
+// A Server is one etcd node with a data directory and a port of its own. Its timings are short: a
+// tick of 10 ms, an election timeout of 100 ms, and so leases from 1 s. It doesn't fsync, which
+// SIGKILL doesn't notice. Its methods may not run concurrently; each fails the test at once if it
+// can't do what it says.
 type Server struct {
 	t    testing.TB
 	dir  string
@@ -47,8 +50,8 @@ type Server struct {
 	errs *bytes.Buffer // the process's standard error; read when it has ended
 }
 
-// Start starts an etcd with an empty data directory, and returns when it serves. It ends with the test, and so does
-// whatever state it is in.
+// Start starts an etcd with an empty data directory, and returns when it serves. It ends with the
+// test, and so does whatever state it is in.
 func Start(t testing.TB) *Server {
 	t.Helper()
 	s := &Server{t: t, dir: t.TempDir()}
@@ -57,8 +60,8 @@ func Start(t testing.TB) *Server {
 	return s
 }
 
-// StartMembers starts an etcd of n nodes, and returns them when each serves. Their timings are three times those of a
-// node alone.
+// StartMembers starts an etcd of n nodes, and returns them when each serves. Their timings are
+// three times those of a node alone.
 func StartMembers(t testing.TB, n int) []*Server {
 	t.Helper()
 	var members []*Server
@@ -107,7 +110,8 @@ func (s *Server) Kill() {
 	s.end()
 }
 
-// Restart starts the process again on its data directory and port, after Kill, and returns when it serves.
+// Restart starts the process again on its data directory and port, after Kill, and returns when it
+// serves.
 func (s *Server) Restart() {
 	s.t.Helper()
 	if s.Running() {
@@ -143,8 +147,8 @@ func (s *Server) Save() (backup string) {
 	return backup
 }
 
-// Load puts what Save has copied in place of the data, after Kill: Restart then starts an etcd of the past, as one
-// restored from a backup.
+// Load puts what Save has copied in place of the data, after Kill: Restart then starts an etcd of
+// the past, as one restored from a backup.
 func (s *Server) Load(backup string) {
 	s.t.Helper()
 	s.Wipe()
@@ -199,7 +203,8 @@ func (s *Server) start() error {
 		addr = "127.0.0.1:0"
 	}
 	cmd := exec.Command(binary, append([]string{"-dir", s.data(), "-addr", addr}, s.more...)...)
-	// A process group of its own: should this process die while etcd is stopped, the kernel hangs it up.
+	// A process group of its own: should this process die while etcd is stopped, the kernel hangs
+	// it up.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	s.errs = &bytes.Buffer{}
 	cmd.Stderr = s.errs
@@ -244,8 +249,8 @@ func (s *Server) end() {
 	s.cmd = nil
 }
 
-// build returns the path of cmd/etcd's binary, built once per test process. It stays in the user's cache, where the
-// go command finds it up to date the next time.
+// build returns the path of cmd/etcd's binary, built once per test process. It stays in the user's
+// cache, where the go command finds it up to date the next time.
 var build = sync.OnceValues(func() (string, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
@@ -267,7 +272,8 @@ var build = sync.OnceValues(func() (string, error) {
 	binary := filepath.Join(dir, "etcd")
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, "go", "build", "-o", binary, "github.com/understudy-rpc/understudy/e2e/cmd/etcd").CombinedOutput()
+	out, err := exec.CommandContext(ctx, "go", "build", "-o", binary,
+		"github.com/understudy-rpc/understudy/e2e/cmd/etcd").CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("build cmd/etcd: %w\n%s", err, out)
 	}

@@ -8,14 +8,14 @@ import (
 	"testing"
 )
 
-// A Link relays TCP connections to one server, as long as it is neither stalled nor cut. Its methods may run
-// concurrently.
+// A Link relays TCP connections to one server, as long as it is neither stalled nor cut. Its
+// methods may run concurrently.
 type Link struct {
 	target   string
 	listener net.Listener
 
-	// The gates, of requests and of replies, are each read-locked by whoever writes a piece of a connection in that
-	// direction, and locked while the direction is stalled.
+	// The gates, of requests and of replies, are each read-locked by whoever writes a piece of a
+	// connection in that direction, and locked while the direction is stalled.
 	requests, replies sync.RWMutex
 
 	mu      sync.Mutex // guards all below
@@ -53,8 +53,8 @@ func NewLink(t testing.TB, target string) *Link {
 // Addr returns the host:port to dial instead of the server's.
 func (l *Link) Addr() string { return l.listener.Addr().String() }
 
-// Stall lets nothing through, in either way, until Resume: connections stay open, what is sent waits in them and
-// arrives then, however late. New connections are accepted, and stall.
+// Stall lets nothing through, in either way, until Resume: connections stay open, what is sent
+// waits in them and arrives then, however late. New connections are accepted, and stall.
 func (l *Link) Stall() { l.stall(&l.requests, &l.replies) }
 
 // StallReplies lets nothing through from the server, until Resume.
@@ -102,7 +102,8 @@ func (l *Link) Mend() {
 	l.cut = false
 }
 
-// Reset breaks every connection with a TCP reset at both ends; what was on its way is lost. New ones are relayed.
+// Reset breaks every connection with a TCP reset at both ends; what was on its way is lost. New
+// ones are relayed.
 func (l *Link) Reset() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -114,8 +115,8 @@ func (l *Link) Reset() {
 	}
 }
 
-// Strand leaves every connection half-open: nothing that an end sends arrives, ever, not even that it has closed. New
-// ones are relayed. The link must not be stalled.
+// Strand leaves every connection half-open: nothing that an end sends arrives, ever, not even that
+// it has closed. New ones are relayed. The link must not be stalled.
 func (l *Link) Strand() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -164,8 +165,8 @@ func (l *Link) accept() {
 	}
 }
 
-// pump copies one direction until either end closes; then both are closed, unless the connection is stranded: then the
-// other end stays until the link is closed or the connection broken.
+// pump copies one direction until either end closes; then both are closed, unless the connection is
+// stranded: then the other end stays until the link is closed or the connection broken.
 func (l *Link) pump(conn *relayed, from, to net.Conn, gate *sync.RWMutex) {
 	defer func() {
 		gate.RLock()

@@ -15,8 +15,8 @@ import (
 	"github.com/understudy-rpc/understudy/transport"
 )
 
-// A test and its processes talk in JSON, a value a line: commands to a process's stdin, events from its stdout. A
-// process ends when its stdin does.
+// A test and its processes talk in JSON, a value a line: commands to a process's stdin, events from
+// its stdout. A process ends when its stdin does.
 
 // A Command asks a process for something. It is answered by one event of the same ID.
 type Command struct {
@@ -68,7 +68,8 @@ type Event struct {
 	Stats    *transport.Stats  `json:"stats,omitempty"`
 }
 
-// A Call is one call that has ended. Times are of the machine's monotonic clock, the same in all its processes.
+// A Call is one call that has ended. Times are of the machine's monotonic clock, the same in all
+// its processes.
 type Call struct {
 	Call  uint64        `json:"n"`
 	Start time.Duration `json:"s"`
@@ -87,15 +88,16 @@ type Link struct {
 // NewLink returns a link that writes to out.
 func NewLink(out io.Writer) *Link { return &Link{out: json.NewEncoder(out)} }
 
-// Tell writes one event. When the test is gone nobody is left to be told, and Serve is about to end.
+// Tell writes one event. When the test is gone nobody is left to be told, and Serve is about to
+// end.
 func (l *Link) Tell(e Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	_ = l.out.Encode(e)
 }
 
-// Serve answers commands, each in a goroutine of its own, until in ends; then it ends the answers' context, waits for
-// them and returns. The answers' ID is set here.
+// Serve answers commands, each in a goroutine of its own, until in ends; then it ends the answers'
+// context, waits for them and returns. The answers' ID is set here.
 func (l *Link) Serve(ctx context.Context, in io.Reader, answer func(context.Context, Command) Event) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var answering sync.WaitGroup

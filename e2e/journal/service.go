@@ -1,7 +1,8 @@
-// Package journal is the replicated service of the end-to-end tests, and how they speak with the processes that run it.
+// Package journal is the replicated service of the end-to-end tests, and how they speak with the
+// processes that run it.
 //
-// The service writes down each call, in the order of the turns, and its reply says at which place: so a test sees
-// exactly what was lost, what was done twice, and whether replicas differ.
+// The service writes down each call, in the order of the turns, and its reply says at which place:
+// so a test sees exactly what was lost, what was done twice, and whether replicas differ.
 //
 //	place, err := journal.NewClient(conn).Append(ctx, journal.Entry{Client: "x", Call: 17}, "")
 package journal
@@ -44,8 +45,8 @@ func parseEntry(s string) (Entry, error) {
 	return Entry{client, n}, nil
 }
 
-// A Digest says what a replica's state is: two that are equal hold the same entries, made at the same times, with the
-// same random numbers.
+// A Digest says what a replica's state is: two that are equal hold the same entries, made at the
+// same times, with the same random numbers.
 type Digest [sha256.Size]byte
 
 // A Journal is the service and its state. The zero value is empty, and ready to be registered.
@@ -54,7 +55,8 @@ type Journal struct {
 	state state
 }
 
-// state is what a snapshot holds. Entries only grow, and Ballast never changes, so that a snapshot copies neither.
+// state is what a snapshot holds. Entries only grow, and Ballast never changes, so that a snapshot
+// copies neither.
 type state struct {
 	Digest   Digest
 	Last     int64 // when the last turn was, in microseconds
@@ -75,7 +77,8 @@ func New(ballast int) *Journal {
 	return j
 }
 
-// append takes a turn: what it does depends on the state, the request, and the turn's own time and random numbers.
+// append takes a turn: what it does depends on the state, the request, and the turn's own time and
+// random numbers.
 func (j *Journal) append(ctx context.Context, e Entry, padding string) (place uint64) {
 	now, random := understudy.Now(ctx).UnixMicro(), understudy.Rand(ctx).Uint64()
 	j.mu.Lock()
@@ -139,16 +142,18 @@ func (j *Journal) Register(s grpc.ServiceRegistrar) {
 	s.RegisterService(&grpc.ServiceDesc{
 		ServiceName: "understudy.e2e.Journal",
 		HandlerType: (*any)(nil),
-		Methods: []grpc.MethodDesc{{MethodName: "Append", Handler: func(srv any, ctx context.Context, dec func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) {
-			in := new(wrapperspb.StringValue)
-			if err := dec(in); err != nil {
-				return nil, err
-			}
-			if interceptor == nil {
-				return j.handle(ctx, in)
-			}
-			return interceptor(ctx, in, &grpc.UnaryServerInfo{Server: srv, FullMethod: method}, j.handle)
-		}}},
+		Methods: []grpc.MethodDesc{{MethodName: "Append",
+			Handler: func(srv any, ctx context.Context, dec func(any) error,
+				interceptor grpc.UnaryServerInterceptor) (any, error) {
+				in := new(wrapperspb.StringValue)
+				if err := dec(in); err != nil {
+					return nil, err
+				}
+				if interceptor == nil {
+					return j.handle(ctx, in)
+				}
+				return interceptor(ctx, in, &grpc.UnaryServerInfo{Server: srv, FullMethod: method}, j.handle)
+			}}},
 	}, j)
 }
 

@@ -23,16 +23,17 @@ const (
 	keyFile  = "key.pem"
 )
 
-// WriteTLS writes a certificate into a folder, for replicas that know each other by it. It is its own authority: replicas
-// with another folder's don't speak to those with this one's.
+// WriteTLS writes a certificate into a folder, for replicas that know each other by it. It is its
+// own authority: replicas with another folder's don't speak to those with this one's.
 func WriteTLS(folder string) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return err
 	}
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "journal"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "journal"},
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotBefore:   time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
 		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, IsCA: true, BasicConstraintsValid: true,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
@@ -54,7 +55,8 @@ func WriteTLS(folder string) error {
 	return nil
 }
 
-// ReadTLS returns the credentials of what WriteTLS has written; nil, for plaintext, without a folder.
+// ReadTLS returns the credentials of what WriteTLS has written; nil, for plaintext, without a
+// folder.
 func ReadTLS(folder string) (client, server credentials.TransportCredentials, err error) {
 	if folder == "" {
 		return nil, nil, nil

@@ -1,7 +1,7 @@
 //go:build unix
 
-// Package process runs the processes of the end-to-end tests: it speaks with them over pipes, kills, stops and continues
-// them, and sees to it that none outlives who started it.
+// Package process runs the processes of the end-to-end tests: it speaks with them over pipes,
+// kills, stops and continues them, and sees to it that none outlives who started it.
 package process
 
 import (
@@ -41,8 +41,8 @@ type Process struct {
 	begun, done chan struct{}
 }
 
-// A Starter starts processes from one thread, which lives until Close, as Linux demands of who starts a process that shall
-// die with it.
+// A Starter starts processes from one thread, which lives until Close, as Linux demands of who
+// starts a process that shall die with it.
 type Starter struct{ starts chan func() }
 
 // NewStarter returns a starter, to be closed when all its processes have ended.
@@ -66,13 +66,14 @@ func (s *Starter) start(cmd *exec.Cmd) error {
 	return <-err
 }
 
-// Start starts a process of the journal, with its arguments, that logs to log. unasked is called, from one goroutine, with
-// each event that isn't an answer.
+// Start starts a process of the journal, with its arguments, that logs to log. unasked is called,
+// from one goroutine, with each event that isn't an answer.
 func Start(s *Starter, name string, argv []string, log *os.File, unasked func(journal.Event)) (*Process, error) {
 	return start(s, name, argv, log, func(p *Process, stdout io.Reader) { p.converse(stdout, unasked) })
 }
 
-// StartPlain starts a process that takes no commands: it has begun when it has printed a line, and ends when its stdin does.
+// StartPlain starts a process that takes no commands: it has begun when it has printed a line, and
+// ends when its stdin does.
 func StartPlain(s *Starter, name string, argv []string, log *os.File) (*Process, error) {
 	return start(s, name, argv, log, func(p *Process, stdout io.Reader) {
 		lines := bufio.NewScanner(stdout)
@@ -140,8 +141,8 @@ func (p *Process) converse(stdout io.Reader, unasked func(journal.Event)) {
 
 var errEnded = errors.New("the process has ended")
 
-// Ask sends a command and waits for its answer, until ctx or the process ends. An answer that is an error is returned
-// as one.
+// Ask sends a command and waits for its answer, until ctx or the process ends. An answer that is an
+// error is returned as one.
 func (p *Process) Ask(ctx context.Context, c journal.Command) (journal.Event, error) {
 	answer := make(chan journal.Event, 1)
 	p.mu.Lock()

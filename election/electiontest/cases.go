@@ -271,7 +271,8 @@ func electRemovesOnlyFormer(t *testing.T, h *harness) {
 	if err := a.self.Close(h.ctx); err != nil {
 		t.Fatal(err)
 	}
-	// a/2 gets in sync in the epoch of a/1 (as a restarted name may, design section 10), and stays when b is elected.
+	// a/2 gets in sync in the epoch of a/1 (as a restarted name may, design section 10), and stays
+	// when b is elected.
 	a2 := h.node(t, "a", 2)
 	b.add(epoch, a2.me)
 	second := b.elect(epoch)
@@ -436,8 +437,8 @@ func unknownElect(t *testing.T, h *harness) {
 	wantPrimary(t, c.read(), c.me, third)
 }
 
-// A member that was removed stays out, even if an AddInSync of it is still on its way: else it could be elected
-// without what was acknowledged after its removal.
+// A member that was removed stays out, even if an AddInSync of it is still on its way: else it
+// could be elected without what was acknowledged after its removal.
 func unknownAdd(t *testing.T, h *harness) {
 	nodes, epoch := h.founded(t, "a")
 	a, b, c := nodes[0], h.node(t, "b", 2), h.node(t, "c", 3)
@@ -767,7 +768,8 @@ func watch(t *testing.T, h *harness) {
 	}
 }
 
-// A receiver that is slow gets the newest State, with nothing before it but what it had not yet received.
+// A receiver that is slow gets the newest State, with nothing before it but what it had not yet
+// received.
 func watchCoalesced(t *testing.T, h *harness) {
 	nodes, epoch := h.founded(t, "a", "b")
 	a, b := nodes[0], nodes[1]

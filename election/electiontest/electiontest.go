@@ -1,10 +1,12 @@
-// Package electiontest is the contract of election.Election as tests: whatever passes Run may stand under a replica.
+// Package electiontest is the contract of election.Election as tests: whatever passes Run may stand
+// under a replica.
 //
 //	func TestContract(t *testing.T) {
 //		electiontest.Run(t, func(t *testing.T) electiontest.Factory { … })
 //	}
 //
-// No case waits on the clock: each waits for a State, for an error, or for the end of a context that it made.
+// No case waits on the clock: each waits for a State, for an error, or for the end of a context
+// that it made.
 package electiontest
 
 import (
@@ -19,8 +21,8 @@ import (
 
 // A Factory is one store, empty when it is opened, with faults.
 type Factory struct {
-	// Client returns one more process's handle of a group. Its leases outlive a case's slowest run, so that none
-	// expires that isn't meant to.
+	// Client returns one more process's handle of a group. Its leases outlive a case's slowest run,
+	// so that none expires that isn't meant to.
 	Client func(t *testing.T, group string) Client
 	// Brief is Client with leases that expire soon, for those that are meant to. Nil: Client's do.
 	Brief func(t *testing.T, group string) Client
@@ -36,8 +38,8 @@ type Client interface {
 	// Cut lets nothing through until Mend. Leases expire at the store, operations wait.
 	Cut()
 	Mend()
-	// HoldNext holds the next transaction: its caller is told that the outcome is unknown, and release lets it arrive
-	// at the store. Release returns when the store has answered.
+	// HoldNext holds the next transaction: its caller is told that the outcome is unknown, and
+	// release lets it arrive at the store. Release returns when the store has answered.
 	HoldNext() (release func())
 }
 
@@ -131,8 +133,8 @@ func closeLater(t *testing.T, r election.Registration) {
 	})
 }
 
-// brief registers one more process, whose lease expires soon. On a slow machine it may do so before its time; it comes
-// back, and addAlive and electAlive wait for that.
+// brief registers one more process, whose lease expires soon. On a slow machine it may do so before
+// its time; it comes back, and addAlive and electAlive wait for that.
 func (h *harness) brief(t *testing.T, name string, incarnation uint64) *node {
 	t.Helper()
 	return h.nodeAt(t, h.Brief(t, group), name, incarnation)
@@ -229,7 +231,9 @@ func read(t *testing.T, ctx context.Context, e election.Election) election.State
 }
 
 // await returns the first State that satisfies ok.
-func await(t *testing.T, ctx context.Context, e election.Election, what string, ok func(election.State) bool) election.State {
+func await(
+	t *testing.T, ctx context.Context, e election.Election, what string, ok func(election.State) bool,
+) election.State {
 	t.Helper()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -9,8 +9,8 @@ import (
 	"github.com/understudy-rpc/understudy/election"
 )
 
-// RunMalformed runs the part of the contract that is about keys which somebody else has written; the Factory needs
-// Put.
+// RunMalformed runs the part of the contract that is about keys which somebody else has written;
+// the Factory needs Put.
 func RunMalformed(t *testing.T, open func(t *testing.T) Factory) {
 	run(t, malformedKeys, func(t *testing.T, f func(*testing.T)) { f(t) }, open)
 }
@@ -125,7 +125,8 @@ func malformedID(t *testing.T, h *harness) {
 func unknownKeys(t *testing.T, h *harness) {
 	nodes, epoch := h.founded(t, "a", "b")
 	want := nodes[0].read()
-	for _, rest := range []string{"", "insync", "replicas", "id/x", "primary/", "later", "later/x", long[:10_000], "\xff"} {
+	for _, rest := range []string{"", "insync", "replicas", "id/x", "primary/", "later", "later/x", long[:10_000],
+		"\xff"} {
 		h.put(t, prefix+rest, "anything")
 	}
 	got := nodes[0].read()

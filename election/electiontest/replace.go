@@ -6,7 +6,8 @@ import (
 	"github.com/understudy-rpc/understudy/election"
 )
 
-// replacing: a group takes the place of another one, whoever is in sync there; only of the one that it names.
+// replacing: a group takes the place of another one, whoever is in sync there; only of the one that
+// it names.
 func replacing(t *testing.T, h *harness) {
 	a, b, c := h.node(t, "a", 1), h.node(t, "b", 2), h.node(t, "c", 3)
 	first := a.create()

@@ -14,8 +14,9 @@ import (
 
 // A Client is one process's handle of one group. Its methods may run concurrently.
 //
-// Transactions and reads happen in one instant, after the store's latency; a call whose context ends before its
-// answer is back fails, a transaction with an unknown outcome even if it never reached the store.
+// Transactions and reads happen in one instant, after the store's latency; a call whose context
+// ends before its answer is back fails, a transaction with an unknown outcome even if it never
+// reached the store.
 type Client struct {
 	store *Store
 	name  string
@@ -29,11 +30,12 @@ type Client struct {
 
 var _ election.Election = (*Client)(nil)
 
-// Cut breaks the link between this client and the store: operations wait for the end of their context or for Mend,
-// watches are silent, and registrations expire after their TTL.
+// Cut breaks the link between this client and the store: operations wait for the end of their
+// context or for Mend, watches are silent, and registrations expire after their TTL.
 func (c *Client) Cut() { c.setCut(true) }
 
-// Mend restores the link. Registrations that had expired come back at once, those whose name was taken are lost.
+// Mend restores the link. Registrations that had expired come back at once, those whose name was
+// taken are lost.
 func (c *Client) Mend() { c.setCut(false) }
 
 func (c *Client) setCut(cut bool) {
@@ -45,9 +47,9 @@ func (c *Client) setCut(cut bool) {
 	}
 }
 
-// HoldNext holds this client's next transaction (of Register, Create, Elect, AddInSync or RemoveInSync): its caller
-// is told at once that the outcome is unknown, while it is on its way. Release lets what is held arrive at the store,
-// however late.
+// HoldNext holds this client's next transaction (of Register, Create, Elect, AddInSync or
+// RemoveInSync): its caller is told at once that the outcome is unknown, while it is on its way.
+// Release lets what is held arrive at the store, however late.
 func (c *Client) HoldNext() (release func()) {
 	c.store.mu.Lock()
 	defer c.store.mu.Unlock()
@@ -91,7 +93,9 @@ func (c *Client) Primary(ctx context.Context) (election.Member, uint64, error) {
 }
 
 // Register implements election.Election.
-func (c *Client) Register(ctx context.Context, replica election.Replica, displaces election.Member) (election.Registration, error) {
+func (c *Client) Register(
+	ctx context.Context, replica election.Replica, displaces election.Member,
+) (election.Registration, error) {
 	if err := replica.Validate(); err != nil {
 		return nil, err
 	}
@@ -175,7 +179,8 @@ func (c *Client) Elect(ctx context.Context, self election.Registration, seen uin
 		return 0, err
 	}
 	me := r.replica.Member
-	// Two operations, as with etcd: what is decided by the first is no transaction, whose outcome could be unknown.
+	// Two operations, as with etcd: what is decided by the first is no transaction, whose outcome
+	// could be unknown.
 	seenPrimary := func(g *group) error {
 		switch {
 		case g.epoch == 0 || uint64(g.epoch) != seen:
@@ -251,8 +256,8 @@ func (c *Client) RemoveInSync(ctx context.Context, epoch uint64, m election.Memb
 
 var errMoved = errors.New("another change came between")
 
-// changeInSync decides and then changes, as two operations, because etcd takes two; the fence lets no held change
-// take place once a later one has.
+// changeInSync decides and then changes, as two operations, because etcd takes two; the fence lets
+// no held change take place once a later one has.
 func (c *Client) changeInSync(
 	ctx context.Context, op string, epoch uint64, m election.Member, decide func(*group) error, change func(*group),
 ) error {
@@ -333,8 +338,8 @@ func (c *Client) invalid() error {
 // reachable reports whether this client reaches the store; store.mu is held.
 func (c *Client) reachable() bool { return !c.cut && !c.store.down }
 
-// do runs f in the store with store.mu held, there and back taking the latency, and as long as the link is cut or the
-// store down. A transaction that ctx cuts short has an unknown outcome.
+// do runs f in the store with store.mu held, there and back taking the latency, and as long as the
+// link is cut or the store down. A transaction that ctx cuts short has an unknown outcome.
 func (c *Client) do(ctx context.Context, op string, transaction bool, f func(*group) error) error {
 	if err := c.invalid(); err != nil {
 		return err
@@ -368,8 +373,8 @@ func (c *Client) do(ctx context.Context, op string, transaction bool, f func(*gr
 	return answer
 }
 
-// travel takes the latency, then waits until the store is reachable. It returns nil with store.mu held, or else the
-// context's error without.
+// travel takes the latency, then waits until the store is reachable. It returns nil with store.mu
+// held, or else the context's error without.
 func (c *Client) travel(ctx context.Context) error {
 	if c.store.latency > 0 {
 		timer := time.NewTimer(c.store.latency)

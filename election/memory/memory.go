@@ -1,5 +1,5 @@
-// Package memory is an election.Election in memory, for tests in virtual time: it behaves as etcd does, and fails as
-// etcd fails, at the instant that a test says.
+// Package memory is an election.Election in memory, for tests in virtual time: it behaves as etcd
+// does, and fails as etcd fails, at the instant that a test says.
 //
 //	store := memory.NewStore()
 //	e := store.Client("greeter")  // one per process
@@ -7,9 +7,9 @@
 //	e.Mend()                      // it registers again
 //	store.SetDown(true)           // nobody can reach the store; no lease expires
 //
-// A Store has no goroutine of its own. Made inside a testing/synctest bubble it is of that bubble: its timers and the
-// channels it returns. Whatever order several clients act in at one virtual instant is theirs; the store takes no
-// random decision.
+// A Store has no goroutine of its own. Made inside a testing/synctest bubble it is of that bubble:
+// its timers and the channels it returns. Whatever order several clients act in at one virtual
+// instant is theirs; the store takes no random decision.
 package memory
 
 import (
@@ -28,12 +28,12 @@ import (
 // An Option configures NewStore.
 type Option func(*Store)
 
-// TTL sets how long a registration lives on when its client can't reach the store. Default election.DefaultTTL. It
-// counts from the instant of the cut.
+// TTL sets how long a registration lives on when its client can't reach the store. Default
+// election.DefaultTTL. It counts from the instant of the cut.
 func TTL(ttl time.Duration) Option { return func(s *Store) { s.ttl = ttl } }
 
-// Latency sets how long each way between a client and the store takes: an operation takes at least twice that, a
-// change is seen by watches after it. Default 0.
+// Latency sets how long each way between a client and the store takes: an operation takes at least
+// twice that, a change is seen by watches after it. Default 0.
 func Latency(oneWay time.Duration) Option { return func(s *Store) { s.latency = oneWay } }
 
 // A Store stands for one etcd cluster. Its methods may run concurrently.
@@ -70,9 +70,9 @@ func (s *Store) Client(group string) *Client {
 	return c
 }
 
-// SetDown takes the store away from everybody, or brings it back with all that it held. While it is down every
-// operation waits for the end of its context or for the store's return, and no lease expires; when it comes back each
-// lease has its whole TTL again, as in etcd.
+// SetDown takes the store away from everybody, or brings it back with all that it held. While it is
+// down every operation waits for the end of its context or for the store's return, and no lease
+// expires; when it comes back each lease has its whole TTL again, as in etcd.
 func (s *Store) SetDown(down bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -90,7 +90,8 @@ func (s *Store) Revision() int64 {
 	return s.rev
 }
 
-// State returns what the store holds for a group at this instant, without the latency, and whether it is up or down.
+// State returns what the store holds for a group at this instant, without the latency, and whether
+// it is up or down.
 func (s *Store) State(group string) election.State {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -110,8 +111,9 @@ func (s *Store) Backup() *Backup {
 	return &Backup{rev: s.rev, groups: cloneGroups(s.groups)}
 }
 
-// Restore puts a backup in place of what the store holds, as when etcd is restored: revisions go back. A nil backup
-// leaves an empty store. Every lease is gone; those who reach the store register again at once.
+// Restore puts a backup in place of what the store holds, as when etcd is restored: revisions go
+// back. A nil backup leaves an empty store. Every lease is gone; those who reach the store register
+// again at once.
 func (s *Store) Restore(b *Backup) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -132,8 +134,8 @@ func (s *Store) Restore(b *Backup) {
 	s.linksChanged()
 }
 
-// Delete takes the group's id, its primary and who is in sync away, as whoever deletes keys does; or only those named:
-// "id", "primary", "insync". Registrations stay, and revisions go on.
+// Delete takes the group's id, its primary and who is in sync away, as whoever deletes keys does;
+// or only those named: "id", "primary", "insync". Registrations stay, and revisions go on.
 func (s *Store) Delete(name string, keys ...string) {
 	gone := func(key string) bool { return len(keys) == 0 || slices.Contains(keys, key) }
 	s.Tamper(name, func(state *election.State) {
@@ -149,8 +151,8 @@ func (s *Store) Delete(name string, keys ...string) {
 	})
 }
 
-// Tamper changes what the store holds of a group, as somebody does who writes etcd's keys: its Group, Primary, Epoch,
-// Fence and InSync. The revision moves, as with any change.
+// Tamper changes what the store holds of a group, as somebody does who writes etcd's keys: its
+// Group, Primary, Epoch, Fence and InSync. The revision moves, as with any change.
 func (s *Store) Tamper(name string, change func(*election.State)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -230,8 +232,8 @@ func (s *Store) notify(g *group) {
 	}
 }
 
-// linksChanged follows a change of down or of any client's cut: leases run or rest, those who can come back do, and
-// waiting operations look again.
+// linksChanged follows a change of down or of any client's cut: leases run or rest, those who can
+// come back do, and waiting operations look again.
 func (s *Store) linksChanged() {
 	// Everything in an order of its own: what happens at one instant mustn't depend on a map's.
 	for _, name := range slices.Sorted(maps.Keys(s.groups)) {
@@ -300,7 +302,8 @@ func (w *watcher) arrive(turn uint64, state election.State) {
 	w.out <- state
 }
 
-// A registration is alive while group.registrations holds it. Else it is on its way back, lost or closed.
+// A registration is alive while group.registrations holds it. Else it is on its way back, lost or
+// closed.
 type registration struct {
 	client  *Client
 	replica election.Replica
@@ -349,7 +352,8 @@ func (r *registration) Close(ctx context.Context) error {
 // alive reports whether r stands in g.
 func (r *registration) alive(g *group) bool { return g.registrations[r.replica.Name] == r }
 
-// put makes r stand in g, over whoever holds the name; a holder who can learn of it is lost at once.
+// put makes r stand in g, over whoever holds the name; a holder who can learn of it is lost at
+// once.
 func (r *registration) put(g *group) {
 	if old := g.registrations[r.replica.Name]; old != nil && old != r {
 		old.stopTimer()
@@ -396,10 +400,13 @@ func (r *registration) lose(why error) {
 		r.err = why
 		close(r.lost)
 	}
-	r.client.registrations = slices.DeleteFunc(r.client.registrations, func(other *registration) bool { return other == r })
+	r.client.registrations = slices.DeleteFunc(r.client.registrations, func(other *registration) bool {
+		return other == r
+	})
 }
 
-// linkChanged starts the TTL when nobody keeps r alive, and stops it when somebody does or the store is down.
+// linkChanged starts the TTL when nobody keeps r alive, and stops it when somebody does or the
+// store is down.
 func (r *registration) linkChanged() {
 	s := r.client.store
 	g := s.group(r.client.name)

@@ -73,8 +73,8 @@ func TestLeaseExpires(t *testing.T) {
 	})
 }
 
-// While the store is down no lease expires, and when it comes back each has its whole TTL: of who is cut off, and of
-// who closed without being heard.
+// While the store is down no lease expires, and when it comes back each has its whole TTL: of who
+// is cut off, and of who closed without being heard.
 func TestLeaseRestsWhileDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := memory.NewStore(memory.TTL(4 * time.Second))
@@ -113,7 +113,8 @@ func TestAnswerLost(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		begin := time.Now()
-		if _, err := a.Create(ctx, election.Group{ID: 1}, self); !election.IsUnknown(err) || !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := a.Create(ctx, election.Group{ID: 1}, self); !election.IsUnknown(err) ||
+			!errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("Create = %v, want an unknown outcome by the deadline", err)
 		}
 		if took := time.Since(begin); took != time.Second {
@@ -134,7 +135,8 @@ func TestRegisterAnswerLost(t *testing.T) {
 		time.AfterFunc(35*time.Millisecond, a.Cut) // one operation there and back, another there
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if _, err := a.Register(ctx, election.Replica{Member: member("a"), Addr: "a:1"}, election.Member{}); !election.IsUnknown(err) {
+		if _, err := a.Register(ctx, election.Replica{Member: member("a"), Addr: "a:1"},
+			election.Member{}); !election.IsUnknown(err) {
 			t.Fatalf("Register = %v, want an unknown outcome", err)
 		}
 		if !alive(t, b, "a") {
@@ -169,7 +171,8 @@ func TestLatency(t *testing.T) {
 	})
 }
 
-// A restored store goes back in revisions, its leases are gone, and those who reach it register again.
+// A restored store goes back in revisions, its leases are gone, and those who reach it register
+// again.
 func TestBackup(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := memory.NewStore()
@@ -224,8 +227,10 @@ func Example() {
 	a, b := store.Client("greeter"), store.Client("greeter")
 
 	// a founds the group, and takes b in sync.
-	selfA, _ := a.Register(ctx, election.Replica{Member: election.Member{Name: "a", Incarnation: 1}, Addr: "a.example:1"}, election.Member{})
-	selfB, _ := b.Register(ctx, election.Replica{Member: election.Member{Name: "b", Incarnation: 1}, Addr: "b.example:1"}, election.Member{})
+	selfA, _ := a.Register(ctx,
+		election.Replica{Member: election.Member{Name: "a", Incarnation: 1}, Addr: "a.example:1"}, election.Member{})
+	selfB, _ := b.Register(ctx,
+		election.Replica{Member: election.Member{Name: "b", Incarnation: 1}, Addr: "b.example:1"}, election.Member{})
 	epoch, err := a.Create(ctx, election.Group{ID: 1, Level: "stable"}, selfA)
 	if err != nil {
 		fmt.Println(err)

@@ -16,9 +16,11 @@ import (
 	"github.com/understudy-rpc/understudy/transport"
 )
 
-// clientMain is the subcommand client: an ordinary gRPC client with another target, and callers that greet.
+// clientMain is the subcommand client: an ordinary gRPC client with another target, and callers
+// that greet.
 func clientMain(cfg clientConfig, in io.Reader, out, errOut io.Writer) int {
-	// The callers' context: it ends with the process only, since a call that is cut off has an unknown outcome.
+	// The callers' context: it ends with the process only, since a call that is cut off has an
+	// unknown outcome.
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 
@@ -57,7 +59,8 @@ func clientMain(cfg clientConfig, in io.Reader, out, errOut io.Writer) int {
 	return playClient(cfg, l, out)
 }
 
-// playClient is for a person at a terminal: it shows a line a second, until the duration or Ctrl-C ends it.
+// playClient is for a person at a terminal: it shows a line a second, until the duration or Ctrl-C
+// ends it.
 func playClient(cfg clientConfig, l *load, out io.Writer) int {
 	ctx, restore := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer restore()
@@ -85,7 +88,8 @@ func playClient(cfg clientConfig, l *load, out io.Writer) int {
 	l.stop()
 	t := l.tally()
 	t.print(out)
-	v := judge(t.Accounts, nil, "") // no state to compare with: numbers below the highest given can be missing, or twice
+	// no state to compare with: numbers below the highest given can be missing, or twice
+	v := judge(t.Accounts, nil, "")
 	v.print(out)
 	fmt.Fprintf(out, "calls=%d failed=%d lost=%d duplicated=%d\n", t.Calls, t.Failed, v.Lost, v.Duplicated)
 	if t.Failed+v.Lost+v.Duplicated > 0 {

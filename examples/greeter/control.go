@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// The parent and its children talk in JSON, a value a line: commands to a child's stdin, events from its stdout. A
-// child ends when its stdin does, so none outlives the parent.
+// The parent and its children talk in JSON, a value a line: commands to a child's stdin, events
+// from its stdout. A child ends when its stdin does, so none outlives the parent.
 
 // A command asks a child for something. It is answered by one event of the same ID.
 type command struct {
@@ -30,7 +30,8 @@ const (
 	doGaps   = "gaps"   // the longest call at each of Marks
 )
 
-// An event answers the command ID, or is what a child says unasked, with ID 0. One field at most is set besides.
+// An event answers the command ID, or is what a child says unasked, with ID 0. One field at most is
+// set besides.
 type event struct {
 	ID       int               `json:"id,omitempty"`
 	Error    string            `json:"error,omitempty"`
@@ -87,15 +88,16 @@ type link struct {
 
 func newLink(out io.Writer) *link { return &link{out: json.NewEncoder(out)} }
 
-// tell writes one event. When the parent is gone nobody is left to be told, and serve is about to end.
+// tell writes one event. When the parent is gone nobody is left to be told, and serve is about to
+// end.
 func (l *link) tell(e event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	_ = l.out.Encode(e)
 }
 
-// serve answers commands, each in a goroutine of its own, until in ends; then it cancels what it started, waits for it
-// and returns. The answer's ID is set here.
+// serve answers commands, each in a goroutine of its own, until in ends; then it cancels what it
+// started, waits for it and returns. The answer's ID is set here.
 func (l *link) serve(ctx context.Context, in io.Reader, answer func(context.Context, command) event) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var answering sync.WaitGroup

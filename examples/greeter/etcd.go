@@ -12,16 +12,17 @@ import (
 	"go.uber.org/zap"
 )
 
-// embedded is an etcd of one node in this process, with etcd's own default timings: what a user's would do.
+// embedded is an etcd of one node in this process, with etcd's own default timings: what a user's
+// would do.
 type embedded struct {
 	addr   string // host:port that it serves clients on
 	server *embed.Etcd
 	dir    string
 }
 
-// startEtcd starts an etcd that says nothing, serves clients on listen (host:port, port 0 for a free one), and keeps
-// its data in a folder that stop removes; with a certificate it takes none but clients that have one. It returns when
-// the etcd can be used; ctx bounds the wait.
+// startEtcd starts an etcd that says nothing, serves clients on listen (host:port, port 0 for a
+// free one), and keeps its data in a folder that stop removes; with a certificate it takes none but
+// clients that have one. It returns when the etcd can be used; ctx bounds the wait.
 func startEtcd(ctx context.Context, listen string, i identity) (*embedded, error) {
 	dir, err := os.MkdirTemp("", "greeter-etcd-")
 	if err != nil {

@@ -54,8 +54,9 @@ const (
 	maxCallers     = 10000
 )
 
-// parse reads the flags of one subcommand: declare declares them, check looks at them together. Errors, usage and help
-// have been written to errOut when it returns an error, which is flag.ErrHelp when help was asked for.
+// parse reads the flags of one subcommand: declare declares them, check looks at them together.
+// Errors, usage and help have been written to errOut when it returns an error, which is
+// flag.ErrHelp when help was asked for.
 func parse(subcommand string, args []string, errOut io.Writer, declare func(*flag.FlagSet), check func() error) error {
 	flags := flag.NewFlagSet(strings.TrimSpace("greeter "+subcommand), flag.ContinueOnError)
 	flags.SetOutput(errOut)
@@ -78,11 +79,13 @@ func parse(subcommand string, args []string, errOut io.Writer, declare func(*fla
 func parseRun(args []string, errOut io.Writer) (cfg runConfig, err error) {
 	err = parse("", args, errOut, func(f *flag.FlagSet) {
 		f.DurationVar(&cfg.duration, "duration", 20*time.Second, "how long the callers call")
-		f.DurationVar(&cfg.killEvery, "kill-every", 3*time.Second, "how often the primary is killed; it is started again 1 s later")
+		f.DurationVar(&cfg.killEvery, "kill-every", 3*time.Second,
+			"how often the primary is killed; it is started again 1 s later")
 		f.BoolVar(&cfg.noKill, "no-kill", false, "kill nobody")
 		f.IntVar(&cfg.callers, "callers", defaultCallers, "how many callers, each with one call at a time")
 		f.IntVar(&cfg.replicas, "replicas", 3, "how many replicas, each a process of its own")
-		f.StringVar(&cfg.etcd, "etcd", "", "`host:port[,host:port]` of an etcd to use instead of an embedded one; the group has a new name in it")
+		f.StringVar(&cfg.etcd, "etcd", "",
+			"`host:port[,host:port]` of an etcd to use instead of an embedded one; the group has a new name in it")
 		f.StringVar(&cfg.logs, "logs", "", "an existing `folder` for all that the replicas and the client log")
 		levelVar(f, &cfg.level)
 	}, func() error {
@@ -155,7 +158,8 @@ func groupVars(f *flag.FlagSet, etcd, group *string, verbose, control *bool) {
 	f.StringVar(etcd, "etcd", defaultEtcd, "`host:port[,host:port]` of the etcd")
 	f.StringVar(group, "group", defaultGroup, "the group's `name`")
 	f.BoolVar(verbose, "verbose", false, "log everything to stderr, not only warnings")
-	f.BoolVar(control, "control", false, "take commands from stdin and write events to stdout, as the parent process does")
+	f.BoolVar(control, "control", false,
+		"take commands from stdin and write events to stdout, as the parent process does")
 }
 
 func positive(name string, d time.Duration) error {

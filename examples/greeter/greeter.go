@@ -17,8 +17,9 @@ import (
 	"github.com/understudy-rpc/understudy/examples/greeter/helloworld"
 )
 
-// greeter is the replicated service: it counts how often it greeted each name, and the reply says the number. It is
-// all that a service's author writes: a handler, and two methods that hand over its state.
+// greeter is the replicated service: it counts how often it greeted each name, and the reply says
+// the number. It is all that a service's author writes: a handler, and two methods that hand over
+// its state.
 type greeter struct {
 	helloworld.UnimplementedGreeterServer
 
@@ -40,7 +41,8 @@ func (g *greeter) SayHello(_ context.Context, req *helloworld.HelloRequest) (*he
 	return &helloworld.HelloReply{Message: greeting(name, g.greetings[name])}, nil
 }
 
-// Snapshot is called between turns. What it returns may write while later turns go on, so it writes from a copy.
+// Snapshot is called between turns. What it returns may write while later turns go on, so it writes
+// from a copy.
 func (g *greeter) Snapshot() (write func(io.Writer) error, err error) {
 	copied := g.dump()
 	return func(w io.Writer) error { return json.NewEncoder(w).Encode(copied) }, nil
@@ -73,7 +75,8 @@ func greeting(name string, n uint64) string {
 	return "Hello " + name + ", greeting " + strconv.FormatUint(n, 10)
 }
 
-// parseGreeting is the inverse of greeting for the name that was asked for, whatever that name contains.
+// parseGreeting is the inverse of greeting for the name that was asked for, whatever that name
+// contains.
 func parseGreeting(name, message string) (uint64, error) {
 	digits, ok := strings.CutPrefix(message, "Hello "+name+", greeting ")
 	n, err := strconv.ParseUint(digits, 10, 64)

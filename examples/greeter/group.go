@@ -63,7 +63,8 @@ func (g group) each(ctx context.Context, do string, timeout time.Duration, then 
 	asking.Wait()
 }
 
-// leader is the replica that leads, in the highest epoch if several say so: one that was deposed may not know yet.
+// leader is the replica that leads, in the highest epoch if several say so: one that was deposed
+// may not know yet.
 func (v view) leader() (viewed, bool) {
 	var leader viewed
 	for _, r := range v {
@@ -74,7 +75,8 @@ func (v view) leader() (viewed, bool) {
 	return leader, leader.up
 }
 
-// whole returns nil when one replica leads, and every other follows it in-sync: then any one may die.
+// whole returns nil when one replica leads, and every other follows it in-sync: then any one may
+// die.
 func (v view) whole() error {
 	leader, ok := v.leader()
 	if !ok {
@@ -86,7 +88,8 @@ func (v view) whole() error {
 			return fmt.Errorf("%s doesn't answer", r.name)
 		case r.name == leader.name:
 		case r.status.Role != roleFollowing || r.status.Epoch != leader.status.Epoch:
-			return fmt.Errorf("%s is %s in epoch %d, %s leads in epoch %d", r.name, r.status.Role, r.status.Epoch, leader.name, leader.status.Epoch)
+			return fmt.Errorf("%s is %s in epoch %d, %s leads in epoch %d", r.name, r.status.Role, r.status.Epoch,
+				leader.name, leader.status.Epoch)
 		case !slices.Contains(leader.status.InSync, r.name):
 			return fmt.Errorf("%s isn't in-sync yet", r.name)
 		}
@@ -101,14 +104,15 @@ func (v view) even() error {
 	}
 	for _, r := range v[1:] {
 		if r.status.Executed != v[0].status.Executed {
-			return fmt.Errorf("%s has executed up to %d, %s to %d", v[0].name, v[0].status.Executed, r.name, r.status.Executed)
+			return fmt.Errorf("%s has executed up to %d, %s to %d", v[0].name, v[0].status.Executed, r.name,
+				r.status.Executed)
 		}
 	}
 	return nil
 }
 
-// await asks all replicas again and again until accept finds nothing to object to. When ctx ends first, it returns
-// accept's last objection.
+// await asks all replicas again and again until accept finds nothing to object to. When ctx ends
+// first, it returns accept's last objection.
 func (g group) await(ctx context.Context, accept func(view) error) (view, error) {
 	for {
 		v := g.view(ctx)
@@ -138,5 +142,6 @@ func (v view) String() string {
 		}
 		return "no primary (" + strings.Join(roles, ", ") + ")"
 	}
-	return fmt.Sprintf("primary %s   epoch %-4d in-sync %s", leader.name, leader.status.Epoch, strings.Join(slices.Sorted(slices.Values(leader.status.InSync)), " "))
+	return fmt.Sprintf("primary %s   epoch %-4d in-sync %s", leader.name, leader.status.Epoch,
+		strings.Join(slices.Sorted(slices.Values(leader.status.InSync)), " "))
 }

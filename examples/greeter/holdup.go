@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// holdups remembers the slowest call that ended in each slot of time, so that it can be asked later how long calls were
-// held up by what happened at some moment. Its methods may run concurrently.
+// holdups remembers the slowest call that ended in each slot of time, so that it can be asked later
+// how long calls were held up by what happened at some moment. Its methods may run concurrently.
 type holdups struct {
 	mu    sync.Mutex // guards slots
 	slots []heldCall // the slowest of its slot, in the order of their slots
@@ -30,7 +30,8 @@ func (h *holdups) add(start, end time.Time) {
 	slot := func(t time.Time) int64 { return t.UnixNano() / int64(slotLength) }
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	// Calls are added nearly in the order of their ends: one that comes late, and isn't slower, changes nothing.
+	// Calls are added nearly in the order of their ends: one that comes late, and isn't slower,
+	// changes nothing.
 	i := len(h.slots)
 	for i > 0 && slot(h.slots[i-1].end()) > slot(end) {
 		i--
@@ -42,10 +43,11 @@ func (h *holdups) add(start, end time.Time) {
 	}
 }
 
-// gaps returns, for each of the ascending marks, the longest call of those in flight then, or begun later. A
-// call counts for every mark that it was in flight at; one begun later counts for the last mark before it, unless it
-// was in flight at the next. (A call that ended within the slot of a mark may be hidden by a slower one of that slot:
-// an error of less than one slotLength, where the longest is looked for.)
+// gaps returns, for each of the ascending marks, the longest call of those in flight then, or begun
+// later. A call counts for every mark that it was in flight at; one begun later counts for the last
+// mark before it, unless it was in flight at the next. (A call that ended within the slot of a mark
+// may be hidden by a slower one of that slot: an error of less than one slotLength, where the
+// longest is looked for.)
 func (h *holdups) gaps(marks []time.Time) []heldCall {
 	h.mu.Lock()
 	defer h.mu.Unlock()

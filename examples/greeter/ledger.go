@@ -10,8 +10,8 @@ import (
 	"sync"
 )
 
-// A ledger is what the callers of this process know: which numbers each name was given. Its methods may run
-// concurrently.
+// A ledger is what the callers of this process know: which numbers each name was given. Its methods
+// may run concurrently.
 type ledger struct {
 	mu       sync.Mutex // guards accounts
 	accounts map[string]*account
@@ -22,8 +22,8 @@ type account struct {
 	Given numbers `json:"given"`
 	// Repeated counts the numbers given once more than once.
 	Repeated int `json:"repeated,omitempty"`
-	// Unknown has an entry for each call of unknown outcome: the highest number that was known to be given when the
-	// call began. If the call took a number, it is a higher one.
+	// Unknown has an entry for each call of unknown outcome: the highest number that was known to
+	// be given when the call began. If the call took a number, it is a higher one.
 	Unknown []uint64 `json:"unknown,omitempty"`
 }
 
@@ -45,7 +45,8 @@ func (l *ledger) given(name string, n uint64) {
 	}
 }
 
-// unknown is called when a call failed that may or may not have taken a number. floor is what begin returned.
+// unknown is called when a call failed that may or may not have taken a number. floor is what begin
+// returned.
 func (l *ledger) unknown(name string, floor uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -90,8 +91,9 @@ func (v *verdict) find(format string, args ...any) {
 	v.Findings = append(v.Findings, fmt.Sprintf(format, args...))
 }
 
-// judge compares what the callers were given with the replicas' final states, by replica. The state of reference
-// counts where replicas differ; without any state, the highest number given counts as the final one.
+// judge compares what the callers were given with the replicas' final states, by replica. The state
+// of reference counts where replicas differ; without any state, the highest number given counts as
+// the final one.
 //
 // Duplicated: a number that was given n times counts n-1.
 //
@@ -101,11 +103,12 @@ func (v *verdict) find(format string, args ...any) {
 //     a reply was lost, or a call was executed twice;
 //   - a name and replica whose final count isn't the reference's.
 //
-// A call of unknown outcome (its deadline passed, say) may have taken a number or not, so it accounts for one missing
-// number at most, and only for one above all that were given for its name before it began: it can't have been executed
-// before it was made. It may have been executed at any time later, so there is no upper bound. Missing numbers are
-// matched with such calls so that as few as possible are lost. A call that failed for certain without being executed
-// accounts for nothing.
+// A call of unknown outcome (its deadline passed, say) may have taken a number or not, so it
+// accounts for one missing number at most, and only for one above all that were given for its name
+// before it began: it can't have been executed before it was made. It may have been executed at any
+// time later, so there is no upper bound. Missing numbers are matched with such calls so that as
+// few as possible are lost. A call that failed for certain without being executed accounts for
+// nothing.
 func judge(accounts map[string]account, states map[string]map[string]uint64, reference string) verdict {
 	var v verdict
 	names := map[string]bool{}
@@ -130,7 +133,8 @@ func judge(accounts map[string]account, states map[string]map[string]uint64, ref
 		}
 		if n := a.Given.above(count); n > 0 {
 			v.Lost += n
-			v.find("%s: %d numbers up to %d were given, but %s has counted to %d only", name, n, a.Given.max(), reference, count)
+			v.find("%s: %d numbers up to %d were given, but %s has counted to %d only", name, n, a.Given.max(),
+				reference, count)
 		}
 		if n := a.Given.unaccounted(count, a.Unknown); n > 0 {
 			v.Lost += n
@@ -146,7 +150,8 @@ func judge(accounts map[string]account, states map[string]map[string]uint64, ref
 	return v
 }
 
-// numbers is a set of numbers, as the fewest spans that cover it: ascending, with gaps between them.
+// numbers is a set of numbers, as the fewest spans that cover it: ascending, with gaps between
+// them.
 type numbers []span
 
 // span is the numbers from its first to its second element, both in it.
@@ -154,7 +159,8 @@ type span [2]uint64
 
 // add adds n, which isn't 0, and says whether it is new.
 func (s *numbers) add(n uint64) bool {
-	// The first span that doesn't end before n-1; mostly the last, since numbers come nearly in order.
+	// The first span that doesn't end before n-1; mostly the last, since numbers come nearly in
+	// order.
 	i := sort.Search(len(*s), func(i int) bool { return (*s)[i][1] >= n-1 })
 	if i == len(*s) {
 		*s = append(*s, span{n, n})
@@ -219,10 +225,11 @@ func (s numbers) missing(last uint64) numbers {
 	return m
 }
 
-// unaccounted counts the numbers missing from 1..last for which there is no call of unknown outcome: each of floors may
-// account for one number above it.
+// unaccounted counts the numbers missing from 1..last for which there is no call of unknown
+// outcome: each of floors may account for one number above it.
 //
-// Going upwards, a floor that was passed is good for every number to come, so it doesn't matter which is taken.
+// Going upwards, a floor that was passed is good for every number to come, so it doesn't matter
+// which is taken.
 func (s numbers) unaccounted(last uint64, floors []uint64) int {
 	floors = slices.SortedFunc(slices.Values(floors), cmp.Compare[uint64])
 	calls, lost := uint64(0), uint64(0) // calls: passed, and not taken yet

@@ -158,8 +158,9 @@ func TestJudge(t *testing.T) {
 		{claim: "nothing is nothing"},
 		{claim: "all numbers given once", states: alike(map[string]uint64{"ann": 3, "ben": 1}),
 			accounts: map[string]account{"ann": {Given: upTo(3)}, "ben": {Given: upTo(1)}}},
-		{claim: "a number given three times is duplicated twice", states: alike(map[string]uint64{"ann": 3}), duplicated: 2,
-			accounts: map[string]account{"ann": {Given: upTo(3), Repeated: 2}}},
+		{claim: "a number given three times is duplicated twice", states: alike(map[string]uint64{"ann": 3}),
+			duplicated: 2,
+			accounts:   map[string]account{"ann": {Given: upTo(3), Repeated: 2}}},
 		{claim: "a number that nobody was given is lost", states: alike(map[string]uint64{"ann": 3}), lost: 1,
 			accounts: map[string]account{"ann": {Given: set(1, 3)}}},
 		{claim: "also the last ones", states: alike(map[string]uint64{"ann": 5}), lost: 2,
@@ -172,7 +173,8 @@ func TestJudge(t *testing.T) {
 			accounts: map[string]account{"ann": {Given: set(1, 3), Unknown: []uint64{3}}}},
 		{claim: "one call accounts for one number", states: alike(map[string]uint64{"ann": 4}), lost: 1,
 			accounts: map[string]account{"ann": {Given: set(1, 4), Unknown: []uint64{1}}}},
-		{claim: "one name's call doesn't account for another's number", states: alike(map[string]uint64{"ann": 2, "ben": 1}), lost: 1,
+		{claim: "one name's call doesn't account for another's number",
+			states: alike(map[string]uint64{"ann": 2, "ben": 1}), lost: 1,
 			accounts: map[string]account{"ann": {Given: set(2)}, "ben": {Given: upTo(1), Unknown: []uint64{0}}}},
 		{claim: "a call of unknown outcome needn't have taken a number", states: alike(map[string]uint64{"ann": 3}),
 			accounts: map[string]account{"ann": {Given: upTo(3), Unknown: []uint64{0, 1, 3}}}},
@@ -186,7 +188,8 @@ func TestJudge(t *testing.T) {
 			accounts: map[string]account{"ann": {Given: upTo(3)}, "ben": {Given: upTo(1)}}},
 		{claim: "a replica without the name differs", lost: 1, states: states{"a": {"ann": 3}, "b": {}},
 			accounts: map[string]account{"ann": {Given: upTo(3)}}},
-		{claim: "a replica with a name too many differs", lost: 1, states: states{"a": {"ann": 3}, "b": {"ann": 3, "ben": 1}},
+		{claim: "a replica with a name too many differs", lost: 1,
+			states:   states{"a": {"ann": 3}, "b": {"ann": 3, "ben": 1}},
 			accounts: map[string]account{"ann": {Given: upTo(3)}}},
 		{claim: "without a state, the highest number given is the last", lost: 1, duplicated: 1,
 			accounts: map[string]account{"ann": {Given: set(1, 3), Repeated: 1}, "ben": {Given: upTo(7)}}},
@@ -197,7 +200,8 @@ func TestJudge(t *testing.T) {
 			t.Parallel()
 			v := judge(c.accounts, c.states, "a")
 			if v.Lost != c.lost || v.Duplicated != c.duplicated {
-				t.Errorf("lost %d, duplicated %d, want %d and %d: %q", v.Lost, v.Duplicated, c.lost, c.duplicated, v.Findings)
+				t.Errorf("lost %d, duplicated %d, want %d and %d: %q", v.Lost, v.Duplicated, c.lost, c.duplicated,
+					v.Findings)
 			}
 			if (len(v.Findings) > 0) != (c.lost+c.duplicated > 0) {
 				t.Errorf("findings: %q", v.Findings)

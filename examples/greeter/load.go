@@ -21,8 +21,8 @@ const (
 	sharedNames = 4
 )
 
-// A load is callers, each with one call in flight at a time. Its methods may run concurrently, but for start and stop:
-// first start, once, then stop.
+// A load is callers, each with one call in flight at a time. Its methods may run concurrently, but
+// for start and stop: first start, once, then stop.
 type load struct {
 	ctx     context.Context // of every call
 	greeter helloworld.GreeterClient
@@ -137,9 +137,9 @@ func (l *load) call(name string) bool {
 	return err == nil
 }
 
-// notExecuted says whether a call failed without being executed, now or ever: the library promises it for these two
-// codes. Of all other errors the outcome is unknown. (A library that breaks the promise shows in the ledger, as a
-// number that nobody was given.)
+// notExecuted says whether a call failed without being executed, now or ever: the library promises
+// it for these two codes. Of all other errors the outcome is unknown. (A library that breaks the
+// promise shows in the ledger, as a number that nobody was given.)
 func notExecuted(err error) bool {
 	code := status.Code(err)
 	return code == codes.Unavailable || code == codes.ResourceExhausted

@@ -23,7 +23,9 @@ type direct struct {
 	call   func(n int64, execute func() (*helloworld.HelloReply, error)) (*helloworld.HelloReply, error)
 }
 
-func (d *direct) SayHello(ctx context.Context, req *helloworld.HelloRequest, _ ...grpc.CallOption) (*helloworld.HelloReply, error) {
+func (d *direct) SayHello(
+	ctx context.Context, req *helloworld.HelloRequest, _ ...grpc.CallOption,
+) (*helloworld.HelloReply, error) {
 	execute := func() (*helloworld.HelloReply, error) { return d.server.SayHello(ctx, req) }
 	return d.call(d.calls.Add(1), execute)
 }
@@ -47,7 +49,8 @@ func TestLoadBooksEachOutcome(t *testing.T) {
 		failed, lost, duplicated int
 		code                     string
 	}{
-		{claim: "all well", call: strange(func(_ int64, execute func() (*helloworld.HelloReply, error)) (*helloworld.HelloReply, error) {
+		{claim: "all well", call: strange(func(_ int64,
+			execute func() (*helloworld.HelloReply, error)) (*helloworld.HelloReply, error) {
 			return execute()
 		})},
 		{claim: "refused and not executed", failed: 1, code: "Unavailable",
@@ -55,12 +58,14 @@ func TestLoadBooksEachOutcome(t *testing.T) {
 				return nil, status.Error(codes.Unavailable, "no")
 			})},
 		{claim: "refused, yet executed: a promise broken", failed: 1, lost: 1, code: "ResourceExhausted",
-			call: strange(func(_ int64, execute func() (*helloworld.HelloReply, error)) (*helloworld.HelloReply, error) {
+			call: strange(func(_ int64, execute func() (*helloworld.HelloReply, error)) (*helloworld.HelloReply,
+				error) {
 				_, _ = execute()
 				return nil, status.Error(codes.ResourceExhausted, "no")
 			})},
 		{claim: "unknown and executed", failed: 1, code: "DeadlineExceeded",
-			call: strange(func(_ int64, execute func() (*helloworld.HelloReply, error)) (*helloworld.HelloReply, error) {
+			call: strange(func(_ int64, execute func() (*helloworld.HelloReply, error)) (*helloworld.HelloReply,
+				error) {
 				_, _ = execute()
 				return nil, status.Error(codes.DeadlineExceeded, "too late")
 			})},
@@ -69,12 +74,14 @@ func TestLoadBooksEachOutcome(t *testing.T) {
 				return nil, status.Error(codes.Canceled, "never mind")
 			})},
 		{claim: "executed twice", lost: 1,
-			call: strange(func(_ int64, execute func() (*helloworld.HelloReply, error)) (*helloworld.HelloReply, error) {
+			call: strange(func(_ int64, execute func() (*helloworld.HelloReply, error)) (*helloworld.HelloReply,
+				error) {
 				_, _ = execute()
 				return execute()
 			})},
 		{claim: "no greeting", failed: 1, code: "unreadable reply",
-			call: strange(func(_ int64, execute func() (*helloworld.HelloReply, error)) (*helloworld.HelloReply, error) {
+			call: strange(func(_ int64, execute func() (*helloworld.HelloReply, error)) (*helloworld.HelloReply,
+				error) {
 				_, err := execute()
 				return &helloworld.HelloReply{Message: "Good bye"}, err
 			})},
@@ -82,19 +89,23 @@ func TestLoadBooksEachOutcome(t *testing.T) {
 		t.Run(c.claim, func(t *testing.T) {
 			t.Parallel()
 			server, enough := newGreeter(), make(chan struct{})
-			l := newLoad(t.Context(), &direct{server: server, call: func(n int64, execute func() (*helloworld.HelloReply, error)) (*helloworld.HelloReply, error) {
-				if n == 100 {
-					close(enough)
-				}
-				return c.call(n, execute)
-			}}, 4)
+			l := newLoad(t.Context(),
+				&direct{server: server,
+					call: func(n int64, execute func() (*helloworld.HelloReply, error)) (*helloworld.HelloReply,
+						error) {
+						if n == 100 {
+							close(enough)
+						}
+						return c.call(n, execute)
+					}}, 4)
 			l.start()
 			<-enough
 			l.stop()
 			got := l.tally()
 			v := judge(got.Accounts, map[string]map[string]uint64{"a": server.dump()}, "a")
 			if got.Calls < 100 || got.Failed != c.failed || v.Lost != c.lost || v.Duplicated != c.duplicated {
-				t.Errorf("%d calls, %d failed, %d lost, %d duplicated: %q", got.Calls, got.Failed, v.Lost, v.Duplicated, v.Findings)
+				t.Errorf("%d calls, %d failed, %d lost, %d duplicated: %q", got.Calls, got.Failed, v.Lost, v.Duplicated,
+					v.Findings)
 			}
 			if f := got.Failures[c.code]; c.code != "" && (f.Count != 1 || f.First == "") || len(got.Failures) > 1 {
 				t.Errorf("failures: %v", got.Failures)
@@ -110,12 +121,14 @@ func TestLoadBooksEachOutcome(t *testing.T) {
 func TestLoadSharesNames(t *testing.T) {
 	t.Parallel()
 	server, enough := newGreeter(), make(chan struct{})
-	l := newLoad(t.Context(), &direct{server: server, call: func(n int64, execute func() (*helloworld.HelloReply, error)) (*helloworld.HelloReply, error) {
-		if n == 2000 {
-			close(enough)
-		}
-		return execute()
-	}}, 3)
+	l := newLoad(t.Context(),
+		&direct{server: server,
+			call: func(n int64, execute func() (*helloworld.HelloReply, error)) (*helloworld.HelloReply, error) {
+				if n == 2000 {
+					close(enough)
+				}
+				return execute()
+			}}, 3)
 	l.start()
 	<-enough
 	l.stop()
@@ -136,12 +149,14 @@ func TestLoadSharesNames(t *testing.T) {
 func TestLoadAnswersTheParent(t *testing.T) {
 	t.Parallel()
 	server, enough := newGreeter(), make(chan struct{})
-	l := newLoad(t.Context(), &direct{server: server, call: func(n int64, execute func() (*helloworld.HelloReply, error)) (*helloworld.HelloReply, error) {
-		if n == 100 {
-			close(enough)
-		}
-		return execute()
-	}}, 2)
+	l := newLoad(t.Context(),
+		&direct{server: server,
+			call: func(n int64, execute func() (*helloworld.HelloReply, error)) (*helloworld.HelloReply, error) {
+				if n == 100 {
+					close(enough)
+				}
+				return execute()
+			}}, 2)
 	commandsOut, commands := io.Pipe()
 	events, eventsIn := io.Pipe()
 	served := make(chan error, 1)
@@ -166,10 +181,12 @@ func TestLoadAnswersTheParent(t *testing.T) {
 	if e := ask(command{ID: 2, Do: doStats}); e.Stats == nil || e.Stats.Calls < 98 {
 		t.Errorf("stats: %+v", e.Stats)
 	}
-	if e := ask(command{ID: 3, Do: doStop}); e.Tally == nil || judge(e.Tally.Accounts, map[string]map[string]uint64{"a": server.dump()}, "a").Lost != 0 {
+	if e := ask(command{ID: 3, Do: doStop}); e.Tally == nil ||
+		judge(e.Tally.Accounts, map[string]map[string]uint64{"a": server.dump()}, "a").Lost != 0 {
 		t.Errorf("tally: %+v", e.Tally)
 	}
-	if e := ask(command{ID: 4, Do: doGaps, Marks: []time.Time{before, time.Now().Add(time.Hour)}}); len(e.Gaps) != 2 || e.Gaps[0].Took <= 0 || e.Gaps[1].Took != 0 {
+	if e := ask(command{ID: 4, Do: doGaps, Marks: []time.Time{before, time.Now().Add(time.Hour)}}); len(e.Gaps) != 2 ||
+		e.Gaps[0].Took <= 0 || e.Gaps[1].Took != 0 {
 		t.Errorf("gaps: %v", e.Gaps)
 	}
 	if e := ask(command{ID: 5, Do: "dance"}); e.Error == "" {

@@ -1,12 +1,14 @@
-// Command greeter shows the stock gRPC greeter, replicated: clients see no error when the primary is killed, and no
-// greeting is lost or counted twice.
+// Command greeter shows the stock gRPC greeter, replicated: clients see no error when the primary
+// is killed, and no greeting is lost or counted twice.
 //
 //	go -C examples/greeter run .
 //
-// starts an etcd, three replicas and a client, kills the primary every three seconds, and reports. The subcommands
-// replica, client and etcd are its parts, for a person with some terminals: see README.md.
+// starts an etcd, three replicas and a client, kills the primary every three seconds, and reports.
+// The subcommands replica, client and etcd are its parts, for a person with some terminals: see
+// README.md.
 //
-// What replication asks of a server's author is in replica.go and greeter.go, what of a client's in client.go.
+// What replication asks of a server's author is in replica.go and greeter.go, what of a client's in
+// client.go.
 package main
 
 import (
@@ -23,7 +25,8 @@ import (
 
 func main() { os.Exit(dispatch(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
 
-// dispatch runs the subcommand that args begin with, and returns the exit code: 2 when args can't be understood.
+// dispatch runs the subcommand that args begin with, and returns the exit code: 2 when args can't
+// be understood.
 func dispatch(args []string, in io.Reader, out, errOut io.Writer) int {
 	name := ""
 	if len(args) > 0 {

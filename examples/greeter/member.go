@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// A member is a replica's name, and the processes that bear it one after the other: whichever way one ends, the next
-// starts after rest. Its methods may run concurrently.
+// A member is a replica's name, and the processes that bear it one after the other: whichever way
+// one ends, the next starts after rest. Its methods may run concurrently.
 type member struct {
 	name  string
 	args  []string

@@ -16,8 +16,8 @@ import (
 	"time"
 )
 
-// A process is this program, running again with a subcommand, at the other end of a pipe. Its methods may run
-// concurrently.
+// A process is this program, running again with a subcommand, at the other end of a pipe. Its
+// methods may run concurrently.
 type process struct {
 	name string
 	cmd  *exec.Cmd
@@ -34,8 +34,8 @@ type process struct {
 	err  error
 }
 
-// starter is the one thread that starts processes. It never ends before this process does, as Linux demands of who
-// starts a process that shall die with it (dieWithParent).
+// starter is the one thread that starts processes. It never ends before this process does, as Linux
+// demands of who starts a process that shall die with it (dieWithParent).
 var starter = sync.OnceValue(func() chan<- func() {
 	starts := make(chan func())
 	go startAll(starts)
@@ -49,14 +49,15 @@ func startAll(starts <-chan func()) {
 	}
 }
 
-// startProcess runs this program with args. unasked is called, from one goroutine, with each event that isn't an answer.
-// What the process writes to stderr goes to logs too, unless that is nil.
+// startProcess runs this program with args. unasked is called, from one goroutine, with each event
+// that isn't an answer. What the process writes to stderr goes to logs too, unless that is nil.
 func startProcess(name string, args []string, logs io.Writer, unasked func(event)) (*process, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	p := &process{name: name, cmd: exec.Command(self, args...), log: &tail{}, pending: map[int]chan<- event{}, done: make(chan struct{})}
+	p := &process{name: name, cmd: exec.Command(self, args...), log: &tail{}, pending: map[int]chan<- event{},
+		done: make(chan struct{})}
 	p.cmd.Stderr = p.log
 	if logs != nil {
 		p.cmd.Stderr = io.MultiWriter(p.log, logs)
@@ -112,8 +113,8 @@ func (p *process) read(stdout io.Reader, unasked func(event)) {
 // errEnded is why a process that has ended doesn't answer.
 var errEnded = errors.New("the process has ended")
 
-// ask sends a command and waits for its answer, until ctx or the process ends. An answer that is an error is returned
-// as one.
+// ask sends a command and waits for its answer, until ctx or the process ends. An answer that is an
+// error is returned as one.
 func (p *process) ask(ctx context.Context, c command) (event, error) {
 	answer := make(chan event, 1)
 	p.mu.Lock()

@@ -14,8 +14,8 @@ import (
 	"go.uber.org/goleak"
 )
 
-// The test binary is also the program that startProcess runs: the real subcommands, and "child" for tests of the
-// supervision itself.
+// The test binary is also the program that startProcess runs: the real subcommands, and "child" for
+// tests of the supervision itself.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
 		switch os.Args[1] {
@@ -28,7 +28,8 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/understudy-rpc/understudy/examples/greeter.startAll"))
 }
 
-// child answers doStatus with its arguments as the role, says one event unasked, and ends as it is told.
+// child answers doStatus with its arguments as the role, says one event unasked, and ends as it is
+// told.
 func child(args []string) int {
 	parent := newLink(os.Stdout)
 	fmt.Fprintln(os.Stderr, "the child has begun")
@@ -81,10 +82,12 @@ func TestProcessAnswers(t *testing.T) {
 		})
 	}
 	asking.Wait()
-	if _, err := p.ask(t.Context(), command{Do: "dance"}); err == nil || !strings.Contains(err.Error(), `unknown command "dance"`) {
+	if _, err := p.ask(t.Context(), command{Do: "dance"}); err == nil ||
+		!strings.Contains(err.Error(), `unknown command "dance"`) {
 		t.Errorf("dance: %v", err)
 	}
-	if _, err := p.ask(t.Context(), command{Do: "babble"}); err == nil || !strings.Contains(p.log.String(), `no event`) {
+	if _, err := p.ask(t.Context(), command{Do: "babble"}); err == nil ||
+		!strings.Contains(p.log.String(), `no event`) {
 		t.Errorf("after babble: %v, %s", err, p.log)
 	}
 	impatient, cancel := context.WithCancelCause(t.Context())
@@ -167,7 +170,8 @@ func TestMemberIsStartedAgain(t *testing.T) {
 	if err := second.send(command{Do: "fail"}); err != nil {
 		t.Fatal(err)
 	}
-	if got := <-said; !strings.HasPrefix(got, "m ended by itself: exit status 3\n") || !strings.Contains(got, "the child fails") {
+	if got := <-said; !strings.HasPrefix(got, "m ended by itself: exit status 3\n") ||
+		!strings.Contains(got, "the child fails") {
 		t.Errorf("said %q", got)
 	}
 	if got := <-said; got != "m is started again" {

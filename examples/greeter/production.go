@@ -20,9 +20,10 @@ import (
 
 // What a replica needs besides, on machines of its own: see docs/production.md.
 
-// identity is a folder with who one is, and who others may be: a certificate in tls.crt, its key in tls.key, and the
-// CA of everybody's certificates in ca.crt, as Kubernetes and cert-manager write them. The empty one is plaintext. The
-// certificate is read anew for each connection, so that it may be renewed.
+// identity is a folder with who one is, and who others may be: a certificate in tls.crt, its key in
+// tls.key, and the CA of everybody's certificates in ca.crt, as Kubernetes and cert-manager write
+// them. The empty one is plaintext. The certificate is read anew for each connection, so that it
+// may be renewed.
 type identity string
 
 func (i identity) certificate() (*tls.Certificate, error) {
@@ -67,7 +68,8 @@ func (i identity) server(ask tls.ClientAuthType) (*tls.Config, error) {
 // etcd is for an etcd that listens.
 func (i identity) etcd() transport.TLSInfo {
 	file := func(name string) string { return filepath.Join(string(i), name) }
-	return transport.TLSInfo{CertFile: file("tls.crt"), KeyFile: file("tls.key"), TrustedCAFile: file("ca.crt"), ClientCertAuth: true}
+	return transport.TLSInfo{CertFile: file("tls.crt"), KeyFile: file("tls.key"), TrustedCAFile: file("ca.crt"),
+		ClientCertAuth: true}
 }
 
 // dial is how a client reaches the replicas.
@@ -79,8 +81,8 @@ func (i identity) dial() (credentials.TransportCredentials, error) {
 	return credentials.NewTLS(cfg), err
 }
 
-// serve is how a replica is reached: by its clients, and, on peers, by the other replicas, who must show their own
-// certificates.
+// serve is how a replica is reached: by its clients, and, on peers, by the other replicas, who must
+// show their own certificates.
 func (i identity) serve(peers net.Listener) (grpc.ServerOption, replica.Option, error) {
 	if i == "" {
 		return grpc.Creds(insecure.NewCredentials()), replica.Peers(peers, nil, nil), nil
@@ -97,10 +99,12 @@ func (i identity) serve(peers net.Listener) (grpc.ServerOption, replica.Option, 
 	if err != nil {
 		return nil, nil, err
 	}
-	return grpc.Creds(credentials.NewTLS(clients)), replica.Peers(peers, credentials.NewTLS(dial), credentials.NewTLS(mutual)), nil
+	return grpc.Creds(credentials.NewTLS(clients)),
+		replica.Peers(peers, credentials.NewTLS(dial), credentials.NewTLS(mutual)), nil
 }
 
-// answerProbes serves a replica's health on a port of its own: Kubernetes' probes know no certificates.
+// answerProbes serves a replica's health on a port of its own: Kubernetes' probes know no
+// certificates.
 func answerProbes(addr string, h *health.Server) (stop func(), err error) {
 	if addr == "" {
 		return func() {}, nil

@@ -44,7 +44,8 @@ func TestManifestArgs(t *testing.T) {
 	list, _, _ = strings.Cut(list, "env:\n")
 	var args []string
 	for _, m := range regexp.MustCompile(`(?m)^ +- (.+)$`).FindAllStringSubmatch(list, -1) {
-		args = append(args, strings.NewReplacer("$(POD_NAME)", "greeter-0", "$(NAMESPACE)", "shop", "$(ETCD)", "etcd-0.etcd:2379,etcd-1.etcd:2379").Replace(m[1]))
+		args = append(args, strings.NewReplacer("$(POD_NAME)", "greeter-0", "$(NAMESPACE)", "shop", "$(ETCD)",
+			"etcd-0.etcd:2379,etcd-1.etcd:2379").Replace(m[1]))
 	}
 	if len(args) < 2 || args[0] != "replica" {
 		t.Fatalf("the arguments are %q", args)
@@ -74,7 +75,8 @@ type authority struct {
 
 func newAuthority(t *testing.T) *authority {
 	a := &authority{t: t}
-	a.cert, a.key, a.pem = a.issue(&x509.Certificate{IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign})
+	a.cert, a.key, a.pem = a.issue(&x509.Certificate{IsCA: true, BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageCertSign})
 	return a
 }
 
@@ -105,7 +107,8 @@ func (a *authority) issue(c *x509.Certificate) (*x509.Certificate, *ecdsa.Privat
 func (a *authority) identity(names ...string) identity {
 	a.t.Helper()
 	c := &x509.Certificate{
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+		KeyUsage:    x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
 	for _, n := range names {
 		if ip := net.ParseIP(n); ip != nil {
@@ -130,8 +133,9 @@ func (a *authority) identity(names ...string) identity {
 	return identity(folder)
 }
 
-// TestRollingRestart: three replicas with certificates, whose clients verify the group's name, restarted one after the
-// other, each when the probe of the one before says SERVING. No call fails, and no greeting is lost.
+// TestRollingRestart: three replicas with certificates, whose clients verify the group's name,
+// restarted one after the other, each when the probe of the one before says SERVING. No call fails,
+// and no greeting is lost.
 func TestRollingRestart(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -170,7 +174,8 @@ func TestRollingRestart(t *testing.T) {
 			}
 		}
 		group = append(group, start(replicaConfig{
-			name: name, group: "greeter", etcd: etcd.addr, level: understudy.Stable, tls: ca.identity("greeter", "127.0.0.1"), etcdTLS: ca.identity(),
+			name: name, group: "greeter", etcd: etcd.addr, level: understudy.Stable,
+			tls: ca.identity("greeter", "127.0.0.1"), etcdTLS: ca.identity(),
 			listen: addrs[0], peers: addrs[1], health: addrs[2],
 		}))
 	}
@@ -189,7 +194,9 @@ func TestRollingRestart(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		conn, err := grpc.NewClient("replicated://"+etcd.addr+"/greeter", append(interceptor.DialOptions(transport.WithEtcd(toEtcd, "", "")), grpc.WithTransportCredentials(creds))...)
+		conn, err := grpc.NewClient("replicated://"+etcd.addr+"/greeter",
+			append(interceptor.DialOptions(transport.WithEtcd(toEtcd, "", "")),
+				grpc.WithTransportCredentials(creds))...)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -252,7 +259,8 @@ func serving(ctx context.Context, t *testing.T, addr string) {
 	}
 	defer conn.Close()
 	for {
-		stream, err := healthpb.NewHealthClient(conn).Watch(ctx, &healthpb.HealthCheckRequest{}, grpc.WaitForReady(true))
+		stream, err := healthpb.NewHealthClient(conn).Watch(ctx, &healthpb.HealthCheckRequest{},
+			grpc.WaitForReady(true))
 		if err != nil {
 			t.Fatal(err)
 		}

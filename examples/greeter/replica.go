@@ -75,7 +75,8 @@ func (s *served) serve(ctx context.Context, cfg replicaConfig, log *slog.Logger,
 	}
 	statuses := health.NewServer()
 	options := []replica.Option{
-		reachable, replica.Health(statuses), replica.Name(cfg.name), replica.Level(cfg.level), replica.Logger(log), replica.OnFailover(told),
+		reachable, replica.Health(statuses), replica.Name(cfg.name), replica.Level(cfg.level), replica.Logger(log),
+		replica.OnFailover(told),
 	}
 	if cfg.advertise != "" {
 		options = append(options, replica.Advertise(cfg.advertise))
@@ -112,7 +113,8 @@ func (s *served) status() replicaStatus {
 		return replicaStatus{Role: roleJoining}
 	}
 	now := r.Status()
-	return replicaStatus{Role: now.Role, Primary: now.Primary, Epoch: now.Epoch, InSync: now.InSync, Executed: now.Executed, Stable: now.Stable}
+	return replicaStatus{Role: now.Role, Primary: now.Primary, Epoch: now.Epoch, InSync: now.InSync,
+		Executed: now.Executed, Stable: now.Stable}
 }
 
 // answer answers the parent's commands.
@@ -127,8 +129,8 @@ func (s *served) answer(_ context.Context, c command) event {
 	return unknownCommand(c)
 }
 
-// show is for a person at a terminal: it writes a line when the replica's part in the group changes, and once a second
-// while it executes.
+// show is for a person at a terminal: it writes a line when the replica's part in the group
+// changes, and once a second while it executes.
 func (s *served) show(ctx context.Context, out io.Writer) {
 	var last string
 	tick := time.NewTicker(time.Second)
@@ -147,7 +149,8 @@ func (s *served) show(ctx context.Context, out io.Writer) {
 }
 
 func toFailover(f replica.Failover) *failover {
-	return &failover{From: f.From, To: f.To, Epoch: f.Epoch, Suspected: f.Suspected, Elected: f.Elected, Opened: f.Opened}
+	return &failover{From: f.From, To: f.To, Epoch: f.Epoch, Suspected: f.Suspected, Elected: f.Elected,
+		Opened: f.Opened}
 }
 
 func logger(out io.Writer, verbose bool) *slog.Logger {

@@ -29,10 +29,12 @@ type row struct {
 
 const unknownDuration = time.Duration(-1)
 
-// rows matches the failovers with the kills that they follow, in the order of time. The longest calls are filled in
-// later.
+// rows matches the failovers with the kills that they follow, in the order of time. The longest
+// calls are filled in later.
 func rows(kills []kill, failovers []failover) []row {
-	failovers = slices.SortedFunc(slices.Values(failovers), func(a, b failover) int { return cmp.Compare(a.Epoch, b.Epoch) })
+	failovers = slices.SortedFunc(slices.Values(failovers), func(a, b failover) int {
+		return cmp.Compare(a.Epoch, b.Epoch)
+	})
 	failovers = slices.CompactFunc(failovers, func(a, b failover) bool { return a.Epoch == b.Epoch })
 	table := make([]row, len(failovers))
 	matched := make([]bool, len(kills))
@@ -71,7 +73,8 @@ func rows(kills []kill, failovers []failover) []row {
 	return table
 }
 
-// between is not known when either time isn't. (A primary can be suspected just before it is killed: that took 0.)
+// between is not known when either time isn't. (A primary can be suspected just before it is
+// killed: that took 0.)
 func between(from, to time.Time) time.Duration {
 	if from.IsZero() || to.IsZero() {
 		return unknownDuration
@@ -81,14 +84,17 @@ func between(from, to time.Time) time.Duration {
 
 // printTable writes a line a row. began is when the callers began.
 func printTable(out io.Writer, began time.Time, table []row) {
-	fmt.Fprintf(out, "%8s  %-5s %-9s %6s  %10s %10s %10s %10s  %s\n", "at", "died", "took over", "epoch", "detection", "election", "takeover", "held up", "begun")
+	fmt.Fprintf(out, "%8s  %-5s %-9s %6s  %10s %10s %10s %10s  %s\n", "at", "died", "took over", "epoch", "detection",
+		"election", "takeover", "held up", "begun")
 	for _, r := range table {
 		epoch := "-"
 		if r.tookOver != "" {
 			epoch = fmt.Sprint(r.epoch)
 		}
-		fmt.Fprintf(out, "%6.1f s  %-5s %-9s %6s  %10s %10s %10s %10s  %s\n", r.at.Sub(began).Seconds(), r.died, cmp.Or(r.tookOver, "nobody"), epoch,
-			inMilliseconds(r.detection), inMilliseconds(r.election), inMilliseconds(r.takeover), inMilliseconds(r.longest.Took), r.begun())
+		fmt.Fprintf(out, "%6.1f s  %-5s %-9s %6s  %10s %10s %10s %10s  %s\n", r.at.Sub(began).Seconds(), r.died,
+			cmp.Or(r.tookOver, "nobody"), epoch,
+			inMilliseconds(r.detection), inMilliseconds(r.election), inMilliseconds(r.takeover),
+			inMilliseconds(r.longest.Took), r.begun())
 	}
 }
 
@@ -184,5 +190,6 @@ func (s replicaStatus) String() string {
 	if s.Epoch == 0 {
 		return s.Role
 	}
-	return fmt.Sprintf("%-12s primary %s   epoch %-4d in-sync %s   executed %d", s.Role, s.Primary, s.Epoch, strings.Join(s.InSync, " "), s.Executed)
+	return fmt.Sprintf("%-12s primary %s   epoch %-4d in-sync %s   executed %d", s.Role, s.Primary, s.Epoch,
+		strings.Join(s.InSync, " "), s.Executed)
 }

@@ -10,7 +10,8 @@ import (
 
 // A takeover by `to`, suspected, elected and opened at so many ms.
 func took(from, to string, epoch uint64, suspected, elected, opened int) failover {
-	return failover{From: from, To: to, Epoch: epoch, Suspected: at(suspected), Elected: at(elected), Opened: at(opened)}
+	return failover{From: from, To: to, Epoch: epoch, Suspected: at(suspected), Elected: at(elected),
+		Opened: at(opened)}
 }
 
 func TestRows(t *testing.T) {
@@ -29,7 +30,8 @@ func TestRows(t *testing.T) {
 		{claim: "in the order of time, whoever told first; told twice is one",
 			kills: []kill{{"a", at(3000)}, {"b", at(6000)}},
 			failovers: []failover{
-				took("b", "a", 30, 6001, 6002, 6003), took("a", "b", 9, 3001, 3003, 3006), took("b", "a", 30, 6001, 6002, 6003),
+				took("b", "a", 30, 6001, 6002, 6003), took("a", "b", 9, 3001, 3003, 3006),
+				took("b", "a", 30, 6001, 6002, 6003),
 			},
 			want: []row{
 				{at(3000), "a", "b", 9, ms(1), ms(2), ms(3), heldCall{}},
@@ -56,8 +58,9 @@ func TestRows(t *testing.T) {
 				{at(3100), "-", "a", 12, no, ms(1), ms(1), heldCall{}},
 			}},
 		{claim: "a kill that has its failover explains no other",
-			kills:     []kill{{"a", at(3000)}},
-			failovers: []failover{took("c", "a", 8, 1000, 1001, 1002), took("a", "b", 9, 3001, 3002, 3003), took("b", "c", 10, 4000, 4001, 4002)},
+			kills: []kill{{"a", at(3000)}},
+			failovers: []failover{took("c", "a", 8, 1000, 1001, 1002), took("a", "b", 9, 3001, 3002, 3003),
+				took("b", "c", 10, 4000, 4001, 4002)},
 			want: []row{
 				{at(1000), "-", "a", 8, no, ms(1), ms(1), heldCall{}},
 				{at(3000), "a", "b", 9, ms(1), ms(1), ms(1), heldCall{}},
@@ -81,8 +84,9 @@ func TestRows(t *testing.T) {
 			kills: []kill{{"a", at(3000)}}, failovers: []failover{took("a", "b", 9, 2999, 3016, 3025)},
 			want: []row{{at(3000), "a", "b", 9, 0, ms(17), ms(9), heldCall{}}}},
 		{claim: "a time that isn't known",
-			kills: []kill{{"a", at(3000)}}, failovers: []failover{{From: "a", To: "b", Epoch: 9, Elected: at(3016), Opened: at(3025)}},
-			want: []row{{at(3000), "a", "b", 9, no, no, ms(9), heldCall{}}}},
+			kills:     []kill{{"a", at(3000)}},
+			failovers: []failover{{From: "a", To: "b", Epoch: 9, Elected: at(3016), Opened: at(3025)}},
+			want:      []row{{at(3000), "a", "b", 9, no, no, ms(9), heldCall{}}}},
 	} {
 		t.Run(c.claim, func(t *testing.T) {
 			t.Parallel()
@@ -132,9 +136,12 @@ func TestOutcome(t *testing.T) {
 		{tally: tally{Calls: 9000, Failed: 3}, table: []row{gap("b", 7)},
 			want: "calls=9000 failed=3 lost=0 duplicated=0 failovers=1 gap_p50_ms=7 gap_max_ms=7"},
 		{verdict: verdict{Lost: 4}, want: "calls=0 failed=0 lost=4 duplicated=0 failovers=0 gap_p50_ms=0 gap_max_ms=0"},
-		{verdict: verdict{Duplicated: 5}, want: "calls=0 failed=0 lost=0 duplicated=5 failovers=0 gap_p50_ms=0 gap_max_ms=0"},
-		{table: []row{{tookOver: "a"}}, want: "calls=0 failed=0 lost=0 duplicated=0 failovers=1 gap_p50_ms=0 gap_max_ms=0", ok: true},
-		{table: []row{{tookOver: "a", longest: heldCall{Took: 1500 * time.Microsecond}}}, want: "calls=0 failed=0 lost=0 duplicated=0 failovers=1 gap_p50_ms=2 gap_max_ms=2", ok: true},
+		{verdict: verdict{Duplicated: 5},
+			want: "calls=0 failed=0 lost=0 duplicated=5 failovers=0 gap_p50_ms=0 gap_max_ms=0"},
+		{table: []row{{tookOver: "a"}},
+			want: "calls=0 failed=0 lost=0 duplicated=0 failovers=1 gap_p50_ms=0 gap_max_ms=0", ok: true},
+		{table: []row{{tookOver: "a", longest: heldCall{Took: 1500 * time.Microsecond}}},
+			want: "calls=0 failed=0 lost=0 duplicated=0 failovers=1 gap_p50_ms=2 gap_max_ms=2", ok: true},
 	} {
 		o := newOutcome(c.tally, c.verdict, c.table)
 		if got := o.String(); got != c.want {
@@ -151,7 +158,8 @@ func TestPrintFailuresAndFindings(t *testing.T) {
 	var b strings.Builder
 	tally{Failures: map[string]failure{"Unknown": {1, "one"}, "DataLoss": {12, "told"}}}.print(&b)
 	verdict{Findings: []string{"this", "that"}, More: 3}.print(&b)
-	want := "failed: 12 with DataLoss, the first: told\nfailed: 1 with Unknown, the first: one\nthis\nthat\nand 3 findings more\n"
+	want := "failed: 12 with DataLoss, the first: told\nfailed: 1 with Unknown, the first: one\nthis\nthat\nand 3 " +
+		"findings more\n"
 	if diff := cmp.Diff(want, b.String()); diff != "" {
 		t.Error(diff)
 	}

@@ -52,7 +52,8 @@ func (p *play) line(format string, args ...any) {
 	fmt.Fprintf(p.out, format+"\n", args...)
 }
 
-// run plays, and says whether nothing failed, was lost or duplicated. An error says that the callers never began.
+// run plays, and says whether nothing failed, was lost or duplicated. An error says that the
+// callers never began.
 func (p *play) run(ctx context.Context) (ok bool, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, p.cfg.duration+allTimeout, errors.New("the run takes far too long"))
 	defer cancel()
@@ -60,7 +61,8 @@ func (p *play) run(ctx context.Context) (ok bool, err error) {
 	if p.cfg.noKill {
 		kills = "nobody is killed"
 	}
-	p.line("%d replicas at level %v, %d callers for %v, %s", p.cfg.replicas, p.cfg.level, p.cfg.callers, p.cfg.duration, kills)
+	p.line("%d replicas at level %v, %d callers for %v, %s", p.cfg.replicas, p.cfg.level, p.cfg.callers, p.cfg.duration,
+		kills)
 
 	etcd, name := p.cfg.etcd, fmt.Sprintf("%s-%08x", defaultGroup, rand.Uint32())
 	if etcd == "" {
@@ -105,7 +107,8 @@ func (p *play) start(ctx context.Context, etcd, name string) (stop func(), err e
 		if err != nil {
 			return stop, err
 		}
-		m.args = append([]string{"replica", "--name", m.name, "--peers", peers, "--level", p.cfg.level.String()}, common...)
+		m.args = append([]string{"replica", "--name", m.name, "--peers", peers, "--level", p.cfg.level.String()},
+			common...)
 		if p.cfg.logs != "" {
 			f, err := os.Create(filepath.Join(p.cfg.logs, m.name+".log"))
 			if err != nil {
@@ -147,8 +150,8 @@ func (p *play) start(ctx context.Context, etcd, name string) (stop func(), err e
 	return stop, nil
 }
 
-// freeAddr is an address that all processes of one name have for the other replicas: so the next one has the name at once,
-// since it is itself who answers where the last one was.
+// freeAddr is an address that all processes of one name have for the other replicas: so the next
+// one has the name at once, since it is itself who answers where the last one was.
 func freeAddr() (string, error) {
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -168,7 +171,8 @@ func (p *play) unasked(e event) {
 	p.failovers = append(p.failovers, *e.Failover)
 }
 
-// load lets the callers call, for the duration or until Ctrl-C, while a line a second is shown and the primary killed.
+// load lets the callers call, for the duration or until Ctrl-C, while a line a second is shown and
+// the primary killed.
 func (p *play) load(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, p.cfg.duration)
 	defer cancel()
@@ -221,8 +225,8 @@ func (p *play) show(ctx context.Context) {
 	}
 }
 
-// killPrimaries kills the primary each period, if the group is whole again by the end of that period: with somebody
-// missing, another death could be the group's, which would show nothing.
+// killPrimaries kills the primary each period, if the group is whole again by the end of that
+// period: with somebody missing, another death could be the group's, which would show nothing.
 func (p *play) killPrimaries(ctx context.Context) {
 	// Nobody is killed who wouldn't be started again: what follows would not be seen.
 	last := p.began.Add(p.cfg.duration - restartAfter)
@@ -262,8 +266,9 @@ func (p *play) kill(v view) {
 	}
 }
 
-// judge lets the last calls end, compares what the callers know with the state of every replica, and writes the table
-// and the last line. When something of it can't be had, it goes on with what there is, but doesn't call it ok.
+// judge lets the last calls end, compares what the callers know with the state of every replica,
+// and writes the table and the last line. When something of it can't be had, it goes on with what
+// there is, but doesn't call it ok.
 func (p *play) judge(ctx context.Context, problems ...error) (ok bool) {
 	t := tally{Calls: p.last.Calls, Failed: p.last.Failed}
 	var found verdict
@@ -339,7 +344,8 @@ func (p *play) fillGaps(ctx context.Context, table []row) error {
 	return nil
 }
 
-// reference is the replica whose state the others are compared with: the primary, if its state is known.
+// reference is the replica whose state the others are compared with: the primary, if its state is
+// known.
 func reference(v view, states map[string]map[string]uint64) string {
 	leader, _ := v.leader()
 	if _, ok := states[leader.name]; ok {

@@ -29,7 +29,10 @@ func (s *script) String() string {
 	return s.text.String()
 }
 
-var lastLine = regexp.MustCompile(`\ncalls=([0-9]+) failed=([0-9]+) lost=([0-9]+) duplicated=([0-9]+) failovers=([0-9]+) gap_p50_ms=[0-9]+ gap_max_ms=[0-9]+\n$`)
+var lastLine = regexp.MustCompile(
+	`\ncalls=([0-9]+) failed=([0-9]+) lost=([0-9]+) duplicated=([0-9]+) ` +
+		`failovers=([0-9]+) gap_p50_ms=[0-9]+ gap_max_ms=[0-9]+\n$`,
+)
 
 // The whole, with real processes: the primary is killed and comes back, and nothing is amiss.
 func TestPlay(t *testing.T) {
@@ -38,7 +41,8 @@ func TestPlay(t *testing.T) {
 	}
 	early, end := context.WithCancel(t.Context())
 	defer end()
-	// Ends when the first victim is in-sync again after its failover, if that is so when a line is printed, each second: so a kill doesn't come with one.
+	// Ends when the first victim is in-sync again after its failover, if that is so when a line is
+	// printed, each second: so a kill doesn't come with one.
 	failedOver, restarted := false, false
 	out := &script{line: func(line string) {
 		failedOver = failedOver || strings.Contains(line, " took over from ")
@@ -47,7 +51,8 @@ func TestPlay(t *testing.T) {
 			end()
 		}
 	}}
-	p := &play{cfg: runConfig{duration: time.Minute, killEvery: 2700 * time.Millisecond, callers: 4, replicas: 3}, early: early, out: out}
+	p := &play{cfg: runConfig{duration: time.Minute, killEvery: 2700 * time.Millisecond, callers: 4, replicas: 3},
+		early: early, out: out}
 	ok, err := p.run(t.Context())
 	if err != nil || !ok {
 		t.Errorf("ok %v, %v", ok, err)
@@ -59,7 +64,8 @@ func TestPlay(t *testing.T) {
 	t.Log(out.String())
 }
 
-// A client that dies takes along what its callers know: that isn't ok, and isn't taken for greetings lost.
+// A client that dies takes along what its callers know: that isn't ok, and isn't taken for
+// greetings lost.
 func TestPlayWithoutItsClient(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts an etcd and two processes")
@@ -70,7 +76,8 @@ func TestPlayWithoutItsClient(t *testing.T) {
 			p.client.kill()
 		}
 	}}
-	p = &play{cfg: runConfig{duration: time.Minute, noKill: true, callers: 4, replicas: 1}, early: t.Context(), out: out}
+	p = &play{cfg: runConfig{duration: time.Minute, noKill: true, callers: 4, replicas: 1}, early: t.Context(),
+		out: out}
 	ok, err := p.run(t.Context())
 	if err != nil || ok {
 		t.Errorf("ok %v, %v", ok, err)
@@ -91,7 +98,8 @@ func TestPlayEndsBeforeItBegins(t *testing.T) {
 	}
 	early, end := context.WithCancel(t.Context())
 	end()
-	p := &play{cfg: runConfig{duration: time.Minute, noKill: true, callers: 4, replicas: 1}, early: early, out: &script{line: func(string) {}}}
+	p := &play{cfg: runConfig{duration: time.Minute, noKill: true, callers: 4, replicas: 1}, early: early,
+		out: &script{line: func(string) {}}}
 	if ok, err := p.run(t.Context()); ok || err == nil || err.Error() != "interrupted" {
 		t.Errorf("ok %v, %v", ok, err)
 	}

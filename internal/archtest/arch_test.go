@@ -51,7 +51,8 @@ var layers = []layer{
 		"a replica is a source too, of forwarded and nested calls; interceptors stay on top of it"},
 	{"interceptor", []string{".", "proto", "internal/wire", "internal/turn", "transport", "replica"},
 		"thin: from header to runtime; protocol state and elections are behind transport and replica"},
-	{"understudytest", []string{".", "proto", "orderstate", "internal", "election", "transport", "replica", "interceptor"},
+	{"understudytest", []string{".", "proto", "orderstate", "internal", "election", "transport", "replica",
+		"interceptor"},
 		"a whole cluster in one process"},
 	{"internal/explore", []string{"orderstate"},
 		"drives the protocol's state as a runtime would, and nothing else"},
@@ -90,8 +91,9 @@ var standardOnly = []string{"orderstate"}
 // sequential names the folders that start no goroutine and use no channel.
 var sequential = []string{"orderstate"}
 
-// hands names the folders that have their users' loggers from options, and hand them to internal/logs, where no lock is
-// held while a user's handler runs; they never log to them, nor keep them.
+// hands names the folders that have their users' loggers from options, and hand them to
+// internal/logs, where no lock is held while a user's handler runs; they never log to them, nor
+// keep them.
 var hands = []string{"election", "transport", "replica", "interceptor", "orderstate", "internal", "."}
 
 const logs = "internal/logs"
@@ -145,7 +147,8 @@ func TestRulesBite(t *testing.T) {
 		"internal/alone/a_test.go": imports("alone", "testing"),
 		"internal/logs/a.go":       imports("logs") + "import \"log/slog\"\nvar user *slog.Logger",
 		"understudytest/a.go":      logging("understudytest", "func f(l *slog.Logger) { l.Info(`it is the test's`) }"),
-		"transport/options.go":     logging("transport", "func f(user *slog.Logger) { if user != nil { x.user = logs.New(user) } }\nvar level = slog.LevelWarn"),
+		"transport/options.go": logging("transport",
+			"func f(user *slog.Logger) { if user != nil { x.user = logs.New(user) } }\nvar level = slog.LevelWarn"),
 	}
 	tree := func(file, source string) fstest.MapFS {
 		fsys := fstest.MapFS{}
@@ -238,9 +241,13 @@ func violations(t *testing.T, fsys fs.FS) []string {
 				report(f.name, "imports "+imported, l.folder+" imports the standard library only: "+l.why)
 			}
 		}
-		if !f.test && f.folder != logs && slices.ContainsFunc(hands, func(h string) bool { return under(f.folder, h) }) {
+		if !f.test && f.folder != logs && slices.ContainsFunc(hands, func(h string) bool {
+			return under(f.folder, h)
+		}) {
 			for _, what := range loggers(f) {
-				report(f.name, what, "a user's log handler may block, or ask who logs: give the logger to logs.New at once, and use what that returns")
+				report(f.name, what,
+					"a user's log handler may block, or ask who logs: give the logger to logs.New at once, and use "+
+						"what that returns")
 			}
 		}
 		if !f.test && slices.Contains(sequential, l.folder) {
@@ -270,7 +277,8 @@ func uncommented(t *testing.T, fsys fs.FS) []string {
 	var found []string
 	for _, folder := range packages {
 		if !commented[folder] {
-			found = append(found, "the package in "+folder+" has no package comment: say what it promises, and what its user must write")
+			found = append(found, "the package in "+folder+
+				" has no package comment: say what it promises, and what its user must write")
 		}
 	}
 	return found
@@ -341,8 +349,8 @@ func concurrency(f *ast.File) string {
 	return found
 }
 
-// loggers returns what a file does with log/slog, but for levels, and functions with a parameter of type *slog.Logger that give it to
-// logs.New and do nothing else with it.
+// loggers returns what a file does with log/slog, but for levels, and functions with a parameter of
+// type *slog.Logger that give it to logs.New and do nothing else with it.
 func loggers(f file) (found []string) {
 	if !slices.Contains(f.imports(), "log/slog") {
 		return nil
@@ -389,7 +397,8 @@ func loggers(f file) (found []string) {
 		})
 	}
 	ast.Inspect(f.syntax, func(n ast.Node) bool {
-		if s, ok := n.(*ast.SelectorExpr); ok && !types[s] && strings.HasPrefix(selected(s), "slog.") && !strings.HasPrefix(selected(s), "slog.Level") {
+		if s, ok := n.(*ast.SelectorExpr); ok && !types[s] && strings.HasPrefix(selected(s), "slog.") &&
+			!strings.HasPrefix(selected(s), "slog.Level") {
 			found = append(found, "uses "+selected(s))
 		}
 		return true
@@ -415,6 +424,8 @@ type file struct {
 	name   string // slash-separated, from the root of the tree
 	folder string
 	test   bool
+	source string
+	set    *token.FileSet
 	syntax *ast.File
 }
 
@@ -457,11 +468,13 @@ func parse(t *testing.T, fsys fs.FS, nested bool) []file {
 		if err != nil {
 			return err
 		}
-		syntax, err := parser.ParseFile(token.NewFileSet(), name, source, parser.ParseComments|parser.SkipObjectResolution)
+		set := token.NewFileSet()
+		syntax, err := parser.ParseFile(set, name, source, parser.ParseComments|parser.SkipObjectResolution)
 		if err != nil {
 			return err
 		}
-		files = append(files, file{name, path.Dir(name), strings.HasSuffix(base, "_test.go"), syntax})
+		files = append(files,
+			file{name, path.Dir(name), strings.HasSuffix(base, "_test.go"), string(source), set, syntax})
 		return nil
 	})
 	if err != nil {

@@ -23,7 +23,8 @@ func TestDocs(t *testing.T) {
 func TestDocsBite(t *testing.T) {
 	t.Parallel()
 	code := "package replica\nfunc Name() {}\ntype Status struct{}\nfunc (Status) String() {}\nvar V, W int\n"
-	good := "[a](replica/a.go#x) [b](https://b.example/c) `TestOne` `-run ClientDies` replica.Name(x) replica.W [z](#z)\n"
+	good := "[a](replica/a.go#x) [b](https://b.example/c) `TestOne` `-run ClientDies` replica.Name(x) replica.W " +
+		"[z](#z)\n"
 	for _, c := range []struct {
 		doc      string
 		reported int

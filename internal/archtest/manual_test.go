@@ -19,7 +19,8 @@ const manual = "docs/production.md"
 // speaks names the folders whose log lines and errors users see.
 var speaks = []string{"election", "transport", "replica", "interceptor"}
 
-// TestManual checks that the manual has every log line at Warn and above, and every error's text, and no other.
+// TestManual checks that the manual has every log line at Warn and above, and every error's text,
+// and no other.
 func TestManual(t *testing.T) {
 	t.Parallel()
 	for _, v := range unexplained(t, os.DirFS("../..")) {
@@ -84,9 +85,10 @@ func unexplained(t *testing.T, fsys fs.FS) (found []string) {
 		files = append(files, f)
 		ast.Inspect(f.syntax, func(n ast.Node) bool {
 			switch n := n.(type) {
-			case *ast.BasicLit:
+			case *ast.BasicLit, *ast.BinaryExpr:
 				if s, ok := text(n); ok {
 					texts[s] = f.name
+					return false
 				}
 			case *ast.ValueSpec:
 				for i, v := range n.Values {
@@ -111,8 +113,8 @@ func unexplained(t *testing.T, fsys fs.FS) (found []string) {
 				return true
 			}
 			switch arg := arg.(type) {
-			case *ast.BasicLit:
-				s, _ := strconv.Unquote(arg.Value)
+			case *ast.BasicLit, *ast.BinaryExpr:
+				s, _ := joined(arg)
 				lines[s] = f.name
 			case *ast.CallExpr: // errX.Error()
 				if s, ok := errs[f.folder+" "+strings.TrimSuffix(selected(arg.Fun), ".Error")]; ok {
@@ -195,15 +197,25 @@ var prefix = regexp.MustCompile(`^(understudy|replica|transport|election|interce
 
 // text is a string constant that begins as our errors do, without the package's name.
 func text(n ast.Node) (string, bool) {
-	lit, ok := n.(*ast.BasicLit)
-	if !ok || lit.Kind != token.STRING {
-		return "", false
+	s, ok := joined(n)
+	return prefix.ReplaceAllString(s, ""), ok && prefix.MatchString(s)
+}
+
+// joined is a string literal, or several that + joins; a long one ends where something else begins.
+func joined(n ast.Node) (string, bool) {
+	switch n := n.(type) {
+	case *ast.BasicLit:
+		s, err := strconv.Unquote(n.Value)
+		return s, err == nil && n.Kind == token.STRING
+	case *ast.BinaryExpr:
+		left, ok := joined(n.X)
+		right, constant := joined(n.Y)
+		if !constant {
+			right = "%v"
+		}
+		return left + right, ok && n.Op == token.ADD
 	}
-	s, err := strconv.Unquote(lit.Value)
-	if err != nil || !prefix.MatchString(s) {
-		return "", false
-	}
-	return prefix.ReplaceAllString(s, ""), true
+	return "", false
 }
 
 var (
@@ -211,7 +223,8 @@ var (
 	clause = regexp.MustCompile(`[:;(]`)
 )
 
-// stem is by which an error is found: the first words, two at least if there are, between what changes and what explains.
+// stem is by which an error is found: the first words, two at least if there are, between what
+// changes and what explains.
 func stem(s string) (first string) {
 	for _, part := range verb.Split(s, -1) {
 		for _, words := range clause.Split(part, -1) {

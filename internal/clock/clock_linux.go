@@ -9,8 +9,11 @@ import (
 
 // System is CLOCK_BOOTTIME on Linux: it counts suspend.
 //
-// To read that is a system call, some ten times as dear as time.Now, which isn't one. So it is read only when the machine may have been suspended since the last time: suspending moves the wall clock against the monotonic one, by
-// as much as it moves CLOCK_BOOTTIME. Who sets the wall clock, or corrects it, does that too, and costs a system call. A suspend that is missed is shorter than tolerance, far less than the margin that R10 has for clocks.
+// To read that is a system call, some ten times as dear as time.Now, which isn't one. So it is read
+// only when the machine may have been suspended since the last time: suspending moves the wall
+// clock against the monotonic one, by as much as it moves CLOCK_BOOTTIME. Who sets the wall clock,
+// or corrects it, does that too, and costs a system call. A suspend that is missed is shorter than
+// tolerance, far less than the margin that R10 has for clocks.
 func System() Clock {
 	start := time.Now()
 	c := &suspending{
@@ -33,7 +36,8 @@ func System() Clock {
 
 const tolerance = time.Millisecond
 
-// suspending is the monotonic clock, and how far CLOCK_BOOTTIME was ahead of it when that was last read.
+// suspending is the monotonic clock, and how far CLOCK_BOOTTIME was ahead of it when that was last
+// read.
 type suspending struct {
 	monotonic func() (elapsed, wall time.Duration) // since one moment; only the first never jumps
 	boottime  func() (time.Duration, error)
@@ -53,7 +57,8 @@ func (c *suspending) elapsed() time.Duration {
 	return elapsed + last.boottime
 }
 
-// measure reads CLOCK_BOOTTIME between two readings of the others, which tell how wrong it may be; who was preempted there reads again.
+// measure reads CLOCK_BOOTTIME between two readings of the others, which tell how wrong it may be;
+// who was preempted there reads again.
 func (c *suspending) measure() *reading {
 	var best *reading
 	var least time.Duration

@@ -5,7 +5,8 @@ import (
 	"time"
 )
 
-// TestSuspendCounts: what the machine sleeps through has elapsed at the first reading after it, and to set the wall clock is no sleep.
+// TestSuspendCounts: what the machine sleeps through has elapsed at the first reading after it, and
+// to set the wall clock is no sleep.
 func TestSuspendCounts(t *testing.T) {
 	t.Parallel()
 	var mono, wall, suspended time.Duration

@@ -5,9 +5,10 @@ import (
 	"time"
 )
 
-// Steady is a wall clock that never goes back. While what it follows is behind what was told, it goes on at half the
-// speed of elapsed time, until the other has caught up: a clock that was an hour ahead, and was set right, is right
-// here after two hours at the latest. It may not be used concurrently.
+// Steady is a wall clock that never goes back. While what it follows is behind what was told, it
+// goes on at half the speed of elapsed time, until the other has caught up: a clock that was an
+// hour ahead, and was set right, is right here after two hours at the latest. It may not be used
+// concurrently.
 type Steady struct {
 	wall    func() time.Time
 	elapsed Clock
@@ -23,7 +24,8 @@ func NewSteady(wall func() time.Time, elapsed Clock) *Steady {
 	return &Steady{wall: wall, elapsed: elapsed}
 }
 
-// Next tells the time in microseconds since 1970: nothing below what it told before, nor below what another has.
+// Next tells the time in microseconds since 1970: nothing below what it told before, nor below what
+// another has.
 func (s *Steady) Next(told int64) int64 {
 	s.last = max(s.last, told)
 	wall := s.wall().UnixMicro()
@@ -41,7 +43,8 @@ func (s *Steady) Next(told int64) int64 {
 
 type wallKey struct{}
 
-// WithWall gives a replica that is joined with this context another wall clock than time.Now: a test lets it leap.
+// WithWall gives a replica that is joined with this context another wall clock than time.Now: a
+// test lets it leap.
 func WithWall(ctx context.Context, wall func() time.Time) context.Context {
 	return context.WithValue(ctx, wallKey{}, wall)
 }

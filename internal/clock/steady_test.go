@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// TestSteadyNeverGoesBack: a wall clock that was ahead, and was set right, is caught up with at half speed; one that
-// leaps ahead is followed.
+// TestSteadyNeverGoesBack: a wall clock that was ahead, and was set right, is caught up with at
+// half speed; one that leaps ahead is followed.
 func TestSteadyNeverGoesBack(t *testing.T) {
 	t.Parallel()
 	var elapsed, leap time.Duration

@@ -153,7 +153,8 @@ func (w *world) enabledSources(as []action) []action {
 		for i := range int8(w.scope.Replicas) {
 			if w.cutOff(i, node(j)) {
 				as = append(as, action{do: mend, x: i, y: j, disturbs: w.record.primary != i}) // calls go on without it
-			} else if left.Breaks > 0 && w.alive(i) && w.inSync(i) && w.replicas[i].backup != nil && w.replicas[i].takeover == nil {
+			} else if left.Breaks > 0 && w.alive(i) && w.inSync(i) && w.replicas[i].backup != nil &&
+				w.replicas[i].takeover == nil {
 				as = append(as, action{do: sever, x: i, y: j, disturbs: true})
 			}
 		}
@@ -367,7 +368,8 @@ func (w *world) toSource(j, from int8, p *packet) {
 	}
 }
 
-// fetch: a backup gets what it lacks from whoever lives and has it (¶47); who takes over from its peers, since sources answer.
+// fetch: a backup gets what it lacks from whoever lives and has it (¶47); who takes over from its
+// peers, since sources answer.
 func (w *world) fetch(i int8) {
 	r := w.r(i)
 	var list []message

@@ -12,7 +12,8 @@ func (w *world) issue(j int8) {
 	s := w.s(j)
 	id := orderstate.MessageID{Session: sessionOf(j), SeqNum: seqNum(len(s.calls) + 1)}
 	mark := s.answered()
-	m := message{MessageID: id, AnsweredUpTo: mark, Digest: uint64(id.Session)<<16 | uint64(id.SeqNum)<<8 | uint64(mark)}
+	m := message{MessageID: id, AnsweredUpTo: mark,
+		Digest: uint64(id.Session)<<16 | uint64(id.SeqNum)<<8 | uint64(mark)}
 	s.calls = append(s.calls, call{message: m})
 	for i := range int8(w.scope.Replicas) {
 		if i != s.leader && w.alive(i) && !w.cutOff(i, node(j)) {
@@ -38,7 +39,8 @@ func (w *world) request(j int8, i int) {
 	if !w.alive(s.leader) || w.cutOff(s.leader, node(j)) {
 		return // it is issued again in the next epoch, or when the connection is there
 	}
-	c.flight = w.intern(&packet{kind: request, epoch: s.state.Epoch(), k: s.state.HeldUpTo(), list: []message{c.message}, sealed: w.reflect(s, s.leader)})
+	c.flight = w.intern(&packet{kind: request, epoch: s.state.Epoch(), k: s.state.HeldUpTo(),
+		list: []message{c.message}, sealed: w.reflect(s, s.leader)})
 }
 
 // reissue sends the RPCs of all calls that have no reply.
@@ -99,9 +101,12 @@ func (r *replica) turnOf(id orderstate.MessageID) orderNum {
 	}) + 1)
 }
 
-// pay sends the replies that may leave (R11): FIG. 8 at the primary. One whose RPC has ended meanwhile goes nowhere.
+// pay sends the replies that may leave (R11): FIG. 8 at the primary. One whose RPC has ended
+// meanwhile goes nowhere.
 func (w *world) pay(i int8) {
-	if !slices.ContainsFunc(w.replicas[i].owed, func(o owed) bool { return w.replicas[i].primary.MayLeave(sessionOf(o.source), o.orderNum) }) {
+	if !slices.ContainsFunc(w.replicas[i].owed, func(o owed) bool {
+		return w.replicas[i].primary.MayLeave(sessionOf(o.source), o.orderNum)
+	}) {
 		return
 	}
 	r := w.r(i)
@@ -125,9 +130,11 @@ func (w *world) pay(i int8) {
 		}
 		run := w.trim(i, o, p.Multicast(sessionOf(o.source), o.held, o.orderNum, nil))
 		c.flight = w.intern(&packet{
-			kind: reply, epoch: p.Epoch(), k: o.orderNum, stable: p.Stable(), number: number, members: members, sealed: []orderstate.Announcement{seal(run)},
+			kind: reply, epoch: p.Epoch(), k: o.orderNum, stable: p.Stable(), number: number, members: members,
+			sealed: []orderstate.Announcement{seal(run)},
 		})
-		w.say("S%d replies to %s with %s", i+1, called(orderstate.MessageID{Session: sessionOf(o.source), SeqNum: o.seqNum}), inWords(run))
+		w.say("S%d replies to %s with %s", i+1,
+			called(orderstate.MessageID{Session: sessionOf(o.source), SeqNum: o.seqNum}), inWords(run))
 		return true
 	})
 }
@@ -152,7 +159,8 @@ func (w *world) replied(j int8, i int) {
 	w.learn(j, p)
 	s.state.Require(p.epoch, p.number, p.members)
 	if w.scope.Header == 0 && p.epoch == s.state.Epoch() && s.state.HeldUpTo() < p.k {
-		w.fail("R2: the reply to %s depends on %d, and C%d holds the order up to %d only", called(c.message.MessageID), p.k, j+1, s.state.HeldUpTo())
+		w.fail("R2: the reply to %s depends on %d, and C%d holds the order up to %d only", called(c.message.MessageID),
+			p.k, j+1, s.state.HeldUpTo())
 	}
 	if p.epoch < w.record.passed && !without("R10") {
 		w.say("C%d drops the reply to %s: its primary has no authority", j+1, called(c.message.MessageID))
@@ -205,7 +213,8 @@ func (w *world) ask(j int8) {
 	if without("R2: what was sent isn't held") {
 		held = max(held, r.sent[j])
 	}
-	w.learn(j, &packet{epoch: p.Epoch(), stable: p.Stable(), sealed: []orderstate.Announcement{seal(p.Multicast(sessionOf(j), held, p.Last(), nil))}})
+	w.learn(j, &packet{epoch: p.Epoch(), stable: p.Stable(),
+		sealed: []orderstate.Announcement{seal(p.Multicast(sessionOf(j), held, p.Last(), nil))}})
 	w.settle(j)
 }
 
@@ -213,8 +222,11 @@ func (w *world) ask(j int8) {
 func (w *world) lacks(j int8) bool {
 	s := w.sources[j]
 	r := w.replicas[s.leader]
-	return s.ready && r.fate == up && r.primary != nil && r.primary.Epoch() == s.state.Epoch() && !w.cutOff(s.leader, node(j)) &&
-		(s.read.waiting.OrderNum > s.state.HeldUpTo() || slices.ContainsFunc(s.calls, func(c call) bool { return c.waiting.Epoch != 0 && s.state.HeldUpTo() < c.waiting.OrderNum }))
+	return s.ready && r.fate == up && r.primary != nil && r.primary.Epoch() == s.state.Epoch() &&
+		!w.cutOff(s.leader, node(j)) &&
+		(s.read.waiting.OrderNum > s.state.HeldUpTo() || slices.ContainsFunc(s.calls, func(c call) bool {
+			return c.waiting.Epoch != 0 && s.state.HeldUpTo() < c.waiting.OrderNum
+		}))
 }
 
 // null is a null message to the backups (FIG. 7, R4).
@@ -230,7 +242,8 @@ func (w *world) multicast(i int8, order run, list []message) {
 	p := w.replicas[i].primary
 	_, members := p.Required()
 	for _, m := range members {
-		w.send(i, replicaNumber(m), &packet{kind: push, epoch: p.Epoch(), stable: p.Stable(), runs: []run{order}, list: list})
+		w.send(i, replicaNumber(m),
+			&packet{kind: push, epoch: p.Epoch(), stable: p.Stable(), runs: []run{order}, list: list})
 	}
 }
 
@@ -307,7 +320,8 @@ func (w *world) execute(r *replica) {
 	}
 }
 
-// acknowledge: a backup says what it holds, if that is news: to its primary, and at Stable to the sources.
+// acknowledge: a backup says what it holds, if that is news: to its primary, and at Stable to the
+// sources.
 func (w *world) acknowledge(i int8) {
 	r := w.replicas[i]
 	if r.fate != up || r.backup == nil || r.takeover != nil {

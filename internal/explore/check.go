@@ -7,7 +7,8 @@ import (
 	"github.com/understudy-rpc/understudy/orderstate"
 )
 
-// checkReplica is what holds of one replica, whatever the others are. It is asked once of each that is reached.
+// checkReplica is what holds of one replica, whatever the others are. It is asked once of each that
+// is reached.
 func checkReplica(r *replica) error {
 	if r.fate != up {
 		return nil
@@ -27,7 +28,8 @@ func checkReplica(r *replica) error {
 	for i, t := range r.executed {
 		for k, other := range r.executed[:i] {
 			if t.session == other.session && t.seqNum == other.seqNum && t.kind == other.kind {
-				return fmt.Errorf("I4: %s is executed as %d and as %d", called(orderstate.MessageID{Session: t.session, SeqNum: t.seqNum}), k+1, i+1)
+				return fmt.Errorf("I4: %s is executed as %d and as %d",
+					called(orderstate.MessageID{Session: t.session, SeqNum: t.seqNum}), k+1, i+1)
 			}
 		}
 	}
@@ -63,7 +65,8 @@ func (w *world) check() {
 		}
 		for _, c := range s.calls { // I5, when nothing was said
 			if k := int(c.orderNum); c.done && (k > len(p.executed) || !p.executed[k-1].is(c.message.MessageID)) {
-				w.fail("I5: C%d has accepted %s as %d in epoch %d; in epoch %d it isn't there, and nobody has said so", j+1, called(c.message.MessageID), k, c.epoch, p.primary.Epoch())
+				w.fail("I5: C%d has accepted %s as %d in epoch %d; in epoch %d it isn't there, and nobody has said so",
+					j+1, called(c.message.MessageID), k, c.epoch, p.primary.Epoch())
 			}
 		}
 	}
@@ -93,7 +96,8 @@ func (w *world) holdsStable(i int8, r *replica) {
 	last := r.history().Last()
 	for n := range int8(w.scope.Replicas) {
 		if p := w.replicas[n]; p.fate == up && p.primary != nil && last < p.primary.Stable() {
-			w.fail("R3: S%d takes %d for stable, and S%d, which is in-sync, holds %d", n+1, p.primary.Stable(), i+1, last)
+			w.fail("R3: S%d takes %d for stable, and S%d, which is in-sync, holds %d", n+1, p.primary.Stable(), i+1,
+				last)
 		}
 	}
 	for j := range int8(w.scope.Sources) {
@@ -117,14 +121,15 @@ func (w *world) externalised(j int8, reply orderstate.Reply) {
 		}
 	}
 	for i := range int8(w.scope.Replicas) {
-		if r := w.replicas[i]; w.scope.Level == Stable && !w.record.restored && r.fate == up && w.inSync(i) && r.history().Last() < reply.OrderNum {
+		if r := w.replicas[i]; w.scope.Level == Stable && !w.record.restored && r.fate == up && w.inSync(i) &&
+			r.history().Last() < reply.OrderNum {
 			w.fail("R1b: C%d accepts %d, S%d is in-sync and holds %d", j+1, reply.OrderNum, i+1, r.history().Last())
 		}
 	}
 }
 
-// keptAll is I5 where N is fixed: below Stable what a source has accepted is lost only if a message died with all its holders, or the source was given up;
-// at Stable, never.
+// keptAll is I5 where N is fixed: below Stable what a source has accepted is lost only if a message
+// died with all its holders, or the source was given up; at Stable, never.
 func (w *world) keptAll(i int8) {
 	if w.record.restored {
 		return // what is lost is told
@@ -139,16 +144,19 @@ func (w *world) keptAll(i int8) {
 		for _, c := range s.calls {
 			if c.done && (c.orderNum > n || !w.replicas[i].executed[c.orderNum-1].is(c.message.MessageID)) {
 				if w.scope.Level == Stable {
-					w.fail("I5: C%d has accepted %s as %d, and epoch %d starts at %d", j+1, called(c.message.MessageID), c.orderNum, p.Epoch(), n+1)
+					w.fail("I5: C%d has accepted %s as %d, and epoch %d starts at %d", j+1, called(c.message.MessageID),
+						c.orderNum, p.Epoch(), n+1)
 				} else if by := w.survives(s, c.epoch, n+1); by != "" {
-					w.fail("I5: C%d has accepted %s as %d in epoch %d; epoch %d starts at %d, though %s", j+1, called(c.message.MessageID), c.orderNum, c.epoch, p.Epoch(), n+1, by)
+					w.fail("I5: C%d has accepted %s as %d in epoch %d; epoch %d starts at %d, though %s", j+1,
+						called(c.message.MessageID), c.orderNum, c.epoch, p.Epoch(), n+1, by)
 				}
 			}
 		}
 	}
 }
 
-// survives says who holds the message that a source knows to be ordered as k in an epoch; "" if that died.
+// survives says who holds the message that a source knows to be ordered as k in an epoch; "" if
+// that died.
 func (w *world) survives(s *source, e epoch, k orderNum) string {
 	for _, r := range unsealAll(s.state.PendingRemoteOrder()) {
 		if r.Epoch != e || k < r.First || k > r.Last() {

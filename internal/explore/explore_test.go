@@ -21,7 +21,8 @@ func TestScopes(t *testing.T) {
 // TestComplete visits a scope to its end: the same states, however often.
 func TestComplete(t *testing.T) {
 	t.Parallel()
-	scope := Scope{Name: "small", Level: Reflected, Replicas: 2, Sources: 2, Calls: [2]int{1, 1}, Outstanding: 1, Max: 8, Epochs: 2, Faults: Faults{Crashes: 1}}
+	scope := Scope{Name: "small", Level: Reflected, Replicas: 2, Sources: 2, Calls: [2]int{1, 1}, Outstanding: 1,
+		Max: 8, Epochs: 2, Faults: Faults{Crashes: 1}}
 	first := Search(scope, Limits{})
 	if first.Broken != nil || !first.Complete || first.States < 5000 {
 		t.Error(first)
@@ -34,7 +35,8 @@ func TestComplete(t *testing.T) {
 // TestTrace breaks a promise that nobody gave, and reads how.
 func TestTrace(t *testing.T) {
 	t.Parallel()
-	scope := Scope{Name: "hopeless", Level: Reflected, Replicas: 2, Sources: 1, Calls: [2]int{1}, Outstanding: 1, Max: 8, Epochs: 2, Faults: Faults{Deaths: 1}}
+	scope := Scope{Name: "hopeless", Level: Reflected, Replicas: 2, Sources: 1, Calls: [2]int{1}, Outstanding: 1,
+		Max: 8, Epochs: 2, Faults: Faults{Deaths: 1}}
 	r := search{universe: newUniverse(&scope), seen: newTable()}
 	r.run(Limits{})
 	root := r.founded()

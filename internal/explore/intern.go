@@ -2,12 +2,14 @@ package explore
 
 import "encoding/binary"
 
-// part is a piece of a state. Once interned it is shared by all states that have it, and never changed.
+// part is a piece of a state. Once interned it is shared by all states that have it, and never
+// changed.
 type part interface {
 	appendTo([]byte) []byte
 }
 
-// pool gives equal parts one number, and keeps one of them. Numbers are given in the order of discovery, so that the same search gives the same.
+// pool gives equal parts one number, and keeps one of them. Numbers are given in the order of
+// discovery, so that the same search gives the same.
 type pool[T part] struct {
 	ids  map[string]uint32
 	all  []T

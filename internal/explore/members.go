@@ -70,7 +70,8 @@ func (w *world) cut(a, b int8) {
 	w.connect(a, b)
 }
 
-// connect is what a new stream carries, and what the two ends do about the old one's end. a is the lower node.
+// connect is what a new stream carries, and what the two ends do about the old one's end. a is the
+// lower node.
 func (w *world) connect(a, b int8) {
 	if !w.alive(a) || !w.alive(b) {
 		return
@@ -93,7 +94,8 @@ func (w *world) connect(a, b int8) {
 	}
 }
 
-// tellAgain: a backup's new stream to its primary begins with no session attached, there first, and says whom it hears, and whom it doesn't any more (R11).
+// tellAgain: a backup's new stream to its primary begins with no session attached, there first, and
+// says whom it hears, and whom it doesn't any more (R11).
 func (w *world) tellAgain(i, to int8) {
 	if !w.scope.Attaching || w.replicas[to].primary == nil {
 		return
@@ -144,7 +146,8 @@ func (w *world) connectSource(i, j int8) {
 	w.reissue(j)
 }
 
-// evict: the primary, or who takes over, takes a replica out of in-sync: etcd first, then the required set, then its streams are cut (R13).
+// evict: the primary, or who takes over, takes a replica out of in-sync: etcd first, then the
+// required set, then its streams are cut (R13).
 func (w *world) evict(i, out int8) {
 	if w.alive(out) {
 		w.g().left.Evictions--
@@ -180,7 +183,8 @@ func (w *world) restore(n int8) {
 	g.inSync |= 1 << n
 	w.r(n).fate = up
 	for other := range int8(maxNodes) {
-		if other != n && (other >= maxReplicas && other-maxReplicas < int8(w.scope.Sources) || other < int8(w.scope.Replicas)) {
+		if other != n && (other >= maxReplicas && other-maxReplicas < int8(w.scope.Sources) ||
+			other < int8(w.scope.Replicas)) {
 			w.connect(min(n, other), max(n, other))
 		}
 	}
@@ -305,7 +309,8 @@ func (w *world) detach(i, j int8) {
 	}
 }
 
-// confirm: the primary notes it; the confirmation follows what the replies that it has sent depend on.
+// confirm: the primary notes it; the confirmation follows what the replies that it has sent depend
+// on.
 func (w *world) confirm(i, to int8, p *packet) {
 	r := w.r(i)
 	if r.primary == nil {
@@ -317,7 +322,8 @@ func (w *world) confirm(i, to int8, p *packet) {
 	}
 	e := r.primary.Epoch()
 	if !without("R11: the confirmation follows what replies depend on") {
-		w.send(i, to, &packet{kind: push, epoch: e, stable: r.primary.Stable(), runs: []run{r.primary.Push(r.primary.Stable())}, list: w.held(i)})
+		w.send(i, to, &packet{kind: push, epoch: e, stable: r.primary.Stable(),
+			runs: []run{r.primary.Push(r.primary.Stable())}, list: w.held(i)})
 	}
 	w.send(i, to, &packet{kind: confirmed, epoch: e, session: p.session, number: p.number, k: upTo})
 }
@@ -328,7 +334,8 @@ func (w *world) mend(i, j int8) {
 	w.connect(i, node(j))
 }
 
-// answering is the epoch that a source acknowledges on its streams to backups, where that is explored.
+// answering is the epoch that a source acknowledges on its streams to backups, where that is
+// explored.
 func (w *world) answering(s *source) epoch {
 	if !w.scope.Attaching {
 		return 0
@@ -341,7 +348,8 @@ func (w *world) answersAll(j, but int8) {
 	s := w.sources[j]
 	for i := range int8(w.scope.Replicas) {
 		if i != but && w.scope.Attaching && w.alive(i) && w.replicas[i].primary == nil {
-			w.send(node(j), i, &packet{kind: hello, epoch: s.state.Epoch(), list: s.messages(), sealed: s.state.PendingRemoteOrder()})
+			w.send(node(j), i, &packet{kind: hello, epoch: s.state.Epoch(), list: s.messages(),
+				sealed: s.state.PendingRemoteOrder()})
 		}
 	}
 }
@@ -354,7 +362,8 @@ func (w *world) answers(i, j int8, e epoch) {
 	}
 }
 
-// attach: a backup that hears a source, in the epoch that it follows itself, tells the primary (R11).
+// attach: a backup that hears a source, in the epoch that it follows itself, tells the primary
+// (R11).
 func (w *world) attach(i, j int8) {
 	r := w.r(i)
 	if r.backup == nil || r.takeover != nil || r.answered[j] < r.backup.Epoch() || r.answered[j] == 0 {

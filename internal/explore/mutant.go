@@ -7,7 +7,8 @@ import "github.com/understudy-rpc/understudy/orderstate"
 // without says whether a rule that is a runtime's to keep is taken away (make mutants). It is not.
 func without(string) bool { return false }
 
-// mutated says that some rule is taken away, so that what shows it is to be found, not what stands in the way of it.
+// mutated says that some rule is taken away, so that what shows it is to be found, not what stands
+// in the way of it.
 const mutated = false
 
 func deleteSent(*orderstate.Source) {}

@@ -36,11 +36,13 @@ var unseen = []Mutant{
 	},
 	{
 		"R11: a stream begins with none attached", "detached3",
-		"a backup keeps what it waits for, and what was on an old stream never arrives after what is on the new one here; that is the runtime's to ensure",
+		"a backup keeps what it waits for, and what was on an old stream never arrives after what is on the new one " +
+			"here; that is the runtime's to ensure",
 	},
 	{
 		"R12.4", "detached5",
-		"replies wait for a peer that hasn't said, in this epoch, that it hears their session, or holds what they depend on (R11); and until a peer holds what is below the epoch, its takeover waits for all",
+		"replies wait for a peer that hasn't said, in this epoch, that it hears their session, or holds what they " +
+			"depend on (R11); and until a peer holds what is below the epoch, its takeover waits for all",
 	},
 	{
 		"R12.3: the highest epoch wins", "partition",

@@ -38,7 +38,8 @@ const (
 	hears                  // a backup hears a session
 )
 
-var kinds = [...]string{"frame", "hello", "request", "reply", "ack", "push", "new epoch", "answer", "answer", "start", "required set", "can't hear", "confirmation", "hears"}
+var kinds = [...]string{"frame", "hello", "request", "reply", "ack", "push", "new epoch", "answer", "answer", "start",
+	"required set", "can't hear", "confirmation", "hears"}
 
 // packet is on its way. It never changes.
 type packet struct {
@@ -58,7 +59,8 @@ type packet struct {
 }
 
 func (p *packet) appendTo(b []byte) []byte {
-	b = appendInts(b, uint64(p.kind), uint64(p.epoch), uint64(p.first), uint64(p.k), uint64(p.stable), p.number, uint64(p.session), uint64(len(p.members)))
+	b = appendInts(b, uint64(p.kind), uint64(p.epoch), uint64(p.first), uint64(p.k), uint64(p.stable), p.number,
+		uint64(p.session), uint64(len(p.members)))
 	for _, m := range p.members {
 		b = append(b, m...)
 	}
@@ -85,7 +87,8 @@ func (p *packet) appendTo(b []byte) []byte {
 func appendRun(b []byte, r run) []byte {
 	b = appendInts(b, uint64(r.Epoch), uint64(r.EpochFirst), uint64(r.First), uint64(r.Count))
 	for _, o := range r.Entries {
-		b = appendInts(b, uint64(o.SeqNum), uint64(o.Session), uint64(o.Kind), uint64(o.First), uint64(o.Time), o.Digest)
+		b = appendInts(b, uint64(o.SeqNum), uint64(o.Session), uint64(o.Kind), uint64(o.First), uint64(o.Time),
+			o.Digest)
 	}
 	return b
 }
@@ -102,10 +105,12 @@ func unseal(a orderstate.Announcement) run {
 		b = b[n:]
 		return v
 	}
-	r := run{Envelope: orderstate.Envelope{Epoch: epoch(next()), EpochFirst: orderNum(next()), First: orderNum(next()), Count: int(next())}}
+	r := run{Envelope: orderstate.Envelope{Epoch: epoch(next()), EpochFirst: orderNum(next()), First: orderNum(next()),
+		Count: int(next())}}
 	for i := range r.Count {
 		r.Entries = append(r.Entries, orderstate.OrderInfo{
-			OrderNum: r.First + orderNum(i), SeqNum: seqNum(next()), Session: session(next()), Kind: orderstate.Kind(next()), First: epoch(next()), Time: int64(next()), Digest: next(),
+			OrderNum: r.First + orderNum(i), SeqNum: seqNum(next()), Session: session(next()),
+			Kind: orderstate.Kind(next()), First: epoch(next()), Time: int64(next()), Digest: next(),
 		})
 	}
 	return r

@@ -16,7 +16,8 @@ const (
 	asleep      // evicted, and cut off from all: it doesn't know it
 )
 
-// record is etcd's, and what the outside knows: how often each fault may still happen, who is cut off.
+// record is etcd's, and what the outside knows: how often each fault may still happen, who is cut
+// off.
 type record struct {
 	id       uint32
 	epoch    epoch
@@ -36,7 +37,8 @@ func (g *record) appendTo(b []byte) []byte {
 		b = append(b, 'r')
 	}
 	b = append(b, byte(g.epoch), byte(g.primary), g.inSync, g.broken, g.skipped, byte(g.passed), byte(g.accepted))
-	for _, n := range [...]int{f.Crashes, f.Deaths, f.Losses, f.Cuts, f.Breaks, f.Depositions, f.Evictions, f.Skips, f.Restores} {
+	for _, n := range [...]int{f.Crashes, f.Deaths, f.Losses, f.Cuts, f.Breaks, f.Depositions, f.Evictions, f.Skips,
+		f.Restores} {
 		b = append(b, byte(n))
 	}
 	return b
@@ -95,7 +97,8 @@ func (r *replica) appendTo(b []byte) []byte {
 	default:
 		b = r.backup.AppendTo(b)
 	}
-	b = appendInts(b, uint64(len(r.executed)), uint64(len(r.owed)), uint64(r.leader), uint64(r.acked.epoch), uint64(r.acked.k), uint64(r.joining), uint64(r.ended), uint64(r.heard))
+	b = appendInts(b, uint64(len(r.executed)), uint64(len(r.owed)), uint64(r.leader), uint64(r.acked.epoch),
+		uint64(r.acked.k), uint64(r.joining), uint64(r.ended), uint64(r.heard))
 	for _, t := range r.executed {
 		b = appendInts(b, uint64(t.session), uint64(t.seqNum), uint64(t.kind), uint64(t.time), uint64(t.first))
 	}
@@ -165,7 +168,8 @@ func (s *source) appendTo(b []byte) []byte {
 	b = appendInts(b, s.marks[:]...)
 	b = appendBools(b, s.ready)
 	for _, c := range s.calls {
-		b = appendInts(b, uint64(c.message.Digest), uint64(c.epoch), uint64(c.orderNum), uint64(c.to), uint64(c.waiting.Epoch), uint64(c.waiting.OrderNum), c.waiting.Number)
+		b = appendInts(b, uint64(c.message.Digest), uint64(c.epoch), uint64(c.orderNum), uint64(c.to),
+			uint64(c.waiting.Epoch), uint64(c.waiting.OrderNum), c.waiting.Number)
 		b = appendBools(b, c.done, c.flight != nil)
 		if c.flight != nil {
 			b = appendInts(b, c.flight.id)

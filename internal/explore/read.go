@@ -2,7 +2,8 @@ package explore
 
 import "github.com/understudy-rpc/understudy/orderstate"
 
-// read is a source's read-only call: no order, no log, no fan-out; it names the orderNum that it saw (R1).
+// read is a source's read-only call: no order, no log, no fan-out; it names the orderNum that it
+// saw (R1).
 type read struct {
 	asked   bool
 	floor   orderNum // what had been accepted, by anyone, when it was issued
@@ -36,8 +37,10 @@ func (w *world) requestRead(j int8) {
 	}
 }
 
-// settled says whether no source accepts anything of an older epoch any more. At Stable the gate opens before the sessions have answered: what is accepted then, an older primary, which still has
-// authority, doesn't show to whom it serves a read. So calls and reads wait there until each session has acknowledged the epoch, or A has passed.
+// settled says whether no source accepts anything of an older epoch any more. At Stable the gate
+// opens before the sessions have answered: what is accepted then, an older primary, which still has
+// authority, doesn't show to whom it serves a read. So calls and reads wait there until each
+// session has acknowledged the epoch, or A has passed.
 func (w *world) settled(i int8) bool {
 	r := w.replicas[i]
 	if e := r.primary.Epoch(); w.scope.Level != Stable || w.scope.Reads == 0 || e == 1 || w.record.passed >= e {
@@ -57,8 +60,10 @@ func (w *world) serves(i int8) bool {
 	return r.primary != nil && r.open && (w.settled(i) || without("R12.4: calls wait at Stable, as reads do"))
 }
 
-// shows says whether a primary answers a read of a source. A takeover by a backup that can't hear the source doesn't wait for it, nor for A: so that backup must hold what the read
-// depends on, and still follow this epoch when the read has arrived (R11). To order the read, and wait for the acknowledgement, comes to the same.
+// shows says whether a primary answers a read of a source. A takeover by a backup that can't hear
+// the source doesn't wait for it, nor for A: so that backup must hold what the read depends on, and
+// still follow this epoch when the read has arrived (R11). To order the read, and wait for the
+// acknowledgement, comes to the same.
 func (w *world) shows(i, j int8) bool {
 	r := w.replicas[i]
 	if r.primary == nil || !r.open || !w.settled(i) {
@@ -110,7 +115,8 @@ func (w *world) readReplied(j int8) {
 	w.settle(j)
 }
 
-// settleRead hands a read's reply over: it mustn't be older than what anyone had accepted before it was issued.
+// settleRead hands a read's reply over: it mustn't be older than what anyone had accepted before it
+// was issued.
 func (w *world) settleRead(j int8) {
 	s := w.s(j)
 	if s.read.waiting.Epoch == 0 {
@@ -121,7 +127,8 @@ func (w *world) settleRead(j int8) {
 		saw := s.read.waiting.OrderNum
 		w.say("C%d accepts what it read at %d", j+1, saw)
 		if saw < s.read.floor {
-			w.fail("R10: C%d reads the state at %d of epoch %d, and the call at %d was accepted before", j+1, saw, s.read.waiting.Epoch, s.read.floor)
+			w.fail("R10: C%d reads the state at %d of epoch %d, and the call at %d was accepted before", j+1, saw,
+				s.read.waiting.Epoch, s.read.floor)
 		}
 		s.read = read{}
 	case orderstate.Drop:
@@ -142,5 +149,6 @@ func (w *world) forgetLost(n orderNum) {
 	}
 }
 
-// authorityEnds: A has passed since the last election, so that no older primary transmits, and no source accepts what it has (R10).
+// authorityEnds: A has passed since the last election, so that no older primary transmits, and no
+// source accepts what it has (R10).
 func (w *world) authorityEnds() { w.g().passed = w.record.epoch }

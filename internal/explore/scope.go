@@ -13,7 +13,8 @@ type Scope struct {
 	// Calls is how many each source issues, of which at most Outstanding wait for their replies.
 	Calls       [maxSources]int
 	Outstanding int
-	// Header is how many announcements a reply carries at most (R5): the rest goes on the session's stream. 0 is no bound.
+	// Header is how many announcements a reply carries at most (R5): the rest goes on the session's
+	// stream. 0 is no bound.
 	Header int
 	// Reads is how many read-only calls each source issues, one at a time.
 	Reads int
@@ -31,7 +32,8 @@ type Scope struct {
 	Bound int
 	// Truncate: the history is cut wherever it may be.
 	Truncate bool
-	// Attaching: sessions begin detached, and who hears one says so (R11). Else each is attached in the step in which it might be said.
+	// Attaching: sessions begin detached, and who hears one says so (R11). Else each is attached in
+	// the step in which it might be said.
 	Attaching bool
 }
 
@@ -62,11 +64,13 @@ type Faults struct {
 	Evictions int
 	// Skips are of sessions that live: a takeover waits no longer for them.
 	Skips int
-	// Restores are of the store, to before an eviction: who was evicted, lives and doesn't know it is in-sync again.
+	// Restores are of the store, to before an eviction: who was evicted, lives and doesn't know it
+	// is in-sync again.
 	Restores int
 }
 
-// Scopes is what make explore visits. What had only been argued before comes first: detaching, null messages, the taking over of (stable, N].
+// Scopes is what make explore visits. What had only been argued before comes first: detaching, null
+// messages, the taking over of (stable, N].
 var Scopes = []Scope{
 	{
 		Name: "detached", Why: "R11: a source and a backup can't hear each other, and the primary dies",
@@ -103,7 +107,8 @@ var Scopes = []Scope{
 		Level: Reflected, Replicas: 3, Sources: 1, Calls: [2]int{2}, Outstanding: 2, Max: 8, Epochs: 3,
 		Attaching: true,
 		Faults:    Faults{Crashes: 2, Breaks: 1},
-		Begin:     []string{"S3 can't hear C1", "S1 dies", "S2 is elected", "S2→S3", "S3→S2", "S2→C1", "C1→S2", "C1→S2"},
+		Begin: []string{"S3 can't hear C1", "S1 dies", "S2 is elected", "S2→S3", "S3→S2", "S2→C1", "C1→S2",
+			"C1→S2"},
 	},
 	{
 		Name: "detached7", Why: "R11, R13: who joins hears the source before it is counted in-sync, or after",
@@ -173,7 +178,8 @@ var Scopes = []Scope{
 		Level: Reflected, Replicas: 3, Sources: 2, Calls: [2]int{1, 1}, Outstanding: 1, Max: 8, Epochs: 3,
 		Faults: Faults{Crashes: 2, Skips: 1},
 		Begin: []string{
-			"C1 calls", "RPC c1.1", "RPC c1.1", "S1 dies", "S2 is elected", "S2→S3", "S3→S2", "S2→C2", "C2→S2", "S2 gives C1 up",
+			"C1 calls", "RPC c1.1", "RPC c1.1", "S1 dies", "S2 is elected", "S2→S3", "S3→S2", "S2→C2", "C2→S2",
+			"S2 gives C1 up",
 			"S2→S3", "S3→S2", "S2→C2",
 		},
 	},
@@ -218,7 +224,8 @@ var Scopes = []Scope{
 		Faults: Faults{Crashes: 1, Depositions: 1, Evictions: 1}, Bound: 1e6,
 	},
 	{
-		Name: "oldstore", Why: "I5: a store that was restored elects who was evicted: what was stable is gone, and whoever knew it is told",
+		Name: "oldstore", Why: "I5: a store that was restored elects who was evicted: what was stable is gone, and " +
+			"whoever knew it is told",
 		Level: Stable, Replicas: 3, Sources: 1, Calls: [2]int{2}, Outstanding: 1, Epochs: 3,
 		Faults: Faults{Crashes: 2, Evictions: 1, Restores: 1}, Bound: 1e6,
 		Begin: []string{"S1 evicts S3"},
@@ -229,14 +236,16 @@ var Scopes = []Scope{
 		Faults: Faults{Crashes: 2}, Bound: 1e6,
 	},
 	{
-		Name: "joinagain", Why: "R1b, R13: a transfer starts again in the next epoch, and who joins had acknowledged in the one before",
+		Name: "joinagain", Why: "R1b, R13: a transfer starts again in the next epoch, and who joins had " +
+			"acknowledged in the one before",
 		Level: Stable, Replicas: 3, Absent: 1, Sources: 1, Calls: [2]int{2}, Outstanding: 2, Epochs: 2,
 		Faults: Faults{Crashes: 1}, Bound: 1e6,
 		Begin: []string{"S3 joins with S1's snapshot", "C1 calls", "C1 calls", "RPC c1.1", "RPC c1.2"},
 	},
 	{
 		Name: "joinlow", Why: "R13: grow below Stable",
-		Level: Reflected, Replicas: 3, Absent: 1, Sources: 1, Calls: [2]int{2}, Outstanding: 2, Max: 8, Epochs: 3, Truncate: true,
-		Faults: Faults{Crashes: 2}, Bound: 1e6,
+		Level: Reflected, Replicas: 3, Absent: 1, Sources: 1, Calls: [2]int{2}, Outstanding: 2, Max: 8, Epochs: 3,
+		Truncate: true,
+		Faults:   Faults{Crashes: 2}, Bound: 1e6,
 	},
 }

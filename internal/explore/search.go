@@ -11,12 +11,14 @@ import (
 type Limits struct {
 	// States is how many may be visited; 0 is no bound.
 	States int
-	// Walks is how many random walks go on from the beginning, each until nothing but faults is left, where not all could be visited.
+	// Walks is how many random walks go on from the beginning, each until nothing but faults is
+	// left, where not all could be visited.
 	Walks int
 }
 
-// Within returns limits for so much memory, in MiB, and at most so many states (0: no bound). A state takes 24 to 56 bytes among those visited, and 128 while it waits to be visited itself, which
-// up to half of them do; the parts of states are few.
+// Within returns limits for so much memory, in MiB, and at most so many states (0: no bound). A
+// state takes 24 to 56 bytes among those visited, and 128 while it waits to be visited itself,
+// which up to half of them do; the parts of states are few.
 func Within(mem, states int) Limits {
 	most := mem << 20 / 120
 	if states > 0 {
@@ -47,7 +49,8 @@ func (r Result) String() string {
 	} else if r.Walks > 0 {
 		extent = fmt.Sprintf("bounded, %d walks", r.Walks)
 	}
-	line := fmt.Sprintf("%-11s %8d states  depth %2d  %7s  %-21s", r.Scope, r.States, r.Depth, r.Time.Round(100*time.Millisecond), extent)
+	line := fmt.Sprintf("%-11s %8d states  depth %2d  %7s  %-21s", r.Scope, r.States, r.Depth,
+		r.Time.Round(100*time.Millisecond), extent)
 	if r.Broken != nil {
 		line += fmt.Sprintf("\n%v, after\n%s", r.Broken, r.Trace)
 	}
@@ -72,7 +75,8 @@ type queued struct {
 	index uint32
 }
 
-// Search visits the states of a scope, breadth first, until a rule is broken, all are visited, or the limits are reached.
+// Search visits the states of a scope, breadth first, until a rule is broken, all are visited, or
+// the limits are reached.
 func Search(scope Scope, limits Limits) Result {
 	begun := time.Now()
 	s := &search{universe: newUniverse(&scope), seen: newTable()}

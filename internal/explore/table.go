@@ -1,6 +1,7 @@
 package explore
 
-// table is the set of states visited, by 128 bits of a hash of each: of 10^7 states two are taken for one with a probability of 10^-25.
+// table is the set of states visited, by 128 bits of a hash of each: of 10^7 states two are taken
+// for one with a probability of 10^-25.
 type table struct {
 	slots [][2]uint64
 	count int

@@ -10,7 +10,8 @@ import (
 // mayStand says whether a replica may be elected (R8).
 func (w *world) mayStand(i int8) bool {
 	r := w.replicas[i]
-	return r.fate == up && w.inSync(i) && r.backup != nil && r.takeover == nil && w.record.primary != i && w.record.epoch < w.scope.Epochs
+	return r.fate == up && w.inSync(i) && r.backup != nil && r.takeover == nil && w.record.primary != i &&
+		w.record.epoch < w.scope.Epochs
 }
 
 // elect is R8, and the first step of R12.
@@ -83,7 +84,8 @@ func runs(known []orderstate.Ordered, epochs *orderstate.Epochs) []run {
 		last := len(rs) - 1
 		if last < 0 || rs[last].Epoch != o.Epoch || rs[last].Last()+1 != o.OrderNum {
 			first, _ := epochs.First(o.Epoch)
-			rs, last = append(rs, run{Envelope: orderstate.Envelope{Epoch: o.Epoch, EpochFirst: first, First: o.OrderNum}}), last+1
+			rs, last = append(rs,
+				run{Envelope: orderstate.Envelope{Epoch: o.Epoch, EpochFirst: first, First: o.OrderNum}}), last+1
 		}
 		rs[last].Count++
 		rs[last].Entries = append(rs[last].Entries, o.OrderInfo)
@@ -104,7 +106,8 @@ func (w *world) peerAnswers(i, from int8, e epoch) {
 	}
 	r.leader = from
 	w.send(i, from, &packet{
-		kind: peerKnows, epoch: e, table: slices.Clone(r.backup.Epochs().Starts()), runs: runs(known, r.backup.Epochs()), list: w.held(i),
+		kind: peerKnows, epoch: e, table: slices.Clone(r.backup.Epochs().Starts()),
+		runs: runs(known, r.backup.Epochs()), list: w.held(i),
 	})
 }
 
@@ -175,7 +178,8 @@ func (w *world) waitsFor(i, j int8) bool {
 	return slices.Contains(sessions, sessionOf(j))
 }
 
-// giveUp: the takeover waits no longer for a source: A has passed, so that this accepts nothing of an older epoch (R10).
+// giveUp: the takeover waits no longer for a source: A has passed, so that this accepts nothing of
+// an older epoch (R10).
 func (w *world) giveUp(i, j int8) {
 	r := w.r(i)
 	g := w.g()
@@ -227,7 +231,8 @@ func (w *world) fix(i int8) {
 func (w *world) tellStart(i, to int8) {
 	p := w.replicas[i].primary
 	start := &packet{
-		kind: starts, epoch: p.Epoch(), first: p.First(), stable: p.Stable(), table: slices.Clone(p.Epochs().Starts()), runs: []run{p.Push(p.Stable())}, list: w.held(i),
+		kind: starts, epoch: p.Epoch(), first: p.First(), stable: p.Stable(), table: slices.Clone(p.Epochs().Starts()),
+		runs: []run{p.Push(p.Stable())}, list: w.held(i),
 	}
 	if w.scope.Attaching { // the one may come without the other
 		push := &packet{kind: push, epoch: p.Epoch(), stable: p.Stable(), runs: start.runs, list: start.list}
@@ -255,7 +260,8 @@ func (w *world) started(i, from int8, p *packet) {
 	w.attachAll(i)
 }
 
-// gate is R12.4: when every in-sync peer holds what is up to N, the sessions learn N, and calls are taken.
+// gate is R12.4: when every in-sync peer holds what is up to N, the sessions learn N, and calls are
+// taken.
 func (w *world) gate(i int8) {
 	r := w.r(i)
 	if r.open || r.primary == nil || !r.primary.Held() {
@@ -270,7 +276,8 @@ func (w *world) gate(i int8) {
 func (w *world) tellSource(i, j int8) {
 	p := w.replicas[i].primary
 	number, members := p.Required()
-	w.send(i, node(j), &packet{kind: starts, epoch: p.Epoch(), first: p.First(), stable: p.Stable(), table: slices.Clone(p.Epochs().Starts()), number: number, members: members})
+	w.send(i, node(j), &packet{kind: starts, epoch: p.Epoch(), first: p.First(), stable: p.Stable(),
+		table: slices.Clone(p.Epochs().Starts()), number: number, members: members})
 }
 
 // resumes: a source learns where the epoch starts, and issues its calls again.

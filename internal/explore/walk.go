@@ -6,7 +6,8 @@ import (
 	"strings"
 )
 
-// walks goes at random where not all states can be visited: to the end, which is deeper than breadth first gets. The same scope has the same walks.
+// walks goes at random where not all states can be visited: to the end, which is deeper than
+// breadth first gets. The same scope has the same walks.
 func (s *search) walks(r *Result, n int) {
 	var path []action
 	for r.Walks < n && r.Broken == nil {
@@ -18,7 +19,8 @@ func (s *search) walks(r *Result, n int) {
 	}
 }
 
-// walk goes from the beginning until nothing but faults is left, or a rule is broken. Faults, and what needn't happen, are rarer than the rest.
+// walk goes from the beginning until nothing but faults is left, or a rule is broken. Faults, and
+// what needn't happen, are rarer than the rest.
 func (s *search) walk(random *rand.Rand, path []action) ([]action, error) {
 	v, err := s.begin(nil)
 	if err != nil {

@@ -31,7 +31,8 @@ func newUniverse(scope *Scope) *universe {
 	}
 }
 
-// world is one state. Its parts are shared with other states: who changes one replaces it first (own).
+// world is one state. Its parts are shared with other states: who changes one replaces it first
+// (own).
 type world struct {
 	*universe
 	record   *record

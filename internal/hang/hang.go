@@ -1,5 +1,6 @@
-// Package hang says who keeps a test from going on. In a testing/synctest bubble time stands still while anyone waits for a mutex; if its holder waits for time, the test hangs, and go test's own report, at its time-out, has hundreds of
-// goroutines.
+// Package hang says who keeps a test from going on. In a testing/synctest bubble time stands still
+// while anyone waits for a mutex; if its holder waits for time, the test hangs, and go test's own
+// report, at its time-out, has hundreds of goroutines.
 package hang
 
 import (
@@ -20,7 +21,9 @@ import (
 // early is by how much the report comes before go test's own.
 const early = 10 * time.Second
 
-// Run runs a package's tests, and returns their exit code. If a bubble hangs shortly before -timeout, it reports that to standard error, and ends the process with 2; what is only slow is go test's to report.
+// Run runs a package's tests, and returns their exit code. If a bubble hangs shortly before
+// -timeout, it reports that to standard error, and ends the process with 2; what is only slow is go
+// test's to report.
 func Run(m interface{ Run() int }) int {
 	flag.Parse()
 	if limit := timeout(); limit > early {
@@ -64,7 +67,9 @@ type place struct {
 	where   string
 }
 
-// report writes, if a bubble hangs, all stacks, and then what those of a bubble that hangs wait for, one place a line, with how many wait there, and last who may be the reason. A bubble hangs in which someone waits, but not durably.
+// report writes, if a bubble hangs, all stacks, and then what those of a bubble that hangs wait
+// for, one place a line, with how many wait there, and last who may be the reason. A bubble hangs
+// in which someone waits, but not durably.
 func report(w io.Writer, dump []byte) bool {
 	bubbles := map[string]map[place]int{}
 	hangs := map[string]bool{}
@@ -106,7 +111,8 @@ func report(w io.Writer, dump []byte) bool {
 	return true
 }
 
-// chain is where a goroutine waits: the innermost frame that isn't the runtime's, and those of this module, from the inside.
+// chain is where a goroutine waits: the innermost frame that isn't the runtime's, and those of this
+// module, from the inside.
 func chain(stack string) string {
 	var frames []string
 	for line := range strings.Lines(stack) {
@@ -117,7 +123,8 @@ func chain(stack string) string {
 		switch {
 		case strings.HasPrefix(name, module):
 			frames = append(frames, strings.TrimPrefix(name, module))
-		case len(frames) == 0 && !strings.HasPrefix(name, "sync.") && !strings.HasPrefix(name, "internal/sync.") && !strings.HasPrefix(name, "runtime."):
+		case len(frames) == 0 && !strings.HasPrefix(name, "sync.") && !strings.HasPrefix(name, "internal/sync.") &&
+			!strings.HasPrefix(name, "runtime."):
 			frames = append(frames, name)
 		}
 	}

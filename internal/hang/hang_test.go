@@ -28,7 +28,8 @@ func TestRun(t *testing.T) {
 	cmd := exec.Command(os.Args[0], "-test.run", "^TestRun$", "-test.timeout", (early + 100*time.Millisecond).String())
 	cmd.Env = append(os.Environ(), hangs+"=1")
 	out, _ := cmd.CombinedOutput() // its exit code says it
-	if code := cmd.ProcessState.ExitCode(); code != 2 || !strings.HasSuffix(string(out), "   1  sync.Mutex.Lock: internal/hang.TestRun.func1.1\n") {
+	if code := cmd.ProcessState.ExitCode(); code != 2 ||
+		!strings.HasSuffix(string(out), "   1  sync.Mutex.Lock: internal/hang.TestRun.func1.1\n") {
 		t.Errorf("ended with %d: %s", code, out)
 	}
 }
@@ -89,7 +90,8 @@ synctest bubble 4 hangs. There wait:
 	}
 
 	b.Reset()
-	if slow, _, _ := strings.Cut(dump, "goroutine 11"); report(&b, []byte(slow)) || b.Len() > 0 { // that is go test's to report
+	// that is go test's to report
+	if slow, _, _ := strings.Cut(dump, "goroutine 11"); report(&b, []byte(slow)) || b.Len() > 0 {
 		t.Errorf("nothing hangs, and it says %s", b.String())
 	}
 }

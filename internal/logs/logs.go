@@ -1,5 +1,8 @@
-// Package logs stands between the library and its user's logger. A user's slog.Handler is code that the library knows nothing of: it may block (a full pipe), panic, or ask the replica, or the client, that logs. So it is never called where the
-// library logs, which may be under a lock, but in a goroutine that lives while there are lines. New takes the user's logger; nothing else of the library may have it.
+// Package logs stands between the library and its user's logger. A user's slog.Handler is code that
+// the library knows nothing of: it may block (a full pipe), panic, or ask the replica, or the
+// client, that logs. So it is never called where the library logs, which may be under a lock, but
+// in a goroutine that lives while there are lines. New takes the user's logger; nothing else of the
+// library may have it.
 package logs
 
 import (
@@ -12,7 +15,9 @@ import (
 // limit is how many lines may wait for the user's handler. Those beyond are dropped, and counted.
 const limit = 1024
 
-// Logger hands lines to a user's logger, in the order in which they were logged. Its methods never wait, and may be called concurrently, under any lock. What they are given mustn't change afterwards.
+// Logger hands lines to a user's logger, in the order in which they were logged. Its methods never
+// wait, and may be called concurrently, under any lock. What they are given mustn't change
+// afterwards.
 type Logger struct {
 	*slog.Logger
 	queue *queue // nil: discards
@@ -30,7 +35,8 @@ func New(user *slog.Logger) *Logger {
 // With is slog.Logger's.
 func (l *Logger) With(args ...any) *Logger { return &Logger{l.Logger.With(args...), l.queue} }
 
-// Flush waits until the user's handler has had all lines, for so long at most. It must not be called under a lock.
+// Flush waits until the user's handler has had all lines, for so long at most. It must not be
+// called under a lock.
 func (l *Logger) Flush(within time.Duration) {
 	if l.queue == nil {
 		return
@@ -44,7 +50,8 @@ func (l *Logger) Flush(within time.Duration) {
 	}
 }
 
-// handler is what stands for the user's, or for one that is derived from it, which is made when it is needed: to derive it is the user's code, too.
+// handler is what stands for the user's, or for one that is derived from it, which is made when it
+// is needed: to derive it is the user's code, too.
 type handler struct {
 	queue *queue
 	from  *handler // nil: this is the user's own
@@ -63,7 +70,9 @@ func (h *handler) Handle(_ context.Context, r slog.Record) error {
 
 // WithAttrs implements slog.Handler.
 func (h *handler) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return &handler{queue: h.queue, from: h, with: func(user slog.Handler) slog.Handler { return user.WithAttrs(attrs) }}
+	return &handler{queue: h.queue, from: h, with: func(user slog.Handler) slog.Handler {
+		return user.WithAttrs(attrs)
+	}}
 }
 
 // WithGroup implements slog.Handler.
@@ -189,7 +198,8 @@ func (q *queue) handle(l line) {
 	handled = l.handler.say(l.record)
 }
 
-// say calls the user's handler, and returns false if that has panicked. What it returns as an error nobody can be told.
+// say calls the user's handler, and returns false if that has panicked. What it returns as an error
+// nobody can be told.
 func (h *handler) say(r slog.Record) (said bool) {
 	defer func() { _ = recover() }()
 	ctx := context.Background()
@@ -200,7 +210,8 @@ func (h *handler) say(r slog.Record) (said bool) {
 }
 
 func lostLine(n int) slog.Record {
-	r := slog.NewRecord(time.Now(), slog.LevelWarn, "lines were dropped: the log's handler is too slow, or it has panicked", 0)
+	r := slog.NewRecord(time.Now(), slog.LevelWarn,
+		"lines were dropped: the log's handler is too slow, or it has panicked", 0)
 	r.Add("lines", n)
 	return r
 }

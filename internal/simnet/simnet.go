@@ -1,7 +1,10 @@
-// Package simnet is a network in one process, for tests in fake time: between hosts that are names, with a latency of its own for each direction of each pair, and faults: a host that dies or stands still, a direction that
-// is cut or slow, connections that are lost, and a trigger on the k-th write of a link.
+// Package simnet is a network in one process, for tests in fake time: between hosts that are names,
+// with a latency of its own for each direction of each pair, and faults: a host that dies or stands
+// still, a direction that is cut or slow, connections that are lost, and a trigger on the k-th
+// write of a link.
 //
-// Everything it makes (goroutines, timers, channels) belongs to the goroutine's synctest bubble that made it, and is gone when both ends of a connection are closed.
+// Everything it makes (goroutines, timers, channels) belongs to the goroutine's synctest bubble
+// that made it, and is gone when both ends of a connection are closed.
 package simnet
 
 import (
@@ -46,12 +49,14 @@ const (
 // New returns a network without faults.
 func New() *Network {
 	return &Network{
-		listeners: map[string]*listener{}, dead: map[string]bool{}, cut: map[Link]bool{}, paused: map[string]bool{}, slow: map[Link]time.Duration{},
+		listeners: map[string]*listener{}, dead: map[string]bool{}, cut: map[Link]bool{}, paused: map[string]bool{},
+		slow:   map[Link]time.Duration{},
 		writes: map[Link]int{}, dials: map[Link]int{}, conns: map[*conn]struct{}{},
 	}
 }
 
-// OnWrite is called before each write on a link with the link's number of writes so far, this one counted, while no lock is held that faults need; it may kill hosts. nil takes it away.
+// OnWrite is called before each write on a link with the link's number of writes so far, this one
+// counted, while no lock is held that faults need; it may kill hosts. nil takes it away.
 func (n *Network) OnWrite(f func(Link, int) Fate) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -69,7 +74,8 @@ func (n *Network) Writes() map[Link]int {
 	return c
 }
 
-// Kill makes a host die as a process does: what it wrote before is delivered, what it writes later isn't; its connections and listeners are closed at the others' ends after the latency.
+// Kill makes a host die as a process does: what it wrote before is delivered, what it writes later
+// isn't; its connections and listeners are closed at the others' ends after the latency.
 func (n *Network) Kill(host string) {
 	n.mu.Lock()
 	n.dead[host] = true
@@ -98,7 +104,8 @@ func (n *Network) Revive(host string) {
 	delete(n.dead, host)
 }
 
-// Cut discards silently what one host sends to another from now on, and refuses new connections either way, until Mend.
+// Cut discards silently what one host sends to another from now on, and refuses new connections
+// either way, until Mend.
 func (n *Network) Cut(l Link) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -121,8 +128,10 @@ func (n *Network) Mend(l Link) {
 	}
 }
 
-// Pause makes a host stand still, as others see it: what it writes, and what they write to it, arrives after Resume, and nothing is lost. Its goroutines and timers run on (they are the bubble's), so what it decides meanwhile is
-// decided too early; what it had decided before, and sends too late, is as of a process that was stopped between the two.
+// Pause makes a host stand still, as others see it: what it writes, and what they write to it,
+// arrives after Resume, and nothing is lost. Its goroutines and timers run on (they are the
+// bubble's), so what it decides meanwhile is decided too early; what it had decided before, and
+// sends too late, is as of a process that was stopped between the two.
 func (n *Network) Pause(host string) { n.hold(host, true) }
 
 // Resume ends a pause: what was held arrives after the latency.
@@ -139,7 +148,8 @@ func (n *Network) hold(host string, held bool) {
 	}
 }
 
-// Slow adds to a link's latency from now on; 0 is as before. Nothing overtakes what was written earlier on the same connection.
+// Slow adds to a link's latency from now on; 0 is as before. Nothing overtakes what was written
+// earlier on the same connection.
 func (n *Network) Slow(l Link, extra time.Duration) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -171,7 +181,8 @@ func (n *Network) Listen(host string) (net.Listener, error) {
 	for port := 1; ; port++ {
 		addr := fmt.Sprintf("%s:%d", host, port)
 		if n.listeners[addr] == nil {
-			l := &listener{n: n, host: host, addr: address(addr), backlog: make(chan *conn, 128), closed: make(chan struct{})}
+			l := &listener{n: n, host: host, addr: address(addr), backlog: make(chan *conn, 128),
+				closed: make(chan struct{})}
 			n.listeners[addr] = l
 			return l, nil
 		}
@@ -230,7 +241,8 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// Latency is a link's: constant, 50 to 150 µs, different for nearly every link, so that seeds repeat.
+// Latency is a link's: constant, 50 to 150 µs, different for nearly every link, so that seeds
+// repeat.
 func Latency(l Link) time.Duration {
 	h := fnv.New32a()
 	_, _ = io.WriteString(h, l.From+">"+l.To)
@@ -316,7 +328,8 @@ func (c *conn) Write(b []byte) (int, error) {
 
 func (c *conn) Read(b []byte) (int, error) { return c.in.read(b) }
 
-// Close closes both directions: the other end reads what is on its way, then EOF; this end reads nothing more.
+// Close closes both directions: the other end reads what is on its way, then EOF; this end reads
+// nothing more.
 func (c *conn) Close() error {
 	c.once.Do(func() {
 		c.n.mu.Lock()
@@ -377,7 +390,9 @@ func (p *pipe) write(b []byte, lost bool, delay time.Duration) (int, error) {
 	case !p.eof.IsZero():
 		return 0, net.ErrClosed
 	case lost, p.gone:
-		// As TCP does: the writer learns of it by reading. (If the write failed before, gRPC would try the same connection again and again, and in fake time no later moment would ever come.)
+		// As TCP does: the writer learns of it by reading. (If the write failed before, gRPC would
+		// try the same connection again and again, and in fake time no later moment would ever
+		// come.)
 		return len(b), nil
 	}
 	p.queue = append(p.queue, segment{p.arrival(delay), append([]byte(nil), b...)})

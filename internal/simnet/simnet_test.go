@@ -48,7 +48,8 @@ func write(t *testing.T, to io.Writer, b byte) {
 
 var there = Link{"a", "b"}
 
-// TestPause: what is on its way to a host that stands still, or from it, arrives when it goes on, and in order.
+// TestPause: what is on its way to a host that stands still, or from it, arrives when it goes on,
+// and in order.
 func TestPause(t *testing.T) {
 	for _, host := range []string{"a", "b"} {
 		synctest.Test(t, func(t *testing.T) {
@@ -101,7 +102,8 @@ func TestReset(t *testing.T) {
 	})
 }
 
-// TestStrand: what is sent on a half-open connection never arrives, nor does its end; a new connection is as ever.
+// TestStrand: what is sent on a half-open connection never arrives, nor does its end; a new
+// connection is as ever.
 func TestStrand(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := New()

@@ -1,8 +1,9 @@
 package simnet
 
-// Strand leaves the connections between two hosts half-open: nothing that an end sends arrives, ever, not even that it
-// has closed; nor does anything tell an end. New connections are as ever. That is what a NAT does which has forgotten
-// them, or a host that was cut off and has come back at once as another.
+// Strand leaves the connections between two hosts half-open: nothing that an end sends arrives,
+// ever, not even that it has closed; nor does anything tell an end. New connections are as ever.
+// That is what a NAT does which has forgotten them, or a host that was cut off and has come back at
+// once as another.
 func (n *Network) Strand(a, b string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

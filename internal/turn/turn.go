@@ -1,5 +1,5 @@
-// Package turn carries a turn in the context of the handler that takes it: what a handler may depend on besides its state and its request (R7), and what it
-// says besides its reply.
+// Package turn carries a turn in the context of the handler that takes it: what a handler may
+// depend on besides its state and its request (R7), and what it says besides its reply.
 package turn
 
 import (
@@ -21,7 +21,8 @@ import (
 	"github.com/understudy-rpc/understudy/orderstate"
 )
 
-// Turn is one turn of one replica. It is also the grpc.ServerTransportStream of the turn's context, so that grpc.SetHeader and grpc.SetTrailer work on every replica, and are recorded.
+// Turn is one turn of one replica. It is also the grpc.ServerTransportStream of the turn's context,
+// so that grpc.SetHeader and grpc.SetTrailer work on every replica, and are recorded.
 type Turn struct {
 	method string
 	order  orderstate.OrderInfo
@@ -32,12 +33,14 @@ type Turn struct {
 	header, trailer metadata.MD
 }
 
-// New returns the turn in which a message of a method takes its place in the order. secret is the group's.
+// New returns the turn in which a message of a method takes its place in the order. secret is the
+// group's.
 func New(method string, order orderstate.OrderInfo, secret []byte) *Turn {
 	return &Turn{method: method, order: order, secret: secret}
 }
 
-// NewRead returns the turn of a read-only method, which has no place of its own in the order: seen is of the last one that it sees. Its Rand is seeded afresh.
+// NewRead returns the turn of a read-only method, which has no place of its own in the order: seen
+// is of the last one that it sees. Its Rand is seeded afresh.
 func NewRead(method string, seen orderstate.OrderInfo) *Turn {
 	t := New(method, seen, nil)
 	var seed [32]byte
@@ -48,12 +51,14 @@ func NewRead(method string, seen orderstate.OrderInfo) *Turn {
 
 type key struct{}
 
-// Context returns the context that a handler gets: it carries the turn and nothing else, is never cancelled, and has no deadline (R7).
+// Context returns the context that a handler gets: it carries the turn and nothing else, is never
+// cancelled, and has no deadline (R7).
 func (t *Turn) Context() context.Context {
 	return grpc.NewContextWithServerTransportStream(carrier{t}, t)
 }
 
-// ReadContext returns the context that a read-only handler gets: it carries the turn, and ends as rpc does. No replica's state depends on a read.
+// ReadContext returns the context that a read-only handler gets: it carries the turn, and ends as
+// rpc does. No replica's state depends on a read.
 func (t *Turn) ReadContext(rpc context.Context) context.Context {
 	return grpc.NewContextWithServerTransportStream(readCarrier{carrier{t}, rpc}, t)
 }
@@ -105,7 +110,8 @@ func (t *Turn) OrderNum() orderstate.OrderNum { return t.order.OrderNum }
 // Now is the time that the primary recorded when it first ordered the message.
 func (t *Turn) Now() time.Time { return time.UnixMicro(t.order.Time).UTC() }
 
-// Rand is seeded from the group's secret, and the epoch and orderNum in which the message was first ordered.
+// Rand is seeded from the group's secret, and the epoch and orderNum in which the message was first
+// ordered.
 func (t *Turn) Rand() *rand.Rand {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -153,17 +159,22 @@ func (t *Turn) Metadata() (header, trailer metadata.MD) {
 	return t.header, t.trailer
 }
 
-// check refuses metadata that neither gRPC nor a snapshot can carry: it wouldn't be there after a failover, or take the reply with it.
+// check refuses metadata that neither gRPC nor a snapshot can carry: it wouldn't be there after a
+// failover, or take the reply with it.
 func check(md metadata.MD) error {
 	for k, vs := range md {
 		if k == "" || strings.ContainsFunc(k, func(r rune) bool {
 			return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '-' && r != '_' && r != '.'
 		}) {
-			return status.Errorf(codes.Internal, "understudy: the metadata key %q has other characters than 0-9, a-z, '-', '_' and '.'", k)
+			return status.Errorf(codes.Internal,
+				"understudy: the metadata key %q has other characters than 0-9, a-z, '-', '_' and '.'", k)
 		}
 		for _, v := range vs {
-			if !strings.HasSuffix(k, "-bin") && strings.ContainsFunc(v, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }) {
-				return status.Errorf(codes.Internal, "understudy: the metadata value of %q has control characters; a key for bytes ends in -bin", k)
+			if !strings.HasSuffix(k, "-bin") && strings.ContainsFunc(v, func(r rune) bool {
+				return r < ' ' && r != '\t' || r == 0x7f
+			}) {
+				return status.Errorf(codes.Internal,
+					"understudy: the metadata value of %q has control characters; a key for bytes ends in -bin", k)
 			}
 		}
 	}

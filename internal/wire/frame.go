@@ -12,7 +12,8 @@ import (
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
-// Chunks splits a frame whose message is larger than ChunkSize: the first chunk has all fields, the following ones message and more. Most frames are one chunk, and returned as they are.
+// Chunks splits a frame whose message is larger than ChunkSize: the first chunk has all fields, the
+// following ones message and more. Most frames are one chunk, and returned as they are.
 func Chunks(f *pb.Frame) []*pb.Frame {
 	if len(f.GetMessage()) <= ChunkSize {
 		return []*pb.Frame{f}
@@ -34,13 +35,15 @@ func Chunks(f *pb.Frame) []*pb.Frame {
 
 // bare is a frame without its message.
 func bare(f *pb.Frame) *pb.Frame {
-	return &pb.Frame{Group: f.Group, Session: f.Session, SeqNum: f.SeqNum, Outstanding: f.Outstanding, Method: f.Method, More: f.More, Level: f.Level}
+	return &pb.Frame{Group: f.Group, Session: f.Session, SeqNum: f.SeqNum, Outstanding: f.Outstanding, Method: f.Method,
+		More: f.More, Level: f.Level}
 }
 
 // byReference is from how many bytes on a frame's message isn't copied to be sent.
 const byReference = 4 << 10
 
-// Parts encodes a source's message in parts, of which large messages of frames are their own bytes; nil if it has none.
+// Parts encodes a source's message in parts, of which large messages of frames are their own bytes;
+// nil if it has none.
 func Parts(req *pb.AttachRequest) ([][]byte, error) {
 	if !slices.ContainsFunc(req.GetFrames(), func(f *pb.Frame) bool { return len(f.GetMessage()) >= byReference }) {
 		return nil, nil
@@ -73,7 +76,8 @@ func Parts(req *pb.AttachRequest) ([][]byte, error) {
 		}
 	}
 	buf, err := proto.MarshalOptions{}.MarshalAppend(buf, &pb.AttachRequest{
-		Hello: req.Hello, DestOrderInfo: req.DestOrderInfo, AcknowledgedEpoch: req.AcknowledgedEpoch, WaitingFor: req.WaitingFor, Ended: req.Ended, ToldEpoch: req.ToldEpoch,
+		Hello: req.Hello, DestOrderInfo: req.DestOrderInfo, AcknowledgedEpoch: req.AcknowledgedEpoch,
+		WaitingFor: req.WaitingFor, Ended: req.Ended, ToldEpoch: req.ToldEpoch,
 		Hail: req.Hail,
 	})
 	if err != nil {
@@ -111,14 +115,16 @@ func (a *Assembler) Held() int {
 // Begun is the seqNum of the frame that isn't whole yet; 0 if there is none.
 func (a *Assembler) Begun() orderstate.SeqNum { return orderstate.SeqNum(a.partial.GetSeqNum()) }
 
-// Drop gives up the frame that isn't whole yet, if there is one. What is to come of it is checked, and passed over.
+// Drop gives up the frame that isn't whole yet, if there is one. What is to come of it is checked,
+// and passed over.
 func (a *Assembler) Drop() {
 	if a.partial != nil {
 		a.partial.Message, a.dropped = nil, true
 	}
 }
 
-// Add takes the next chunk, and returns a frame when it is whole. What is declared is bounded before it is allocated; a malformed chunk ends the stream.
+// Add takes the next chunk, and returns a frame when it is whole. What is declared is bounded
+// before it is allocated; a malformed chunk ends the stream.
 func (a *Assembler) Add(f *pb.Frame) (*pb.Frame, error) {
 	if a.partial == nil {
 		if err := checkFrame(f); err != nil {
@@ -131,7 +137,8 @@ func (a *Assembler) Add(f *pb.Frame) (*pb.Frame, error) {
 		return nil, nil
 	}
 	p := a.partial
-	if f.GetMethod() != "" || f.GetSession() != 0 || len(f.GetMessage()) == 0 || uint64(len(f.GetMessage()))+uint64(f.GetMore()) != uint64(p.More) {
+	if f.GetMethod() != "" || f.GetSession() != 0 || len(f.GetMessage()) == 0 ||
+		uint64(len(f.GetMessage()))+uint64(f.GetMore()) != uint64(p.More) {
 		return nil, errors.New("wire: a chunk doesn't continue its frame")
 	}
 	if a.dropped {
@@ -162,7 +169,8 @@ func checkFrame(f *pb.Frame) error {
 	case f.GetMethod() == "" || len(f.GetMethod()) > MaxMethod:
 		return fmt.Errorf("wire: a frame's method has %d bytes", len(f.GetMethod()))
 	case uint64(len(f.GetMessage()))+uint64(f.GetMore()) > MaxMessage:
-		return fmt.Errorf("wire: a frame of %d bytes; at most %d are taken", uint64(len(f.GetMessage()))+uint64(f.GetMore()), MaxMessage)
+		return fmt.Errorf("wire: a frame of %d bytes; at most %d are taken",
+			uint64(len(f.GetMessage()))+uint64(f.GetMore()), MaxMessage)
 	}
 	return nil
 }

@@ -25,10 +25,12 @@ func pattern(n int) []byte {
 }
 
 func goodFrame(n int) *pb.Frame {
-	return &pb.Frame{Group: 9, Session: 1, SeqNum: 7, Outstanding: 3, Method: "/m", Message: pattern(n), Level: pb.Level_LEVEL_STABLE}
+	return &pb.Frame{Group: 9, Session: 1, SeqNum: 7, Outstanding: 3, Method: "/m", Message: pattern(n),
+		Level: pb.Level_LEVEL_STABLE}
 }
 
-// TestChunks: a frame of any size is itself again, whatever fields it has, and no chunk is beyond its bound.
+// TestChunks: a frame of any size is itself again, whatever fields it has, and no chunk is beyond
+// its bound.
 func TestChunks(t *testing.T) {
 	t.Parallel()
 	fields := (&pb.Frame{}).ProtoReflect().Descriptor().Fields()
@@ -78,7 +80,8 @@ func TestChunks(t *testing.T) {
 // Parts are a message's encoding, whatever it has, and large messages in them aren't copies.
 func TestParts(t *testing.T) {
 	rest := &pb.AttachRequest{
-		Hello: &pb.Hello{Nonce: pattern(16)}, DestOrderInfo: []*pb.Run{{Epoch: 3, Sealed: pattern(40)}}, AcknowledgedEpoch: 4, WaitingFor: &pb.WaitingFor{Epoch: 5, HeldUpTo: 6},
+		Hello: &pb.Hello{Nonce: pattern(16)}, DestOrderInfo: []*pb.Run{{Epoch: 3, Sealed: pattern(40)}},
+		AcknowledgedEpoch: 4, WaitingFor: &pb.WaitingFor{Epoch: 5, HeldUpTo: 6},
 		Ended: &pb.Ended{UpTo: 7, Above: pattern(3)}, ToldEpoch: 8, Hail: true,
 	}
 	if fields := rest.ProtoReflect().Descriptor().Fields().Len(); fields != 8 {
@@ -89,7 +92,8 @@ func TestParts(t *testing.T) {
 	}
 	more := goodFrame(byReference)
 	more.More = 8
-	for _, sizes := range [][]int{nil, {0}, {byReference - 1, 10}, {byReference}, {100, 2 * byReference, 0, byReference, 5}, {ChunkSize}} {
+	for _, sizes := range [][]int{nil, {0}, {byReference - 1, 10}, {byReference},
+		{100, 2 * byReference, 0, byReference, 5}, {ChunkSize}} {
 		req := proto.CloneOf(rest)
 		var large [][]byte
 		for _, n := range sizes {
@@ -98,7 +102,8 @@ func TestParts(t *testing.T) {
 				large = append(large, req.Frames[len(req.Frames)-1].Message)
 			}
 		}
-		for _, req := range []*pb.AttachRequest{req, {Frames: req.Frames}, {Frames: append([]*pb.Frame{more}, req.Frames...)}} {
+		for _, req := range []*pb.AttachRequest{req, {Frames: req.Frames},
+			{Frames: append([]*pb.Frame{more}, req.Frames...)}} {
 			large := large
 			if len(req.Frames) > 0 && req.Frames[0] == more {
 				large = append([][]byte{more.Message}, large...)
@@ -118,7 +123,9 @@ func TestParts(t *testing.T) {
 				t.Errorf("%v: the parts are of another message: %v", sizes, err)
 			}
 			for _, message := range large {
-				if !slices.ContainsFunc(parts, func(p []byte) bool { return &p[0] == &message[0] && len(p) == len(message) }) {
+				if !slices.ContainsFunc(parts, func(p []byte) bool {
+					return &p[0] == &message[0] && len(p) == len(message)
+				}) {
 					t.Errorf("%v: a message of %d bytes was copied", sizes, len(message))
 				}
 			}
@@ -140,15 +147,29 @@ func TestAssembler(t *testing.T) {
 		chunks []*pb.Frame
 		words  string
 	}{
-		"nil":                        {[]*pb.Frame{nil}, "needs a session and a seqNum"},
-		"no session":                 {[]*pb.Frame{change(func(f *pb.Frame) { f.Session = 0 })}, "needs a session and a seqNum"},
-		"no seqNum":                  {[]*pb.Frame{change(func(f *pb.Frame) { f.SeqNum = 0 })}, "needs a session and a seqNum"},
-		"none outstanding":           {[]*pb.Frame{change(func(f *pb.Frame) { f.Outstanding = 0 })}, "can't have 0 outstanding"},
-		"a mark below 0":             {[]*pb.Frame{change(func(f *pb.Frame) { f.Outstanding = 8 })}, "can't have 8 outstanding"},
-		"no method":                  {[]*pb.Frame{change(func(f *pb.Frame) { f.Method = "" })}, "method has 0 bytes"},
-		"a long method":              {[]*pb.Frame{change(func(f *pb.Frame) { f.Method = strings.Repeat("m", MaxMethod+1) })}, "method has 1025 bytes"},
-		"too large":                  {[]*pb.Frame{change(func(f *pb.Frame) { f.More = MaxMessage - 9 })}, "a frame of 67108865 bytes; at most 67108864 are taken"},
-		"4 GiB":                      {[]*pb.Frame{change(func(f *pb.Frame) { f.More = math.MaxUint32 })}, "a frame of 4294967305 bytes"},
+		"nil": {[]*pb.Frame{nil}, "needs a session and a seqNum"},
+		"no session": {[]*pb.Frame{change(func(f *pb.Frame) {
+			f.Session = 0
+		})}, "needs a session and a seqNum"},
+		"no seqNum": {[]*pb.Frame{change(func(f *pb.Frame) {
+			f.SeqNum = 0
+		})}, "needs a session and a seqNum"},
+		"none outstanding": {[]*pb.Frame{change(func(f *pb.Frame) {
+			f.Outstanding = 0
+		})}, "can't have 0 outstanding"},
+		"a mark below 0": {[]*pb.Frame{change(func(f *pb.Frame) {
+			f.Outstanding = 8
+		})}, "can't have 8 outstanding"},
+		"no method": {[]*pb.Frame{change(func(f *pb.Frame) { f.Method = "" })}, "method has 0 bytes"},
+		"a long method": {[]*pb.Frame{change(func(f *pb.Frame) {
+			f.Method = strings.Repeat("m", MaxMethod+1)
+		})}, "method has 1025 bytes"},
+		"too large": {[]*pb.Frame{change(func(f *pb.Frame) {
+			f.More = MaxMessage - 9
+		})}, "a frame of 67108865 bytes; at most 67108864 are taken"},
+		"4 GiB": {[]*pb.Frame{change(func(f *pb.Frame) {
+			f.More = math.MaxUint32
+		})}, "a frame of 4294967305 bytes"},
 		"another frame begins":       {[]*pb.Frame{begin, goodFrame(20)}, "doesn't continue"},
 		"a session in a later chunk": {[]*pb.Frame{begin, {Session: 1, Message: pattern(20)}}, "doesn't continue"},
 		"a method in a later chunk":  {[]*pb.Frame{begin, {Method: "/m", Message: pattern(20)}}, "doesn't continue"},
@@ -173,7 +194,10 @@ func TestAssembler(t *testing.T) {
 		}
 	}
 	var a Assembler
-	if f, err := a.Add(change(func(f *pb.Frame) { f.Method = strings.Repeat("m", MaxMethod); f.More = MaxMessage - 10 })); f != nil || err != nil {
+	if f, err := a.Add(change(func(f *pb.Frame) {
+		f.Method = strings.Repeat("m", MaxMethod)
+		f.More = MaxMessage - 10
+	})); f != nil || err != nil {
 		t.Errorf("at the bounds: %v, %v", f, err)
 	}
 	if n := cap(a.partial.Message); n > 1<<10 {
@@ -185,7 +209,8 @@ func TestAssembler(t *testing.T) {
 	}
 }
 
-// TestAssemblerDrops: the rest of a frame that was given up is checked, and isn't kept; the next frame is.
+// TestAssemblerDrops: the rest of a frame that was given up is checked, and isn't kept; the next
+// frame is.
 func TestAssemblerDrops(t *testing.T) {
 	t.Parallel()
 	var a Assembler
@@ -224,7 +249,9 @@ func TestAssemblerDrops(t *testing.T) {
 	}
 }
 
-// FuzzAssembler: whatever chunks come, frames are what their chunks say, within their bound, or there is an error. Each chunk is 2 bytes of its message's length, 4 of more, 1 of what else it has.
+// FuzzAssembler: whatever chunks come, frames are what their chunks say, within their bound, or
+// there is an error. Each chunk is 2 bytes of its message's length, 4 of more, 1 of what else it
+// has.
 func FuzzAssembler(f *testing.F) {
 	f.Add([]byte{1, 0, 0, 0, 0, 0, 1})
 	f.Add([]byte{10, 0, 20, 0, 0, 0, 1, 20, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 1})
@@ -234,7 +261,8 @@ func FuzzAssembler(f *testing.F) {
 		var a Assembler
 		var sent []byte
 		for len(data) >= 7 {
-			n, more, what := int(data[0])|int(data[1])<<8, uint32(data[2])|uint32(data[3])<<8|uint32(data[4])<<16|uint32(data[5])<<24, data[6]
+			n, more, what := int(data[0])|int(data[1])<<8,
+				uint32(data[2])|uint32(data[3])<<8|uint32(data[4])<<16|uint32(data[5])<<24, data[6]
 			data = data[7:]
 			c := &pb.Frame{Message: pattern(n), More: more}
 			if what&1 != 0 {
@@ -252,10 +280,12 @@ func FuzzAssembler(f *testing.F) {
 				return // the stream ends
 			}
 			sent = append(sent, pattern(n)...)
-			if got != nil && (more != 0 || !bytes.Equal(got.GetMessage(), sent) || got.GetSession() != 1 || got.GetMore() != 0) {
+			if got != nil && (more != 0 || !bytes.Equal(got.GetMessage(), sent) || got.GetSession() != 1 ||
+				got.GetMore() != 0) {
 				t.Fatalf("got %v, %d bytes were sent", got, len(sent))
 			}
-			if got == nil && (more == 0 || cap(a.partial.Message) > 2*len(sent)+4096 || uint64(len(sent))+uint64(more) > MaxMessage) {
+			if got == nil && (more == 0 || cap(a.partial.Message) > 2*len(sent)+4096 ||
+				uint64(len(sent))+uint64(more) > MaxMessage) {
 				t.Fatalf("%d bytes are kept, in %d, with %d to come", len(sent), cap(a.partial.Message), more)
 			}
 		}
@@ -270,18 +300,20 @@ func TestRunFromProto(t *testing.T) {
 		run   *pb.Run
 		words string
 	}{
-		"good":           {good, ""},
-		"longest":        {&pb.Run{Epoch: 1, EpochFirst: 1, First: 1, Count: MaxRun}, ""},
-		"last there is":  {&pb.Run{Epoch: 1, EpochFirst: 1, First: math.MaxUint64, Count: 1}, ""},
-		"nil":            {nil, "has a field of 0"},
-		"no epoch":       {&pb.Run{EpochFirst: 2, First: 3, Count: 4}, "has a field of 0"},
-		"no start":       {&pb.Run{Epoch: 1, First: 3, Count: 4}, "has a field of 0"},
-		"no first":       {&pb.Run{Epoch: 1, EpochFirst: 2, Count: 4}, "has a field of 0"},
-		"no count":       {&pb.Run{Epoch: 1, EpochFirst: 2, First: 3}, "has a field of 0"},
-		"too long":       {&pb.Run{Epoch: 1, EpochFirst: 2, First: 3, Count: MaxRun + 1}, "more than 65536 entries"},
-		"far too long":   {&pb.Run{Epoch: 1, EpochFirst: 2, First: 3, Count: math.MaxUint32}, "more than 65536 entries"},
-		"over the edge":  {&pb.Run{Epoch: 1, EpochFirst: 2, First: math.MaxUint64, Count: 2}, "overflows"},
-		"over the edge ": {&pb.Run{Epoch: 1, EpochFirst: 2, First: math.MaxUint64 - MaxRun + 2, Count: MaxRun}, "overflows"},
+		"good":          {good, ""},
+		"longest":       {&pb.Run{Epoch: 1, EpochFirst: 1, First: 1, Count: MaxRun}, ""},
+		"last there is": {&pb.Run{Epoch: 1, EpochFirst: 1, First: math.MaxUint64, Count: 1}, ""},
+		"nil":           {nil, "has a field of 0"},
+		"no epoch":      {&pb.Run{EpochFirst: 2, First: 3, Count: 4}, "has a field of 0"},
+		"no start":      {&pb.Run{Epoch: 1, First: 3, Count: 4}, "has a field of 0"},
+		"no first":      {&pb.Run{Epoch: 1, EpochFirst: 2, Count: 4}, "has a field of 0"},
+		"no count":      {&pb.Run{Epoch: 1, EpochFirst: 2, First: 3}, "has a field of 0"},
+		"too long":      {&pb.Run{Epoch: 1, EpochFirst: 2, First: 3, Count: MaxRun + 1}, "more than 65536 entries"},
+		"far too long": {&pb.Run{Epoch: 1, EpochFirst: 2, First: 3, Count: math.MaxUint32},
+			"more than 65536 entries"},
+		"over the edge": {&pb.Run{Epoch: 1, EpochFirst: 2, First: math.MaxUint64, Count: 2}, "overflows"},
+		"over the edge ": {&pb.Run{Epoch: 1, EpochFirst: 2, First: math.MaxUint64 - MaxRun + 2, Count: MaxRun},
+			"overflows"},
 	} {
 		a, err := RunFromProto(tt.run)
 		if tt.words != "" {
@@ -304,14 +336,17 @@ func TestRunFromProto(t *testing.T) {
 		t.Errorf("no runs are %v, %v", as, err)
 	}
 	as, err := RunsFromProto([]*pb.Run{good, good})
-	if err != nil || len(RunsToProto(as, true)) != 2 || !slices.Equal(Envelopes(as), []orderstate.Envelope{as[0].Envelope, as[0].Envelope}) {
+	if err != nil || len(RunsToProto(as, true)) != 2 ||
+		!slices.Equal(Envelopes(as), []orderstate.Envelope{as[0].Envelope, as[0].Envelope}) {
 		t.Errorf("two are %v, %v", as, err)
 	}
 }
 
-// FuzzRunFromProto: whatever bytes come as a run are an announcement within its bounds, which goes back to the same, or an error.
+// FuzzRunFromProto: whatever bytes come as a run are an announcement within its bounds, which goes
+// back to the same, or an error.
 func FuzzRunFromProto(f *testing.F) {
-	for _, r := range []*pb.Run{{}, {Epoch: 1, EpochFirst: 2, First: 3, Count: 4, Sealed: []byte("sealed")}, {Epoch: 1, EpochFirst: 1, First: math.MaxUint64, Count: math.MaxUint32}} {
+	for _, r := range []*pb.Run{{}, {Epoch: 1, EpochFirst: 2, First: 3, Count: 4, Sealed: []byte("sealed")},
+		{Epoch: 1, EpochFirst: 1, First: math.MaxUint64, Count: math.MaxUint32}} {
 		b, err := proto.Marshal(r)
 		if err != nil {
 			f.Fatal(err)
@@ -327,7 +362,8 @@ func FuzzRunFromProto(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if a.Epoch == 0 || a.EpochFirst == 0 || a.First == 0 || a.Count < 1 || a.Count > MaxRun || a.Last() < a.First || fmt.Sprint(a.Envelope) == "" {
+		if a.Epoch == 0 || a.EpochFirst == 0 || a.First == 0 || a.Count < 1 || a.Count > MaxRun || a.Last() < a.First ||
+			fmt.Sprint(a.Envelope) == "" {
 			t.Fatalf("%v is taken", a.Envelope)
 		}
 		again, err := RunFromProto(RunToProto(a, false))

@@ -1,7 +1,8 @@
-// Package wire turns what travels between processes into what package orderstate works on, and back: nothing from the network gets further without having been bounded
-// and checked here.
+// Package wire turns what travels between processes into what package orderstate works on, and
+// back: nothing from the network gets further without having been bounded and checked here.
 //
-// It has the header and its two carriers, gRPC metadata and the message (Header), runs with their seals (Seal), frames in chunks (Chunks, Assembler), and the sizes that bound them all.
+// It has the header and its two carriers, gRPC metadata and the message (Header), runs with their
+// seals (Seal), frames in chunks (Chunks, Assembler), and the sizes that bound them all.
 package wire
 
 import (
@@ -19,7 +20,8 @@ import (
 const (
 	// HeaderKey is the one metadata key: in the header of requests, in the trailer of replies.
 	HeaderKey = "understudy-bin"
-	// MaxHeader bounds a header that is sent (R5), in bytes before base64; what doesn't fit goes on the session's stream.
+	// MaxHeader bounds a header that is sent (R5), in bytes before base64; what doesn't fit goes on
+	// the session's stream.
 	MaxHeader = 2 << 10
 	// maxHeaderRead bounds a header that is read.
 	maxHeaderRead = 8 << 10
@@ -31,14 +33,17 @@ const (
 	MaxMethod = 1 << 10
 	// ChunkSize bounds what one frame, and one message on a stream of ours, carries.
 	ChunkSize = 256 << 10
-	// StreamWindow and ConnWindow are the bytes that a receiver lets a sender have on their way, on one stream of HTTP/2 and on one connection. They are fixed, since the alternative costs a ping, and its answer, each time that
-	// something is received while none is under way: two more packets for each lone frame, request or reply.
+	// StreamWindow and ConnWindow are the bytes that a receiver lets a sender have on their way, on
+	// one stream of HTTP/2 and on one connection. They are fixed, since the alternative costs a
+	// ping, and its answer, each time that something is received while none is under way: two more
+	// packets for each lone frame, request or reply.
 	StreamWindow = 1 << 20
 	ConnWindow   = 4 << 20
 )
 
-// Header is the Header of header.proto, whose comments say what each field is. Each call makes and reads two of them, so that they are coded here by hand, without reflection or garbage; a fuzz target holds this against the protobuf
-// library.
+// Header is the Header of header.proto, whose comments say what each field is. Each call makes and
+// reads two of them, so that they are coded here by hand, without reflection or garbage; a fuzz
+// target holds this against the protobuf library.
 type Header struct {
 	Session               orderstate.Session
 	SeqNum                orderstate.SeqNum
@@ -104,7 +109,8 @@ func (h *Header) Size() int {
 	return n
 }
 
-// AppendTo appends the header, as the protobuf library would marshal it but for the order of fields.
+// AppendTo appends the header, as the protobuf library would marshal it but for the order of
+// fields.
 func (h *Header) AppendTo(b []byte) []byte {
 	h.numbers(func(field protowire.Number, v uint64) { b = appendNumber(b, field, v) })
 	for _, a := range h.DestOrderInfo {
@@ -119,8 +125,10 @@ func (h *Header) AppendTo(b []byte) []byte {
 // numbers calls f with each field that is a number, and not 0.
 func (h *Header) numbers(f func(protowire.Number, uint64)) {
 	for i, v := range [...]uint64{
-		uint64(h.Session), uint64(h.SeqNum), uint64(h.SourceEpoch), uint64(h.DestEpoch), uint64(h.HeldUpTo), uint64(h.Outstanding), 0, 0,
-		uint64(h.OrderNum), uint64(h.FirstOrderNum), uint64(h.Stable), h.RequiredSet, h.AuthorityUs, uint64(h.Level), uint64(h.Refusal), uint64(h.Code), h.Token,
+		uint64(h.Session), uint64(h.SeqNum), uint64(h.SourceEpoch), uint64(h.DestEpoch), uint64(h.HeldUpTo),
+		uint64(h.Outstanding), 0, 0,
+		uint64(h.OrderNum), uint64(h.FirstOrderNum), uint64(h.Stable), h.RequiredSet, h.AuthorityUs, uint64(h.Level),
+		uint64(h.Refusal), uint64(h.Code), h.Token,
 	} {
 		if v != 0 {
 			f(protowire.Number(i+1), v)
@@ -161,7 +169,9 @@ func appendRun(b []byte, field protowire.Number, a orderstate.Announcement) []by
 
 var errMalformedHeader = errors.New("wire: the header is malformed")
 
-// Parse reads a header, whatever carried it, and checks what holds for both directions. It aliases nothing of b. Unknown fields are passed over. After an error h is of no use. A Header mustn't be copied once it was read.
+// Parse reads a header, whatever carried it, and checks what holds for both directions. It aliases
+// nothing of b. Unknown fields are passed over. After an error h is of no use. A Header mustn't be
+// copied once it was read.
 func (h *Header) Parse(b []byte) error {
 	if len(b) > maxHeaderRead {
 		return fmt.Errorf("wire: a header of %d bytes; at most %d are read", len(b), maxHeaderRead)
@@ -248,7 +258,8 @@ func parseRun(b []byte) (a orderstate.Announcement, err error) {
 	return a, err
 }
 
-// fields calls number or bytes for each field of a message. A field of another type is passed over, as an unknown one is.
+// fields calls number or bytes for each field of a message. A field of another type is passed over,
+// as an unknown one is.
 func fields(b []byte, number func(protowire.Number, uint64), bytes func(protowire.Number, []byte) error) error {
 	for len(b) > 0 {
 		field, kind, n := protowire.ConsumeTag(b)
@@ -291,8 +302,9 @@ func (h *Header) FromMetadata(values []string) error {
 	return h.Parse([]byte(values[0]))
 }
 
-// headerField is the header's other carrier: one length-delimited field in front of the message's own bytes. Its number is the highest there is, so that no message has one of its own, and whoever doesn't know it sees an
-// unknown field.
+// headerField is the header's other carrier: one length-delimited field in front of the message's
+// own bytes. Its number is the highest there is, so that no message has one of its own, and whoever
+// doesn't know it sees an unknown field.
 const headerField protowire.Number = protowire.MaxValidNumber
 
 // headerTag is how a message begins that carries a header.
@@ -306,7 +318,8 @@ func (h *Header) AppendFront(b []byte) []byte {
 	return h.AppendTo(protowire.AppendVarint(append(b, headerTag...), uint64(h.Size())))
 }
 
-// CutHeader splits a message into the bytes of the header that it carries, nil if it has none, and its own.
+// CutHeader splits a message into the bytes of the header that it carries, nil if it has none, and
+// its own.
 func CutHeader(b []byte) (header, message []byte, err error) {
 	if len(b) < len(headerTag) || string(b[:len(headerTag)]) != headerTag {
 		return nil, b, nil
@@ -318,7 +331,8 @@ func CutHeader(b []byte) (header, message []byte, err error) {
 	return header, b[len(headerTag)+n:], nil
 }
 
-// FromMessage reads the header that a message carries, if it does, and returns the message's own bytes, which alias b.
+// FromMessage reads the header that a message carries, if it does, and returns the message's own
+// bytes, which alias b.
 func (h *Header) FromMessage(b []byte) (message []byte, carried bool, err error) {
 	header, message, err := CutHeader(b)
 	if err != nil || header == nil {
@@ -327,7 +341,8 @@ func (h *Header) FromMessage(b []byte) (message []byte, carried bool, err error)
 	return message, true, h.Parse(header)
 }
 
-// CheckRequest checks what a request's header must have. Without a seqNum it is of a read-only method.
+// CheckRequest checks what a request's header must have. Without a seqNum it is of a read-only
+// method.
 func CheckRequest(h *Header) error {
 	switch {
 	case h.Session == 0:
@@ -358,7 +373,8 @@ func StartsToProto(starts []orderstate.Start) []*pb.Start {
 func StartsFromProto(ps []*pb.Start) []orderstate.Start {
 	starts := make([]orderstate.Start, len(ps))
 	for i, p := range ps {
-		starts[i] = orderstate.Start{Epoch: orderstate.Epoch(p.GetEpoch()), First: orderstate.OrderNum(p.GetFirstOrderNum())}
+		starts[i] = orderstate.Start{Epoch: orderstate.Epoch(p.GetEpoch()),
+			First: orderstate.OrderNum(p.GetFirstOrderNum())}
 	}
 	return starts
 }

@@ -20,9 +20,12 @@ import (
 // asProto is the same header as the protobuf library has it.
 func asProto(h *Header) *pb.Header {
 	return &pb.Header{
-		Session: uint64(h.Session), SeqNum: uint64(h.SeqNum), SourceEpoch: uint64(h.SourceEpoch), DestEpoch: uint64(h.DestEpoch), HeldUpTo: uint64(h.HeldUpTo), Outstanding: uint64(h.Outstanding),
+		Session: uint64(h.Session), SeqNum: uint64(h.SeqNum), SourceEpoch: uint64(h.SourceEpoch),
+		DestEpoch: uint64(h.DestEpoch), HeldUpTo: uint64(h.HeldUpTo), Outstanding: uint64(h.Outstanding),
 		DestOrderInfo: RunsToProto(h.DestOrderInfo, false), SourceOrderInfo: RunsToProto(h.SourceOrderInfo, false),
-		OrderNum: uint64(h.OrderNum), FirstOrderNum: uint64(h.FirstOrderNum), Stable: uint64(h.Stable), RequiredSet: h.RequiredSet, AuthorityUs: h.AuthorityUs, Level: h.Level, Refusal: h.Refusal, Code: uint32(h.Code), Token: h.Token,
+		OrderNum: uint64(h.OrderNum), FirstOrderNum: uint64(h.FirstOrderNum), Stable: uint64(h.Stable),
+		RequiredSet: h.RequiredSet, AuthorityUs: h.AuthorityUs, Level: h.Level, Refusal: h.Refusal,
+		Code: uint32(h.Code), Token: h.Token,
 	}
 }
 
@@ -40,9 +43,11 @@ func same(a, b *Header) bool { return proto.Equal(asProto(a), asProto(b)) }
 
 // request and reply are what the headers of most calls look like.
 var (
-	request = &Header{Session: 1000, SeqNum: 1 << 20, DestEpoch: 1 << 20, HeldUpTo: 1 << 27, Outstanding: 64, Token: 1<<48 - 1}
-	reply   = &Header{
-		SourceEpoch: 1 << 20, OrderNum: 1 << 27, FirstOrderNum: 1 << 26, Stable: 1<<27 - 100, RequiredSet: 3, AuthorityUs: 900_000,
+	request = &Header{Session: 1000, SeqNum: 1 << 20, DestEpoch: 1 << 20, HeldUpTo: 1 << 27, Outstanding: 64,
+		Token: 1<<48 - 1}
+	reply = &Header{
+		SourceEpoch: 1 << 20, OrderNum: 1 << 27, FirstOrderNum: 1 << 26, Stable: 1<<27 - 100, RequiredSet: 3,
+		AuthorityUs:     900_000,
 		SourceOrderInfo: []orderstate.Announcement{testSeal().Close(run(7, 1000, ordinary(16, 4)...))},
 	}
 )
@@ -51,14 +56,17 @@ var (
 func full() *Header {
 	envelope := orderstate.Envelope{Epoch: 1, EpochFirst: 1, First: 2, Count: 3}
 	return &Header{
-		Session: 1, SeqNum: 2, SourceEpoch: 3, DestEpoch: 4, HeldUpTo: 5, Outstanding: 1, OrderNum: 6, FirstOrderNum: 7, Stable: 8, RequiredSet: 9, AuthorityUs: 10,
+		Session: 1, SeqNum: 2, SourceEpoch: 3, DestEpoch: 4, HeldUpTo: 5, Outstanding: 1, OrderNum: 6, FirstOrderNum: 7,
+		Stable: 8, RequiredSet: 9, AuthorityUs: 10,
 		Level: pb.Level_LEVEL_STABLE, Refusal: pb.Refusal_REFUSAL_ANSWERED, Code: codes.DataLoss, Token: 11,
-		DestOrderInfo:   []orderstate.Announcement{{Envelope: envelope}, {Envelope: orderstate.Envelope{Epoch: 9, EpochFirst: 9, First: math.MaxUint64, Count: 1}}},
+		DestOrderInfo: []orderstate.Announcement{{Envelope: envelope},
+			{Envelope: orderstate.Envelope{Epoch: 9, EpochFirst: 9, First: math.MaxUint64, Count: 1}}},
 		SourceOrderInfo: []orderstate.Announcement{{Envelope: envelope, Sealed: []byte("sealed")}},
 	}
 }
 
-// TestHeaderIsProtobuf: every field is where header.proto has it, in both directions; Size is what AppendTo adds.
+// TestHeaderIsProtobuf: every field is where header.proto has it, in both directions; Size is what
+// AppendTo adds.
 func TestHeaderIsProtobuf(t *testing.T) {
 	t.Parallel()
 	v := reflect.ValueOf(full()).Elem()
@@ -70,7 +78,8 @@ func TestHeaderIsProtobuf(t *testing.T) {
 	const most = math.MaxUint64
 	for _, h := range []*Header{
 		{}, request, reply, full(),
-		{Session: most, SeqNum: most, SourceEpoch: most, DestEpoch: most, HeldUpTo: most, Outstanding: most, OrderNum: most, FirstOrderNum: most, Stable: most, RequiredSet: most, AuthorityUs: most, Token: most},
+		{Session: most, SeqNum: most, SourceEpoch: most, DestEpoch: most, HeldUpTo: most, Outstanding: most,
+			OrderNum: most, FirstOrderNum: most, Stable: most, RequiredSet: most, AuthorityUs: most, Token: most},
 		{Level: -1, Refusal: math.MaxInt32, Code: math.MaxUint32},
 	} {
 		b := h.AppendTo([]byte("before"))[len("before"):]
@@ -88,11 +97,13 @@ func TestHeaderIsProtobuf(t *testing.T) {
 	}
 }
 
-// TestRequestHeaderSize: what a request always carries is at most 57 bytes, before base64, for values below 2^49: thousands of years at a million messages a second.
+// TestRequestHeaderSize: what a request always carries is at most 57 bytes, before base64, for
+// values below 2^49: thousands of years at a million messages a second.
 func TestRequestHeaderSize(t *testing.T) {
 	t.Parallel()
 	const most = 1<<49 - 1
-	if n := (&Header{Session: most, SeqNum: most, SourceEpoch: most, DestEpoch: most, HeldUpTo: most, Outstanding: most, Token: most}).Size(); n > 57 {
+	if n := (&Header{Session: most, SeqNum: most, SourceEpoch: most, DestEpoch: most, HeldUpTo: most, Outstanding: most,
+		Token: most}).Size(); n > 57 {
 		t.Errorf("%d bytes", n)
 	}
 	if n := base64.RawStdEncoding.EncodedLen(request.Size()); n > 40 {
@@ -147,7 +158,8 @@ func TestParseHeader(t *testing.T) {
 	}
 }
 
-// TestFromMessage: a header goes in front of a message and comes off again, whatever the message is; one without stays as it is.
+// TestFromMessage: a header goes in front of a message and comes off again, whatever the message
+// is; one without stays as it is.
 func TestFromMessage(t *testing.T) {
 	t.Parallel()
 	for _, message := range []string{"", "x", headerTag, string(full().AppendFront(nil)) + "again"} {
@@ -158,14 +170,17 @@ func TestFromMessage(t *testing.T) {
 		}
 	}
 	for _, message := range []string{"", "x", headerTag[1:], headerTag[:4]} {
-		if rest, carried, err := new(Header).FromMessage([]byte(message)); carried || string(rest) != message || err != nil {
+		if rest, carried, err := new(Header).FromMessage([]byte(message)); carried || string(rest) != message ||
+			err != nil {
 			t.Errorf("got %q, %v of %q", rest, err, message)
 		}
 	}
-	if rest, carried, err := new(Header).FromMessage([]byte(headerTag + "\x00rest")); err != nil || !carried || string(rest) != "rest" {
+	if rest, carried, err := new(Header).FromMessage([]byte(headerTag + "\x00rest")); err != nil || !carried ||
+		string(rest) != "rest" {
 		t.Errorf("got %q, %v of an empty header", rest, err)
 	}
-	for _, message := range []string{headerTag, headerTag + "\x01", headerTag + "\xff\xff\xff\xff\xff\xff\xff\xff\xff\x7f"} {
+	for _, message := range []string{headerTag, headerTag + "\x01", headerTag +
+		"\xff\xff\xff\xff\xff\xff\xff\xff\xff\x7f"} {
 		if rest, carried, err := new(Header).FromMessage([]byte(message)); err == nil || carried || rest != nil {
 			t.Errorf("got %q of %q", rest, message)
 		}
@@ -184,8 +199,9 @@ func TestCheckRequest(t *testing.T) {
 		h     *Header
 		words string
 	}{
-		"good":              {&Header{Session: 1, SeqNum: 1, Outstanding: 1}, ""},
-		"the largest":       {&Header{Session: math.MaxUint64, SeqNum: math.MaxUint64, Outstanding: math.MaxUint64, Level: pb.Level_LEVEL_STABLE}, ""},
+		"good": {&Header{Session: 1, SeqNum: 1, Outstanding: 1}, ""},
+		"the largest": {&Header{Session: math.MaxUint64, SeqNum: math.MaxUint64, Outstanding: math.MaxUint64,
+			Level: pb.Level_LEVEL_STABLE}, ""},
 		"read-only":         {&Header{Session: 1}, ""},
 		"nothing":           {&Header{}, "needs a session"},
 		"no session":        {&Header{SeqNum: 1, Outstanding: 1}, "needs a session"},
@@ -211,14 +227,17 @@ func TestCheckRequest(t *testing.T) {
 // TestStarts: a table of epochs goes there and back.
 func TestStarts(t *testing.T) {
 	t.Parallel()
-	for _, want := range [][]orderstate.Start{{}, {{Epoch: 1, First: 1}}, {{Epoch: 3, First: 1}, {Epoch: math.MaxUint64, First: math.MaxUint64}, {}}} {
+	for _, want := range [][]orderstate.Start{{}, {{Epoch: 1, First: 1}},
+		{{Epoch: 3, First: 1}, {Epoch: math.MaxUint64, First: math.MaxUint64}, {}}} {
 		if got := StartsFromProto(StartsToProto(want)); !slices.Equal(got, want) {
 			t.Errorf("got %v, want %v", got, want)
 		}
 	}
 }
 
-// FuzzParseHeader: whatever carries a header has one, or an error; it is what the protobuf library reads, and its own bytes are read as that header; one that passes CheckRequest names a message above its mark.
+// FuzzParseHeader: whatever carries a header has one, or an error; it is what the protobuf library
+// reads, and its own bytes are read as that header; one that passes CheckRequest names a message
+// above its mark.
 func FuzzParseHeader(f *testing.F) {
 	for _, h := range []*Header{{}, request, reply, full(), {SourceEpoch: 3, OrderNum: 9, Refusal: 1, Level: -5}} {
 		f.Add(h.MetadataValue(), false)
@@ -229,7 +248,8 @@ func FuzzParseHeader(f *testing.F) {
 		h := &Header{Session: 77, SourceOrderInfo: make([]orderstate.Announcement, 3)} // what is read replaces it
 		var err error
 		if inMessage {
-			message := protowire.AppendString(protowire.AppendTag(nil, protowire.MaxValidNumber, protowire.BytesType), value)
+			message := protowire.AppendString(protowire.AppendTag(nil, protowire.MaxValidNumber, protowire.BytesType),
+				value)
 			var rest []byte
 			if rest, _, err = h.FromMessage(append(message, "rest"...)); err == nil && string(rest) != "rest" {
 				t.Fatalf("%q is left", rest)
@@ -259,7 +279,8 @@ func FuzzParseHeader(f *testing.F) {
 			t.Fatalf("%+v is read again as %+v, %v", h, again, err)
 		}
 		if CheckRequest(h) == nil {
-			if id, mark := h.Request(); id.Session == 0 || id.SeqNum <= mark && (id.SeqNum != 0 || mark != 0) { // 0 and 0: read-only
+			// 0 and 0: read-only
+			if id, mark := h.Request(); id.Session == 0 || id.SeqNum <= mark && (id.SeqNum != 0 || mark != 0) {
 				t.Fatalf("message %v is answered up to %d", id, mark)
 			}
 		}

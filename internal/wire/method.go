@@ -18,13 +18,16 @@ func ValidMethod(fullMethod string) bool {
 // readOnly remembers what ReadOnly has found out: by full method name, a bool.
 var readOnly sync.Map
 
-// ReadOnly says whether a method, by its full name, is declared to have no side effects (option idempotency_level = NO_SIDE_EFFECTS). A method whose descriptor isn't linked into this process isn't known to be: it is
-// ordered, which is always right.
+// ReadOnly says whether a method, by its full name, is declared to have no side effects (option
+// idempotency_level = NO_SIDE_EFFECTS). A method whose descriptor isn't linked into this process
+// isn't known to be: it is ordered, which is always right.
 func ReadOnly(fullMethod string) bool {
 	if known, ok := readOnly.Load(fullMethod); ok {
 		return known.(bool)
 	}
-	found, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(strings.ReplaceAll(strings.TrimPrefix(fullMethod, "/"), "/", ".")))
+	found, err := protoregistry.GlobalFiles.FindDescriptorByName(
+		protoreflect.FullName(strings.ReplaceAll(strings.TrimPrefix(fullMethod, "/"), "/", ".")),
+	)
 	if err != nil {
 		return false
 	}

@@ -15,7 +15,8 @@ import (
 
 const (
 	macSize = 16
-	// digestSize is what an entry carries of its message's digest: forging one takes 2⁴⁷ tries on average, each of them seen and refused by the group.
+	// digestSize is what an entry carries of its message's digest: forging one takes 2⁴⁷ tries on
+	// average, each of them seen and refused by the group.
 	digestSize = 6
 	// MaxRun bounds the entries of one run.
 	MaxRun = 1 << 16
@@ -31,7 +32,8 @@ func MostEntries(bytes int) int { return (bytes - macSize) / minEntry }
 // FewestEntries is how many entries of a run fit at least in some sealed bytes.
 func FewestEntries(bytes int) int { return (bytes - macSize) / maxEntry }
 
-// ErrForged says that a run's seal doesn't fit: some source changed it, or it is from another group.
+// ErrForged says that a run's seal doesn't fit: some source changed it, or it is from another
+// group.
 var ErrForged = errors.New("wire: a run's seal doesn't fit")
 
 // Seal keys the MACs of one group (section 11 of the design). It may be used concurrently.
@@ -80,7 +82,8 @@ func (s *Seal) DigestOpening(n orderstate.Nonce) uint64 {
 	return m.digest(append(m.buf[:0], domainOpening), n[:])
 }
 
-// Token is what a session's requests carry: only its source, which has it with its welcome, and the replicas know it. It is never 0.
+// Token is what a session's requests carry: only its source, which has it with its welcome, and the
+// replicas know it. It is never 0.
 func (s *Seal) Token(session orderstate.Session, n orderstate.Nonce) uint64 {
 	m := s.macs.Get().(*mac)
 	defer s.macs.Put(m)
@@ -135,7 +138,8 @@ func (s *Seal) Open(a orderstate.Announcement) (orderstate.Run, error) {
 
 // The packing of one entry:
 //
-//	flags     kind (2 bits), known: session is in the run's table, next: seqNum is one more than the session's last, first: First is the run's epoch
+//	flags     kind (2 bits), known: session is in the run's table,
+//	          next: seqNum is one more than the session's last, first: First is the run's epoch
 //	session   known: index into the table, else the session, which enters it
 //	seqNum    unless next: the seqNum
 //	First     unless first: the epoch
@@ -203,7 +207,8 @@ func pack(b []byte, r orderstate.Run) []byte {
 			b = binary.AppendUvarint(b, uint64(o.First))
 		}
 		b = binary.AppendVarint(b, o.Time-time)
-		b = append(b, byte(o.Digest>>40), byte(o.Digest>>32), byte(o.Digest>>24), byte(o.Digest>>16), byte(o.Digest>>8), byte(o.Digest))
+		b = append(b, byte(o.Digest>>40), byte(o.Digest>>32), byte(o.Digest>>24), byte(o.Digest>>16), byte(o.Digest>>8),
+			byte(o.Digest))
 		t.last[i], time = o.SeqNum, o.Time
 	}
 	return b
@@ -219,7 +224,8 @@ func unpack(e orderstate.Envelope, b []byte) (orderstate.Run, error) {
 	rd := reader{b: b}
 	for n := range r.Entries {
 		flags := rd.byte()
-		o := orderstate.OrderInfo{OrderNum: e.First + orderstate.OrderNum(n), Kind: orderstate.Kind(flags & flagKind), First: e.Epoch}
+		o := orderstate.OrderInfo{OrderNum: e.First + orderstate.OrderNum(n), Kind: orderstate.Kind(flags & flagKind),
+			First: e.Epoch}
 		var i int
 		if flags&flagKnown != 0 {
 			at := rd.uvarint()
@@ -294,7 +300,8 @@ func (r *reader) varint() int64 {
 
 // RunToProto wraps an announcement for sending; with envelope only, its envelope.
 func RunToProto(a orderstate.Announcement, envelope bool) *pb.Run {
-	r := &pb.Run{Epoch: uint64(a.Epoch), EpochFirst: uint64(a.EpochFirst), First: uint64(a.First), Count: uint32(a.Count)}
+	r := &pb.Run{Epoch: uint64(a.Epoch), EpochFirst: uint64(a.EpochFirst), First: uint64(a.First),
+		Count: uint32(a.Count)}
 	if !envelope {
 		r.Sealed = a.Sealed
 	}

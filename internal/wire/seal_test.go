@@ -22,14 +22,16 @@ func run(e orderstate.Epoch, first orderstate.OrderNum, entries ...orderstate.Or
 	for i := range entries {
 		entries[i].OrderNum = first + orderstate.OrderNum(i)
 	}
-	return orderstate.Run{Envelope: orderstate.Envelope{Epoch: e, EpochFirst: 1, First: first, Count: len(entries)}, Entries: entries}
+	return orderstate.Run{Envelope: orderstate.Envelope{Epoch: e, EpochFirst: 1, First: first, Count: len(entries)},
+		Entries: entries}
 }
 
 func equal(a, b orderstate.Run) bool {
 	return a.Envelope == b.Envelope && slices.Equal(a.Entries, b.Entries)
 }
 
-// ordinary makes n entries of so many sessions, as a primary does: seqNums in order, times a few microseconds apart.
+// ordinary makes n entries of so many sessions, as a primary does: seqNums in order, times a few
+// microseconds apart.
 func ordinary(n, sessions int) []orderstate.OrderInfo {
 	rng := rand.New(rand.NewPCG(1, 2))
 	next := make([]orderstate.SeqNum, sessions)
@@ -39,7 +41,8 @@ func ordinary(n, sessions int) []orderstate.OrderInfo {
 		s := rng.IntN(sessions)
 		next[s]++
 		time += int64(rng.IntN(100))
-		entries[i] = orderstate.OrderInfo{Session: orderstate.Session(1 + s), SeqNum: 1000 + next[s], First: 7, Time: time, Digest: rng.Uint64() >> 16}
+		entries[i] = orderstate.OrderInfo{Session: orderstate.Session(1 + s), SeqNum: 1000 + next[s], First: 7,
+			Time: time, Digest: rng.Uint64() >> 16}
 	}
 	return entries
 }
@@ -52,24 +55,34 @@ func TestSealRoundTrip(t *testing.T) {
 	open := func(s orderstate.Session) orderstate.OrderInfo {
 		return orderstate.OrderInfo{Kind: orderstate.Open, Session: s, First: 7, Time: 5, Digest: 1}
 	}
-	most := orderstate.OrderInfo{Kind: orderstate.Expire, Session: math.MaxUint64, SeqNum: math.MaxUint64, First: math.MaxUint64, Time: math.MaxInt64, Digest: digestMax}
+	most := orderstate.OrderInfo{Kind: orderstate.Expire, Session: math.MaxUint64, SeqNum: math.MaxUint64,
+		First: math.MaxUint64, Time: math.MaxInt64, Digest: digestMax}
 	least := orderstate.OrderInfo{Time: math.MinInt64}
 	for name, r := range map[string]orderstate.Run{
-		"nothing":                run(7, 1),
-		"one":                    run(7, 1, ordinary(1, 1)...),
-		"one session":            run(7, 100, ordinary(100, 1)...),
-		"as many as the table":   run(7, 100, ordinary(1000, tableSize)...),
-		"one more":               run(7, 100, ordinary(1000, tableSize+1)...),
-		"twice the table":        run(7, 100, ordinary(1000, 2*tableSize)...),
-		"a session each":         run(7, 100, ordinary(3000, 2000)...),
-		"openings and requests":  run(7, 3, open(3), open(4), orderstate.OrderInfo{Session: 3, SeqNum: 1, First: 7, Time: 6, Digest: 2}, open(6), orderstate.OrderInfo{Session: 6, SeqNum: 1, First: 7, Time: 6, Digest: 2}),
-		"expiry":                 run(7, 3, open(3), orderstate.OrderInfo{Kind: orderstate.Expire, Session: 3, First: 7, Time: 6}, orderstate.OrderInfo{Kind: orderstate.Expire, Session: 2, First: 7, Time: 6}),
-		"first ordered before":   run(7, 3, orderstate.OrderInfo{Session: 1, SeqNum: 9, First: 6, Time: 6, Digest: 2}, orderstate.OrderInfo{Session: 1, SeqNum: 10, First: 7, Time: 6, Digest: 2}, orderstate.OrderInfo{Session: 1, SeqNum: 11, First: 3, Time: 6}),
+		"nothing":              run(7, 1),
+		"one":                  run(7, 1, ordinary(1, 1)...),
+		"one session":          run(7, 100, ordinary(100, 1)...),
+		"as many as the table": run(7, 100, ordinary(1000, tableSize)...),
+		"one more":             run(7, 100, ordinary(1000, tableSize+1)...),
+		"twice the table":      run(7, 100, ordinary(1000, 2*tableSize)...),
+		"a session each":       run(7, 100, ordinary(3000, 2000)...),
+		"openings and requests": run(7, 3, open(3), open(4),
+			orderstate.OrderInfo{Session: 3, SeqNum: 1, First: 7, Time: 6, Digest: 2}, open(6),
+			orderstate.OrderInfo{Session: 6, SeqNum: 1, First: 7, Time: 6, Digest: 2}),
+		"expiry": run(7, 3, open(3),
+			orderstate.OrderInfo{Kind: orderstate.Expire, Session: 3, First: 7, Time: 6},
+			orderstate.OrderInfo{Kind: orderstate.Expire, Session: 2, First: 7, Time: 6}),
+		"first ordered before": run(7, 3,
+			orderstate.OrderInfo{Session: 1, SeqNum: 9, First: 6, Time: 6, Digest: 2},
+			orderstate.OrderInfo{Session: 1, SeqNum: 10, First: 7, Time: 6, Digest: 2},
+			orderstate.OrderInfo{Session: 1, SeqNum: 11, First: 3, Time: 6}),
 		"the largest of all":     run(math.MaxUint64, math.MaxUint64, most),
 		"the largest, and after": run(math.MaxUint64, 1, most, least, most, least),
-		"seqNums that go back":   run(7, 1, orderstate.OrderInfo{Session: 1, SeqNum: 5}, orderstate.OrderInfo{Session: 1, SeqNum: 4}, orderstate.OrderInfo{Session: 1, SeqNum: 4}),
-		"seqNum 1 of sessions that have left the table": run(7, 1, slices.Repeat([]orderstate.OrderInfo{{Session: 1, SeqNum: 1}, {Session: 2, SeqNum: 1}}, 2)...),
-		"as long as can be":                             run(7, 1, ordinary(MaxRun, 5)...),
+		"seqNums that go back": run(7, 1, orderstate.OrderInfo{Session: 1, SeqNum: 5},
+			orderstate.OrderInfo{Session: 1, SeqNum: 4}, orderstate.OrderInfo{Session: 1, SeqNum: 4}),
+		"seqNum 1 of sessions that have left the table": run(7, 1,
+			slices.Repeat([]orderstate.OrderInfo{{Session: 1, SeqNum: 1}, {Session: 2, SeqNum: 1}}, 2)...),
+		"as long as can be": run(7, 1, ordinary(MaxRun, 5)...),
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -116,9 +129,14 @@ func TestForgeries(t *testing.T) {
 		forged(fmt.Sprintf("cut at %d", i), orderstate.Announcement{Envelope: a.Envelope, Sealed: a.Sealed[:i]})
 	}
 	for what, change := range map[string]func(*orderstate.Envelope){
-		"epoch": func(e *orderstate.Envelope) { e.Epoch++ }, "its start": func(e *orderstate.Envelope) { e.EpochFirst++ },
+		"epoch": func(e *orderstate.Envelope) {
+			e.Epoch++
+		}, "its start": func(e *orderstate.Envelope) { e.EpochFirst++ },
 		"first": func(e *orderstate.Envelope) { e.First-- }, "count": func(e *orderstate.Envelope) { e.Count-- },
-		"count and first": func(e *orderstate.Envelope) { e.First++; e.Count-- }, "no envelope": func(e *orderstate.Envelope) { *e = orderstate.Envelope{} },
+		"count and first": func(e *orderstate.Envelope) {
+			e.First++
+			e.Count--
+		}, "no envelope": func(e *orderstate.Envelope) { *e = orderstate.Envelope{} },
 		"a count below 0": func(e *orderstate.Envelope) { e.Count = -1 },
 	} {
 		b := a
@@ -145,7 +163,8 @@ func sealed(s *Seal, e orderstate.Envelope, packed []byte) orderstate.Announceme
 	return orderstate.Announcement{Envelope: e, Sealed: append(slices.Clone(packed), m.tag(e, packed)...)}
 }
 
-// TestMalformedRuns: what a key's holder has packed wrongly is an error, and nothing is allocated for what it declares.
+// TestMalformedRuns: what a key's holder has packed wrongly is an error, and nothing is allocated
+// for what it declares.
 func TestMalformedRuns(t *testing.T) {
 	t.Parallel()
 	s := testSeal()
@@ -157,19 +176,27 @@ func TestMalformedRuns(t *testing.T) {
 		packed []byte
 		words  string
 	}{
-		"more entries than bytes":   {2, good, "can't have 2 entries in 9 bytes"},
-		"a count below 0":           {-1, good, "can't have"},
-		"a count beyond the bound":  {MaxRun + 1, make([]byte, 10*(MaxRun+1)), "can't have"},
-		"the largest count":         {math.MaxInt, good, "can't have"},
-		"bytes too many":            {1, append(slices.Clone(good), 0), "1 bytes too many"},
-		"no entries, and bytes":     {0, good, "9 bytes too many"},
-		"a place that isn't there":  {1, entry(flagKnown|flagNext|flagFirst, 0, 0), "refers to session place 0 of 0"},
-		"a place far away":          {1, entry(flagKnown|flagNext|flagFirst, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01, 0), "refers to session place"},
-		"a kind that isn't there":   {1, entry(3|flagNext|flagFirst, 9, 0), "malformed at entry 0"},
-		"a varint that doesn't end": {1, entry(flagNext|flagFirst, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff), "malformed at entry 0"},
-		"a varint over 64 bits":     {1, entry(flagNext|flagFirst, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02, 0), "malformed at entry 0"},
-		"cut in a varint":           {1, append([]byte{flagNext | flagFirst}, bytes.Repeat([]byte{0xff}, 9)...), "malformed at entry 0"},
-		"cut in the digest":         {2, append(slices.Clone(good), flagNext|flagFirst, 9, 0, 1, 2, 3, 4), "malformed at entry 1"},
+		"more entries than bytes":  {2, good, "can't have 2 entries in 9 bytes"},
+		"a count below 0":          {-1, good, "can't have"},
+		"a count beyond the bound": {MaxRun + 1, make([]byte, 10*(MaxRun+1)), "can't have"},
+		"the largest count":        {math.MaxInt, good, "can't have"},
+		"bytes too many":           {1, append(slices.Clone(good), 0), "1 bytes too many"},
+		"no entries, and bytes":    {0, good, "9 bytes too many"},
+		"a place that isn't there": {1, entry(flagKnown|flagNext|flagFirst, 0, 0), "refers to session place 0 of 0"},
+		"a place far away": {1,
+			entry(flagKnown|flagNext|flagFirst, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01, 0),
+			"refers to session place"},
+		"a kind that isn't there": {1, entry(3|flagNext|flagFirst, 9, 0), "malformed at entry 0"},
+		"a varint that doesn't end": {1,
+			entry(flagNext|flagFirst, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff),
+			"malformed at entry 0"},
+		"a varint over 64 bits": {1,
+			entry(flagNext|flagFirst, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02, 0),
+			"malformed at entry 0"},
+		"cut in a varint": {1, append([]byte{flagNext | flagFirst}, bytes.Repeat([]byte{0xff}, 9)...),
+			"malformed at entry 0"},
+		"cut in the digest": {2, append(slices.Clone(good), flagNext|flagFirst, 9, 0, 1, 2, 3, 4),
+			"malformed at entry 1"},
 	} {
 		e := orderstate.Envelope{Epoch: 7, EpochFirst: 1, First: 1, Count: tt.count}
 		r, err := s.Open(sealed(s, e, tt.packed))
@@ -177,8 +204,10 @@ func TestMalformedRuns(t *testing.T) {
 			t.Errorf("%s: got %v, %v, want %q", name, r, err, tt.words)
 		}
 	}
-	if r, err := s.Open(sealed(s, orderstate.Envelope{Epoch: 7, EpochFirst: 1, First: 5, Count: 1}, good)); err != nil ||
-		!slices.Equal(r.Entries, []orderstate.OrderInfo{{OrderNum: 5, Session: 9, SeqNum: 1, First: 7, Digest: 0x010203040506}}) {
+	if r, err := s.Open(sealed(s, orderstate.Envelope{Epoch: 7, EpochFirst: 1, First: 5, Count: 1},
+		good)); err != nil ||
+		!slices.Equal(r.Entries,
+			[]orderstate.OrderInfo{{OrderNum: 5, Session: 9, SeqNum: 1, First: 7, Digest: 0x010203040506}}) {
 		t.Errorf("the good one: %v, %v", r, err)
 	}
 }
@@ -280,7 +309,8 @@ func FuzzSealOpen(f *testing.F) {
 	})
 }
 
-// entriesOf makes entries of arbitrary bytes: sessions that come back, seqNums in order and not, all kinds.
+// entriesOf makes entries of arbitrary bytes: sessions that come back, seqNums in order and not,
+// all kinds.
 func entriesOf(data []byte) []orderstate.OrderInfo {
 	var entries []orderstate.OrderInfo
 	var last orderstate.OrderInfo
@@ -288,7 +318,8 @@ func entriesOf(data []byte) []orderstate.OrderInfo {
 		what, a, b, c := data[0], data[1], data[2], data[3]
 		data = data[4:]
 		o := orderstate.OrderInfo{
-			Kind: orderstate.Kind(what % 3), Session: orderstate.Session(a), SeqNum: orderstate.SeqNum(b), First: orderstate.Epoch(c % 4), Time: last.Time + int64(c), Digest: uint64(a)<<40 | uint64(b),
+			Kind: orderstate.Kind(what % 3), Session: orderstate.Session(a), SeqNum: orderstate.SeqNum(b),
+			First: orderstate.Epoch(c % 4), Time: last.Time + int64(c), Digest: uint64(a)<<40 | uint64(b),
 		}
 		if what&0x10 != 0 {
 			o.Session, o.SeqNum = last.Session, last.SeqNum+1
@@ -308,7 +339,8 @@ func entriesOf(data []byte) []orderstate.OrderInfo {
 	return entries
 }
 
-// FuzzUnpack: whatever the holder of the key has packed is a run, or an error; its entries are no more than its bytes can hold, and what is a run packs to the same run again.
+// FuzzUnpack: whatever the holder of the key has packed is a run, or an error; its entries are no
+// more than its bytes can hold, and what is a run packs to the same run again.
 func FuzzUnpack(f *testing.F) {
 	s := testSeal()
 	for _, r := range []orderstate.Run{run(7, 1), run(7, 100, ordinary(5, 2)...), run(7, 1, ordinary(100, 40)...)} {
@@ -372,13 +404,15 @@ func BenchmarkDigest(b *testing.B) {
 			b.SetBytes(int64(n))
 			b.ReportAllocs()
 			for b.Loop() {
-				s.Digest(orderstate.MessageID{Session: 1 << 20, SeqNum: 1 << 30}, 1<<30-1, "/helloworld.Greeter/SayHello", payload)
+				s.Digest(orderstate.MessageID{Session: 1 << 20, SeqNum: 1 << 30}, 1<<30-1,
+					"/helloworld.Greeter/SayHello", payload)
 			}
 		})
 	}
 }
 
-// TestEntriesFit: so many entries fit however large they are, and one more doesn't if they are as small as can be.
+// TestEntriesFit: so many entries fit however large they are, and one more doesn't if they are as
+// small as can be.
 func TestEntriesFit(t *testing.T) {
 	t.Parallel()
 	const room = 1000
@@ -390,7 +424,8 @@ func TestEntriesFit(t *testing.T) {
 		return len(testSeal().Close(r).Sealed)
 	}
 	largest := func(i int) orderstate.OrderInfo { // each of another session, and the times as far apart as can be
-		return orderstate.OrderInfo{Session: math.MaxUint64 - orderstate.Session(i), SeqNum: math.MaxUint64, First: math.MaxUint64, Time: math.MaxInt64 * int64(i%2*2-1)}
+		return orderstate.OrderInfo{Session: math.MaxUint64 - orderstate.Session(i), SeqNum: math.MaxUint64,
+			First: math.MaxUint64, Time: math.MaxInt64 * int64(i%2*2-1)}
 	}
 	if n := FewestEntries(room); n < room/60 || size(n, largest) > room {
 		t.Errorf("%d of the largest entries have %d bytes", n, size(n, largest))

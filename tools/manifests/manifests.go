@@ -1,6 +1,6 @@
-// Package manifests checks the Kubernetes manifests of the examples: they are decoded strictly into the types of
-// k8s.io/api, and what one part says of another has to be true. It is a module of its own, so that nobody else
-// requires Kubernetes; its test is run by make test.
+// Package manifests checks the Kubernetes manifests of the examples: they are decoded strictly into
+// the types of k8s.io/api, and what one part says of another has to be true. It is a module of its
+// own, so that nobody else requires Kubernetes; its test is run by make test.
 package manifests
 
 import (
@@ -24,8 +24,9 @@ type Manifests struct {
 	StatefulSets map[string]*appsv1.StatefulSet
 }
 
-// Decode reads a file of YAML documents as Kubernetes' API server would, and more strictly: a field that its type
-// doesn't have, or has in another case, one that is given twice, and a kind that isn't checked here are errors.
+// Decode reads a file of YAML documents as Kubernetes' API server would, and more strictly: a field
+// that its type doesn't have, or has in another case, one that is given twice, and a kind that
+// isn't checked here are errors.
 func Decode(file []byte) (*Manifests, error) {
 	m := &Manifests{
 		map[string]*corev1.ConfigMap{}, map[string]*corev1.Service{}, map[string]*policyv1.PodDisruptionBudget{},

@@ -49,7 +49,8 @@ func TestManifestsBite(t *testing.T) {
 		{"    matchLabels:\n      app: greeter\n---", "    matchLabels:\n      app: other\n---", "disruption budget"},
 		{"  replicas: 3", "  replicas: 2", "replicas"},
 		{"            grpc:\n              port: 8081", "            grpc:\n              port: 8443", "readiness"},
-		{"            tcpSocket:\n              port: health", "            grpc:\n              port: 8081", "liveness"},
+		{"            tcpSocket:\n              port: health", "            grpc:\n              port: 8081",
+			"liveness"},
 		{"              port: health", "              port: healthz", "liveness"},
 		{"--name=$(POD_NAME)", "--name=greeter", "name"},
 		{"--health=0.0.0.0:8081", "--health=0.0.0.0:8082", "--health"},
@@ -61,7 +62,8 @@ func TestManifestsBite(t *testing.T) {
 		{"terminationGracePeriodSeconds: 30", "terminationGracePeriodSeconds: 1", "grace"},
 		{"mountPath: /etc/greeter/tls", "mountPath: /etc/other/tls", "--tls"},
 		{"        - name: tls\n          secret:", "        - name: others\n          secret:", "volume"},
-		{"              memory: 1Gi\n          securityContext", "              memory: 1Gi\n              cpu: \"1\"\n          securityContext", "CPU"},
+		{"              memory: 1Gi\n          securityContext",
+			"              memory: 1Gi\n              cpu: \"1\"\n          securityContext", "CPU"},
 	} {
 		changed := strings.Replace(string(file), c.old, c.new, 1)
 		if changed == string(file) {
@@ -98,7 +100,8 @@ func faults(file []byte) (found []error) {
 		}
 		guarded := false
 		for _, b := range m.Budgets {
-			guarded = guarded || selects(b.Spec.Selector, pod.Labels) && b.Spec.MaxUnavailable != nil && *b.Spec.MaxUnavailable == intstr.FromInt(1)
+			guarded = guarded || selects(b.Spec.Selector, pod.Labels) && b.Spec.MaxUnavailable != nil &&
+				*b.Spec.MaxUnavailable == intstr.FromInt(1)
 		}
 		if !guarded {
 			say("%s has no disruption budget of 1", set.Name)
@@ -163,7 +166,8 @@ func container(m *Manifests, service string, pod corev1.PodSpec, c corev1.Contai
 	if args["--advertise"] != want {
 		say("--advertise is %q, a pod of this Service is %q", args["--advertise"], want)
 	}
-	if p := c.ReadinessProbe; p == nil || p.GRPC == nil || p.GRPC.Port != port(c, intstr.FromString("health")) || p.GRPC.Service != nil {
+	if p := c.ReadinessProbe; p == nil || p.GRPC == nil || p.GRPC.Port != port(c, intstr.FromString("health")) ||
+		p.GRPC.Service != nil {
 		say("the readiness probe doesn't ask the health port of the whole replica")
 	}
 	if p := c.LivenessProbe; p == nil || p.TCPSocket == nil || port(c, p.TCPSocket.Port) == 0 {
@@ -175,7 +179,9 @@ func container(m *Manifests, service string, pod corev1.PodSpec, c corev1.Contai
 		}
 	}
 	for _, v := range c.VolumeMounts {
-		if !slices.ContainsFunc(pod.Volumes, func(w corev1.Volume) bool { return w.Name == v.Name && w.Secret != nil }) {
+		if !slices.ContainsFunc(pod.Volumes, func(w corev1.Volume) bool {
+			return w.Name == v.Name && w.Secret != nil
+		}) {
 			say("%s: there is no volume %q", v.MountPath, v.Name)
 		}
 	}
@@ -191,7 +197,8 @@ func container(m *Manifests, service string, pod corev1.PodSpec, c corev1.Contai
 // port is a container's port, by its number or name; 0 without one.
 func port(c corev1.Container, which intstr.IntOrString) int32 {
 	for _, p := range c.Ports {
-		if p.Name == which.StrVal && which.Type == intstr.String || p.ContainerPort == which.IntVal && which.Type == intstr.Int {
+		if p.Name == which.StrVal && which.Type == intstr.String || p.ContainerPort == which.IntVal &&
+			which.Type == intstr.Int {
 			return p.ContainerPort
 		}
 	}

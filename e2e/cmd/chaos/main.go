@@ -5,9 +5,9 @@
 //	go run ./cmd/chaos -duration 10m
 //	go run ./cmd/chaos -seed 17 -levels Stable
 //
-// Hosts are network namespaces where there is iproute2 and the machine allows them (to root, or in user namespaces); else
-// processes dial through TCP relays. It fails if a promise of the README was broken; logs
-// stay then.
+// Hosts are network namespaces where there is iproute2 and the machine allows them (to root, or in
+// user namespaces); else processes dial through TCP relays. It fails if a promise of the README was
+// broken; logs stay then.
 package main
 
 import (
@@ -36,7 +36,8 @@ func main() {
 	flag.StringVar(&c.Bin, "bin", "", "with the processes' binaries; they are built without it")
 	without := flag.String("without", "", "a rule, as make mutants names it: see that it is missed")
 	levels := flag.String("levels", "Reflected,Direct,Stable", "one after the other")
-	faults := flag.String("faults", "", "their names, as the table has them, separated by semicolons; what is drawn by itself without it")
+	faults := flag.String("faults", "",
+		"their names, as the table has them, separated by semicolons; what is drawn by itself without it")
 	flag.Parse()
 	if *faults != "" {
 		c.Faults = strings.Split(*faults, ";")

@@ -1,7 +1,8 @@
-// Command etcd is one etcd node on a data directory, alone or one of several, for tests that kill, stop and restart a real process.
+// Command etcd is one etcd node on a data directory, alone or one of several, for tests that kill,
+// stop and restart a real process.
 //
-// It prints "ready <host:port>" when it serves, then nothing. It ends when its standard input does, so that it never
-// outlives the test that started it.
+// It prints "ready <host:port>" when it serves, then nothing. It ends when its standard input does,
+// so that it never outlives the test that started it.
 package main
 
 import (
@@ -22,7 +23,8 @@ func main() {
 	addr := flag.String("addr", "127.0.0.1:0", "host:port for clients")
 	name := flag.String("name", embed.DefaultName, "of this node among others")
 	peer := flag.String("peer", "127.0.0.1:0", "host:port for the other nodes")
-	nodes := flag.String("nodes", "", "name=http://host:port of every node, separated by commas; this one alone without it")
+	nodes := flag.String("nodes", "",
+		"name=http://host:port of every node, separated by commas; this one alone without it")
 	tick := flag.Uint("tick", 10, "milliseconds between heartbeats")
 	elect := flag.Uint("election", 100, "milliseconds of the election timeout")
 	fsync := flag.Bool("fsync", false, "fsync before answering")

@@ -157,7 +157,8 @@ func (c *client) caller(load journal.Load, resting <-chan struct{}) {
 		if err != nil {
 			call.Code, call.Text = status.Code(err), err.Error()
 		}
-		// The test knows of it before the caller goes on: it counts, even if this process is killed now.
+		// The test knows of it before the caller goes on: it counts, even if this process is killed
+		// now.
 		c.link.Tell(journal.Event{Call: &call})
 		if call.Code == codes.OK {
 			c.mu.Lock()

@@ -1,10 +1,12 @@
-// Command journal is a process of an end-to-end test: a replica of the journal service, or a client of it.
+// Command journal is a process of an end-to-end test: a replica of the journal service, or a client
+// of it.
 //
 //	journal replica -etcd 127.0.0.1:2379 -name a -level Stable
 //	journal client -etcd 127.0.0.1:2379 -name x
 //
-// Package journal says how the test speaks with it. It logs to its standard error, and ends when its standard input does; a
-// replica also in order, when it is terminated (SIGTERM), as a stock gRPC server would.
+// Package journal says how the test speaks with it. It logs to its standard error, and ends when
+// its standard input does; a replica also in order, when it is terminated (SIGTERM), as a stock
+// gRPC server would.
 package main
 
 import (
@@ -47,7 +49,8 @@ func run() error {
 		port := flags.Int("port", 0, "on which clients are served; 0 for a free one")
 		peerPort := flags.Int("peer-port", 0, "on which the other replicas are; 0 for a free one")
 		ballast := flags.Int("ballast", 0, "bytes of a state that begins here")
-		tlsDir := flags.String("peer-tls", "", "folder of the certificate by which replicas know each other, see WriteTLS")
+		tlsDir := flags.String("peer-tls", "",
+			"folder of the certificate by which replicas know each other, see WriteTLS")
 		_ = flags.Parse(os.Args[2:])
 		level, err := understudy.ParseLevel(*levelName)
 		if err != nil {

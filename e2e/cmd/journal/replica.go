@@ -36,7 +36,9 @@ type member struct {
 }
 
 // serve serves the journal until ctx ends: a stock gRPC server and four lines.
-func (m *member) serve(ctx context.Context, etcd, name string, level understudy.Level, minInSync int, log *slog.Logger) error {
+func (m *member) serve(
+	ctx context.Context, etcd, name string, level understudy.Level, minInSync int, log *slog.Logger,
+) error {
 	lis, err := m.listen(m.port)
 	if err != nil {
 		return err
@@ -97,7 +99,8 @@ func (m *member) watch(ctx context.Context) {
 	defer tick.Stop()
 	for {
 		now := m.replica.Status()
-		part := replica.Status{Role: now.Role, Name: now.Name, Primary: now.Primary, Epoch: now.Epoch, InSync: now.InSync, Suspect: now.Suspect}
+		part := replica.Status{Role: now.Role, Name: now.Name, Primary: now.Primary, Epoch: now.Epoch,
+			InSync: now.InSync, Suspect: now.Suspect}
 		if !reflect.DeepEqual(part, told) {
 			m.link.Tell(journal.Event{Status: &now})
 			told = part

@@ -9,8 +9,9 @@ import (
 	"time"
 )
 
-// strands are the connections that this process has dialled, which can all be made half-open at once, as by a NAT that
-// forgets them: nothing that an end sends arrives at the other one, ever, not even that it has closed.
+// strands are the connections that this process has dialled, which can all be made half-open at
+// once, as by a NAT that forgets them: nothing that an end sends arrives at the other one, ever,
+// not even that it has closed.
 type strands struct {
 	mu    sync.Mutex // guards conns
 	conns map[*strandConn]struct{}
@@ -54,7 +55,8 @@ type strandConn struct {
 	swallowed bool // the reader's
 }
 
-// Read reads nothing more when the connection is stranded. The other end may still send as much as it likes.
+// Read reads nothing more when the connection is stranded. The other end may still send as much as
+// it likes.
 func (c *strandConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	if !c.stranded.Load() {

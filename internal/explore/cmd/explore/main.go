@@ -1,4 +1,5 @@
-// Command explore visits the states of small groups, and prints for each scope how many there are, or a shortest trace to a rule that is broken.
+// Command explore visits the states of small groups, and prints for each scope how many there are,
+// or a shortest trace to a rule that is broken.
 //
 //	go run ./internal/explore/cmd/explore [-mem 4096] [-states 1000000] [-walks 5000] [scope ...]
 package main

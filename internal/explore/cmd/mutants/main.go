@@ -1,6 +1,7 @@
 //go:build mutants
 
-// Command mutants takes the rules away one at a time, and explores until that shows: the rule, where, after how many states, and what.
+// Command mutants takes the rules away one at a time, and explores until that shows: the rule,
+// where, after how many states, and what.
 //
 //	go run -tags mutants ./internal/explore/cmd/mutants [-trace] [-mem 4096] [words of a rule]
 package main
