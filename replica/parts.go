@@ -57,15 +57,16 @@ func (a *parts) add(p *pb.LoggedMessage) (*pb.LoggedMessage, error) {
 	return whole, nil
 }
 
-// inParts splits what a follower is sent, so that no part is much larger than a chunk: messages
-// first, as they come before the order in one part, and after the welcome.
-func inParts(out *pb.FollowResponse) []*pb.FollowResponse {
+// before splits what a follower is sent, so that no part is much larger than a chunk, and returns
+// the parts that come before what is left of it; mostly none. Messages come first, as they come
+// before the order in one part, and after the welcome.
+func before(out *pb.FollowResponse) []*pb.FollowResponse {
 	size := 0
 	for _, m := range out.Messages {
 		size += len(m.Message)
 	}
 	if size <= wire.ChunkSize {
-		return []*pb.FollowResponse{out}
+		return nil
 	}
 	part := &pb.FollowResponse{Welcome: out.Welcome, EpochStart: out.EpochStart}
 	var split []*pb.FollowResponse
@@ -80,5 +81,5 @@ func inParts(out *pb.FollowResponse) []*pb.FollowResponse {
 		}
 	}
 	out.Welcome, out.EpochStart, out.Messages = nil, nil, nil
-	return append(split, part, out)
+	return append(split, part)
 }

@@ -23,7 +23,7 @@ func TestLargeMessagesTravelInParts(t *testing.T) {
 		Messages: sent, Stable: 7, InSync: true, SourceOrderInfo: []*pb.Run{{Epoch: 1}}}
 	var got []*pb.LoggedMessage
 	var stream parts
-	split := inParts(out)
+	split := append(before(out), out)
 	for i, part := range split {
 		if n := proto.Size(part); n > wire.ChunkSize+1<<10 {
 			t.Errorf("part %d has %d bytes", i, n)
@@ -50,7 +50,7 @@ func TestLargeMessagesTravelInParts(t *testing.T) {
 			t.Errorf("message %d came as one of %d bytes", i, len(got[i].Message))
 		}
 	}
-	if small := (&pb.FollowResponse{Stable: 3, Messages: sent[:2]}); len(inParts(small)) != 1 {
+	if small := (&pb.FollowResponse{Stable: 3, Messages: sent[:2]}); before(small) != nil {
 		t.Error("a small message was split")
 	}
 }

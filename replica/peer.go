@@ -371,10 +371,13 @@ func (in *incarnation) sendTo(
 		f.out.Reset()
 		f.size = 0
 		in.mu.Unlock()
-		for _, part := range inParts(out) {
+		for _, part := range before(out) {
 			if err := stream.Send(part); err != nil {
 				return err
 			}
+		}
+		if err := stream.Send(out); err != nil {
+			return err
 		}
 	}
 }

@@ -75,6 +75,9 @@ func (l *link) renew() {
 func (l *link) unacknowledged() {
 	l.client.mu.Lock()
 	defer l.client.mu.Unlock()
+	if !l.expecting { // it came meanwhile
+		return
+	}
 	l.renews()
 	if l.restart != nil {
 		l.restart()

@@ -58,8 +58,9 @@ type link struct {
 	flushTo   uint64 // frames up to here are sent even to the primary (R12)
 	held      uint64 // the replica has acknowledged frames up to here
 
-	sent     uint64      // the seqNum of the last frame that was taken for sending
-	patience *time.Timer // runs while one that was sent isn't acknowledged
+	sent      uint64      // the seqNum of the last frame that was taken for sending
+	expecting bool        // patience runs: one that was sent isn't acknowledged
+	patience  *time.Timer // nil until it is first needed, and one for all frames
 
 	gone chan struct{} // not nil: say goodbye; closed when the stream has ended
 
@@ -260,16 +261,22 @@ func (l *link) expect() {
 func (l *link) moves() {
 	l.client.mu.Lock()
 	defer l.client.mu.Unlock()
-	if l.patience != nil {
+	if l.expecting {
 		l.patience.Reset(unheard)
 	}
 }
 
 // expects is called with mu held.
 func (l *link) expects() {
-	if l.patience == nil && l.sent > l.held && l.restart != nil {
+	switch {
+	case l.expecting || l.sent <= l.held || l.restart == nil:
+		return
+	case l.patience == nil:
 		l.patience = time.AfterFunc(unheard, l.unacknowledged)
+	default:
+		l.patience.Reset(unheard)
 	}
+	l.expecting = true
 }
 
 // acknowledged notes that the replica holds the frames up to one. mu is held.
@@ -284,9 +291,9 @@ func (l *link) acknowledged(upTo uint64) {
 
 // calm is called with mu held.
 func (l *link) calm() {
-	if l.patience != nil {
+	if l.expecting {
 		l.patience.Stop()
-		l.patience = nil
+		l.expecting = false
 	}
 }
 
