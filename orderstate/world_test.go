@@ -14,7 +14,7 @@ import (
 // it: a script reads it beside the patent, a fuzz target drives it from bytes. Every event is a
 // command in words, so that a failing run is a script too.
 type world struct {
-	level string // reflected, direct, stable: section 3 of the design
+	level string // reflected, direct, stable
 	max   int    // pendingSourceOrderMax
 	// sessions are attached by command only; else each backup hears them all from the beginning of
 	// each epoch on (R11)

@@ -304,7 +304,7 @@ type Status struct {
 	Turns, Duplicates, Refused, Forged, Dropped uint64
 }
 
-// The times of the protocol (section 9 of the design).
+// The times of the protocol, as docs/concepts.md lists them.
 const (
 	authority        = time.Second            // A (R10)
 	authorityRefresh = authority / 4          // how often it is renewed

@@ -11,6 +11,6 @@
 // (nemesis.go) makes the faults. What comes of it is judged in check.go and, by porcupine, which
 // knows nothing but what the clients saw, in model.go.
 //
-// The faults stay within what section 3 of the design masks: one in-sync replica is always left
+// The faults stay within what the library promises to survive: one in-sync replica is always left
 // alive.
 package simulation

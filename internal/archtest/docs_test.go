@@ -6,6 +6,7 @@ import (
 	"os"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -24,13 +25,15 @@ func TestDocsBite(t *testing.T) {
 	t.Parallel()
 	code := "package replica\nfunc Name() {}\ntype Status struct{}\nfunc (Status) String() {}\nvar V, W int\n"
 	good := "[a](replica/a.go#x) [b](https://b.example/c) `TestOne` `-run ClientDies` replica.Name(x) replica.W " +
-		"[z](#z)\n"
+		"[z](#z-and-a) [y](#y) [w](README.md#y)\n# `Z`, and *a*\n| <a id=\"y\"></a>y |\n"
 	for _, c := range []struct {
 		doc      string
 		reported int
 	}{
 		{good, 0},
 		{good + "[a](replica/b.go)", 1},
+		{good + "[y](#x)", 1},
+		{good + "[y](README.md#x)", 1},
 		{good + "`TestTwo`", 1},
 		{good + "replica.String", 1},
 		{good + "replica.Nam", 1},
@@ -48,7 +51,7 @@ func TestDocsBite(t *testing.T) {
 }
 
 var (
-	link     = regexp.MustCompile(`\]\(([^)#:]+)(#[^)]*)?\)`)
+	link     = regexp.MustCompile(`\]\(([^)#:]*)(?:#([^)]*))?\)`)
 	testName = regexp.MustCompile("`(Test[A-Z]\\w*|Example\\w*)`")
 	ran      = regexp.MustCompile(`-run '?\^?(\w+)`)
 	exported = regexp.MustCompile(`\b(replica|transport|interceptor|election|understudy|understudytest)\.([A-Z]\w*)`)
@@ -56,6 +59,30 @@ var (
 
 // notYet are names that documents have because they aren't there.
 var notYet = map[string]bool{"understudy.Once": true}
+
+var (
+	anchor  = regexp.MustCompile(`<a id="([^"]+)">`)
+	heading = regexp.MustCompile(`(?m)^#+ (.+)$`)
+	silent  = regexp.MustCompile(`[^\w -]`)
+)
+
+// anchors are the places in a document that a link may name: those that it marks, and its headings
+// as GitHub names them.
+func anchors(t *testing.T, fsys fs.FS, doc string) map[string]bool {
+	t.Helper()
+	b, err := fs.ReadFile(fsys, doc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]bool{}
+	for _, m := range anchor.FindAllStringSubmatch(string(b), -1) {
+		found[m[1]] = true
+	}
+	for _, m := range heading.FindAllStringSubmatch(string(b), -1) {
+		found[strings.ReplaceAll(silent.ReplaceAllString(strings.ToLower(m[1]), ""), " ", "-")] = true
+	}
+	return found
+}
 
 // misnamed returns what the documents of the root and of docs name that isn't there.
 func misnamed(t *testing.T, fsys fs.FS) (found []string) {
@@ -104,8 +131,14 @@ func misnamed(t *testing.T, fsys fs.FS) (found []string) {
 			t.Fatal(err)
 		}
 		for _, m := range link.FindAllStringSubmatch(string(b), -1) {
-			if _, err := fs.Stat(fsys, path.Join(path.Dir(doc), m[1])); err != nil {
+			to := doc
+			if m[1] != "" {
+				to = path.Join(path.Dir(doc), m[1])
+			}
+			if _, err := fs.Stat(fsys, to); err != nil {
 				found = append(found, doc+" has a link to "+m[1]+", which isn't there")
+			} else if path.Ext(to) == ".md" && m[2] != "" && !anchors(t, fsys, to)[m[2]] {
+				found = append(found, doc+" has a link to "+m[1]+"#"+m[2]+", and there is no such place")
 			}
 		}
 		for _, m := range testName.FindAllStringSubmatch(string(b), -1) {
@@ -126,6 +159,48 @@ func misnamed(t *testing.T, fsys fs.FS) (found []string) {
 			if !exports[m[0]] && !notYet[m[0]] {
 				found = append(found, doc+" names "+m[0]+", which isn't exported")
 			}
+		}
+	}
+	return found
+}
+
+// TestReadme checks that the README's Go is code that compiles: each block is a part of a file.
+func TestReadme(t *testing.T) {
+	t.Parallel()
+	for _, v := range uncompiled(t, os.DirFS("../..")) {
+		t.Error(v)
+	}
+}
+
+// TestReadmeBites changes what one of two blocks says.
+func TestReadmeBites(t *testing.T) {
+	t.Parallel()
+	const readme = "```go\nvar a int\n```\n\n```sh\nls\n```\n\n```go\nvar b = f(\n\t1)\n```\n"
+	for have, reported := range map[string]int{
+		"package x\n\nvar a int\nvar b = f(\n\t1)\n": 0,
+		"package x\n\nvar a int\nvar b = f(\n\t2)\n": 1,
+		"package x\n\nvar c = 1\n":                   2,
+	} {
+		tree := fstest.MapFS{"README.md": {Data: []byte(readme)}, "a.go": {Data: []byte(have)}}
+		if got := uncompiled(t, tree); len(got) != reported {
+			t.Errorf("%q: %d reported, want %d: %q", have, len(got), reported, got)
+		}
+	}
+}
+
+var goBlock = regexp.MustCompile("(?s)\n?```go\n(.*?)```")
+
+// uncompiled returns the Go blocks of the README that no Go file of any module has.
+func uncompiled(t *testing.T, fsys fs.FS) (found []string) {
+	t.Helper()
+	readme, err := fs.ReadFile(fsys, "README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := parse(t, fsys, true)
+	for _, m := range goBlock.FindAllStringSubmatch(string(readme), -1) {
+		if !slices.ContainsFunc(files, func(f file) bool { return strings.Contains(f.source, m[1]) }) {
+			found = append(found, "the README shows code that is in no file, so nobody compiles it:\n"+m[1])
 		}
 	}
 	return found

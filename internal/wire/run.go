@@ -36,7 +36,7 @@ func FewestEntries(bytes int) int { return (bytes - macSize) / maxEntry }
 // group.
 var ErrForged = errors.New("wire: a run's seal doesn't fit")
 
-// Seal keys the MACs of one group (section 11 of the design). It may be used concurrently.
+// Seal keys the MACs of one group (docs/concepts.md, "seal"). It may be used concurrently.
 type Seal struct {
 	macs sync.Pool
 }
