@@ -157,7 +157,7 @@ func (b *Backup) logEarly(m Message) bool {
 // Start waits for it. A malformed one is an error, and changes nothing. A DivergedError says that
 // what is held here, or may come next, isn't what the group ordered.
 func (b *Backup) Receive(r Run) error {
-	if r.Epoch != b.acknowledged && !without("R9: a backup accepts nothing from below its epoch") || r.Count == 0 {
+	if r.Epoch != b.acknowledged && !without(r9Backup) || r.Count == 0 {
 		return nil
 	}
 	if err := r.check(); err != nil {
@@ -190,7 +190,7 @@ func (b *Backup) insert(r Run) error {
 			continue
 		}
 		if old, ok := b.pendingDestOrder[o.OrderNum]; ok &&
-			(old.Epoch >= r.Epoch || without("R12.3: the highest epoch wins")) {
+			(old.Epoch >= r.Epoch || without(r123Highest)) {
 			continue
 		}
 		b.pend(Ordered{o, r.Epoch})
@@ -201,7 +201,7 @@ func (b *Backup) insert(r Run) error {
 // advance is FIG. 10's inner loop; nextOrderNum is the replica's state (as printed, reset at each
 // call, it would stall). Nothing advances before the epoch has started (R12.1).
 func (b *Backup) advance() error {
-	if !b.started && !without("R12.1: nothing is executed between the answer and the start") {
+	if !b.started && !without(r121Executed) {
 		return nil
 	}
 	return b.release()
@@ -308,7 +308,7 @@ func (b *Backup) Lacks(limit int) []MessageID {
 func (b *Backup) Next() (Ordered, Message, bool) {
 	o, ok := b.At(b.executed + 1)
 	// R12.1: nothing is executed between the answer and the epoch's start
-	if !ok || !b.started && !without("R12.1: nothing is executed between the answer and the start") || b.diverged != 0 {
+	if !ok || !b.started && !without(r121Executed) || b.diverged != 0 {
 		return Ordered{}, Message{}, false
 	}
 	b.executed++
@@ -337,10 +337,10 @@ func (b *Backup) LearnStable(epoch Epoch, stable OrderNum) {
 // Acknowledgement is what this backup may tell: it holds order and messages up to here, in this
 // epoch. It says so only when it knows where the epoch starts (R1b, R12.1).
 func (b *Backup) Acknowledgement() (Epoch, OrderNum, bool) {
-	if without("R3: held with the message") {
+	if without(r3WithMessage) {
 		return b.acknowledged, b.Last() + OrderNum(len(b.pendingDestOrder)), b.started
 	}
-	if without("R12.1: nothing is acknowledged between the answer and the start") {
+	if without(r121Acknowledged) {
 		return b.acknowledged, b.Last(), true
 	}
 	return b.acknowledged, b.Last(), b.started && b.diverged == 0
@@ -417,7 +417,7 @@ func (b *Backup) learn(starts ...Start) error {
 // replica holds that, so whoever has begun the epoch wasn't one.
 func (b *Backup) keepsStable(table Epochs) error {
 	if b.stable == 0 || !table.Void(b.stableIn, b.stable) ||
-		without("I5: a backup refuses an epoch that lacks what is stable") {
+		without(i5BackupRefuses) {
 		return nil
 	}
 	return &UnstableError{b.stable, b.stableIn}
@@ -428,7 +428,7 @@ func (b *Backup) keepsStable(table Epochs) error {
 func (b *Backup) adopt(table Epochs) error {
 	b.epochs = table
 	for k, o := range b.pendingDestOrder {
-		if table.Void(o.Epoch, k) && !without("R9: what is void is dropped") {
+		if table.Void(o.Epoch, k) && !without(r9DropsVoid) {
 			b.unpend(o)
 		}
 	}

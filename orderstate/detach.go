@@ -51,7 +51,7 @@ func (b *Backup) Attach(n Session) bool {
 	if b.open(n) == nil || !b.started {
 		return false
 	}
-	if !without("R11: who is attached is waited for") {
+	if !without(r11Attached) {
 		b.attached[n] = attachment{}
 	}
 	return true
@@ -68,7 +68,7 @@ func (b *Backup) Detach(n Session) (number uint64, ok bool) {
 	}
 	if a.number == 0 {
 		b.detachings++ // never used again
-		a = attachment{number: b.detachings, confirmed: without("R11: detached when confirmed")}
+		a = attachment{number: b.detachings, confirmed: without(r11Confirmed)}
 		b.attached[n] = a
 	}
 	return a.number, true
@@ -93,10 +93,10 @@ func (b *Backup) Attached() []Session {
 // asked any more is passed over.
 func (b *Backup) Confirmed(n Session, number uint64, upTo OrderNum) {
 	a, ok := b.attached[n]
-	if !ok || a.confirmed || (a.number != number || number == 0) && !without("R11: a confirmation has a number") {
+	if !ok || a.confirmed || (a.number != number || number == 0) && !without(r11Number) {
 		return
 	}
-	if upTo <= b.Last() || without("R11: the confirmation follows what replies depend on") {
+	if upTo <= b.Last() || without(r11Follows) {
 		delete(b.attached, n)
 		return
 	}
@@ -106,7 +106,7 @@ func (b *Backup) Confirmed(n Session, number uint64, upTo OrderNum) {
 // Detached says whether a takeover of this backup needn't wait for a session: all that the session
 // was told depends on what is held here.
 func (b *Backup) Detached(n Session) bool {
-	if b.Last() < b.base && !without("R11: what is below the epoch is held") {
+	if b.Last() < b.base && !without(r11BelowEpoch) {
 		return false
 	}
 	a, ok := b.attached[n]
@@ -152,7 +152,7 @@ func (p *Primary) Detach(r Replica, n Session) (upTo OrderNum, ok bool) {
 
 // DetachAll begins anew with a follower, whose new stream begins: it attaches again whom it hears.
 func (p *Primary) DetachAll(r Replica) {
-	if !without("R11: a stream begins with none attached") {
+	if !without(r11Stream) {
 		delete(p.attached, r)
 	}
 }
@@ -200,7 +200,7 @@ func (p *Primary) DetachedAt(n Session) []Replica {
 // after Acknowledge, Release and Attach.
 func (p *Primary) MayLeave(n Session, k OrderNum) bool {
 	for r, a := range p.members {
-		if a.upTo < k && !p.Hears(r, n) && !without("R11: replies wait for the deaf") {
+		if a.upTo < k && !p.Hears(r, n) && !without(r11Replies) {
 			return false
 		}
 	}

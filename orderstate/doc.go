@@ -12,6 +12,10 @@
 //
 // Promotion hands one [History] from role to role: Backup → Takeover → Primary.
 //
+// Where a rule decides, the code asks without(rule) as well. That is false: in builds for make
+// mutants alone one rule of rules.go is taken away, to see that exploration misses it. A first
+// reader may pass over it.
+//
 // Nothing here has a goroutine, a clock, a lock or a channel, and nothing reads or writes the
 // network: callers serialise their calls on one value. So the same code can be explored
 // exhaustively, fuzzed, and run in production.

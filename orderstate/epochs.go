@@ -48,7 +48,7 @@ func (t *Epochs) First(e Epoch) (OrderNum, bool) {
 // Void says whether an entry that epoch a announced for k is void: a later epoch starts at or
 // before k (R12.3).
 func (t *Epochs) Void(a Epoch, k OrderNum) bool {
-	if without("R12.3: the table says what is void") {
+	if without(r123Table) {
 		return false
 	}
 	for i := len(t.starts) - 1; i >= 0 && t.starts[i].Epoch > a; i-- {

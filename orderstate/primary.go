@@ -82,13 +82,13 @@ func NewPrimary(
 		held: map[Session]OrderNum{}, declared: map[Session]SeqNum{},
 		attached: map[Replica]map[Session]bool{},
 	}
-	if without("R12.3: (stable, N] is pending") {
+	if without(r123Pending) {
 		p.stable = h.Last()
 	}
 	p.pushed = max(p.stable, h.cut)
 	for _, m := range members {
 		p.members[m] = acknowledgement{}
-		if without("R11: an epoch begins with none attached") {
+		if without(r11Epoch) {
 			p.attachAll(m)
 		}
 	}
@@ -151,7 +151,7 @@ func (p *Primary) Open(n Nonce, digest uint64, body any, now int64) (o OrderInfo
 	id := MessageID{number, 0}
 	p.keep(nil, Message{MessageID: id, Digest: digest, Nonce: n, Body: body})
 	o, push = p.order7(OrderInfo{Session: number, Kind: Open, Digest: digest}, now)
-	if without("R11: a session begins detached") {
+	if without(r11Session) {
 		for r := range p.members {
 			p.attach(r, number)
 		}
@@ -184,7 +184,7 @@ func (p *Primary) order7(o OrderInfo, now int64) (OrderInfo, bool) {
 	if len(p.members) == 0 {
 		p.stable = o.OrderNum
 	}
-	return o, !without("R4") && o.OrderNum-p.carried() > OrderNum(max(p.max, 0)) || !p.Attached(o.Session)
+	return o, !without(r4) && o.OrderNum-p.carried() > OrderNum(max(p.max, 0)) || !p.Attached(o.Session)
 }
 
 // carried is up to where a null message has carried the order, or none needs to.
@@ -231,7 +231,7 @@ func (p *Primary) run(above, upTo OrderNum, into []OrderInfo) Run {
 	r.Entries = slices.Grow(into[:0], len(ordered))[:len(ordered)]
 	for i, o := range ordered {
 		r.Entries[i] = o.OrderInfo
-		if without("R7: Rand is seeded by the epoch of the first order") {
+		if without(r7FirstEpoch) {
 			r.Entries[i].First = p.epoch
 		}
 	}
@@ -252,7 +252,7 @@ func (p *Primary) Receive(n Session, heldUpTo OrderNum, destOrderInfo []Envelope
 	for _, e := range destOrderInfo {
 		if e.Epoch == p.epoch && e.check() == nil && e.Last() <= p.Last() && e.Last() > p.reflected[n] {
 			p.reflected[n] = e.Last()
-			if without("R3: one source's reflection isn't enough") { // FIG. 9 as printed
+			if without(r3OneReflection) { // FIG. 9 as printed
 				p.stable = max(p.stable, e.Last())
 			}
 		}
@@ -268,7 +268,7 @@ func (p *Primary) Reflected(n Session) OrderNum { return p.reflected[n] }
 // what isn't ordered: that member has diverged.
 func (p *Primary) Acknowledge(r Replica, epoch Epoch, k OrderNum) (moved bool, err error) {
 	before, member := p.members[r]
-	if !member || epoch != p.epoch && !without("R3: acknowledgements count in their epoch") {
+	if !member || epoch != p.epoch && !without(r3InEpoch) {
 		return false, nil
 	}
 	if k > p.Last() {
@@ -288,7 +288,7 @@ func (p *Primary) Acknowledge(r Replica, epoch Epoch, k OrderNum) (moved bool, e
 func (p *Primary) settle() bool {
 	stable := p.Last()
 	for _, a := range p.members {
-		if !without("R3: every in-sync backup") {
+		if !without(r3EveryBackup) {
 			stable = min(stable, a.upTo)
 		}
 	}
@@ -342,7 +342,7 @@ func (p *Primary) Acknowledged(r Replica) (OrderNum, bool) {
 // there, so that the gate may open (R12.4). Who joins later doesn't count.
 func (p *Primary) Held() bool {
 	for _, a := range p.members {
-		if without("R12.4") {
+		if without(r124) {
 			return true
 		}
 		if !a.joined && (!a.any || a.upTo < p.first-1) {

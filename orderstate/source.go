@@ -72,13 +72,13 @@ func (s *Source) NewEpoch(e Epoch) bool {
 		return false
 	}
 	s.epoch, s.started, s.first = e, false, 0
-	if !without("R2: held is 0 in a new epoch") {
+	if !without(r2HeldFromZero) {
 		s.held = 0
 	}
 	s.told = len(s.accepted) == 0 && s.stable == 0
 	s.untold = 0
 	s.number, s.required = 0, nil
-	if !without("R1b: acknowledgements count in their epoch") {
+	if !without(r1bInEpoch) {
 		clear(s.acked)
 	}
 	return true
@@ -94,7 +94,7 @@ func (s *Source) Start(e Epoch, first, stable OrderNum, earlier []Start) error {
 		return &FencedError{Epoch: e, Acknowledged: s.epoch}
 	}
 	starts := slices.DeleteFunc(slices.Clone(earlier), func(st Start) bool {
-		return st.Epoch > e || without("I5: lost by any later epoch")
+		return st.Epoch > e || without(i5AnyEpoch)
 	})
 	if err := s.learn(first, append(starts, Start{e, first})...); err != nil {
 		return err
@@ -118,7 +118,7 @@ func (s *Source) learn(first OrderNum, starts ...Start) error {
 	s.pendingRemoteOrder.filter(s.done)
 	if !s.started {
 		s.started, s.first = true, first
-		if !without("R2: held is 0 in a new epoch") {
+		if !without(r2HeldFromZero) {
 			s.held = s.stable
 		}
 	}
@@ -133,7 +133,7 @@ func (s *Source) lost() error {
 			lost = &LostError{OrderNum: k, Epoch: a}
 		}
 	}
-	if s.epochs.Void(s.stableIn, s.stable) && s.stable > 0 && !without("I5: stable means in every later epoch") {
+	if s.epochs.Void(s.stableIn, s.stable) && s.stable > 0 && !without(i5Stable) {
 		lost = &LostError{OrderNum: s.stable, Epoch: s.stableIn, Stable: true}
 	}
 	if lost == nil {
@@ -341,13 +341,13 @@ func (d Decision) String() string { return [...]string{"wait", "accept", "drop"}
 // call that changes the source; one that depends on no order (OrderNum 0) never waits.
 func (s *Source) Accept(r Reply) Decision {
 	switch {
-	case r.Epoch != s.epoch && !without("R9: a source accepts no reply from below its epoch"), r.Epoch == 0:
+	case r.Epoch != s.epoch && !without(r9Source), r.Epoch == 0:
 		return Drop
 	case r.OrderNum == 0:
 		return Accept
-	case s.held < r.OrderNum && !without("R1") || !s.told:
+	case s.held < r.OrderNum && !without(r1) || !s.told:
 		return Wait
-	case r.Stable && s.stable < r.OrderNum && !s.acknowledged(r) && !without("R1b"):
+	case r.Stable && s.stable < r.OrderNum && !s.acknowledged(r) && !without(r1b):
 		return Wait
 	}
 	if r.OrderNum > s.stable {
@@ -373,7 +373,7 @@ func (s *Source) acknowledged(r Reply) bool {
 // Acknowledge records that a replica holds order and messages up to k, in an epoch; it counts in
 // its epoch only (R1b).
 func (s *Source) Acknowledge(m Replica, e Epoch, k OrderNum) {
-	if (e == s.epoch || without("R1b: acknowledgements count in their epoch")) && k > s.acked[m] {
+	if (e == s.epoch || without(r1bInEpoch)) && k > s.acked[m] {
 		s.acked[m] = k
 	}
 }

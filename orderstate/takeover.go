@@ -45,13 +45,13 @@ func (b *Backup) Elected(e Epoch, peers []Replica, waitForSessions bool) (*Takeo
 	t := &Takeover{Backup: b, epoch: e, peers: map[Replica]bool{}, inSync: map[Replica]bool{},
 		sessions: map[Session]bool{}}
 	for _, p := range peers {
-		if without("R12.2: every in-sync peer answers") {
+		if without(r122Peers) {
 			t.inSync[p] = true
 			continue
 		}
 		t.peers[p] = true
 	}
-	if waitForSessions && !without("R12.2: every session answers") {
+	if waitForSessions && !without(r122Sessions) {
 		for _, n := range b.Sessions() {
 			t.sessions[n] = !b.Detached(n)
 		}
@@ -148,7 +148,7 @@ func (t *Takeover) Waiting() (peers []Replica, sessions []Session) {
 		lacked[id.Session] = true
 	}
 	for n, attached := range t.sessions {
-		if attached || lacked[n] && !without("R12.2: who is named by what is lacked answers") {
+		if attached || lacked[n] && !without(r122Lacked) {
 			sessions = append(sessions, n)
 		}
 	}

@@ -200,7 +200,7 @@ func (w *world) enabledReplicas(as []action) []action {
 			as = append(as, action{do: admit, x: i})
 		}
 		if r.primary != nil {
-			if _, ok := r.primary.Unpushed(); ok && !without("R4") {
+			if _, ok := r.primary.Unpushed(); ok && !without(r4) {
 				as = append(as, action{do: idle, x: i})
 			}
 		} else if r.takeover == nil && len(r.backup.Lacks(1)) > 0 {

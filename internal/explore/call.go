@@ -21,7 +21,9 @@ func (w *world) issue(j int8) {
 		}
 	}
 	w.request(j, len(s.calls)-1)
-	deleteSent(s.state)
+	if without(fig8Stays) {
+		deleteSent(s.state)
+	}
 }
 
 // reflect is FIG. 8 at the source: what the next message to a replica reflects.
@@ -124,7 +126,7 @@ func (w *world) pay(i int8) {
 			return true
 		}
 		number, members := p.Required()
-		if without("R2: what was sent isn't held") {
+		if without(r2Sent) {
 			o.held = max(o.held, r.sent[o.source])
 			r.sent[o.source] = max(o.held, o.orderNum)
 		}
@@ -162,7 +164,7 @@ func (w *world) replied(j int8, i int) {
 		w.fail("R2: the reply to %s depends on %d, and C%d holds the order up to %d only", called(c.message.MessageID),
 			p.k, j+1, s.state.HeldUpTo())
 	}
-	if p.epoch < w.record.passed && !without("R10") {
+	if p.epoch < w.record.passed && !without(r10) {
 		w.say("C%d drops the reply to %s: its primary has no authority", j+1, called(c.message.MessageID))
 		return
 	}
@@ -210,7 +212,7 @@ func (w *world) ask(j int8) {
 	s := w.s(j)
 	r := w.replicas[s.leader]
 	p, held := r.primary, s.state.HeldUpTo()
-	if without("R2: what was sent isn't held") {
+	if without(r2Sent) {
 		held = max(held, r.sent[j])
 	}
 	w.learn(j, &packet{epoch: p.Epoch(), stable: p.Stable(),

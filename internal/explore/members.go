@@ -152,7 +152,7 @@ func (w *world) evict(i, out int8) {
 	if w.alive(out) {
 		w.g().left.Evictions--
 	}
-	if !without("R13: etcd first, when a replica is evicted") {
+	if !without(r13EtcdFirst) {
 		w.g().inSync &^= 1 << out
 	} else if w.alive(out) && w.replicas[i].primary != nil {
 		w.release(i, out)
@@ -195,7 +195,7 @@ func (w *world) release(i, out int8) {
 	switch {
 	case r.primary != nil:
 		r.primary.Release(replicaName(out))
-		if !without("R1b: a change of the required set is pushed") {
+		if !without(r1bPushed) {
 			w.tellRequired(i)
 		}
 		w.moved(i)
@@ -233,7 +233,7 @@ func (w *world) mayJoin(n, donor int8) bool {
 func (w *world) join(n, donor int8) {
 	i := w.record.primary
 	p := w.r(i).primary
-	if !without("R13: a joiner is counted before it is in-sync") {
+	if !without(r13Counted) {
 		p.Require(replicaName(n))
 		w.tellRequired(i)
 	}
@@ -268,14 +268,14 @@ func (w *world) mayAdmit(n int8) bool {
 	if r.fate != up || r.primary == nil || j.fate != up || j.joining == 0 || w.inSync(n) {
 		return false
 	}
-	if without("R13: a joiner is counted before it is in-sync") {
+	if without(r13Counted) {
 		return j.backup.Last() >= r.primary.Last() && r.primary.Stable() >= j.joining
 	}
 	k, ok := r.primary.Acknowledged(replicaName(n))
-	if without("R13: a joiner holds all that is ordered before it is in-sync") {
+	if without(r13Holds) {
 		return ok
 	}
-	if without("R13: its snapshot is stable before a joiner is in-sync") {
+	if without(r13Stable) {
 		return ok && k >= r.primary.Last()
 	}
 	return ok && k >= r.primary.Last() && r.primary.Stable() >= j.joining
@@ -321,7 +321,7 @@ func (w *world) confirm(i, to int8, p *packet) {
 		return
 	}
 	e := r.primary.Epoch()
-	if !without("R11: the confirmation follows what replies depend on") {
+	if !without(r11Follows) {
 		w.send(i, to, &packet{kind: push, epoch: e, stable: r.primary.Stable(),
 			runs: []run{r.primary.Push(r.primary.Stable())}, list: w.held(i)})
 	}

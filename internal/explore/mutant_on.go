@@ -4,12 +4,8 @@ package explore
 
 import "github.com/understudy-rpc/understudy/orderstate"
 
-func without(rule string) bool { return rule == orderstate.Without }
+func without(r rule) bool { return string(r) == orderstate.Without }
 
 const mutated = true
 
-func deleteSent(s *orderstate.Source) {
-	if without("FIG. 8: what is reflected stays") {
-		s.DeleteSent()
-	}
-}
+func deleteSent(s *orderstate.Source) { s.DeleteSent() }

@@ -57,7 +57,7 @@ func (w *world) settled(i int8) bool {
 // serves says whether a primary serves the calls that arrive.
 func (w *world) serves(i int8) bool {
 	r := w.replicas[i]
-	return r.primary != nil && r.open && (w.settled(i) || without("R12.4: calls wait at Stable, as reads do"))
+	return r.primary != nil && r.open && (w.settled(i) || without(r124Calls))
 }
 
 // shows says whether a primary answers a read of a source. A takeover by a backup that can't hear
@@ -74,7 +74,7 @@ func (w *world) shows(i, j int8) bool {
 	}
 	for _, deaf := range r.primary.DetachedAt(sessionOf(j)) {
 		b := w.replicas[replicaNumber(deaf)].backup
-		if without("R11: reads wait for the deaf") {
+		if without(r11Reads) {
 			continue
 		}
 		if b == nil {
@@ -107,7 +107,7 @@ func (w *world) readReplied(j int8) {
 	s.read.flight = nil
 	w.learn(j, p)
 	s.state.Require(p.epoch, p.number, p.members)
-	if p.epoch < w.record.passed && !without("R10") {
+	if p.epoch < w.record.passed && !without(r10) {
 		w.say("C%d drops it: its primary has no authority", j+1)
 		return
 	}

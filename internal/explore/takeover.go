@@ -20,7 +20,7 @@ func (w *world) elect(i int8) {
 	if w.alive(g.primary) {
 		g.left.Depositions--
 	}
-	if !without("R8: the former primary leaves in-sync") {
+	if !without(r8Former) {
 		g.inSync &^= 1 << g.primary
 	}
 	g.epoch, g.primary = g.epoch+1, i
