@@ -133,7 +133,7 @@ func (b resolverBuilder) Build(
 	if err == nil {
 		err = b.client.open(target, func(all []address) error { return publish(b.client, cc, all) })
 	} else {
-		b.client.fail(err)
+		b.client.life.fail(err)
 	}
 	if err != nil {
 		return nil, err
@@ -221,7 +221,7 @@ func (b *replicaBalancer) UpdateClientConnState(s balancer.ClientConnState) erro
 		}
 	}
 	b.publish()
-	r.client.balanced()
+	r.client.life.balanced()
 	return nil
 }
 

@@ -87,8 +87,8 @@ func (c *Client) invoke(
 			return err
 		}
 		switch v, err := k.run(first); v {
-		case move:
-		case order:
+		case verdictMove:
+		case verdictOrder:
 			reads = false
 		default:
 			return err
@@ -101,44 +101,143 @@ func (c *Client) invoke(
 //
 // A read-only call has no seqNum, and nobody but the primary sees it.
 func (c *Client) begin(r request, level understudy.Level, reads bool) (*call, *attempt, error) {
+	var p place
 	for {
-		s, err := c.awaitSession(r.ctx)
-		if err != nil {
+		k, first, until, err := c.enter(&r, level, reads, &p)
+		if k != nil || err != nil {
+			return k, first, err
+		}
+		if err := c.awaitEntrance(r.ctx, until); err != nil {
+			c.leaveLine(&p)
 			return nil, nil, err
 		}
-		if most := c.mostOfPrimary(len(r.payload)); most > 0 && uint64(len(r.payload)) > most {
-			c.mu.Unlock()
-			return nil, nil, statusTooLarge(len(r.payload), int(most))
+	}
+}
+
+// place is a call's, in the line of a session that had no room; the zero value is none.
+type place struct {
+	session *session
+	turn    chan struct{} // has room for one: it is first, or may enter now
+}
+
+// entrance is what a call waits for that can't begin yet: any of these.
+type entrance struct {
+	opens, changed <-chan struct{}
+	after          time.Duration // 0: no time brings it
+	full           bool          // it has a session, and no room there
+}
+
+// enter begins the call if it can begin now.
+func (c *Client) enter(r *request, level understudy.Level, reads bool, p *place) (
+	k *call, first *attempt, until entrance, err error,
+) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := p.session
+	if s == nil || s.over != nil {
+		s = c.session
+		if until, err = c.admit(len(r.payload)); err != nil || s.number == 0 {
+			return nil, nil, until, err
 		}
-		if size := len(r.payload); !reads && len(s.line) > 0 || !s.takes(size, reads) {
-			if err := c.awaitRoom(r.ctx, s, size, reads); err != nil {
-				c.mu.Unlock()
-				return nil, nil, err
+	}
+	if until := c.awaitRoom(s, len(r.payload), reads, p); until.full {
+		return nil, nil, until, nil
+	}
+	p.leave()
+	k = &call{request: *r, client: c, session: s}
+	if asked := levelToProto(level); asked > c.level {
+		k.level = asked
+	}
+	if reads {
+		s.reads[k] = struct{}{}
+	} else {
+		k.retained = s.frames.add(&pb.Frame{Group: c.group, Session: s.number, Method: r.method, Message: r.payload,
+			Level: k.level}, k)
+		k.seqNum, k.outstanding = k.retained.frame.SeqNum, k.retained.frame.Outstanding
+		for _, l := range c.links {
+			if l.session == s {
+				l.enqueued(k.isStable())
 			}
-			if s.over != nil {
-				c.mu.Unlock()
-				continue
-			}
 		}
-		k := &call{request: r, client: c, session: s}
-		if asked := levelToProto(level); asked > c.level {
-			k.level = asked
+	}
+	return k, k.attempt(), until, nil
+}
+
+// admit says whether a request of so many bytes may be issued at all, and what it waits for while
+// no session is open. mu is held.
+func (c *Client) admit(size int) (until entrance, err error) {
+	s := c.session
+	if err, c.loss = c.loss, nil; err != nil {
+		return until, err
+	}
+	if err = c.unavailable(); err != nil {
+		return until, err
+	}
+	if s.number == 0 {
+		return entrance{opens: s.begun, changed: c.changed}, c.refused()
+	}
+	if most := c.mostOfPrimary(size); most > 0 && uint64(size) > most {
+		return until, statusTooLarge(size, int(most))
+	}
+	return until, nil
+}
+
+// awaitRoom says what a call of so many bytes waits for, in its place in the line, while there is
+// no room for it, or others came before. mu is held.
+func (c *Client) awaitRoom(s *session, size int, reads bool, p *place) (until entrance) {
+	if p.session != s {
+		if (reads || len(s.line) == 0) && s.takes(size, reads) {
+			return until
 		}
-		if reads {
-			s.reads[k] = struct{}{}
-		} else {
-			k.retained = s.frames.add(&pb.Frame{Group: c.group, Session: s.number, Method: r.method, Message: r.payload,
-				Level: k.level}, k)
-			k.seqNum, k.outstanding = k.retained.frame.SeqNum, k.retained.frame.Outstanding
-			for _, l := range c.links {
-				if l.session == s {
-					l.enqueued(k.isStable())
-				}
-			}
+		p.leave()
+		*p = place{s, make(chan struct{}, 1)}
+		s.line = append(s.line, p.turn)
+	}
+	if s.line[0] == p.turn && s.takes(size, reads) {
+		return until
+	}
+	until = entrance{opens: p.turn, changed: s.ended, full: true}
+	if s.line[0] == p.turn && !reads && s.frames.full(size) {
+		c.askPrimary(s, &pb.WaitingFor{Epoch: uint64(s.source.Epoch()), Stable: true})
+		until.after = askEvery
+	}
+	return until
+}
+
+// awaitEntrance waits. It fails when the call ends first.
+func (c *Client) awaitEntrance(ctx context.Context, until entrance) error {
+	var after <-chan time.Time
+	if until.after > 0 {
+		after = time.After(until.after)
+	}
+	select {
+	case <-until.opens:
+	case <-until.changed:
+	case <-after:
+	case <-c.life.ctx.Done():
+		return c.life.ended()
+	case <-ctx.Done():
+		why := "too much is outstanding on the connection, or a call that may end its replica is alone there"
+		if !until.full {
+			why = c.problem()
 		}
-		first := k.attempt()
-		c.mu.Unlock()
-		return k, first, nil
+		return statusEnded(ctx, false, why)
+	}
+	return nil
+}
+
+// leaveLine is for a call that doesn't begin.
+func (c *Client) leaveLine(p *place) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p.leave()
+}
+
+// leave takes the call out of the line, where the next one may have room. mu is held.
+func (p *place) leave() {
+	if s := p.session; s != nil {
+		s.line = slices.DeleteFunc(s.line, func(other chan struct{}) bool { return other == p.turn })
+		s.makeRoom()
 	}
 }
 
@@ -156,35 +255,6 @@ func (c *Client) mostOfPrimary(size int) uint64 {
 	return 0
 }
 
-// awaitRoom waits until there is room for a call of so many bytes, after those who came before; or
-// until the session is over. mu is held, and given up meanwhile.
-func (c *Client) awaitRoom(ctx context.Context, s *session, size int, reads bool) (err error) {
-	turn := make(chan struct{}, 1)
-	s.line = append(s.line, turn)
-	var again <-chan time.Time
-	for err == nil && s.over == nil && (s.line[0] != turn || !s.takes(size, reads)) {
-		if s.line[0] == turn && !reads && s.frames.full(size) {
-			c.askPrimary(s, &pb.WaitingFor{Epoch: uint64(s.source.Epoch()), Stable: true})
-			again = time.After(askEvery)
-		}
-		c.mu.Unlock()
-		select {
-		case <-turn:
-		case <-again:
-		case <-s.ended:
-		case <-ctx.Done():
-			err = statusEnded(ctx, false,
-				"too much is outstanding on the connection, or a call that may end its replica is alone there")
-		case <-c.ctx.Done():
-			err = c.closing()
-		}
-		c.mu.Lock()
-	}
-	s.line = slices.DeleteFunc(s.line, func(other chan struct{}) bool { return other == turn })
-	s.makeRoom() // there may be some for the next one
-	return err
-}
-
 // reads says whether the call is read-only.
 func (k *call) reads() bool { return k.seqNum == 0 }
 
@@ -193,9 +263,9 @@ func (k *call) isStable() bool {
 	return max(k.level, k.client.level) == pb.Level_LEVEL_STABLE
 }
 
-// run makes attempts, of which the first is prepared, until one decides. move and order say that
-// nothing was executed, nor will be, and that the call is to be made on another session, or as one
-// that is ordered; any other verdict that the call has ended.
+// run makes attempts, of which the first is prepared, until one decides. verdictMove and
+// verdictOrder say that nothing was executed, nor will be, and that the call is to be made on
+// another session, or as one that is ordered; any other verdict that the call has ended.
 func (k *call) run(a *attempt) (v verdict, err error) {
 	returned := false
 	defer func() { // an interceptor after ours may panic, and a caller's caller recover
@@ -214,7 +284,7 @@ func (k *call) abandon() {
 	defer k.client.mu.Unlock()
 	k.stop()
 	k.session.dropWaiting(k)
-	k.leave(abandoned)
+	k.leave(endAbandoned)
 }
 
 func (k *call) attempts(a *attempt) (verdict, error) {
@@ -222,7 +292,7 @@ func (k *call) attempts(a *attempt) (verdict, error) {
 	pause := pauses{base: 5 * time.Millisecond, max: 100 * time.Millisecond,
 		spread: spread(k.session.nonce, "", k.seqNum)}
 	for first := true; ; a = k.next() {
-		v := again
+		v := verdictRetry
 		if a != nil {
 			if !first {
 				c.counts.reissued.Add(1)
@@ -230,33 +300,33 @@ func (k *call) attempts(a *attempt) (verdict, error) {
 			first = false
 			sent := c.cfg.elapsed()
 			v = k.arrived(a.invoke(), sent, &a.choice)
-			if v == wait {
+			if v == verdictWait {
 				v = k.await()
 			}
 		}
-		if v == again {
+		if v == verdictRetry {
 			v = k.pause(&pause)
 		}
-		if v == again && len(k.deaths) > 1 {
+		if v == verdictRetry && len(k.deaths) > 1 {
 			v = k.suspected()
 		}
 		switch v {
-		case again:
-		case move, order:
-			k.end(refused)
+		case verdictRetry:
+		case verdictMove, verdictOrder:
+			k.end(endRefused)
 			return v, nil
-		case accept:
+		case verdictAccept:
 			return v, k.reply.err
-		case never:
-			k.end(refused)
+		case verdictRefused:
+			k.end(endRefused)
 			return v, k.reply.err
-		case unknown:
-			k.end(abandoned)
+		case verdictUnknown:
+			k.end(endAbandoned)
 			return v, k.reply.err
-		case ended:
-			k.end(abandoned)
-			if c.ctx.Err() != nil {
-				return v, c.closing()
+		case verdictEnded:
+			k.end(endAbandoned)
+			if c.life.ctx.Err() != nil {
+				return v, c.life.ended()
 			}
 			return v, statusEnded(k.ctx, k.maybe, c.problem())
 		}
@@ -319,10 +389,10 @@ func (k *call) await() verdict {
 			timer.Reset(askEvery)
 		case <-k.ctx.Done():
 			over = true
-		case <-c.ctx.Done():
+		case <-c.life.ctx.Done():
 			over = true
 		}
-		if v := k.look(late, over); v != wait {
+		if v := k.look(late, over); v != verdictWait {
 			return v
 		}
 	}
@@ -333,22 +403,22 @@ func (k *call) look(late, over bool) verdict {
 	c, s := k.client, k.session
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if k.verdict == wait {
+	if k.verdict == verdictWait {
 		now := c.cfg.elapsed()
 		switch k.verdict = c.decide(k, now); {
-		case k.verdict != wait:
+		case k.verdict != verdictWait:
 		case over:
-			k.verdict = ended
+			k.verdict = verdictEnded
 		default:
 			if late {
 				c.ask(s, k.reply.header.OrderNum, now)
 			}
-			return wait
+			return verdictWait
 		}
 		s.dropWaiting(k)
 	}
-	if k.verdict == accept {
-		k.leave(accepted)
+	if k.verdict == verdictAccept {
+		k.leave(endAccepted)
 	}
 	return k.verdict
 }
@@ -404,15 +474,15 @@ func (k *call) pause(b *pauses) verdict {
 	c.mu.Unlock()
 	switch {
 	case over != nil && !maybe && isUnknownSession(over):
-		return move
+		return verdictMove
 	case over != nil:
-		return unknown
+		return verdictUnknown
 	case down != nil && !maybe:
 		k.reply = reply{err: down}
-		return never
+		return verdictRefused
 	case fresh && !idle:
 		b.reset()
-		return again
+		return verdictRetry
 	}
 	timer := time.NewTimer(b.next())
 	defer timer.Stop()
@@ -421,11 +491,11 @@ func (k *call) pause(b *pauses) verdict {
 		b.reset()
 	case <-timer.C:
 	case <-k.ctx.Done():
-		return ended
-	case <-c.ctx.Done():
-		return ended
+		return verdictEnded
+	case <-c.life.ctx.Done():
+		return verdictEnded
 	}
-	return again
+	return verdictRetry
 }
 
 // fence cancels the present attempt if it is of an epoch below.
@@ -463,7 +533,7 @@ func (k *call) leave(how ending) {
 	s := k.session
 	if len(s.suspects) > 0 { // who may be alone now, or none is left
 		s.trust(k)
-		k.client.again()
+		k.client.broadcast()
 		defer s.makeRoom() // whichever way it leaves
 	}
 	if k.reads() {
@@ -475,22 +545,12 @@ func (k *call) leave(how ending) {
 	if k.reply.header != nil {
 		order = k.reply.header.OrderNum
 	}
-	if k.retained.reply = k.reply.size; how == abandoned {
+	if k.retained.reply = k.reply.size; how == endAbandoned {
 		k.retained.reply = lazyEnded // who knows
 	}
 	s.frames.end(k.retained, how, order, s.source.Stable())
 	k.client.ends(s)
 	s.makeRoom()
-}
-
-// closing is what a call is told when the Client has ended.
-func (c *Client) closing() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.failed != nil {
-		return c.failed
-	}
-	return statusClosing()
 }
 
 func levelToProto(l understudy.Level) pb.Level {

@@ -26,22 +26,14 @@ import (
 type Client struct {
 	cfg    config
 	counts counters
-
-	ctx    context.Context // ends when the ClientConn is closed
-	cancel context.CancelCauseFunc
+	life   *lifecycle
 	work   sync.WaitGroup
 
 	// mu guards what follows, sessions, calls and links included. It is never held across a send,
 	// an RPC, or a call of gRPC's that can block.
-	mu      sync.Mutex
-	conn    *grpc.ClientConn // the one that this Client serves; nil before its first call
-	bound   chan struct{}    // closed when conn is known: a resolver isn't told
-	opened  bool             // by gRPC
-	failed  error            // a status: every call fails with it
-	ready   chan struct{}    // closed when gRPC has our policy with its first replicas, or the Client has failed
-	isReady bool
-	store   io.Closer
-	trust   *election.Trusted // set when opened
+	mu    sync.Mutex
+	store io.Closer
+	trust *election.Trusted // set when opened
 
 	group   uint64        // as the store's view has it; 0 before
 	view    groupView     // of the store
@@ -69,17 +61,15 @@ type Client struct {
 func New(opts ...Option) *Client {
 	c := &Client{
 		cfg:     newConfig(opts),
-		bound:   make(chan struct{}),
-		ready:   make(chan struct{}),
 		changed: make(chan struct{}),
 		stale:   make(chan struct{}, 1),
 		parted:  map[election.Member]bool{},
 	}
-	c.ctx, c.cancel = context.WithCancelCause(context.Background())
+	c.life = newLifecycle(c.cfg.log)
 	c.session = newSession()
 	c.cfg.monitor.client.Store(c)
 	if err := errors.Join(c.cfg.wrong...); err != nil {
-		c.fail(err)
+		c.life.fail(err)
 	}
 	return c
 }
@@ -105,7 +95,7 @@ func (c *Client) DialOptions() []grpc.DialOption {
 	}
 	json, err := serviceConfig(c.cfg.serviceConfig)
 	if err != nil {
-		c.fail(err)
+		c.life.fail(err)
 		return opts
 	}
 	return append(opts, grpc.WithDefaultServiceConfig(json))
@@ -157,31 +147,10 @@ func (c *Client) unreplicated(ctx context.Context, conn *grpc.ClientConn) (conte
 // connect makes sure that this Client serves conn, and waits until its replicas are known for the
 // first time.
 func (c *Client) connect(ctx context.Context, conn *grpc.ClientConn) error {
-	c.mu.Lock()
-	if c.conn == nil && c.failed == nil {
-		// What gRPC has made of the target may be another one: a resolver sees a URL, taken apart.
-		if _, err := ParseTarget(conn.Target()); err != nil {
-			c.mu.Unlock()
-			c.fail(err)
-			return statusMisused(err)
-		}
-		c.conn = conn
-		close(c.bound)
+	if ready, err := c.life.serve(conn); ready || err != nil {
+		return err
 	}
-	ready, failed, other, opened := c.isReady, c.failed, c.conn != nil && c.conn != conn, c.opened
-	c.mu.Unlock()
-	switch {
-	case other:
-		c.fail(errTwice)
-		return statusMisused(errTwice)
-	case failed != nil:
-		return failed
-	case c.ctx.Err() != nil:
-		return statusClosing()
-	case ready:
-		return nil
-	}
-	if !opened {
+	if !c.life.isOpen() {
 		conn.Connect() // has called open when it returns, unless the ClientConn is closed
 		if conn.GetState() == connectivity.Shutdown {
 			return statusClosing()
@@ -190,17 +159,12 @@ func (c *Client) connect(ctx context.Context, conn *grpc.ClientConn) error {
 	ctx, stop := c.limited(ctx)
 	defer stop()
 	select {
-	case <-c.ready:
-	case <-c.ctx.Done():
+	case <-c.life.ready:
+	case <-c.life.ctx.Done():
 	case <-ctx.Done():
 		return statusEnded(ctx, false, "the store hasn't told who the replicas are"+c.storeProblem())
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.failed == nil && c.ctx.Err() != nil {
-		return statusClosing()
-	}
-	return c.failed
+	return c.life.ended()
 }
 
 // storeProblem says why the store hasn't, if it knows that at once.
@@ -215,7 +179,7 @@ func (c *Client) storeProblem() string {
 	if !ok {
 		return ""
 	}
-	ctx, cancel := context.WithTimeout(c.ctx, farewell)
+	ctx, cancel := context.WithTimeout(c.life.ctx, farewell)
 	defer cancel()
 	if err := p.Problem(ctx); err != nil {
 		return ": " + err.Error()
@@ -239,28 +203,15 @@ func (c *Client) limited(ctx context.Context) (context.Context, func()) {
 	return ctx, func() { timer.Stop(); cancel(nil) }
 }
 
-var errTwice = errors.New(
-	"transport: the options of one interceptor.DialOptions serve one ClientConn, which doesn't go idle " +
-		"(grpc.WithIdleTimeout)",
-)
-
 // open starts the Client. publish gives the replicas to the ClientConn.
 func (c *Client) open(t Target, publish func([]address) error) error {
-	c.mu.Lock()
-	opened, failed := c.opened, c.failed
-	c.opened = true
-	c.mu.Unlock()
-	if failed != nil {
-		return failed
-	}
-	if opened {
-		c.fail(errTwice)
-		return errTwice
+	if err := c.life.open(); err != nil {
+		return err
 	}
 	elect, store, err := c.cfg.elect(t)
 	if err != nil {
 		err = fmt.Errorf("transport: %w", err)
-		c.fail(err)
+		c.life.fail(err)
 		return err
 	}
 	trusted := election.Trust(elect)
@@ -271,38 +222,12 @@ func (c *Client) open(t Target, publish func([]address) error) error {
 	return nil
 }
 
-// balanced is called by our load-balancing policy when it has replicas.
-func (c *Client) balanced() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.isReady {
-		c.isReady = true
-		close(c.ready)
-	}
-}
-
-// fail makes every call fail from now on: the program must be changed.
-func (c *Client) fail(err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.failed != nil {
-		return
-	}
-	c.failed = statusMisused(err)
-	c.cfg.log.Error("every call of the connection fails", "err", err)
-	if !c.isReady {
-		c.isReady = true
-		close(c.ready)
-	}
-	c.cancel(err)
-}
-
 // close ends the Client with its ClientConn: calls in flight fail as gRPC's do, and no goroutine is
 // left.
 func (c *Client) close() {
 	defer c.cfg.log.Flush(farewell)
 	c.goodbye()
-	c.cancel(nil)
+	c.life.cancel(nil)
 	c.work.Wait()
 	c.mu.Lock()
 	store := c.store
@@ -341,8 +266,8 @@ func (c *Client) goodbye() {
 	}
 }
 
-// again tells every call whose last attempt failed that the next one may do better. mu is held.
-func (c *Client) again() {
+// broadcast tells every call whose last attempt failed that the next one may do better. mu is held.
+func (c *Client) broadcast() {
 	close(c.changed)
 	c.changed = make(chan struct{})
 }

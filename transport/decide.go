@@ -17,14 +17,14 @@ import (
 type verdict uint8
 
 const (
-	wait    verdict = iota // hold the reply
-	again                  // issue the call again
-	accept                 // hand the reply over
-	never                  // hand the error over: the call wasn't executed, and never will be
-	unknown                // hand the error over: nobody knows whether it was executed
-	move                   // make the call on another session
-	order                  // make the read-only call as one that is ordered
-	ended                  // the call's context has ended
+	verdictWait    verdict = iota // hold the reply
+	verdictRetry                  // issue the call again
+	verdictAccept                 // hand the reply over
+	verdictRefused                // hand the error over: the call wasn't executed, and never will be
+	verdictUnknown                // hand the error over: nobody knows whether it was executed
+	verdictMove                   // make the call on another session
+	verdictOrder                  // make the read-only call as one that is ordered
+	verdictEnded                  // the call's context has ended
 )
 
 // reply is what an attempt has brought: err is the RPC's own, nil with a response.
@@ -65,13 +65,13 @@ func (k *call) arrived(a arrival, sent time.Duration, to *choice) verdict {
 	k.reply = reply{header: h, err: a.err, sent: sent, size: a.size}
 	k.verdict = c.judge(k, to, bad)
 	switch k.verdict {
-	case wait:
+	case verdictWait:
 		if k.wake == nil {
 			k.wake = make(chan struct{}, 1)
 		}
 		s.waiting = append(s.waiting, k)
-	case accept:
-		k.leave(accepted)
+	case verdictAccept:
+		k.leave(endAccepted)
 	}
 	return k.verdict
 }
@@ -93,33 +93,33 @@ func (c *Client) judge(k *call, to *choice, bad error) verdict {
 	k.maybe = true
 	switch {
 	case h.Refusal == pb.Refusal_REFUSAL_NOT_PRIMARY: // or no longer: it may have been
-		return again
+		return verdictRetry
 	case fenced: // R9
-		return again
+		return verdictRetry
 	case h.Refusal == pb.Refusal_REFUSAL_UNKNOWN_SESSION:
 		c.endSession(s, errUnknownSession)
 		if !before {
-			return move
+			return verdictMove
 		}
 		k.reply.err = statusUnknownSession(s.number)
-		return unknown
+		return verdictUnknown
 	case h.Refusal == pb.Refusal_REFUSAL_ORDER_IT && k.reads():
-		return order
+		return verdictOrder
 	case h.Refusal != pb.Refusal_REFUSAL_UNSPECIFIED: // answered, which can't be
 		k.reply.err = statusAnswered(s.number, k.seqNum)
-		return unknown
+		return verdictUnknown
 	case h.OrderNum == 0 && k.reply.err != nil:
 		switch status.Code(k.reply.err) {
 		// the RPC ended there, perhaps after its turn; or they are an interceptor's own
 		case codes.Canceled, codes.DeadlineExceeded:
-			return k.expired(unknown)
+			return k.expired(verdictUnknown)
 		case codes.Unavailable, codes.ResourceExhausted:
-			return never
+			return verdictRefused
 		}
 		if before {
-			return unknown
+			return verdictUnknown
 		}
-		return never // refused before its turn
+		return verdictRefused // refused before its turn
 	}
 	return c.decide(k, c.cfg.elapsed())
 }
@@ -132,19 +132,19 @@ func (k *call) foreign(to *choice, bad error) verdict {
 	switch {
 	case r.err == nil:
 		r.err = statusNoHeader(k.method, bad)
-		return unknown
+		return verdictUnknown
 	case status.Code(r.err) == codes.Unavailable && k.ctx.Err() == nil: // a connection, or a replica, that is gone
 		if sent && !k.cut {
 			k.brokeOff()
 		}
-		return again
+		return verdictRetry
 	}
-	v := unknown
+	v := verdictUnknown
 	if !k.maybe {
-		v = never
+		v = verdictRefused
 	}
 	// an interceptor's: of the server, before ours, or of the client, after ours
-	if v = k.expired(v); v == unknown || v == never {
+	if v = k.expired(v); v == verdictUnknown || v == verdictRefused {
 		r.err = statusForeign(r.err)
 	}
 	return v
@@ -153,10 +153,10 @@ func (k *call) foreign(to *choice, bad error) verdict {
 // expired judges an error that this client itself may have caused: v if it hasn't.
 func (k *call) expired(v verdict) verdict {
 	switch {
-	case k.ctx.Err() != nil, k.client.ctx.Err() != nil:
-		return ended
+	case k.ctx.Err() != nil, k.client.life.ctx.Err() != nil:
+		return verdictEnded
 	case k.cut:
-		return again
+		return verdictRetry
 	default:
 		return v
 	}
@@ -169,22 +169,22 @@ func (c *Client) decide(k *call, now time.Duration) verdict {
 	left := time.Duration(min(h.AuthorityUs, maxAuthority)) * time.Microsecond
 	if (left > 0 || h.OrderNum > 0) && now-k.reply.sent >= left {
 		c.counts.expired.Add(1)
-		return again
+		return verdictRetry
 	}
 	switch s.source.Accept(orderstate.Reply{
 		Epoch: h.SourceEpoch, OrderNum: h.OrderNum, Number: h.RequiredSet, Stable: k.isStable(),
 	}) {
 	case orderstate.Accept:
-		return accept
+		return verdictAccept
 	case orderstate.Drop:
 		c.counts.fenced.Add(1)
-		return again
+		return verdictRetry
 	}
 	if s.over != nil { // nothing more will be learnt on this session
 		k.reply = reply{err: endOf(s)}
-		return unknown
+		return verdictUnknown
 	}
-	return wait
+	return verdictWait
 }
 
 func (s *session) dropWaiting(k *call) {

@@ -101,9 +101,9 @@ func (f *frames) inFlight(yield func(*call) bool) {
 type ending uint8
 
 const (
-	abandoned ending = iota // the outcome is unknown
-	refused                 // not executed, and never will be
-	accepted
+	endAbandoned ending = iota // the outcome is unknown
+	endRefused                 // not executed, and never will be
+	endAccepted                // its reply was handed over
 )
 
 // end says how the call with this frame has ended; order is its orderNum, if it was accepted.
@@ -112,9 +112,9 @@ func (f *frames) end(r *retained, how ending, order, stable orderstate.OrderNum)
 	f.flying--
 	f.unsaid += r.reply
 	switch {
-	case how == abandoned:
+	case how == endAbandoned:
 		f.abandoned = append(f.abandoned, r)
-	case how == refused || order == 0:
+	case how == endRefused || order == 0:
 		f.forget(r)
 	default:
 		heap.Push(&f.accepted, r)

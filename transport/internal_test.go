@@ -32,43 +32,43 @@ func TestFramesForget(t *testing.T) {
 		want string
 	}{
 		{"in flight", func(f *frames, r []*retained) { f.sweep(99, func() uint64 { return 4 }) }, "[1 2 3 4] 0"},
-		{"accepted, not stable", func(f *frames, r []*retained) { f.end(r[0], accepted, 10, 9) }, "[1 2 3 4] 1"},
-		{"accepted, stable already", func(f *frames, r []*retained) { f.end(r[0], accepted, 10, 10) }, "[2 3 4] 1"},
+		{"accepted, not stable", func(f *frames, r []*retained) { f.end(r[0], endAccepted, 10, 9) }, "[1 2 3 4] 1"},
+		{"accepted, stable already", func(f *frames, r []*retained) { f.end(r[0], endAccepted, 10, 10) }, "[2 3 4] 1"},
 		{"accepted, stable later", func(f *frames, r []*retained) {
-			f.end(r[0], accepted, 10, 9)
+			f.end(r[0], endAccepted, 10, 9)
 			f.sweep(10, nil)
 		}, "[2 3 4] 1"},
 		{"accepted out of order", func(f *frames, r []*retained) {
-			f.end(r[2], accepted, 12, 9)
-			f.end(r[1], accepted, 11, 9)
+			f.end(r[2], endAccepted, 12, 9)
+			f.end(r[1], endAccepted, 11, 9)
 			f.sweep(11, nil)
 		}, "[1 3 4] 0"},
-		{"refused", func(f *frames, r []*retained) { f.end(r[1], refused, none, 0) }, "[1 3 4] 0"},
+		{"refused", func(f *frames, r []*retained) { f.end(r[1], endRefused, none, 0) }, "[1 3 4] 0"},
 		{"accepted without an orderNum", func(f *frames, r []*retained) {
-			f.end(r[0], accepted, none, 0)
+			f.end(r[0], endAccepted, none, 0)
 		}, "[2 3 4] 1"},
-		{"abandoned", func(f *frames, r []*retained) { f.end(r[0], abandoned, none, 99) }, "[1 2 3 4] 1"},
+		{"abandoned", func(f *frames, r []*retained) { f.end(r[0], endAbandoned, none, 99) }, "[1 2 3 4] 1"},
 		{"abandoned, acknowledged by few", func(f *frames, r []*retained) {
-			f.end(r[1], abandoned, none, 0)
+			f.end(r[1], endAbandoned, none, 0)
 			f.sweep(99, func() uint64 { return 1 })
 		}, "[1 2 3 4] 0"},
 		{"abandoned, acknowledged by all", func(f *frames, r []*retained) {
-			f.end(r[1], abandoned, none, 0)
+			f.end(r[1], endAbandoned, none, 0)
 			f.sweep(0, func() uint64 { return 2 })
 		}, "[1 3 4] 0"},
 		{"abandoned, a later mark is accepted", func(f *frames, r []*retained) {
-			f.end(r[0], abandoned, none, 0)
-			f.end(f.add(new(pb.Frame), new(call)), accepted, 20, 19) // declares mark 1
+			f.end(r[0], endAbandoned, none, 0)
+			f.end(f.add(new(pb.Frame), new(call)), endAccepted, 20, 19) // declares mark 1
 		}, "[1 2 3 4 5] 1"},
 		{"abandoned, a later mark is stable", func(f *frames, r []*retained) {
-			f.end(r[0], abandoned, none, 0)
-			f.end(r[1], abandoned, none, 0)
-			f.end(r[2], accepted, 19, 18) // declares 0
+			f.end(r[0], endAbandoned, none, 0)
+			f.end(r[1], endAbandoned, none, 0)
+			f.end(r[2], endAccepted, 19, 18) // declares 0
 			later := f.add(new(pb.Frame), new(call))
 			if later.frame.SeqNum != 5 || later.frame.Outstanding != 2 {
 				t.Errorf("%v", later.frame)
 			}
-			f.end(later, accepted, 20, 20)
+			f.end(later, endAccepted, 20, 20)
 		}, "[4] 3"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -173,7 +173,7 @@ func welcomed(tb testing.TB) (*Client, *link) {
 	c := New()
 	c.group, c.trust = 1, election.Trust(nil)
 	l := &link{client: c, name: "a", wake: make(chan struct{}, 1), session: c.session, restart: func() {}}
-	l.ctx, l.stop = context.WithCancel(c.ctx)
+	l.ctx, l.stop = context.WithCancel(c.life.ctx)
 	c.links = append(c.links, l)
 	primary := &pb.NewEpoch{Epoch: 10, Primary: "a", Incarnation: 1}
 	err := c.receive(l, c.session, &pb.AttachResponse{Welcome: &pb.Welcome{
@@ -209,10 +209,10 @@ func FuzzStream(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, first, second []byte) {
 		c, l := welcomed(t)
-		defer c.cancel(nil)
+		defer c.life.cancel(nil)
 		c.mu.Lock()
 		s := c.session
-		s.frames.end(s.frames.add(&pb.Frame{Method: "/a/b", Session: 1, Group: 1}, new(call)), abandoned, 0, 0)
+		s.frames.end(s.frames.add(&pb.Frame{Method: "/a/b", Session: 1, Group: 1}, new(call)), endAbandoned, 0, 0)
 		s.frames.add(&pb.Frame{Method: "/a/b", Session: 1, Group: 1}, &call{client: c, session: s})
 		c.mu.Unlock()
 		for _, b := range [][]byte{first, second} {
@@ -255,7 +255,7 @@ func FuzzReplyHeader(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, value string, inMessage bool) {
 		c, _ := welcomed(t)
-		defer c.cancel(nil)
+		defer c.life.cancel(nil)
 		k := &call{request: request{ctx: t.Context()}, client: c, session: c.session, cancel: func() {}, epoch: 10}
 		k.retained = c.session.frames.add(new(pb.Frame), k)
 		now := c.cfg.elapsed()
@@ -271,7 +271,7 @@ func FuzzReplyHeader(f *testing.F) {
 			return a.Unmarshal(mem.BufferSlice{mem.SliceBuffer(message)}, new(emptypb.Empty))
 		}
 		v := k.arrived(a.invoke(), now, new(choice))
-		if v != accept {
+		if v != verdictAccept {
 			return
 		}
 		h := new(wire.Header)
@@ -298,7 +298,7 @@ func FuzzTarget(f *testing.F) {
 func TestFenceFormerSession(t *testing.T) {
 	t.Parallel()
 	c, _ := welcomed(t)
-	defer c.cancel(nil)
+	defer c.life.cancel(nil)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	old := c.session
@@ -313,7 +313,7 @@ func TestFenceFormerSession(t *testing.T) {
 	if ctx.Err() == nil {
 		t.Error("the attempt goes on")
 	}
-	old.frames.end(k.retained, abandoned, 0, 0)
+	old.frames.end(k.retained, endAbandoned, 0, 0)
 	c.newEpoch(c.session, 30, c.primary)
 	if c.session.before != nil {
 		t.Error("the session is kept")
@@ -325,14 +325,14 @@ func TestFenceFormerSession(t *testing.T) {
 func TestLostOvertaken(t *testing.T) {
 	t.Parallel()
 	c, _ := welcomed(t)
-	defer c.cancel(nil)
+	defer c.life.cancel(nil)
 	s := c.session
 	arrive := func(h *wire.Header) verdict {
 		k := &call{request: request{ctx: t.Context()}, client: c, session: s, cancel: func() {},
 			epoch: s.source.Epoch()}
 		k.retained = s.frames.add(new(pb.Frame), k)
 		v := k.arrived(arrival{header: h}, c.cfg.elapsed(), new(choice))
-		if v == unknown && status.Code(k.reply.err) != codes.DataLoss {
+		if v == verdictUnknown && status.Code(k.reply.err) != codes.DataLoss {
 			t.Errorf("%v", k.reply.err)
 		}
 		return v
@@ -342,14 +342,14 @@ func TestLostOvertaken(t *testing.T) {
 			Count: 1}}}
 	}
 	if v := arrive(&wire.Header{SourceEpoch: 10, OrderNum: 2, AuthorityUs: 1e9,
-		SourceOrderInfo: run(10, 1)}); v != accept {
+		SourceOrderInfo: run(10, 1)}); v != verdictAccept {
 		t.Fatalf("%v", v)
 	}
 	c.mu.Lock()
 	c.newEpoch(s, 20, c.primary)
 	c.mu.Unlock()
 	if v := arrive(&wire.Header{SourceEpoch: 20, OrderNum: 2, AuthorityUs: 1e9,
-		SourceOrderInfo: run(20, 2)}); v != wait {
+		SourceOrderInfo: run(20, 2)}); v != verdictWait {
 		t.Errorf("before the epoch's start is known: %v", v)
 	}
 	c.mu.Lock()
@@ -359,7 +359,7 @@ func TestLostOvertaken(t *testing.T) {
 		t.Error("nothing is lost")
 	}
 	if v := arrive(&wire.Header{SourceEpoch: 20, OrderNum: 2, AuthorityUs: 1e9,
-		SourceOrderInfo: run(20, 2)}); v != unknown {
+		SourceOrderInfo: run(20, 2)}); v != verdictUnknown {
 		t.Errorf("after: %v", v)
 	}
 }
@@ -370,7 +370,7 @@ func BenchmarkFrames(b *testing.B) {
 	for _, together := range []int{1, 8, 64} {
 		b.Run(fmt.Sprint(together), func(b *testing.B) {
 			c, l := welcomed(b)
-			defer c.cancel(nil)
+			defer c.life.cancel(nil)
 			l.member = election.Member{Name: "b", Incarnation: 2} // not the primary, whom RPCs reach
 			l.restart = nil
 			s, payload := c.session, make([]byte, 100)
@@ -390,7 +390,7 @@ func BenchmarkFrames(b *testing.B) {
 				}
 				c.mu.Lock()
 				for _, r := range kept {
-					s.frames.end(r, accepted, 1, 1)
+					s.frames.end(r, endAccepted, 1, 1)
 				}
 				c.mu.Unlock()
 			}
@@ -410,7 +410,7 @@ func TestFramesEnded(t *testing.T) {
 	}
 	end := func(q int, bytes int) {
 		r[q-1].reply = bytes
-		f.end(r[q-1], accepted, orderstate.OrderNum(q), 0)
+		f.end(r[q-1], endAccepted, orderstate.OrderNum(q), 0)
 	}
 	unsaid := func(when string, want int) {
 		t.Helper()

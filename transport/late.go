@@ -43,7 +43,7 @@ func (c *Client) lookForLate() {
 			}
 		}
 	}
-	c.looking = some && c.ctx.Err() == nil
+	c.looking = some && c.life.ctx.Err() == nil
 	if !c.looking {
 		return
 	}

@@ -78,7 +78,7 @@ type link struct {
 
 func (l *link) run() {
 	select {
-	case <-l.client.bound:
+	case <-l.client.life.bound:
 	case <-l.ctx.Done():
 		return
 	}
@@ -135,7 +135,7 @@ func (l *link) attach() (welcomed bool, err error) {
 			c.disowned(l, s)
 		}
 		if c.refused() != nil {
-			c.again()
+			c.broadcast()
 		}
 		c.mu.Unlock()
 		if wasUp {
@@ -148,7 +148,7 @@ func (l *link) attach() (welcomed bool, err error) {
 	}()
 
 	to := &choice{name: l.name, wait: true}
-	stream, err := pb.NewConnectionClient(c.conn).Attach(to.in(ctx), grpc.MaxCallRecvMsgSize(maxStreamMessage),
+	stream, err := pb.NewConnectionClient(c.life.conn).Attach(to.in(ctx), grpc.MaxCallRecvMsgSize(maxStreamMessage),
 		grpc.MaxCallSendMsgSize(maxStreamMessage), grpc.ForceCodecV2(linkCodec{standardCodec()}))
 	if err != nil {
 		return false, err

@@ -59,28 +59,28 @@ func (k *call) suspected() verdict {
 		switch died := k.died(); {
 		case len(died) > 2:
 			k.reply = reply{err: statusPoison(k.method, died)}
-			return unknown
+			return verdictUnknown
 		case len(died) < 2 || s.over != nil:
 			s.trust(k)
-			return again
+			return verdictRetry
 		}
 		if !slices.Contains(s.suspects, k) {
 			s.suspects = append(s.suspects, k)
-			c.again() // the others may be alone now
+			c.broadcast() // the others may be alone now
 		}
 		if k.isAlone() {
-			return again
+			return verdictRetry
 		}
 		changed := c.changed
 		c.mu.Unlock()
 		select {
 		case <-changed:
 		case <-k.ctx.Done():
-		case <-c.ctx.Done():
+		case <-c.life.ctx.Done():
 		}
 		c.mu.Lock()
-		if k.ctx.Err() != nil || c.ctx.Err() != nil {
-			return ended
+		if k.ctx.Err() != nil || c.life.ctx.Err() != nil {
+			return verdictEnded
 		}
 	}
 }

@@ -125,7 +125,7 @@ func (c *Client) welcome(l *link, s *session, w *pb.Welcome) error {
 	l.question, l.queued, l.held, l.sent, l.hail = nil, 0, 0, 0, false
 	l.ended = s.said
 	l.reflect(true)
-	c.again()
+	c.broadcast()
 	return nil
 }
 

@@ -7,8 +7,6 @@ import (
 	"maps"
 	"slices"
 
-	"google.golang.org/grpc/connectivity"
-
 	"github.com/understudy-rpc/understudy/election"
 )
 
@@ -25,7 +23,7 @@ func (c *Client) follow(elect election.Election, publish func([]address) error) 
 	var seen election.State
 	var told map[string]address
 	var toldGroup uint64
-	views := elect.Watch(c.ctx)
+	views := elect.Watch(c.life.ctx)
 	for {
 		select {
 		case view, ok := <-views:
@@ -38,7 +36,7 @@ func (c *Client) follow(elect election.Election, publish func([]address) error) 
 			}
 			seen = view
 		case <-c.stale:
-		case <-c.ctx.Done():
+		case <-c.life.ctx.Done():
 			if views != nil {
 				for range views { // until the watch has ended
 				}
@@ -58,21 +56,13 @@ func (c *Client) follow(elect election.Election, publish func([]address) error) 
 		if err := publish(all); err != nil {
 			c.cfg.log.Error("gRPC refused the replicas", "err", err)
 		}
-		if !c.hasPolicy() {
-			c.fail(errPolicy)
+		if !c.life.hasPolicy() {
+			c.life.fail(errPolicy)
 			continue
 		}
 		c.relink(addrs)
 		told, toldGroup = addrs, group
 	}
-}
-
-// hasPolicy says whether our load-balancing policy has had replicas, as it should after the first
-// publish; or the ClientConn is closed.
-func (c *Client) hasPolicy() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.isReady || c.ctx.Err() != nil || c.conn != nil && c.conn.GetState() == connectivity.Shutdown
 }
 
 // addresses are those of the replicas listed, and of those who are gone from the list while their
@@ -114,11 +104,11 @@ func (c *Client) relink(addrs map[string]address) {
 			continue
 		}
 		l := &link{client: c, name: name, addr: a.addr, wake: make(chan struct{}, 1)}
-		l.ctx, l.stop = context.WithCancel(c.ctx)
+		l.ctx, l.stop = context.WithCancel(c.life.ctx)
 		c.links = append(c.links, l)
 		c.work.Go(l.run)
 	}
-	c.again()
+	c.broadcast()
 }
 
 // lookAgain lets follow drop replicas that are gone from the list, now that a stream has ended.

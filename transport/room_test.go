@@ -38,7 +38,7 @@ func TestFramesRoom(t *testing.T) {
 	if f.fits(maxRetained / 2) {
 		t.Error("more is retained than may be")
 	}
-	f.end(big, refused, 0, 0)
+	f.end(big, endRefused, 0, 0)
 	if !f.fits(maxRetained / 2) {
 		t.Error("no room")
 	}
@@ -49,14 +49,14 @@ func TestRoom(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c, _ := welcomed(t)
-		defer c.cancel(nil)
+		defer c.life.cancel(nil)
 		first, _, err := c.begin(request{ctx: t.Context(), method: "/a/b"}, understudy.Reflected, false)
 		if err != nil {
 			t.Fatal(err)
 		}
 		c.mu.Lock()
 		for c.session.frames.fits(0) {
-			c.session.frames.end(c.session.frames.add(new(pb.Frame), new(call)), refused, 0, 0)
+			c.session.frames.end(c.session.frames.add(new(pb.Frame), new(call)), endRefused, 0, 0)
 		}
 		c.mu.Unlock()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -66,7 +66,7 @@ func TestRoom(t *testing.T) {
 			!strings.Contains(err.Error(), "nothing was sent (too much is outstanding") {
 			t.Errorf("%v", err)
 		}
-		time.AfterFunc(time.Second, func() { first.end(abandoned) })
+		time.AfterFunc(time.Second, func() { first.end(endAbandoned) })
 		began := time.Now()
 		k, _, err := c.begin(request{ctx: t.Context(), method: "/a/b"}, understudy.Reflected, false)
 		if err != nil || k.outstanding != 1 || time.Since(began) != time.Second {
@@ -81,7 +81,7 @@ func TestRoomInLine(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c, l := welcomed(t)
-		defer c.cancel(nil)
+		defer c.life.cancel(nil)
 		c.mu.Lock()
 		held := []*retained{
 			c.session.frames.add(&pb.Frame{Message: make([]byte, maxRetained/2)}, new(call)),
@@ -134,7 +134,7 @@ func TestRoomInLine(t *testing.T) {
 		end := func(r *retained) {
 			c.mu.Lock()
 			defer c.mu.Unlock()
-			c.session.frames.end(r, refused, 0, 0)
+			c.session.frames.end(r, endRefused, 0, 0)
 			c.session.makeRoom()
 		}
 		end(held[1])

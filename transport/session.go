@@ -1,7 +1,6 @@
 package transport
 
 import (
-	"context"
 	"crypto/rand"
 	"errors"
 	"slices"
@@ -75,37 +74,6 @@ func (s *session) inFlight(yield func(*call) bool) {
 // replicaID is how acknowledgements and required sets name a replica.
 func replicaID(m election.Member) orderstate.Replica { return orderstate.Replica(m.String()) }
 
-// awaitSession returns the session, once it is open, and then with mu held.
-func (c *Client) awaitSession(ctx context.Context) (*session, error) {
-	for {
-		c.mu.Lock()
-		s, err := c.session, c.loss
-		c.loss = nil
-		if err == nil {
-			err = c.unavailable()
-		}
-		if err == nil && s.number != 0 {
-			return s, nil
-		}
-		if err == nil {
-			err = c.refused()
-		}
-		changed := c.changed
-		c.mu.Unlock()
-		if err != nil {
-			return nil, err
-		}
-		select {
-		case <-s.begun:
-		case <-changed:
-		case <-ctx.Done():
-			return nil, statusEnded(ctx, false, c.problem())
-		case <-c.ctx.Done():
-			return nil, c.closing()
-		}
-	}
-}
-
 // newEpoch acknowledges an epoch (R9): replies not yet accepted are dropped, their calls go to the
 // new primary at once, and every replica gets this source's answer (R12).
 func (c *Client) newEpoch(s *session, epoch orderstate.Epoch, p election.Member) {
@@ -131,7 +99,7 @@ func (c *Client) newEpoch(s *session, epoch orderstate.Epoch, p election.Member)
 			l.reflect(l.member == before) // whose frames the RPCs carried
 		}
 	}
-	c.again()
+	c.broadcast()
 }
 
 // start learns where the acknowledged epoch starts. A LostError ends the session (I5).
@@ -217,7 +185,7 @@ func (c *Client) examine(s *session) {
 	now := c.cfg.elapsed()
 	kept := s.waiting[:0]
 	for _, k := range s.waiting {
-		if k.verdict = c.decide(k, now); k.verdict == wait {
+		if k.verdict = c.decide(k, now); k.verdict == verdictWait {
 			kept = append(kept, k)
 		} else {
 			k.signal()
@@ -267,5 +235,5 @@ func (c *Client) endSession(s *session, why error) {
 			l.restart()
 		}
 	}
-	c.again()
+	c.broadcast()
 }

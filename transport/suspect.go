@@ -28,7 +28,7 @@ func (c *Client) viewed(view election.State) bool {
 	if view.Suspect == nil {
 		c.believe(view)
 	}
-	c.again()
+	c.broadcast()
 	c.mu.Unlock()
 	switch {
 	case view.Suspect != nil && (before == nil || before.Error() != view.Suspect.Error()):
