@@ -17,6 +17,7 @@ import (
 	"github.com/understudy-rpc/understudy/internal/wire"
 	"github.com/understudy-rpc/understudy/orderstate"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
+	"github.com/understudy-rpc/understudy/replica/internal/machine"
 )
 
 // attachment is one source's stream at this replica. Its fields are guarded by the incarnation's
@@ -72,7 +73,7 @@ func (c *connection) Attach(stream grpc.BidiStreamingServer[pb.AttachRequest, pb
 		return err
 	}
 	if f := c.r.config.authenticate; f != nil {
-		if err := c.r.apart(ctx, "AuthenticateSession", func() error { return f(ctx) }); err != nil {
+		if err := c.r.app.Apart(ctx, "AuthenticateSession", func() error { return f(ctx) }); err != nil {
 			return errAuthenticate(ctx, err)
 		}
 	}
@@ -204,7 +205,7 @@ func (a *attachment) take(req *pb.AttachRequest, assembler *wire.Assembler) erro
 		messages = append(messages, orderstate.Message{
 			MessageID: id, AnsweredUpTo: answeredUpTo,
 			Digest: in.seal.Digest(id, answeredUpTo, f.GetMethod(), f.GetMessage()),
-			Body:   &message{method: f.GetMethod(), payload: f.GetMessage()},
+			Body:   &machine.Body{Method: f.GetMethod(), Payload: f.GetMessage()},
 			Size:   len(f.GetMessage()) + len(f.GetMethod()),
 		})
 	}
@@ -424,7 +425,7 @@ func (a *attachment) tellStable() {
 // declares drops the replies that the source has said not to need. Called with mu held.
 func (a *attachment) declares() {
 	if a.ended != nil {
-		a.in.replies.declared(a.session, orderstate.SeqNum(a.ended.GetUpTo()), a.ended.GetAbove())
+		a.in.machine.Declared(a.session, orderstate.SeqNum(a.ended.GetUpTo()), a.ended.GetAbove())
 		a.ended, a.endedAt = nil, a.in.r.clock()
 	}
 }

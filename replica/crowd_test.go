@@ -21,8 +21,7 @@ func crowded(t *testing.T) *incarnation {
 	in.primary.Release("backup")
 	for n := range maxSessions {
 		o, _, _ := in.primary.Open(orderstate.Nonce{byte(n), byte(n >> 8), 1}, 1, nil, in.now())
-		in.replies.open(o.Session, orderstate.Nonce{})
-		in.turned(o, 1)
+		in.own(o)
 		in.bySession[o.Session] = &attachment{in: in, session: o.Session, bound: true}
 		in.attached[in.bySession[o.Session]] = struct{}{}
 	}
@@ -104,7 +103,7 @@ func TestWhoWaitsForASessionIsNotWoken(t *testing.T) {
 		in.mu.Lock()
 		o, _, _ := in.primary.Open(orderstate.Nonce{9}, 1, nil, in.now())
 		in.progressWaiters++
-		in.turned(o, 1)
+		in.own(o)
 		in.progressWaiters--
 		in.opened(orderstate.Nonce{1})
 		in.mu.Unlock()

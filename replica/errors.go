@@ -7,6 +7,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/understudy-rpc/understudy/internal/wire"
 	"github.com/understudy-rpc/understudy/orderstate"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
@@ -29,6 +30,11 @@ func errRequestReplaced(method string) error {
 	return status.Errorf(codes.Internal,
 		"understudy: an interceptor of the server has replaced the request of %s: every replica executes the bytes "+
 			"that the caller has sent; what changes requests is given to Registrar", method)
+}
+
+func errRequestTooLarge(size int) error {
+	return status.Errorf(codes.ResourceExhausted, "understudy: the request has %d bytes; at most %d are taken", size,
+		wire.MaxMessage)
 }
 
 func errHeader(err error) error {

@@ -1,5 +1,7 @@
 package replica
 
+import "github.com/understudy-rpc/understudy/replica/internal/machine"
+
 // Sessions is how many sessions this replica knows.
 func (r *Replica) Sessions() int {
 	in := r.current()
@@ -10,14 +12,11 @@ func (r *Replica) Sessions() int {
 
 // ReplyBytes is what the replies count that this replica keeps.
 func (r *Replica) ReplyBytes() int {
-	in := r.current()
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	return in.replies.bytes
+	return r.current().machine.ReplyBytes()
 }
 
 // MaxReplyBytes bounds ReplyBytes.
-const MaxReplyBytes = maxReplyBytes
+const MaxReplyBytes = machine.MaxReplyBytes
 
 // Waiting is how many streams wait for their sessions.
 func (r *Replica) Waiting() int {

@@ -364,7 +364,7 @@ func (in *incarnation) says(tells *telling) *pb.FollowRequest {
 	default:
 		return nil
 	}
-	req := &pb.FollowRequest{Restored: true, SnapshotBytes: in.gave, Executed: uint64(in.executed),
+	req := &pb.FollowRequest{Restored: true, SnapshotBytes: in.gave, Executed: uint64(in.machine.Executed()),
 		LogBytes: uint64(in.backup.Logged())}
 	in.gave = 0
 	tells.tell(req)

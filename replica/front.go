@@ -13,12 +13,13 @@ import (
 	"github.com/understudy-rpc/understudy/internal/wire"
 	"github.com/understudy-rpc/understudy/orderstate"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
+	"github.com/understudy-rpc/understudy/replica/internal/machine"
 )
 
 // Replicated says whether a full method name belongs to a service that was registered through
 // Registrar.
 func (r *Replica) Replicated(fullMethod string) bool {
-	return r.methods[fullMethod] != nil || r.streams[fullMethod]
+	return r.app.Method(fullMethod) != nil || r.streams[fullMethod]
 }
 
 // Intercepted is called by interceptor.ServerOptions: Serve refuses a server without them.
@@ -98,8 +99,9 @@ func (r *Replica) Handle(ctx context.Context, h *wire.Header, next func(context.
 		c.in = in
 		c.msg = orderstate.Message{
 			MessageID: id, AnsweredUpTo: answeredUpTo,
-			Digest: in.seal.Digest(id, answeredUpTo, c.method.name, c.request.b),
-			Body:   &message{method: c.method.name, payload: c.request.b}, Size: len(c.method.name) + len(c.request.b),
+			Digest: in.seal.Digest(id, answeredUpTo, c.invocation.Method.Name, c.request.b),
+			Body:   &machine.Body{Method: c.invocation.Method.Name, Payload: c.request.b},
+			Size:   len(c.invocation.Method.Name) + len(c.request.b),
 		}
 		c.stable = h.Level == pb.Level_LEVEL_STABLE
 		value, err := func() (any, error) {
@@ -108,7 +110,7 @@ func (r *Replica) Handle(ctx context.Context, h *wire.Header, next func(context.
 		}()
 		switch {
 		case c.result != nil:
-			return in.transmit(ctx, h, received, c, c.result.orderNum, c.answer(value, err))
+			return in.transmit(ctx, h, received, c, c.result.OrderNum, c.answer(value, err))
 		case c.gone: // an interceptor has answered, and it won't be executed
 			a := refused(in, err)
 			a.Reply = value
@@ -120,20 +122,20 @@ func (r *Replica) Handle(ctx context.Context, h *wire.Header, next func(context.
 	default:
 		return refused(in, refusal(v))
 	}
-	said, err := in.logged(ctx, id)
+	said := in.machine.Await(ctx, id)
 	if c.counts {
 		in.mu.Lock()
 		in.goesOn(c)
 		in.mu.Unlock()
 	}
-	if err == nil && said.ended {
-		err = errAnswered
+	switch {
+	case said == nil:
+		return refused(in, in.gaveUp(ctx, nil))
+	case said.Ended:
+		return refused(in, errAnswered)
 	}
-	if err != nil {
-		return refused(in, err)
-	}
-	return in.transmit(ctx, h, received, c, said.orderNum,
-		Answer{Reply: c.says(said), Err: said.err(), Header: said.header, Trailer: said.trailer})
+	return in.transmit(ctx, h, received, c, said.OrderNum,
+		Answer{Reply: c.says(said), Err: said.Err(), Header: said.Header, Trailer: said.Trailer})
 }
 
 // returned: the chain is done with a request. If it hasn't been ordered by then, it never will be.
@@ -324,27 +326,6 @@ func (in *incarnation) order(c *call) (orderstate.OrderInfo, orderstate.Verdict,
 		signal(in.push)
 	}
 	return o, v, nil
-}
-
-// logged waits for a reply in the log: of an execution that is over, or in progress.
-func (in *incarnation) logged(ctx context.Context, id orderstate.MessageID) (*reply, error) {
-	for {
-		in.mu.Lock()
-		if in.role != leading {
-			in.mu.Unlock()
-			return nil, errNotPrimary
-		}
-		said, done := in.replies.get(id)
-		in.mu.Unlock()
-		if said != nil {
-			return said, nil
-		}
-		select {
-		case <-done:
-		case <-ctx.Done():
-			return nil, status.FromContextError(ctx.Err()).Err()
-		}
-	}
 }
 
 // transmit makes the reply's header: FIG. 8's first loop, with R2, R5 and R10. It waits while the

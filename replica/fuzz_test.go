@@ -1,12 +1,9 @@
 package replica
 
 import (
-	"bytes"
 	"fmt"
 	"testing"
 
-	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/understudy-rpc/understudy/internal/wire"
@@ -118,7 +115,7 @@ func FuzzAcknowledged(f *testing.F) {
 		in.seal = wire.NewSeal(make([]byte, secretSize))
 		o, _, _ := in.primary.Open(orderstate.Nonce{1}, 1, nil, in.now())
 		in.mu.Lock()
-		in.turned(o, 1)
+		in.own(o)
 		follows := &follower{id: "backup", wake: make(chan struct{}, 1), cut: func(error) {}}
 		in.followers["backup"] = follows
 		in.mu.Unlock()
@@ -128,78 +125,6 @@ func FuzzAcknowledged(f *testing.F) {
 			}
 		}
 		valid(t, in.primary.Valid())
-	})
-}
-
-// FuzzHistory: the protocol's part of a snapshot. What is taken can be written, and read again.
-func FuzzHistory(f *testing.F) {
-	said := &reply{orderNum: 3, payload: []byte("reply"), header: metadata.Pairs("a", "b"),
-		trailer: metadata.Pairs("c-bin", "\xff")}
-	logged := func(q orderstate.SeqNum, r *reply) *pb.LoggedReply {
-		p, err := replyToProto(orderstate.MessageID{Session: 1, SeqNum: q}, r)
-		if err != nil {
-			f.Fatal(err)
-		}
-		return p
-	}
-	for _, m := range []*pb.History{
-		{},
-		{
-			Executed: 5, LastTime: 9, Starts: []*pb.Start{{Epoch: 1, FirstOrderNum: 1}},
-			Sessions: []*pb.SessionState{{Session: 1, Nonce: make([]byte, 16), AnsweredUpTo: 1}},
-			Replies: []*pb.LoggedReply{logged(2, said),
-				logged(3, &reply{orderNum: 4, st: status.New(5, "no").Proto()})},
-		},
-	} {
-		f.Add(marshal(f, m))
-	}
-	f.Fuzz(func(t *testing.T, b []byte) {
-		var m pb.History
-		if proto.Unmarshal(b, &m) != nil {
-			return
-		}
-		sessions, replies, err := readHistory(&m)
-		if err != nil {
-			return
-		}
-		h, err := orderstate.NewHistory(orderstate.OrderNum(m.GetExecuted()), m.GetLastTime(),
-			wire.StartsFromProto(m.GetStarts()), sessions)
-		if err != nil {
-			return
-		}
-		in := backup(t)
-		in.replies, in.executed, in.lastTime = replies, orderstate.OrderNum(m.GetExecuted()), m.GetLastTime()
-		epoch := orderstate.Epoch(1)
-		for _, s := range h.Epochs().Starts() {
-			epoch = max(epoch, s.Epoch)
-		}
-		if in.backup, err = orderstate.NewBackup(h, epoch, 0); err != nil {
-			return
-		}
-		whole := &pb.History{}
-		written, err := in.writeHistory()
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, part := range splitHistory(written) {
-			proto.Merge(whole, part)
-		}
-		again, _, err := readHistory(whole)
-		if err != nil || len(again) != len(sessions) {
-			t.Fatalf("%d sessions, %v; want %d", len(again), err, len(sessions))
-		}
-		for id, s := range in.replies.sessions {
-			for q, r := range s.replies {
-				p, err := replyToProto(orderstate.MessageID{Session: id, SeqNum: q}, r)
-				if err != nil {
-					t.Fatal(err)
-				}
-				back, err := replyFromProto(p)
-				if err != nil || back.orderNum != r.orderNum || !bytes.Equal(back.payload, r.payload) {
-					t.Fatalf("%v, %v", back, err)
-				}
-			}
-		}
 	})
 }
 
@@ -250,15 +175,16 @@ func BenchmarkTake(b *testing.B) {
 				in.mu.Lock()
 				turns := in.next(nil)
 				for len(turns) > 0 {
-					in.turned(turns[len(turns)-1].OrderInfo, len(turns))
+					in.machine.Own(turns[len(turns)-1].OrderInfo)
+					in.turned(len(turns))
 					turns = in.next(turns[:0])
 				}
-				in.backup.LearnStable(1, in.executed)
+				in.backup.LearnStable(1, in.machine.Executed())
 				in.forget()
 				in.mu.Unlock()
 			}
-			if in.executed < orderstate.OrderNum(b.N) {
-				b.Errorf("%d of %d were executed", in.executed, b.N)
+			if in.machine.Executed() < orderstate.OrderNum(b.N) {
+				b.Errorf("%d of %d were executed", in.machine.Executed(), b.N)
 			}
 		})
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/understudy-rpc/understudy/internal/wire"
 	"github.com/understudy-rpc/understudy/orderstate"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
+	"github.com/understudy-rpc/understudy/replica/internal/machine"
 )
 
 // incarnation is one life of a replica, from joining its group to being deposed or evicted. What it
@@ -33,6 +34,8 @@ type incarnation struct {
 
 	reg   election.Registration
 	peers *peers
+
+	machine *machine.Machine // the application in this life
 
 	// Set before the first role, and constant then.
 	group  uint64
@@ -69,9 +72,6 @@ type incarnation struct {
 	rpcs      rpcs          // that wait
 	gate      bool          // leading: calls may be ordered (R12.4)
 	authority time.Duration // leading: up to this reading of the clock (R10)
-	replies   *replyLog
-	executed  orderstate.OrderNum
-	lastTime  int64         // of the executed turns
 	wall      *clock.Steady // leading: what is recorded as a turn's time
 
 	attached  map[*attachment]struct{}
@@ -81,6 +81,7 @@ type incarnation struct {
 	partial   int                                  // bytes that the streams keep of frames that aren't whole yet
 	suspects  map[orderstate.Session]*suspect      // following
 	absent    map[orderstate.Session]time.Duration // since when a session has no stream here
+	known     map[orderstate.Session]*knownSession // of sessions that are open
 
 	// Following.
 	heard    time.Duration           // when the primary was last heard, or its stream begun
@@ -129,11 +130,11 @@ func newIncarnation(ctx context.Context, r *Replica) *incarnation {
 		openings: make(chan struct{}, maxOpenings),
 		changed:  make(chan struct{}), work: make(chan struct{}, 1), lacking: make(chan struct{}, 1),
 		ackDue: make(chan struct{}, 1), push: make(chan struct{}, 1),
-		replies:  newReplyLog(),
+		machine:  machine.New(r.app),
 		wall:     clock.NewSteady(r.wall, r.clock),
 		attached: map[*attachment]struct{}{}, asking: map[*attachment]struct{}{},
 		bySession: map[orderstate.Session]*attachment{}, suspects: map[orderstate.Session]*suspect{},
-		absent:    map[orderstate.Session]time.Duration{},
+		absent: map[orderstate.Session]time.Duration{}, known: map[orderstate.Session]*knownSession{},
 		followers: map[orderstate.Replica]*follower{}, members: map[orderstate.Replica]election.Member{},
 		lost:     map[orderstate.Replica]time.Duration{},
 		adding:   map[orderstate.Replica]bool{},
@@ -192,7 +193,7 @@ func (in *incarnation) close() {
 	in.end(errStopped)
 	in.mu.Lock()
 	in.role = ended
-	in.replies.wake()
+	in.machine.Close()
 	in.broadcast()
 	in.mu.Unlock()
 	in.peers.close()
@@ -251,14 +252,14 @@ func (in *incarnation) watch() {
 func (in *incarnation) watchdog() {
 	t := time.NewTicker(slowTurn)
 	defer t.Stop()
-	slow := in.r.turns.watch()
+	slow := in.r.app.Watch()
 	for {
 		select {
 		case <-t.C:
 			if m, ok := slow(); ok {
 				in.log.Warn("a turn takes long", "method", m, "longerThan", slowTurn)
 			}
-			if methods, waiting := in.r.turns.slowReads(); len(methods) > 0 {
+			if methods, waiting := in.r.app.SlowReads(); len(methods) > 0 {
 				in.log.Warn("a read-only method takes long, and no turn is taken before it ends", "methods", methods,
 					"longerThan", slowTurn, "waiting", waiting)
 			}
@@ -374,6 +375,7 @@ func (in *incarnation) found(view election.State) error {
 	if err != nil {
 		return err
 	}
+	in.machine.Begin(secret)
 	in.mu.Lock()
 	in.group, in.secret, in.seal, in.fence = id, secret, wire.NewSeal(secret), int64(epoch)
 	in.leads(primary)
@@ -386,9 +388,17 @@ func (in *incarnation) found(view election.State) error {
 	return in.lead(began, Failover{})
 }
 
-// turned: everything up to an entry is executed, the last few turns just now. Called with mu held.
-func (in *incarnation) turned(last orderstate.OrderInfo, turns int) {
-	in.executed, in.lastTime = last.OrderNum, max(in.lastTime, last.Time)
+// own does the turn of an entry of the group's own. Called with mu held, in a turn.
+func (in *incarnation) own(o orderstate.OrderInfo) {
+	if o.Kind == orderstate.Expire {
+		delete(in.known, o.Session)
+	}
+	in.machine.Own(o)
+	in.turned(1)
+}
+
+// turned: the last few turns were just executed. Called with mu held.
+func (in *incarnation) turned(turns int) {
 	in.r.stats.turns.Add(uint64(turns))
 	in.forget()
 	in.progressed()
@@ -436,15 +446,16 @@ func (in *incarnation) progressed() {
 
 // forget cuts the log at what is executed, stable, and not kept for a joiner. Called with mu held.
 func (in *incarnation) forget() {
-	upTo := in.executed
+	executed := in.machine.Executed()
+	upTo := executed
 	for _, f := range in.followers {
 		if f.joining {
 			upTo = min(upTo, f.keptAbove)
 		}
 	}
-	if in.primary != nil && upTo < min(in.executed, in.primary.Stable()) && in.halfFull() {
+	if in.primary != nil && upTo < min(executed, in.primary.Stable()) && in.halfFull() {
 		in.dropPinning()
-		upTo = in.executed
+		upTo = executed
 	}
 	if in.primary != nil {
 		in.primary.Executed(upTo)
@@ -459,7 +470,7 @@ func (in *incarnation) executor() { in.executes(nil) }
 
 // executes goes on in a goroutine of its own if a handler ends this one. turns are taken from
 // messageOrder, and not executed yet.
-func (in *incarnation) executes(turns []replayed) {
+func (in *incarnation) executes(turns []machine.Entry) {
 	returned := false
 	defer func() {
 		if !returned {
@@ -471,7 +482,7 @@ func (in *incarnation) executes(turns []replayed) {
 		turns = in.next(turns)
 		in.mu.Unlock()
 		if len(turns) > 0 {
-			in.replay(&turns)
+			in.machine.Replay(in.ctx, &turns, in.replayed)
 			continue
 		}
 		select {
@@ -484,14 +495,14 @@ func (in *incarnation) executes(turns []replayed) {
 
 // next takes from messageOrder, up to as much as may be executed at once; while leading only what
 // was ordered before the epoch. Called with mu held.
-func (in *incarnation) next(turns []replayed) []replayed {
-	for in.backup != nil && in.ctx.Err() == nil && len(turns) < executeAtOnce &&
+func (in *incarnation) next(turns []machine.Entry) []machine.Entry {
+	for in.backup != nil && in.ctx.Err() == nil && len(turns) < machine.AtOnce &&
 		(in.primary == nil || in.backup.Taken() < in.primary.First()-1) {
 		o, m, ok := in.backup.Next()
 		if !ok {
 			break
 		}
-		turns = append(turns, replayed{Ordered: o, message: m})
+		turns = append(turns, machine.Entry{Ordered: o, Logged: m})
 	}
 	return turns
 }

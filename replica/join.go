@@ -10,15 +10,13 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
-
-	spb "google.golang.org/genproto/googleapis/rpc/status"
 
 	"github.com/understudy-rpc/understudy/internal/wire"
 	"github.com/understudy-rpc/understudy/orderstate"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
+	"github.com/understudy-rpc/understudy/replica/internal/machine"
 )
 
 // restore takes a snapshot from the donor that the primary named, and makes this joiner a backup
@@ -60,12 +58,11 @@ func (in *incarnation) restore(ctx context.Context, p *patience, w *pb.FollowWel
 		state.Write(resp.GetState())
 	}
 	in.r.avoids("")
-	sessions, replies, err := readHistory(&h)
+	past, replies, err := machine.ReadHistory(&h)
 	if err != nil {
 		return err
 	}
-	history, err := orderstate.NewHistory(orderstate.OrderNum(h.GetExecuted()), h.GetLastTime(),
-		wire.StartsFromProto(h.GetStarts()), sessions)
+	history, err := orderstate.NewHistory(past.Executed, past.LastTime, past.Starts, past.Sessions)
 	if err != nil {
 		return err
 	}
@@ -75,34 +72,26 @@ func (in *incarnation) restore(ctx context.Context, p *patience, w *pb.FollowWel
 		return err
 	}
 	p.now(transferSilence, &errTurnHangs)
-	if err := in.r.turns.take(ctx); err != nil {
+	if err := in.machine.Take(ctx); err != nil {
 		return context.Cause(ctx)
 	}
 	p.now(restoreSilence, &errUnrestored)
-	in.r.turns.running(&restoring)
-	err = in.r.apart(context.Background(), restoring, func() error {
-		return in.r.config.state.Restore(movingReader{ctx, &state, p})
-	})
-	in.r.turns.end()
+	err = in.machine.Restore(w.GetSecret(), past.Executed, replies, movingReader{ctx, &state, p})
+	in.machine.End()
 	if err != nil {
-		return fmt.Errorf("replica: Restore: %w", err)
+		return err
 	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.group, in.secret, in.seal = w.GetGroup(), w.GetSecret(), wire.NewSeal(w.GetSecret())
 	in.learn(w.GetMark())
-	in.backup, in.start, in.replies = backup, start, replies
+	in.backup, in.start = backup, start
 	now := in.r.clock()
-	for _, s := range h.GetSessions() { // no stream is bound before there is a state
-		absent := min(time.Duration(s.GetAbsentUs()), time.Duration(sessionTimeout/time.Microsecond)) * time.Microsecond
-		in.absent[orderstate.Session(s.GetSession())] = now - absent
+	for s, absent := range past.Absent { // no stream is bound before there is a state
+		in.absent[s] = now - min(absent, sessionTimeout)
 	}
-	in.executed, in.lastTime = orderstate.OrderNum(h.GetExecuted()), h.GetLastTime()
 	return nil
 }
-
-// What the watchdog calls turns that execute no method.
-var restoring, snapshotting = "Restore", "Snapshot"
 
 var errTooLarge = status.Errorf(codes.ResourceExhausted, "understudy: the state has more than %d bytes", maxSnapshot)
 
@@ -112,7 +101,8 @@ func (in *incarnation) sendSnapshot(
 	ctx context.Context, req *pb.SnapshotRequest, stream grpc.ServerStreamingServer[pb.SnapshotResponse], p *patience,
 ) error {
 	in.mu.Lock()
-	err := in.awaitProgress(ctx, func() bool { return in.executed >= orderstate.OrderNum(req.GetExecutedAtLeast()) })
+	least := orderstate.OrderNum(req.GetExecutedAtLeast())
+	err := in.awaitProgress(ctx, func() bool { return in.machine.Executed() >= least })
 	stale := in.epoch() != orderstate.Epoch(req.GetEpoch())
 	in.mu.Unlock()
 	if err != nil {
@@ -121,37 +111,25 @@ func (in *incarnation) sendSnapshot(
 	if stale { // R13: a transfer begun in an older epoch starts again
 		return status.Error(codes.Unavailable, "understudy: the epoch has changed")
 	}
-	if err := in.r.turns.take(ctx); err != nil {
+	if err := in.machine.Take(ctx); err != nil {
 		return err
 	}
 	in.mu.Lock()
-	h, err := in.writeHistory()
+	past := in.past()
 	in.mu.Unlock()
+	snapshot, err := in.machine.Snapshot(past)
+	in.machine.End()
 	if err != nil {
-		in.r.turns.end()
-		return status.Errorf(codes.Internal, "understudy: the reply log can't be sent: %v", err)
-	}
-	in.r.turns.running(&snapshotting)
-	var write func(io.Writer) error
-	err = in.r.apart(context.Background(), snapshotting, func() (err error) {
-		write, err = in.r.config.state.Snapshot()
 		return err
-	})
-	in.r.turns.end()
-	if err == nil && write == nil {
-		err = errors.New("it has returned no function, and no error")
 	}
-	if err != nil {
-		return status.Errorf(codes.Internal, "understudy: Snapshot: %v", err)
-	}
-	for _, part := range splitHistory(h) {
+	for _, part := range snapshot.History() {
 		if err := stream.Send(&pb.SnapshotResponse{History: part}); err != nil {
 			return err
 		}
 		p.moved()
 	}
 	w := &chunkWriter{ctx: ctx, stream: stream, patience: p}
-	err = in.r.apart(context.Background(), "writing a snapshot", func() error { return write(w) })
+	err = snapshot.Write(w)
 	in.gaveSnapshot(w.total)
 	switch {
 	case w.err != nil:
@@ -162,136 +140,18 @@ func (in *incarnation) sendSnapshot(
 	return w.flush()
 }
 
-// writeHistory is the protocol's state as of the last executed turn. Called with mu held, in a
-// turn.
-func (in *incarnation) writeHistory() (*pb.History, error) {
-	h := &pb.History{Executed: uint64(in.executed), LastTime: in.lastTime,
-		Starts: wire.StartsToProto(in.history().Epochs().Starts())}
-	for n, s := range in.replies.sessions {
-		state := &pb.SessionState{Session: uint64(n), Nonce: s.nonce[:], AnsweredUpTo: uint64(s.answered)}
-		if since, absent := in.absent[n]; absent {
-			state.AbsentUs = uint64((in.r.clock() - since) / time.Microsecond)
-		}
-		h.Sessions = append(h.Sessions, state)
-		for q, r := range s.replies {
-			p, err := replyToProto(orderstate.MessageID{Session: n, SeqNum: q}, r)
-			if err != nil {
-				return nil, err
-			}
-			h.Replies = append(h.Replies, p)
-		}
+// past is what the protocol knows as of the last executed turn. Called with mu held, in a turn.
+func (in *incarnation) past() machine.Past {
+	h, executed := in.history(), in.machine.Executed()
+	past := machine.Past{
+		Executed: executed, LastTime: h.TimeAt(executed), Starts: h.Epochs().Starts(),
+		Sessions: h.SessionStates(executed), Absent: make(map[orderstate.Session]time.Duration, len(in.absent)),
 	}
-	return h, nil
-}
-
-// readHistory checks what a donor has sent.
-func readHistory(h *pb.History) ([]orderstate.SessionState, *replyLog, error) {
-	replies := newReplyLog()
-	states := make(map[orderstate.Session]*orderstate.SessionState, len(h.GetSessions()))
-	for _, s := range h.GetSessions() {
-		if len(s.GetNonce()) != len(orderstate.Nonce{}) {
-			return nil, nil, fmt.Errorf("replica: session %d of a snapshot has a nonce of %d bytes", s.GetSession(),
-				len(s.GetNonce()))
-		}
-		n := orderstate.Session(s.GetSession())
-		states[n] = &orderstate.SessionState{
-			Session: n, Nonce: orderstate.Nonce(s.GetNonce()), AnsweredUpTo: orderstate.SeqNum(s.GetAnsweredUpTo()),
-			Ordered: map[orderstate.SeqNum]orderstate.OrderNum{},
-		}
-		replies.open(n, orderstate.Nonce(s.GetNonce()))
-		replies.sessions[n].answered = orderstate.SeqNum(s.GetAnsweredUpTo())
+	now := in.r.clock()
+	for s, since := range in.absent {
+		past.Absent[s] = now - since
 	}
-	for _, p := range h.GetReplies() {
-		s := states[orderstate.Session(p.GetSession())]
-		if s == nil {
-			return nil, nil, fmt.Errorf("replica: a snapshot has a reply of session %d, and no such session",
-				p.GetSession())
-		}
-		r, err := replyFromProto(p)
-		if err != nil {
-			return nil, nil, err
-		}
-		s.Ordered[orderstate.SeqNum(p.GetSeqNum())] = r.orderNum
-		replies.keep(replies.sessions[s.Session], orderstate.SeqNum(p.GetSeqNum()), r)
-	}
-	sessions := make([]orderstate.SessionState, 0, len(states))
-	for _, s := range states {
-		sessions = append(sessions, *s)
-	}
-	return sessions, replies, nil
-}
-
-// splitHistory keeps each message on the stream within the chunk size, or at one entry.
-func splitHistory(h *pb.History) []*pb.History {
-	parts := []*pb.History{{Executed: h.GetExecuted(), LastTime: h.GetLastTime(), Starts: h.GetStarts()}}
-	size := 0
-	part := func(bytes int) *pb.History {
-		if size+bytes > wire.ChunkSize && size > 0 {
-			parts = append(parts, &pb.History{})
-			size = 0
-		}
-		size += bytes
-		return parts[len(parts)-1]
-	}
-	for _, s := range h.GetSessions() {
-		p := part(64)
-		p.Sessions = append(p.Sessions, s)
-	}
-	for _, r := range h.GetReplies() {
-		p := part(proto.Size(r) + 8)
-		p.Replies = append(p.Replies, r)
-	}
-	return parts
-}
-
-func replyToProto(id orderstate.MessageID, r *reply) (*pb.LoggedReply, error) {
-	p := &pb.LoggedReply{Session: uint64(id.Session), SeqNum: uint64(id.SeqNum), OrderNum: uint64(r.orderNum),
-		Message: r.payload, Ended: r.ended,
-		Header: mdToProto(r.header), Trailer: mdToProto(r.trailer)}
-	if r.st != nil {
-		var err error
-		if p.Status, err = proto.Marshal(r.st); err != nil { // it was checked in its turn
-			return nil, err
-		}
-	}
-	return p, nil
-}
-
-func replyFromProto(p *pb.LoggedReply) (*reply, error) {
-	r := &reply{orderNum: orderstate.OrderNum(p.GetOrderNum()), payload: p.GetMessage(),
-		header: mdFromProto(p.GetHeader()), trailer: mdFromProto(p.GetTrailer()), ended: p.GetEnded()}
-	if len(p.GetStatus()) > 0 {
-		r.st = new(spb.Status)
-		if err := proto.Unmarshal(p.GetStatus(), r.st); err != nil {
-			return nil, fmt.Errorf("replica: the status of logged reply %d/%d: %w", p.GetSession(), p.GetSeqNum(), err)
-		}
-	}
-	return r, nil
-}
-
-func mdToProto(md metadata.MD) []*pb.MetadataEntry {
-	var es []*pb.MetadataEntry
-	for k, vs := range md {
-		e := &pb.MetadataEntry{Key: k}
-		for _, v := range vs {
-			e.Values = append(e.Values, []byte(v)) // -bin values needn't be UTF-8
-		}
-		es = append(es, e)
-	}
-	return es
-}
-
-func mdFromProto(es []*pb.MetadataEntry) metadata.MD {
-	var md metadata.MD
-	for _, e := range es {
-		if md == nil {
-			md = metadata.MD{}
-		}
-		for _, v := range e.GetValues() {
-			md[e.GetKey()] = append(md[e.GetKey()], string(v))
-		}
-	}
-	return md
+	return past
 }
 
 // chunkWriter sends the state's bytes in chunks. After an error it writes nothing more, and keeps

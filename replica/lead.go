@@ -97,7 +97,7 @@ func (in *incarnation) lead(began time.Duration, report Failover) error {
 	in.goes(in.pusher)
 	in.goes(func() { in.keepMembers(began) })
 	in.mu.Lock()
-	err := in.await(in.ctx, func() bool { return in.primary.Held() && in.executed >= in.primary.First()-1 })
+	err := in.await(in.ctx, func() bool { return in.primary.Held() && in.machine.Executed() >= in.primary.First()-1 })
 	if err != nil {
 		in.mu.Unlock()
 		return err
@@ -118,7 +118,7 @@ func (in *incarnation) lead(began time.Duration, report Failover) error {
 			"election", report.Elected.Sub(report.Suspected), "takeover", report.Opened.Sub(report.Elected))
 		if f := in.r.config.onFailover; f != nil {
 			go func() { // which doesn't outlive the incarnation, unless f does
-				_ = in.r.apart(in.ctx, "OnFailover", func() error { f(report); return nil })
+				_ = in.r.app.Apart(in.ctx, "OnFailover", func() error { f(report); return nil })
 			}()
 		}
 	}

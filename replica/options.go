@@ -54,7 +54,6 @@ func (stateless) Restore(io.Reader) error { return nil }
 type Option func(*config)
 
 type config struct {
-	state           Snapshotter
 	wrong           []error // what options were given
 	name, version   string
 	advertise       string
@@ -342,10 +341,9 @@ const (
 	// messages of one session that nobody has ordered, and replies that its source hasn't declared
 	// to have, each
 	maxOutstanding = 1 << 13
-	maxSessions    = 10_000    // of a group; and streams that wait for theirs, at a replica
-	maxOpenings    = 256       // under way at once
-	maxReplyBytes  = 256 << 20 // bytes of the replies that are kept, at the primary: beyond a session's share it waits
-	maxQueueBytes  = 64 << 20  // bytes queued for one stream; then it is cut (R6)
+	maxSessions    = 10_000   // of a group; and streams that wait for theirs, at a replica
+	maxOpenings    = 256      // under way at once
+	maxQueueBytes  = 64 << 20 // bytes queued for one stream; then it is cut (R6)
 	maxSnapshot    = 64 << 20
 	maxJoinBytes   = maxLogBytes / 2 // kept for a joiner, and by it while it restores
 	joinDoublings  = 8               // of the pause after an attempt to join that has failed: up to 12.8 s

@@ -17,6 +17,7 @@ import (
 	"github.com/understudy-rpc/understudy/internal/wire"
 	"github.com/understudy-rpc/understudy/orderstate"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
+	"github.com/understudy-rpc/understudy/replica/internal/machine"
 )
 
 // maxPeerMessage bounds a message between replicas: a queue's bound, and the frame that overran it.
@@ -386,8 +387,8 @@ func (in *incarnation) sendTo(
 func loggedMessage(m orderstate.Message) *pb.LoggedMessage {
 	p := &pb.LoggedMessage{Session: uint64(m.Session), SeqNum: uint64(m.SeqNum),
 		Outstanding: uint64(m.SeqNum - m.AnsweredUpTo)}
-	if body, ok := m.Body.(*message); ok {
-		p.Method, p.Message = body.method, body.payload
+	if body, ok := m.Body.(*machine.Body); ok {
+		p.Method, p.Message = body.Method, body.Payload
 	} else {
 		p.Message = m.Nonce[:]
 	}
@@ -412,7 +413,8 @@ func (in *incarnation) messageOf(p *pb.LoggedMessage) (orderstate.Message, error
 	mark := orderstate.SeqNum(p.GetSeqNum() - p.GetOutstanding())
 	return orderstate.Message{
 		MessageID: id, AnsweredUpTo: mark, Digest: in.seal.Digest(id, mark, p.GetMethod(), p.GetMessage()),
-		Body: &message{method: p.GetMethod(), payload: p.GetMessage()}, Size: len(p.GetMessage()) + len(p.GetMethod()),
+		Body: &machine.Body{Method: p.GetMethod(), Payload: p.GetMessage()},
+		Size: len(p.GetMessage()) + len(p.GetMethod()),
 	}, nil
 }
 

@@ -25,7 +25,7 @@ var (
 // executes notes how far a follower says to be. Called with mu held, while leading.
 func (f *follower) executes(in *incarnation, req *pb.FollowRequest) {
 	k := orderstate.OrderNum(req.GetExecuted())
-	if k > f.executed || k >= in.executed {
+	if k > f.executed || k >= in.machine.Executed() {
 		f.moved = f.heard
 	}
 	f.executed, f.logBytes = max(f.executed, k), req.GetLogBytes()
@@ -44,7 +44,7 @@ func (in *incarnation) stuck(f *follower, now time.Duration) error {
 	}
 	held, _ := in.primary.Acknowledged(f.id)
 	switch {
-	case f.executed < in.executed && now-f.moved > limit:
+	case f.executed < in.machine.Executed() && now-f.moved > limit:
 		return errHangs
 	case f.logBytes > maxLogBytes || held > f.executed+maxLog:
 		return errFull
@@ -71,13 +71,13 @@ func (in *incarnation) outrun() bool {
 	defer in.mu.Unlock()
 	ahead := false
 	for id := range in.members {
-		if f := in.followers[id]; f != nil && f.executed > in.executed {
+		if f := in.followers[id]; f != nil && f.executed > in.machine.Executed() {
 			ahead = true
 		}
 	}
 	now := in.r.clock()
-	if !ahead || in.executed != in.stoodAt {
-		in.stoodAt, in.stoodSince = in.executed, now
+	if !ahead || in.machine.Executed() != in.stoodAt {
+		in.stoodAt, in.stoodSince = in.machine.Executed(), now
 	}
 	return now-in.stoodSince > executeSilence && in.primary.Stable() >= in.primary.Last()
 }

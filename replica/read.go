@@ -17,7 +17,7 @@ import (
 func (in *incarnation) serveRead(
 	ctx context.Context, h *wire.Header, received time.Duration, c *call, next func(context.Context) (any, error),
 ) Answer {
-	if !c.method.reads {
+	if !c.invocation.Method.Reads {
 		return refused(in, errHeader(errors.New("a request without a seqNum, of a method that isn't read-only")))
 	}
 	s := h.Session
@@ -41,5 +41,5 @@ func (in *incarnation) serveRead(
 		a.Reply = value
 		return a
 	}
-	return in.transmit(ctx, h, received, c, c.result.orderNum, c.answer(value, err))
+	return in.transmit(ctx, h, received, c, c.result.OrderNum, c.answer(value, err))
 }

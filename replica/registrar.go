@@ -14,16 +14,8 @@ import (
 
 	"github.com/understudy-rpc/understudy/internal/wire"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
+	"github.com/understudy-rpc/understudy/replica/internal/machine"
 )
-
-// method is a unary method of a replicated service.
-type method struct {
-	name    string // the full one
-	service any
-	handle  grpc.MethodHandler // the generated one
-	inTurn  grpc.UnaryServerInterceptor
-	reads   bool // declared to have no side effects
-}
 
 // Registrar returns the registrar with which replicated services are registered; what it registers
 // goes to s, with a turn around each handler. inTurn are interceptors that run inside every
@@ -38,7 +30,7 @@ type method struct {
 // Call it, and register, before Serve, and before s serves any other listener. A streaming method
 // is Unimplemented for now.
 func (r *Replica) Registrar(s grpc.ServiceRegistrar, inTurn ...grpc.UnaryServerInterceptor) grpc.ServiceRegistrar {
-	g := &registrar{r: r, s: s, inTurn: chainInTurn(inTurn)}
+	g := &registrar{r: r, s: s, inTurn: machine.ChainInTurn(inTurn)}
 	registered := g.registered()
 	_, connected := registered[pb.Connection_ServiceDesc.ServiceName]
 	g.another = connected && !r.connected
@@ -67,20 +59,18 @@ func (g *registrar) RegisterService(desc *grpc.ServiceDesc, impl any) {
 	d := *desc
 	d.Methods = slices.Clone(desc.Methods)
 	for i := range d.Methods {
-		m := &method{
-			name:    "/" + desc.ServiceName + "/" + desc.Methods[i].MethodName,
-			service: impl, handle: desc.Methods[i].Handler, inTurn: g.inTurn,
-		}
-		if !wire.ValidMethod(m.name) && g.r.unfit == nil {
+		name := "/" + desc.ServiceName + "/" + desc.Methods[i].MethodName
+		m := machine.NewMethod(name, impl, desc.Methods[i].Handler, g.inTurn)
+		if !wire.ValidMethod(name) && g.r.unfit == nil {
 			g.r.unfit = fmt.Errorf(
-				"replica: method %q can't be replicated: its name isn't UTF-8, or has more than %d bytes", m.name,
+				"replica: method %q can't be replicated: its name isn't UTF-8, or has more than %d bytes", name,
 				wire.MaxMethod,
 			)
 		}
-		m.reads = wire.ReadOnly(m.name)
-		g.r.reads = g.r.reads || m.reads
+		m.Reads = wire.ReadOnly(name)
+		g.r.reads = g.r.reads || m.Reads
 		d.Methods[i].Handler = g.r.wrap(m)
-		g.r.methods[m.name] = m
+		g.r.app.Register(m)
 	}
 	d.Streams = slices.Clone(desc.Streams)
 	for i := range d.Streams {
@@ -162,14 +152,14 @@ func checkOptions(service string) error {
 
 // wrap puts the turn innermost, wherever the user lists interceptors: the generated handler calls
 // what it is given as the interceptor with the user's handler as the last link of the chain.
-func (r *Replica) wrap(m *method) grpc.MethodHandler {
-	return func(srv any, ctx context.Context, dec func(any) error, interceptor grpc.UnaryServerInterceptor) (any,
+func (r *Replica) wrap(m *machine.Method) grpc.MethodHandler {
+	return func(_ any, ctx context.Context, dec func(any) error, interceptor grpc.UnaryServerInterceptor) (any,
 		error) {
 		if interceptor == nil {
 			return nil, status.Error(codes.Internal,
 				"understudy: the server was made without interceptor.ServerOptions")
 		}
-		c := &call{method: m, chain: interceptor}
+		c := &call{invocation: machine.Invocation{Method: m}, chain: interceptor}
 		c.request.set(nil)
 		c.request.header = &c.header
 		if err := dec(&c.request); err != nil {
@@ -179,7 +169,7 @@ func (r *Replica) wrap(m *method) grpc.MethodHandler {
 			return nil, errHeader(err)
 		}
 		defer c.exits(ctx)
-		value, err := m.handle(srv, context.WithValue(ctx, callKey{}, c), unmarshal(c.request.b), throughChain)
+		value, err := m.Through(context.WithValue(ctx, callKey{}, c), c.request.b, throughChain)
 		c.returned = true
 		return value, err
 	}
@@ -188,36 +178,6 @@ func (r *Replica) wrap(m *method) grpc.MethodHandler {
 // throughChain runs the server's chain around a call's turn.
 func throughChain(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 	c := callFrom(ctx)
-	c.req, c.info, c.handler = req, info, handler
+	c.invocation.Req, c.invocation.Info, c.invocation.Handler = req, info, handler
 	return c.chain(ctx, req, info, c.turn)
-}
-
-func unmarshal(b []byte) func(any) error {
-	return func(v any) error {
-		m, ok := v.(proto.Message)
-		if !ok {
-			return status.Errorf(codes.Internal, "understudy: a request of type %T is no protobuf message", v)
-		}
-		if err := proto.Unmarshal(b, m); err != nil {
-			return status.Errorf(codes.Internal, "understudy: the request can't be unmarshalled: %v", err)
-		}
-		return nil
-	}
-}
-
-// chainInTurn makes one interceptor of those that run in every replica's turn.
-func chainInTurn(all []grpc.UnaryServerInterceptor) grpc.UnaryServerInterceptor {
-	if len(all) == 0 { // calls pay for none
-		return func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-			return handler(ctx, req)
-		}
-	}
-	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-		next := handler
-		for _, i := range slices.Backward(all) {
-			inner := next
-			next = func(ctx context.Context, req any) (any, error) { return i(ctx, req, info, inner) }
-		}
-		return next(ctx, req)
-	}
 }

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/understudy-rpc/understudy/orderstate"
+	"github.com/understudy-rpc/understudy/replica/internal/machine"
 )
 
 // replaying is a backup that holds one batch of messages, and their order; handler is what executes
@@ -17,20 +18,20 @@ import (
 func replaying(t *testing.T, handler func(in *incarnation)) *incarnation {
 	t.Helper()
 	in := backup(t)
-	in.r.methods["/a/b"] = &method{name: "/a/b", inTurn: chainInTurn(nil),
-		handle: func(any, context.Context, func(any) error, grpc.UnaryServerInterceptor) (any, error) {
+	in.r.app.Register(machine.NewMethod("/a/b", nil,
+		func(any, context.Context, func(any) error, grpc.UnaryServerInterceptor) (any, error) {
 			handler(in)
 			return new(emptypb.Empty), nil
-		}}
+		}, nil))
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	in.replies.open(1, orderstate.Nonce{1})
-	run := orderstate.Run{Envelope: orderstate.Envelope{Epoch: 1, EpochFirst: 1, First: 2, Count: executeAtOnce}}
-	for i := range executeAtOnce {
+	in.machine.Own(orderstate.OrderInfo{OrderNum: 1, Session: 1, Kind: orderstate.Open})
+	run := orderstate.Run{Envelope: orderstate.Envelope{Epoch: 1, EpochFirst: 1, First: 2, Count: machine.AtOnce}}
+	for i := range machine.AtOnce {
 		q := orderstate.SeqNum(i + 1)
 		(&attachment{in: in,
 			session: 1}).logFrame(orderstate.Message{MessageID: orderstate.MessageID{Session: 1,
-			SeqNum: q}, Digest: uint64(q), Body: &message{method: "/a/b"}})
+			SeqNum: q}, Digest: uint64(q), Body: &machine.Body{Method: "/a/b"}})
 		run.Entries = append(run.Entries,
 			orderstate.OrderInfo{OrderNum: orderstate.OrderNum(i + 2), Session: 1, SeqNum: q, First: 1,
 				Digest: uint64(q)})
@@ -45,14 +46,14 @@ func replaying(t *testing.T, handler func(in *incarnation)) *incarnation {
 // other is.
 func executed(t *testing.T, in *incarnation, n int) {
 	t.Helper()
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	if in.executed != orderstate.OrderNum(n)+1 || in.r.stats.turns.Load() != uint64(n) {
-		t.Errorf("executed up to %d, %d turns; want %d, %d", in.executed, in.r.stats.turns.Load(), n+1, n)
+	noWait, cancel := context.WithCancel(t.Context())
+	cancel()
+	if in.machine.Executed() != orderstate.OrderNum(n)+1 || in.r.stats.turns.Load() != uint64(n) {
+		t.Errorf("executed up to %d, %d turns; want %d, %d", in.machine.Executed(), in.r.stats.turns.Load(), n+1, n)
 	}
-	for i := range executeAtOnce {
-		said, logged := in.replies.sessions[1].replies[orderstate.SeqNum(i+1)]
-		if logged != (i < n) || logged && said == nil {
+	for i := range machine.AtOnce {
+		said := in.machine.Await(noWait, orderstate.MessageID{Session: 1, SeqNum: orderstate.SeqNum(i + 1)})
+		if logged := said != nil; logged != (i < n) {
 			t.Errorf("the reply to message %d is logged: %v, %v", i+1, logged, said)
 		}
 	}
@@ -69,7 +70,6 @@ func TestReplayEndsWithItsIncarnation(t *testing.T) {
 				in.end(errStopped)
 			}
 		})
-		in.executed = 1
 		in.goes(in.executor)
 		in.wg.Wait()
 		if calls != 3 {
@@ -84,15 +84,14 @@ func TestReplayWaitsForNoTurnAfterItsEnd(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		in := replaying(t, func(*incarnation) { t.Error("a handler was called") })
-		in.executed = 1
-		if err := in.r.turns.take(t.Context()); err != nil {
+		if err := in.machine.Take(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		in.goes(in.executor)
 		synctest.Wait()
 		in.end(errStopped)
 		in.wg.Wait()
-		in.r.turns.end()
+		in.machine.End()
 		executed(t, in, 0)
 	})
 }
@@ -104,22 +103,21 @@ func TestReplayLetsOthersIn(t *testing.T) {
 	for _, each := range []time.Duration{4 * time.Millisecond, time.Second} {
 		synctest.Test(t, func(t *testing.T) {
 			in := replaying(t, func(*incarnation) { time.Sleep(each) })
-			in.executed = 1
 			in.goes(in.executor)
 			synctest.Wait()
 			began := time.Now()
-			if err := in.r.turns.take(t.Context()); err != nil {
+			if err := in.machine.Take(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 			waited := time.Since(began)
-			in.r.turns.end()
-			if waited > executeFor+each {
+			in.machine.End()
+			if waited > 10*time.Millisecond+each {
 				t.Errorf("waited %v for handlers of %v", waited, each)
 			}
 			executed(t, in, int(waited/each))
-			time.Sleep(executeAtOnce * each) // fake: what the batch takes
+			time.Sleep(machine.AtOnce * each) // fake: what the batch takes
 			synctest.Wait()
-			executed(t, in, executeAtOnce)
+			executed(t, in, machine.AtOnce)
 			in.end(errStopped)
 			in.wg.Wait()
 		})

@@ -26,6 +26,7 @@ import (
 	"github.com/understudy-rpc/understudy/internal/clock"
 	"github.com/understudy-rpc/understudy/internal/logs"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
+	"github.com/understudy-rpc/understudy/replica/internal/machine"
 )
 
 // Replica is one process's part in a group. Its methods may be called concurrently, after the
@@ -38,8 +39,7 @@ type Replica struct {
 	log      *logs.Logger
 	clock    clock.Clock
 	wall     func() time.Time
-	turns    sequencer
-	methods  map[string]*method
+	app      *machine.App
 	reads    bool // some method is read-only
 	streams  map[string]bool
 	services map[string]bool // replicated
@@ -76,11 +76,10 @@ func Join(ctx context.Context, target string, kind Kind, opts ...Option) (*Repli
 		return nil, errors.New("replica: Join needs State or Stateless")
 	}
 	r := &Replica{
-		methods: map[string]*method{}, streams: map[string]bool{}, services: map[string]bool{},
+		streams: map[string]bool{}, services: map[string]bool{},
 		stopped: make(chan struct{}), lifeMade: make(chan struct{}),
 		wall: clock.Wall(ctx),
 	}
-	r.config.state = kind.state
 	r.config.minInSync = 1
 	r.config.unreplicated = map[string]bool{
 		pb.Connection_ServiceDesc.ServiceName: true, "grpc.health.v1.Health": true,
@@ -98,6 +97,7 @@ func Join(ctx context.Context, target string, kind Kind, opts ...Option) (*Repli
 	if err := r.complete(target); err != nil {
 		return nil, err
 	}
+	r.app = machine.NewApp(kind.state, r.log, r.clock)
 	return r, nil
 }
 
@@ -399,7 +399,8 @@ func (r *Replica) Status() Status {
 	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	s.Role, s.Primary, s.Epoch, s.Executed = in.role.String(), in.leader.Name, uint64(in.epoch()), uint64(in.executed)
+	s.Role, s.Primary, s.Epoch = in.role.String(), in.leader.Name, uint64(in.epoch())
+	s.Executed = uint64(in.machine.Executed())
 	switch {
 	case in.primary != nil:
 		s.Stable = uint64(in.primary.Stable())

@@ -45,10 +45,10 @@ func TestRoomIsGiven(t *testing.T) {
 		in := leadingAlone(t)
 		in.mu.Lock()
 		o, _, _ := in.primary.Open(orderstate.Nonce{1}, 1, nil, in.now())
-		in.turned(o, 1)
+		in.own(o)
 		o, _, _ = in.primary.Order(orderstate.Message{MessageID: orderstate.MessageID{Session: 1, SeqNum: 1},
 			Size: maxLogBytes}, in.now())
-		in.turned(o, 1)
+		in.own(o)
 		f := &follower{id: "backup"}
 		in.followers["backup"] = f
 		in.mu.Unlock()

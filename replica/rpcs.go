@@ -8,6 +8,12 @@ import "github.com/understudy-rpc/understudy/orderstate"
 // rpcs counts them.
 type rpcs struct{ n, bytes int }
 
+// knownSession is what is kept here of a session that is open, besides its order and its replies.
+type knownSession struct {
+	token uint64 // what its requests carry
+	rpcs  rpcs   // of those that wait here
+}
+
 const (
 	maxRPCs          = 10_000
 	maxRPCsOfSession = 1_000
@@ -17,7 +23,7 @@ const (
 // waits counts an RPC of a session, or refuses it. Called with mu held.
 func (in *incarnation) waits(c *call, n orderstate.Session) error {
 	size := len(c.request.b)
-	of := in.replies.sessions[n]
+	of := in.known[n]
 	var own rpcs
 	if of != nil {
 		own = of.rpcs

@@ -73,8 +73,7 @@ func (in *incarnation) attach(ctx context.Context, a *attachment) error {
 				if v != orderstate.Fresh {
 					return o, false
 				}
-				in.replies.open(o.Session, a.nonce)
-				in.turned(o, 1)
+				in.own(o)
 				in.opened(a.nonce)
 				in.absent[o.Session] = in.r.clock() // until its source is welcomed, which may be gone
 				for _, f := range in.followers {    // R11: nobody else has this message
@@ -219,14 +218,12 @@ func (in *incarnation) welcome(ctx context.Context, a *attachment) error {
 // token is what the requests of a session that is open here must carry. It is made once, so that no
 // call pays for it. Called with mu held.
 func (in *incarnation) token(s orderstate.Session, n orderstate.Nonce) uint64 {
-	known := in.replies.sessions[s]
-	if known == nil { // a backup hasn't executed its opening yet
-		return in.seal.Token(s, n)
+	of := in.known[s]
+	if of == nil {
+		of = &knownSession{token: in.seal.Token(s, n)}
+		in.known[s] = of
 	}
-	if known.token == 0 {
-		known.token = in.seal.Token(s, n)
-	}
-	return known.token
+	return of.token
 }
 
 // owns checks that a request is of the source to which its session belongs: anyone can guess the
@@ -288,9 +285,8 @@ func (in *incarnation) goodbye(ctx context.Context, a *attachment) {
 	_, _ = in.ownTurn(ctx, func(at int64) (orderstate.OrderInfo, bool) {
 		o, v, _ := in.primary.Expire(a.session, at)
 		if v == orderstate.Fresh {
-			in.replies.expire(a.session)
 			delete(in.bySession, a.session)
-			in.turned(o, 1)
+			in.own(o)
 		}
 		return o, true
 	})
@@ -339,8 +335,7 @@ func (in *incarnation) expire(s orderstate.Session) {
 		}
 		o, v, push := in.primary.Expire(s, at)
 		if v == orderstate.Fresh {
-			in.replies.expire(s)
-			in.turned(o, 1)
+			in.own(o)
 		}
 		return o, push
 	})

@@ -9,6 +9,7 @@ import (
 
 	"github.com/understudy-rpc/understudy/internal/wire"
 	"github.com/understudy-rpc/understudy/orderstate"
+	"github.com/understudy-rpc/understudy/replica/internal/machine"
 )
 
 // This file has what one session may have of what all share: one that takes too much costs only
@@ -96,7 +97,7 @@ func (in *incarnation) inShare(m orderstate.Message) error {
 	// came first.
 	crowded := outstanding > maxOutstanding || outstanding == maxOutstanding &&
 		m.AnsweredUpTo <= in.primary.AnsweredUpTo(m.Session)
-	_, beyond := in.replies.beyond(m.Session)
+	beyond := in.machine.Beyond(m.Session)
 	switch {
 	case !crowded && !beyond:
 		return nil
@@ -108,39 +109,26 @@ func (in *incarnation) inShare(m orderstate.Message) error {
 			outstanding, maxOutstanding,
 		)
 	}
-	in.replies.declared(m.Session, m.AnsweredUpTo, nil) // what it says itself counts, though it isn't ordered yet
-	if _, beyond := in.replies.beyond(m.Session); beyond {
+	in.machine.Declared(m.Session, m.AnsweredUpTo, nil) // what it says itself counts, though it isn't ordered yet
+	if in.machine.Beyond(m.Session) {
 		return errReplies
 	}
 	return nil
 }
 
 // awaitReplies waits until the source of a session has declared that it has some of its replies,
-// which waiting bounds.
+// which waiting bounds. Whether this is the primary yet, its turn says.
 func (in *incarnation) awaitReplies(ctx, waiting context.Context, s orderstate.Session) error {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	for in.role == leading {
-		bytes, beyond := in.replies.beyond(s)
-		if !beyond {
-			return nil
-		}
-		freed, all := in.replies.freed(s), in.replies.bytes
-		in.mu.Unlock()
-		select {
-		case <-freed:
-		case <-waiting.Done():
-		}
-		in.mu.Lock()
-		switch {
-		case ctx.Err() != nil:
-			return status.FromContextError(ctx.Err()).Err()
-		case waiting.Err() != nil:
-			return errShare(
-				"%d bytes of replies are kept for the session, of %d for all, since it hasn't declared that it has "+
-					"them; its share is a sixteenth of %d, or less while others have much", bytes, all, maxReplyBytes,
-			)
-		}
+	own, all, within := in.machine.AwaitShare(waiting, s)
+	switch {
+	case within:
+		return nil
+	case ctx.Err() != nil:
+		return status.FromContextError(ctx.Err()).Err()
+	default:
+		return errShare(
+			"%d bytes of replies are kept for the session, of %d for all, since it hasn't declared that it has "+
+				"them; its share is a sixteenth of %d, or less while others have much", own, all, machine.MaxReplyBytes,
+		)
 	}
-	return nil // its turn says that this isn't the primary
 }

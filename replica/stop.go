@@ -161,14 +161,14 @@ func (in *incarnation) awaitGoroutines() {
 			return
 		}
 		if !said {
-			in.log.Warn("can't begin again while user code doesn't return", "method", in.r.turns.executes())
+			in.log.Warn("can't begin again while user code doesn't return", "method", in.r.app.Executes())
 		}
 	}
 }
 
 // errHangs is Serve's error when it has ended without user code that doesn't return.
 func (r *Replica) errHangs(drained bool) error {
-	switch m := r.turns.executes(); {
+	switch m := r.app.Executes(); {
 	case m != "":
 		return fmt.Errorf("replica: Serve has ended while %s didn't return", m)
 	case !drained:

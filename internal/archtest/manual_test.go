@@ -17,7 +17,7 @@ import (
 const manual = "docs/production.md"
 
 // speaks names the folders whose log lines and errors users see.
-var speaks = []string{"election", "transport", "replica", "interceptor"}
+var speaks = []string{"election", "transport", "replica", "replica/internal/machine", "interceptor"}
 
 // TestManual checks that the manual has every log line at Warn and above, and every error's text,
 // and no other.

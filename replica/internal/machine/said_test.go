@@ -1,4 +1,4 @@
-package replica
+package machine
 
 import (
 	"errors"
@@ -24,30 +24,30 @@ func TestWhatIsSaidCanBeSent(t *testing.T) {
 	const large = wire.MaxMessage
 	for _, tt := range []struct {
 		name  string
-		reply reply
+		reply Reply
 		code  codes.Code
 		words string
 	}{
-		{"a text that isn't UTF-8", reply{st: &spb.Status{Code: 5, Message: "no key \xff\xfe"}}, codes.NotFound,
+		{"a text that isn't UTF-8", Reply{st: &spb.Status{Code: 5, Message: "no key \xff\xfe"}}, codes.NotFound,
 			"no key \uFFFD\uFFFD"},
 		{"details that can't be marshalled",
-			reply{st: &spb.Status{Code: 5, Message: "no", Details: []*anypb.Any{{TypeUrl: "\xff"}}}}, codes.NotFound,
+			Reply{st: &spb.Status{Code: 5, Message: "no", Details: []*anypb.Any{{TypeUrl: "\xff"}}}}, codes.NotFound,
 			"no"},
-		{"the largest reply", reply{payload: make([]byte, large)}, codes.OK, ""},
-		{"too large a reply", reply{payload: make([]byte, large+1)}, codes.ResourceExhausted,
+		{"the largest reply", Reply{Payload: make([]byte, large)}, codes.OK, ""},
+		{"too large a reply", Reply{Payload: make([]byte, large+1)}, codes.ResourceExhausted,
 			"/a.B/C was executed, and its reply has 67108865 bytes"},
 		{"too large a header",
-			reply{payload: make([]byte, 10), header: metadata.MD{"a-bin": {string(make([]byte, large))}}},
+			Reply{Payload: make([]byte, 10), Header: metadata.MD{"a-bin": {string(make([]byte, large))}}},
 			codes.ResourceExhausted, "67108879 bytes"},
-		{"too large a trailer", reply{trailer: metadata.MD{"a-bin": {"", string(make([]byte, large))}}},
+		{"too large a trailer", Reply{Trailer: metadata.MD{"a-bin": {"", string(make([]byte, large))}}},
 			codes.ResourceExhausted, "was executed"},
-		{"too large an error", reply{st: &spb.Status{Code: 5, Message: strings.Repeat("x", large)}},
+		{"too large an error", Reply{st: &spb.Status{Code: 5, Message: strings.Repeat("x", large)}},
 			codes.ResourceExhausted, "was executed"},
 	} {
 		r := tt.reply
-		r.orderNum = 7
+		r.OrderNum = 7
 		r.tidies("/a.B/C")
-		if err := r.err(); status.Code(err) != tt.code || err != nil && !strings.Contains(err.Error(), tt.words) {
+		if err := r.Err(); status.Code(err) != tt.code || err != nil && !strings.Contains(err.Error(), tt.words) {
 			t.Errorf("%s: %v", tt.name, err)
 		}
 		p, err := replyToProto(orderstate.MessageID{Session: 1, SeqNum: 1}, &r)

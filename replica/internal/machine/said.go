@@ -1,4 +1,4 @@
-package replica
+package machine
 
 import (
 	"strings"
@@ -16,7 +16,7 @@ import (
 
 // tidies makes a reply one that can be sent. What gRPC does with a text that isn't UTF-8, or
 // details that can't be marshalled, is done here already; what is too large becomes an error.
-func (r *reply) tidies(method string) {
+func (r *Reply) tidies(method string) {
 	if r.st != nil {
 		r.st.Message = validUTF8(r.st.GetMessage())
 		if len(r.st.GetDetails()) > 0 {
@@ -26,7 +26,7 @@ func (r *reply) tidies(method string) {
 		}
 	}
 	if size := r.bytes() - replyOverhead; size > wire.MaxMessage {
-		*r = reply{orderNum: r.orderNum, st: errReplyTooLarge(method, size).Proto()}
+		*r = Reply{OrderNum: r.OrderNum, st: errReplyTooLarge(method, size).Proto()}
 	}
 }
 
@@ -41,11 +41,6 @@ func validUTF8(s string) string {
 func errReplyTooLarge(method string, size int) *status.Status {
 	return status.Newf(codes.ResourceExhausted,
 		"understudy: %s was executed, and its reply has %d bytes: at most %d are sent", method, size, wire.MaxMessage)
-}
-
-func errRequestTooLarge(size int) error {
-	return status.Errorf(codes.ResourceExhausted, "understudy: the request has %d bytes; at most %d are taken", size,
-		wire.MaxMessage)
 }
 
 // errMarshal says why a reply can't be marshalled, in a text that is the same whichever build of
