@@ -1,13 +1,17 @@
 package e2e
 
 import (
+	"cmp"
 	"slices"
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/codes"
+
 	"github.com/understudy-rpc/understudy"
 	"github.com/understudy-rpc/understudy/e2e/cluster"
 	"github.com/understudy-rpc/understudy/e2e/etcdproc"
+	"github.com/understudy-rpc/understudy/e2e/journal"
 	"github.com/understudy-rpc/understudy/election"
 )
 
@@ -111,6 +115,50 @@ func TestAnotherGroupInAnEmptyEtcd(t *testing.T) {
 	y.Await(20)
 	c.Finish().NoneFailed()
 	unharmed(t, c, had)
+}
+
+// A group whose processes are all dead is begun anew by an operator's act only. Then its clients
+// are told that what was stable is lost, and to dial again; whoever dials again is served.
+func TestGroupIsReplaced(t *testing.T) {
+	t.Parallel()
+	c, x, y := threeUnderLoad(t, understudy.Stable)
+	x.Idle()
+	y.Idle()
+	had := c.Group()
+	for _, name := range []string{"a", "b", "c"} {
+		c.Replica(name).Kill()
+	}
+	b := c.Replica("b")
+	b.Start()
+	c.Last(4 * time.Second) // longer than the leases of the dead
+	if now := c.Group(); now.Group != had.Group || now.Epoch != had.Epoch {
+		t.Fatalf("the group was %+v, and is %+v, and nobody has said so", had, now)
+	}
+	b.Kill()
+	b.Replace(had.Group.ID)
+	c.AwaitInSync("b")
+	for _, name := range []string{"a", "c"} {
+		c.Replica(name).Replace(had.Group.ID) // which is no longer there
+	}
+	c.AwaitInSync("a", "b", "c")
+	if now := c.Group(); now.Group == had.Group {
+		t.Fatalf("the group is still %x", now.Group)
+	}
+	for _, client := range []*cluster.Client{x, y} {
+		client.Load(cluster.Steady)
+		client.AwaitFailed(20)
+		client.Rest()
+		calls := client.Calls()
+		failed := calls[len(calls)-20:]
+		slices.SortFunc(failed, func(a, b journal.Call) int { return cmp.Compare(a.End, b.End) })
+		if failed[0].Code != codes.DataLoss || failed[19].Code != codes.FailedPrecondition {
+			t.Errorf("%s's calls ended as %v first, and %v in the end", client.Name, failed[0].Code, failed[19].Code)
+		}
+	}
+	z := c.StartClient("z")
+	z.Load(cluster.Steady)
+	z.Await(20)
+	c.Finish().FailedOnly(codes.DataLoss, codes.FailedPrecondition)
 }
 
 // An election doesn't wait for a node of etcd that hangs, whichever it is.

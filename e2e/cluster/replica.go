@@ -80,6 +80,13 @@ func (r *Replica) Start() {
 	}
 }
 
+// Replace starts a process that gives the group with this id up, and begins it anew.
+func (r *Replica) Replace(group uint64) {
+	r.c.t.Helper()
+	r.args = append(r.args, "-replace-group", fmt.Sprintf("%x", group))
+	r.Start()
+}
+
 func (r *Replica) start() *process.Process {
 	r.c.t.Helper()
 	r.c.mu.Lock()

@@ -51,6 +51,7 @@ func run() error {
 		ballast := flags.Int("ballast", 0, "bytes of a state that begins here")
 		tlsDir := flags.String("peer-tls", "",
 			"folder of the certificate by which replicas know each other, see WriteTLS")
+		replaced := flags.String("replace-group", "", "the id of a group that is given up, and begun anew")
 		_ = flags.Parse(os.Args[2:])
 		level, err := understudy.ParseLevel(*levelName)
 		if err != nil {
@@ -59,6 +60,7 @@ func run() error {
 		r := &member{
 			journal: journal.New(*ballast), link: link, group: *group,
 			host: *host, port: *port, peerPort: *peerPort, relay: *relay, tlsDir: *tlsDir,
+			replaced: *replaced,
 		}
 		go func() {
 			defer cancel()

@@ -31,6 +31,7 @@ type member struct {
 	peerPort int    // of the other replicas; 0 for a free one
 	relay    string // "" for none
 	tlsDir   string // "" for plaintext among the replicas
+	replaced string // "" for none
 	dialled  strands
 	replica  *replica.Replica
 }
@@ -60,6 +61,9 @@ func (m *member) serve(
 	}
 	if m.tlsDir == "" && !net.ParseIP(m.host).IsLoopback() {
 		options = append(options, replica.InsecurePeers())
+	}
+	if m.replaced != "" {
+		options = append(options, replica.ReplaceGroup(m.replaced))
 	}
 	if m.relay != "" {
 		client, err := via(m.relay).etcd(strings.Split(etcd, ","))
