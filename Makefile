@@ -27,14 +27,16 @@ RULE       ?=
 DURATION   ?= 2m
 CHAOSFLAGS ?=
 
-.PHONY: help check test $(TESTS) faults simulate explore mutants chaos lint breaking generate check-generated bench \
+.PHONY: help check test $(TESTS) faults simulate explore mutants chaos lint breaking house house-check house-tighten \
+	generate check-generated bench \
 	bench-quick bench-revisions bench-peers bench-scale bench-failover bench-compare fuzz fuzz-keep
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-check: ## what CI runs: lint, check-generated and test
+check: ## what CI runs: lint, house-check, check-generated and test
 	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory house-check
 	@$(MAKE) --no-print-directory check-generated
 	@$(MAKE) --no-print-directory test
 
@@ -85,6 +87,16 @@ lint: ## gofmt, go vet and staticcheck in every module; buf lint, buf breaking
 
 breaking: # part of lint; BREAKING_AGAINST=<commit> to choose what to compare with
 	@tools/breaking.sh $(BUF)
+
+house: ## how the library is built: a table; BASE=<commit> puts that beside it, OF=<package> takes one apart
+	@go run ./tools/house $(if $(BASE),-base $(BASE)) $(if $(OF),-of $(OF))
+
+house-check: ## fail when a goal for that is missed (tools/house/goals.txt)
+	@echo "house-check"
+	@go run ./tools/house -check
+
+house-tighten: # take the goals to what was reached
+	@go run ./tools/house -tighten
 
 generate: ## generate the code of proto/
 	@$(BUF) generate

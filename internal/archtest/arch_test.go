@@ -61,6 +61,8 @@ var layers = []layer{
 		"drives the protocol's state as a runtime would, and nothing else"},
 	{"internal/turn", []string{"orderstate"},
 		"what a turn's context holds, an orderNum among it: handlers and replicas meet here"},
+	{"tools", nil,
+		"it reads the library, and is none of it"},
 	{"internal", nil,
 		"a helper is a leaf: what needs a layer of ours belongs in a layer, with a row here"},
 }
