@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/protoadapt"
 
 	"github.com/understudy-rpc/understudy/internal/wire"
+	"github.com/understudy-rpc/understudy/transport/internal/route"
 )
 
 // request is what a caller asks for: the same in every session and every attempt. It was marshalled
@@ -55,7 +56,7 @@ func (r *request) marshal() (err error) {
 // message, and the header doesn't count in the limits of its size. The reply's header comes the
 // same way, or in the trailer if it is an error, or an interceptor's.
 type attempt struct {
-	choice
+	route.Choice
 	request *request
 
 	front, payload mem.SliceBuffer // of the message, with the header in front

@@ -5,11 +5,13 @@ import (
 	"slices"
 	"time"
 
+	"google.golang.org/grpc"
+
 	"github.com/understudy-rpc/understudy"
 	"github.com/understudy-rpc/understudy/internal/wire"
 	"github.com/understudy-rpc/understudy/orderstate"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
-	"google.golang.org/grpc"
+	"github.com/understudy-rpc/understudy/transport/internal/route"
 )
 
 const (
@@ -299,7 +301,7 @@ func (k *call) attempts(a *attempt) (verdict, error) {
 			}
 			first = false
 			sent := c.cfg.elapsed()
-			v = k.arrived(a.invoke(), sent, &a.choice)
+			v = k.arrived(a.invoke(), sent, &a.Choice)
 			if v == verdictWait {
 				v = k.await()
 			}
@@ -346,7 +348,7 @@ func (k *call) attempt() *attempt {
 	if s.over != nil || c.primary.IsZero() {
 		return nil
 	}
-	a := &attempt{request: &k.request, choice: choice{name: c.primary.Name}}
+	a := &attempt{request: &k.request, Choice: route.Choice{Replica: c.primary.Name}}
 	a.Context, k.cancel = context.WithCancel(k.ctx)
 	k.epoch, k.cut = s.source.Epoch(), false
 	k.attempted()

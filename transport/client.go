@@ -15,6 +15,7 @@ import (
 	"github.com/understudy-rpc/understudy/election"
 	"github.com/understudy-rpc/understudy/internal/wire"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
+	"github.com/understudy-rpc/understudy/transport/internal/route"
 )
 
 // A Client is the source's side of the multicast connection to one group. It serves one ClientConn,
@@ -81,7 +82,7 @@ func New(opts ...Option) *Client {
 // place.
 func (c *Client) DialOptions() []grpc.DialOption {
 	opts := []grpc.DialOption{
-		grpc.WithResolvers(resolvers(c)...),
+		grpc.WithResolvers(route.Resolvers(c.routes())...),
 		grpc.WithNoProxy(),
 		grpc.WithIdleTimeout(0),
 		grpc.WithStaticStreamWindowSize(wire.StreamWindow), grpc.WithStaticConnWindowSize(wire.ConnWindow),
@@ -93,7 +94,7 @@ func (c *Client) DialOptions() []grpc.DialOption {
 			MinConnectTimeout: time.Second,
 		}),
 	}
-	json, err := serviceConfig(c.cfg.serviceConfig)
+	json, err := route.ServiceConfig(c.cfg.serviceConfig)
 	if err != nil {
 		c.life.fail(err)
 		return opts
@@ -121,7 +122,7 @@ func (c *Client) Stream(
 	ctx context.Context, desc *grpc.StreamDesc, conn *grpc.ClientConn, method string, streamer grpc.Streamer,
 	opts ...grpc.CallOption,
 ) (grpc.ClientStream, error) {
-	if method == pb.Connection_Attach_FullMethodName && choiceOf(ctx) != nil { // a link's
+	if method == pb.Connection_Attach_FullMethodName && route.IsChosen(ctx) { // a link's
 		return streamer(ctx, desc, conn, method, opts...)
 	}
 	if !c.cfg.isUnreplicated(method) {
@@ -141,7 +142,7 @@ func (c *Client) unreplicated(ctx context.Context, conn *grpc.ClientConn) (conte
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return (&choice{name: c.primary.Name, any: true}).in(ctx), nil
+	return (&route.Choice{Replica: c.primary.Name, Any: true}).In(ctx), nil
 }
 
 // connect makes sure that this Client serves conn, and waits until its replicas are known for the
@@ -203,8 +204,24 @@ func (c *Client) limited(ctx context.Context) (context.Context, func()) {
 	return ctx, func() { timer.Stop(); cancel(nil) }
 }
 
+// routes is the Client as gRPC's resolver and balancer see it.
+func (c *Client) routes() *route.Client {
+	return &route.Client{
+		Group: func(target string) (string, error) {
+			t, err := ParseTarget(target)
+			return t.Group, err
+		},
+		Open: c.open, Balanced: c.life.balanced, Reached: c.reached, Reconnected: c.reconnected, Close: c.close,
+	}
+}
+
 // open starts the Client. publish gives the replicas to the ClientConn.
-func (c *Client) open(t Target, publish func([]address) error) error {
+func (c *Client) open(target string, publish func([]route.Address) error) error {
+	t, err := ParseTarget(target)
+	if err != nil {
+		c.life.fail(err)
+		return err
+	}
 	if err := c.life.open(); err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/understudy-rpc/understudy/internal/wire"
 	"github.com/understudy-rpc/understudy/orderstate"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
+	"github.com/understudy-rpc/understudy/transport/internal/route"
 )
 
 // verdict is what becomes of an attempt.
@@ -39,7 +40,7 @@ type reply struct {
 const maxAuthority = uint64(time.Hour / time.Microsecond)
 
 // arrived is FIG. 9, whether or not the reply will be accepted, and then the first judgement of it.
-func (k *call) arrived(a arrival, sent time.Duration, to *choice) verdict {
+func (k *call) arrived(a arrival, sent time.Duration, to *route.Choice) verdict {
 	c, s := k.client, k.session
 	h, bad := a.header, a.bad
 	c.mu.Lock()
@@ -55,7 +56,7 @@ func (k *call) arrived(a arrival, sent time.Duration, to *choice) verdict {
 	}
 	if bad != nil {
 		c.counts.malformed.Add(1)
-		c.cfg.log.Error("a reply's header is malformed", "method", k.method, "replica", to.name, "err", bad)
+		c.cfg.log.Error("a reply's header is malformed", "method", k.method, "replica", to.Replica, "err", bad)
 		h = nil
 	}
 	if h != nil {
@@ -77,7 +78,7 @@ func (k *call) arrived(a arrival, sent time.Duration, to *choice) verdict {
 }
 
 // judge is the first look at an attempt's end.
-func (c *Client) judge(k *call, to *choice, bad error) verdict {
+func (c *Client) judge(k *call, to *route.Choice, bad error) verdict {
 	s, h := k.session, k.reply.header
 	unsigned := h == nil || h.SourceEpoch == 0 && h.Refusal == pb.Refusal_REFUSAL_UNSPECIFIED
 	// or its reply was lost here: it was too large, perhaps
@@ -125,8 +126,8 @@ func (c *Client) judge(k *call, to *choice, bad error) verdict {
 }
 
 // foreign judges an end that no replica's middleware has signed.
-func (k *call) foreign(to *choice, bad error) verdict {
-	sent := to.picked.Load()
+func (k *call) foreign(to *route.Choice, bad error) verdict {
+	sent := to.Picked()
 	k.maybe = k.maybe || sent
 	r := &k.reply
 	switch {

@@ -18,7 +18,7 @@
 //	session.go, frames.go   seqNums, and what may have to be sent again
 //	link.go, receive.go     one stream to one replica (Connection.Attach)
 //	replicas.go             who the replicas are, from the group's election
-//	balancer.go             the experimental part of gRPC: choosing a connection by the replica's name
+//	internal/route          the experimental part of gRPC: choosing a connection by the replica's name
 //
 // # What a caller can rely on
 //

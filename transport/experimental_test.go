@@ -14,7 +14,7 @@ import (
 )
 
 // experimental is what of gRPC's experimental API this package uses, and why: a new use is a
-// decision. (internal/archtest keeps resolver and balancer to one file.)
+// decision. (internal/archtest keeps resolver and balancer to package route.)
 var experimental = map[string]string{
 	"google.golang.org/grpc/attributes": "resolver states carry it",
 	"google.golang.org/grpc/backoff":    "connections come back within a second, not two minutes",
@@ -46,7 +46,8 @@ func TestExperimental(t *testing.T) {
 	t.Parallel()
 	used := map[string]bool{}
 	marks := map[string]map[string]bool{} // by import path, what of it is marked
-	for _, f := range parseDir(t, ".", parser.SkipObjectResolution) {
+	for _, f := range append(parseDir(t, ".", parser.SkipObjectResolution),
+		parseDir(t, "internal/route", parser.SkipObjectResolution)...) {
 		for _, spec := range f.Imports {
 			path := strings.Trim(spec.Path.Value, `"`)
 			if path != "google.golang.org/grpc" && !strings.HasPrefix(path, "google.golang.org/grpc/") {

@@ -20,6 +20,7 @@ import (
 	"github.com/understudy-rpc/understudy/internal/wire"
 	"github.com/understudy-rpc/understudy/orderstate"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
+	"github.com/understudy-rpc/understudy/transport/internal/route"
 )
 
 // TestFramesForget: which requests are retained, after each of these steps.
@@ -155,19 +156,6 @@ func TestPauses(t *testing.T) {
 	}
 }
 
-// TestServiceConfigMerge: the user's is kept, with our policy and an exception for our streams.
-func TestServiceConfigMerge(t *testing.T) {
-	t.Parallel()
-	got, err := serviceConfig(
-		`{"methodConfig": [{"name": [{}], "timeout": "1s"}], "healthCheckConfig": {"serviceName": "x"}}`,
-	)
-	const want = `{"healthCheckConfig":{"serviceName":"x"},"loadBalancingConfig":[{"understudy":{}}],` +
-		`"methodConfig":[{"name":[{}],"timeout":"1s"},{"name":[{"service":"understudy.v1.Connection"}]}]}`
-	if err != nil || got != want {
-		t.Errorf("%s, %v", got, err)
-	}
-}
-
 // welcomed returns a client with one link, whose session is open.
 func welcomed(tb testing.TB) (*Client, *link) {
 	c := New()
@@ -270,7 +258,7 @@ func FuzzReplyHeader(f *testing.F) {
 				value)
 			return a.Unmarshal(mem.BufferSlice{mem.SliceBuffer(message)}, new(emptypb.Empty))
 		}
-		v := k.arrived(a.invoke(), now, new(choice))
+		v := k.arrived(a.invoke(), now, new(route.Choice))
 		if v != verdictAccept {
 			return
 		}
@@ -331,7 +319,7 @@ func TestLostOvertaken(t *testing.T) {
 		k := &call{request: request{ctx: t.Context()}, client: c, session: s, cancel: func() {},
 			epoch: s.source.Epoch()}
 		k.retained = s.frames.add(new(pb.Frame), k)
-		v := k.arrived(arrival{header: h}, c.cfg.elapsed(), new(choice))
+		v := k.arrived(arrival{header: h}, c.cfg.elapsed(), new(route.Choice))
 		if v == verdictUnknown && status.Code(k.reply.err) != codes.DataLoss {
 			t.Errorf("%v", k.reply.err)
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/understudy-rpc/understudy/internal/wire"
 	"github.com/understudy-rpc/understudy/orderstate"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
+	"github.com/understudy-rpc/understudy/transport/internal/route"
 )
 
 const (
@@ -147,8 +148,8 @@ func (l *link) attach() (welcomed bool, err error) {
 		}
 	}()
 
-	to := &choice{name: l.name, wait: true}
-	stream, err := pb.NewConnectionClient(c.life.conn).Attach(to.in(ctx), grpc.MaxCallRecvMsgSize(maxStreamMessage),
+	to := &route.Choice{Replica: l.name, Wait: true}
+	stream, err := pb.NewConnectionClient(c.life.conn).Attach(to.In(ctx), grpc.MaxCallRecvMsgSize(maxStreamMessage),
 		grpc.MaxCallSendMsgSize(maxStreamMessage), grpc.ForceCodecV2(linkCodec{standardCodec()}))
 	if err != nil {
 		return false, err

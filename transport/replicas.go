@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/understudy-rpc/understudy/election"
+	"github.com/understudy-rpc/understudy/transport/internal/route"
 )
 
 // This file knows who the replicas are: those whom the election lists, and those who have left it
@@ -19,9 +20,9 @@ var errPolicy = errors.New(
 )
 
 // follow tells gRPC the replicas until the ClientConn is closed, and keeps a link to each.
-func (c *Client) follow(elect election.Election, publish func([]address) error) {
+func (c *Client) follow(elect election.Election, publish func([]route.Address) error) {
 	var seen election.State
-	var told map[string]address
+	var told map[string]route.Address
 	var toldGroup uint64
 	views := elect.Watch(c.life.ctx)
 	for {
@@ -48,11 +49,11 @@ func (c *Client) follow(elect election.Election, publish func([]address) error) 
 		if seen.Revision == 0 || told != nil && maps.Equal(addrs, told) && group == toldGroup {
 			continue
 		}
-		var all []address
+		var all []route.Address
 		for _, a := range addrs {
 			all = append(all, a)
 		}
-		slices.SortFunc(all, func(a, b address) int { return cmp.Compare(a.name, b.name) })
+		slices.SortFunc(all, func(a, b route.Address) int { return cmp.Compare(a.Name, b.Name) })
 		if err := publish(all); err != nil {
 			c.cfg.log.Error("gRPC refused the replicas", "err", err)
 		}
@@ -67,19 +68,19 @@ func (c *Client) follow(elect election.Election, publish func([]address) error) 
 
 // addresses are those of the replicas listed, and of those who are gone from the list while their
 // stream lives.
-func (c *Client) addresses(view election.State) map[string]address {
-	addrs := map[string]address{}
+func (c *Client) addresses(view election.State) map[string]route.Address {
+	addrs := map[string]route.Address{}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.over != nil {
 		return addrs
 	}
 	for _, r := range view.Replicas {
-		addrs[r.Name] = address{name: r.Name, addr: r.Addr}
+		addrs[r.Name] = route.Address{Name: r.Name, Addr: r.Addr}
 	}
 	for _, l := range c.links {
-		if a, listed := addrs[l.name]; !listed && l.up || a.addr == l.addr {
-			addrs[l.name] = address{l.name, l.addr, l.connection}
+		if a, listed := addrs[l.name]; !listed && l.up || a.Addr == l.addr {
+			addrs[l.name] = route.Address{Name: l.name, Addr: l.addr, Connection: l.connection}
 		}
 	}
 	return addrs
@@ -87,12 +88,12 @@ func (c *Client) addresses(view election.State) map[string]address {
 
 // relink ends the links to replicas that are gone, begins those to new ones, and begins anew where
 // the address has changed.
-func (c *Client) relink(addrs map[string]address) {
+func (c *Client) relink(addrs map[string]route.Address) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	has := map[string]bool{}
 	c.links = slices.DeleteFunc(c.links, func(l *link) bool {
-		if addrs[l.name].addr != l.addr {
+		if addrs[l.name].Addr != l.addr {
 			l.stop()
 			return true
 		}
@@ -103,7 +104,7 @@ func (c *Client) relink(addrs map[string]address) {
 		if has[name] || c.group == 0 { // nobody is welcome before the store has named the group
 			continue
 		}
-		l := &link{client: c, name: name, addr: a.addr, wake: make(chan struct{}, 1)}
+		l := &link{client: c, name: name, addr: a.Addr, wake: make(chan struct{}, 1)}
 		l.ctx, l.stop = context.WithCancel(c.life.ctx)
 		c.links = append(c.links, l)
 		c.work.Go(l.run)

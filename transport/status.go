@@ -32,10 +32,6 @@ func statusMisused(err error) error {
 	return status.Error(codes.FailedPrecondition, err.Error())
 }
 
-// errBare is for a ClientConn with our scheme, and without our options.
-var errBare = errors.New("transport: a target of the scheme " + Scheme +
-	" needs interceptor.DialOptions() among the options of grpc.NewClient")
-
 func statusRefused(why error) error {
 	return status.Errorf(status.Code(why), "understudy: every replica refuses this client; nothing was sent (%v)",
 		status.Convert(why).Message())

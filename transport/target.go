@@ -6,10 +6,11 @@ import (
 	"strings"
 
 	"github.com/understudy-rpc/understudy/election"
+	"github.com/understudy-rpc/understudy/transport/internal/route"
 )
 
 // Scheme is the scheme of targets: replicated://host:port[,host:port]/group.
-const Scheme = "replicated"
+const Scheme = route.Scheme
 
 // A Target says where a group is found.
 type Target struct {
