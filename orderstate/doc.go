@@ -1,7 +1,8 @@
-// Package orderstate is the protocol's state: what the patent draws in FIG. 7 to 10, and what a
-// takeover needs, as values that are given events and return what to do. If the code here is right,
-// and its callers do what it says in the order in which it says it, no message is lost, executed
-// twice, or executed in two orders.
+// Package orderstate is the protocol's state, as values that are given events and return what to
+// do. If the code here is right, and its callers do what it says in the order in which it says it,
+// no message is lost, executed twice, or executed in two orders. It has what the patent draws in
+// FIG. 7 to 10, and what a takeover needs. The words and the rules (R1 to R13) are explained in
+// docs/concepts.md.
 //
 // There is one type per role:
 //

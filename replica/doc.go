@@ -1,5 +1,6 @@
-// Package replica makes one process a replica of a group: when its primary dies, another replica
-// has executed, or executes, everything that any caller has seen, in the same order, and goes on.
+// Package replica makes one process a replica of a group. When the primary dies, a backup goes on:
+// it holds every call whose reply a caller has seen, or is told of it by the callers' processes. It
+// executes these calls in the same order, and takes new ones.
 //
 // What the user writes:
 //

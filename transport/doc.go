@@ -22,11 +22,17 @@
 //
 // # What a caller can rely on
 //
-// A call is executed at most once, whatever dies. Codes.Unavailable and codes.ResourceExhausted,
-// unless a handler returned them, mean that it wasn't executed and never will be. An unknown
-// outcome ends only as the call's own Canceled or DeadlineExceeded; a call without a deadline ends
-// as Unknown after WithGiveUp. DataLoss says that something this process was told before is lost
-// (two faults at once): every call in flight fails with it, and the next one.
+// A call is executed at most once, whatever dies. Unless a handler has returned the code itself:
+//
+//	the call ends as                was it executed?
+//	Unavailable, ResourceExhausted  no, and it never will be: it may be made again
+//	Canceled, DeadlineExceeded      perhaps; the text says whether it was sent
+//	Unknown                         perhaps; a call without a deadline ends so after WithGiveUp
+//	DataLoss                        perhaps; and something that this process was told is lost
+//
+// A reply that is too large to be sent is ResourceExhausted, too, and its text says that the call
+// was executed. DataLoss takes two faults at once. Every call in flight ends with it, and the next
+// one.
 //
 // Calls are never refused because no replica, or no etcd, can be reached: they wait, as if every
 // call had grpc.WaitForReady.
