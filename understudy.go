@@ -3,7 +3,7 @@
 //
 // It has what handlers of a replicated service call. A handler's effects may depend only on its
 // state, its request, and these functions; then every replica that executes the same messages in
-// the same order has the same state (R7, the determinism contract):
+// the same order has the same state (the determinism contract):
 //
 //	func (s *server) Draw(ctx context.Context, req *pb.DrawRequest) (*pb.DrawReply, error) {
 //		s.drawn = append(s.drawn, understudy.Rand(ctx).IntN(49))   // not math/rand
@@ -32,12 +32,12 @@ type Level int
 
 const (
 	// Reflected: the order travels to the source on the reply, and from there to all replicas on
-	// its next request (FIG. 6 and 11). Two message delays, as without replication. It masks any
-	// crashes of replicas that leave one in-sync while the clients live, and any crashes of clients
-	// while the primary lives.
+	// its next request. Two message delays, as without replication. It masks any crashes of
+	// replicas that leave one in-sync while the clients live, and any crashes of clients while the
+	// primary lives.
 	Reflected Level = iota
-	// Direct: the primary also sends the order to its backups at once (FIG. 5), concurrently with
-	// the reply. Two message delays; what Reflected doesn't mask has a window of one hop only.
+	// Direct: the primary also sends the order to its backups at once, concurrently with the reply.
+	// Two message delays; what Reflected doesn't mask has a window of one hop only.
 	Direct
 	// Stable: the caller has its reply when every in-sync backup has acknowledged to the caller's
 	// process that it holds the order and the message. Three message delays; any crashes are masked

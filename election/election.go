@@ -25,7 +25,7 @@
 // copies at most one takes place, and where it isn't known which, the outcome is unknown as ever.
 //
 // A lease is only a hint of who is alive: being primary rests on the epoch that every message
-// carries, and on reading `primary` anew (R10), never on a lease.
+// carries, and on reading `primary` anew, never on a lease.
 //
 // Two implementations keep one contract, which package electiontest checks: NewEtcd, and package
 // memory for tests in virtual time.

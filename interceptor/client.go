@@ -13,6 +13,5 @@ import (
 // Interceptors given before them see a call once, those given after them each attempt. See package
 // transport for what a caller can rely on.
 func DialOptions(opts ...transport.Option) []grpc.DialOption {
-	c := transport.New(opts...)
-	return append(c.DialOptions(), grpc.WithChainUnaryInterceptor(c.Unary), grpc.WithChainStreamInterceptor(c.Stream))
+	return transport.DialOptions(opts...)
 }

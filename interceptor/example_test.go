@@ -11,7 +11,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
-	"github.com/understudy-rpc/understudy/election"
 	"github.com/understudy-rpc/understudy/election/memory"
 	"github.com/understudy-rpc/understudy/interceptor"
 	"github.com/understudy-rpc/understudy/replica"
@@ -62,12 +61,9 @@ func Example() {
 	go func() { served <- r.Serve(ctx, s, lis) }()
 
 	// The client: a stock client, another target.
-	opts := interceptor.DialOptions(transport.WithElection(func(transport.Target) (election.Election, io.Closer,
-		error) {
-		return etcd.Client("visits"), nil, nil
-	}))
-	conn, err := grpc.NewClient("replicated://store:1/visits",
-		append(opts, grpc.WithTransportCredentials(insecure.NewCredentials()))...)
+	opts := append(interceptor.DialOptions(transport.WithStore(etcd.Client("visits"))),
+		grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient("replicated:///visits", opts...)
 	if err != nil {
 		fmt.Println(err)
 		return

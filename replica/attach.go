@@ -57,13 +57,6 @@ type connection struct {
 	r *Replica
 }
 
-// ServeConnection serves one stream of Connection.Attach: the stream interceptor calls it without
-// the rest of the chain, whose authentication knows nothing of it (AuthenticateSession does).
-func (r *Replica) ServeConnection(stream grpc.ServerStream) error {
-	return (&connection{r: r}).Attach(&grpc.GenericServerStream[pb.AttachRequest,
-		pb.AttachResponse]{ServerStream: stream})
-}
-
 // Attach implements pb.ConnectionServer.
 func (c *connection) Attach(stream grpc.BidiStreamingServer[pb.AttachRequest, pb.AttachResponse]) error {
 	ctx, cancel := context.WithCancelCause(stream.Context())

@@ -12,11 +12,16 @@
 // where greeter's handlers keep the determinism contract of package understudy, and greeter can
 // write and read its state.
 //
+// Streams of a replicated service aren't supported yet; docs/guarantees.md says what is promised,
+// and what isn't.
+package replica
+
 // How a request goes through it, at the primary:
 //
-//	Handle (front door)  FIG. 9, duplicates        front.go
+//	interceptUnary       the header                intercept.go
+//	handle (front door)  FIG. 9, duplicates        front.go
 //	turn                 FIG. 7, the handler       turn.go
-//	Handle               FIG. 8, the reply         front.go
+//	handle               FIG. 8, the reply         front.go
 //
 // (read-only methods: read.go), and at a backup:
 //
@@ -31,4 +36,3 @@
 // state transfer (join.go), follows the primary (follow.go), and may stand for election (stand.go),
 // take over (takeover.go) and lead (lead.go) until it is deposed. Replicas speak to each other on a
 // listener of their own (peer.go).
-package replica

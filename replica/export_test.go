@@ -1,6 +1,20 @@
 package replica
 
-import "github.com/understudy-rpc/understudy/replica/internal/machine"
+import (
+	"context"
+
+	"github.com/understudy-rpc/understudy/internal/wire"
+	"github.com/understudy-rpc/understudy/replica/internal/machine"
+)
+
+// RequestHeader is the header that a request's message carried, nil if none did, in the context of
+// the server's interceptors.
+func RequestHeader(ctx context.Context) *wire.Header {
+	if c := callFrom(ctx); c != nil && c.request.carried {
+		return &c.header
+	}
+	return nil
+}
 
 // Sessions is how many sessions this replica knows.
 func (r *Replica) Sessions() int {

@@ -5,8 +5,6 @@ import (
 	"sync"
 	"time"
 
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	"github.com/understudy-rpc/understudy"
@@ -16,64 +14,17 @@ import (
 	"github.com/understudy-rpc/understudy/replica/internal/machine"
 )
 
-// Replicated says whether a full method name belongs to a service that was registered through
-// Registrar.
-func (r *Replica) Replicated(fullMethod string) bool {
-	return r.app.Method(fullMethod) != nil || r.streams[fullMethod]
-}
-
-// Intercepted is called by interceptor.ServerOptions: Serve refuses a server without them.
-func (r *Replica) Intercepted() { r.optioned.Store(true) }
-
-// Answer is what the front door gives back for one RPC.
-type Answer struct {
-	Reply           any
-	Err             error
-	Header, Trailer metadata.MD  // what the handler set, on whichever replica
-	Wire            *wire.Header // for the reply's message, or the trailer
-}
-
-// RequestHeader is the header that a request's message carried, in the context of the front door;
-// nil if none did.
-func RequestHeader(ctx context.Context) *wire.Header {
-	if c := callFrom(ctx); c != nil && c.request.carried {
-		return &c.header
-	}
-	return nil
-}
-
-// CarriesHeader lets the reply's message carry the header; false if it can't: it is an error, or an
-// interceptor's, or too large.
-func (a *Answer) CarriesHeader() bool {
-	r, ok := a.Reply.(*raw)
-	if !ok || a.Err != nil || a.Wire == nil || len(r.b) > wire.MaxInMessage {
-		return false
-	}
-	r.header = a.Wire
-	return true
-}
-
-// PlainClient is the error for a call of a replicated method without a header: a client without the
-// middleware would be executed by one replica only.
-func PlainClient(fullMethod string) error { return errPlainClient(fullMethod) }
-
-// Malformed is the error for a header that can't be read.
-func Malformed(err error) error { return errHeader(err) }
-
-// Handle is the front door, the first of a server's interceptors: it does FIG. 9 on the request's
-// header, answers duplicates from the reply log, lets a fresh request go down the chain to its
-// turn, and makes the reply's header (FIG. 8). h must have passed wire.CheckRequest; next is the
+// handle is the front door, behind the first of a server's interceptors: it does FIG. 9 on the
+// request's header, answers duplicates from the reply log, lets a fresh request go down the chain
+// to its turn, and makes the reply's header (FIG. 8). h has passed wire.CheckRequest; next is the
 // rest of the chain.
 //
-// It is called in the RPC's own goroutine and may run concurrently. When ctx ends before the
-// request has its turn, it is never executed; afterwards it is, and only its reply is lost.
-func (r *Replica) Handle(ctx context.Context, h *wire.Header, next func(context.Context) (any, error)) Answer {
+// When ctx ends before the request has its turn, it is never executed; afterwards it is, and only
+// its reply is lost.
+func (r *Replica) handle(
+	ctx context.Context, h *wire.Header, c *call, next func(context.Context) (any, error),
+) outcome {
 	received := r.clock()
-	c := callFrom(ctx)
-	if c == nil {
-		return Answer{Err: status.Error(codes.Internal,
-			"understudy: the service wasn't registered through Replica.Registrar")}
-	}
 	in := r.current()
 	if in == nil {
 		return refused(nil, errNotPrimary)
@@ -110,11 +61,11 @@ func (r *Replica) Handle(ctx context.Context, h *wire.Header, next func(context.
 		}()
 		switch {
 		case c.result != nil:
-			return in.transmit(ctx, h, received, c, c.result.OrderNum, c.answer(value, err))
+			return in.transmit(ctx, h, received, c, c.result.OrderNum, c.outcome(value, err))
 		case c.gone: // an interceptor has answered, and it won't be executed
-			a := refused(in, err)
-			a.Reply = value
-			return a
+			o := refused(in, err)
+			o.reply = value
+			return o
 		}
 		// An interceptor hasn't waited for the turn, which goes on: its reply is the one.
 	case orderstate.Duplicate:
@@ -135,7 +86,7 @@ func (r *Replica) Handle(ctx context.Context, h *wire.Header, next func(context.
 		return refused(in, errAnswered)
 	}
 	return in.transmit(ctx, h, received, c, said.OrderNum,
-		Answer{Reply: c.says(said), Err: said.Err(), Header: said.Header, Trailer: said.Trailer})
+		outcome{reply: c.says(said), err: said.Err(), header: said.Header, trailer: said.Trailer})
 }
 
 // returned: the chain is done with a request. If it hasn't been ordered by then, it never will be.
@@ -150,7 +101,7 @@ func (in *incarnation) returned(c *call) {
 }
 
 // refused answers a request that wasn't executed by this RPC.
-func refused(in *incarnation, err error) Answer {
+func refused(in *incarnation, err error) outcome {
 	h := &wire.Header{}
 	if r, ok := err.(*refusedError); ok {
 		h.Refusal = r.refusal
@@ -162,7 +113,7 @@ func refused(in *incarnation, err error) Answer {
 		h.SourceEpoch = in.epoch()
 		in.mu.Unlock()
 	}
-	return Answer{Err: err, Wire: h}
+	return outcome{err: err, wire: h}
 }
 
 // admit waits until this replica may take requests, and judges one. The epoch that its source has
@@ -332,8 +283,8 @@ func (in *incarnation) order(c *call) (orderstate.OrderInfo, orderstate.Verdict,
 // primary's authority has run out (etcd is away), and refuses when the primary was deposed: then
 // nothing leaves.
 func (in *incarnation) transmit(
-	ctx context.Context, h *wire.Header, received time.Duration, c *call, orderNum orderstate.OrderNum, a Answer,
-) Answer {
+	ctx context.Context, h *wire.Header, received time.Duration, c *call, orderNum orderstate.OrderNum, o outcome,
+) outcome {
 	id := h.Session
 	in.mu.Lock()
 	p := in.primary
@@ -363,7 +314,7 @@ func (in *incarnation) transmit(
 	*w = wire.Header{
 		SourceEpoch: p.Epoch(), OrderNum: orderNum, FirstOrderNum: p.First(), Stable: p.Stable(),
 		RequiredSet: p.Number(),
-		AuthorityUs: uint64((in.authority - received) / time.Microsecond), Code: status.Code(a.Err),
+		AuthorityUs: uint64((in.authority - received) / time.Microsecond), Code: status.Code(o.err),
 	}
 	scratch := entries.Get().(*[]orderstate.OrderInfo)
 	defer entries.Put(scratch)
@@ -382,9 +333,9 @@ func (in *incarnation) transmit(
 	}
 	in.mu.Unlock()
 
-	a.Wire = w
+	o.wire = w
 	if run.Count == 0 {
-		return a
+		return o
 	}
 	announcement := in.seal.Close(run)
 	if len(announcement.Sealed) > inHeader {
@@ -397,7 +348,7 @@ func (in *incarnation) transmit(
 	if w.Size() > wire.MaxHeader {
 		w.SourceOrderInfo = nil // never fails a call: the source asks on its stream (R1)
 	}
-	return a
+	return o
 }
 
 // entries are those of a run until it is sealed.

@@ -226,7 +226,7 @@ type etcdAccess struct {
 }
 
 // Store replaces etcd: election/memory in tests, or an etcd client of one's own. The target of Join
-// then needs a group only.
+// then needs a group only. Clients have transport.WithStore.
 func Store(e election.Election) Option {
 	return func(c *config) {
 		c.check("Store", e != nil, isNil)
@@ -242,8 +242,10 @@ func PeerDialer(dial func(ctx context.Context, addr string) (net.Conn, error)) O
 	}
 }
 
-// Clock tells elapsed time for R10; the default counts suspend (CLOCK_BOOTTIME on Linux). Tests in
-// fake time give one that is based on time.Now.
+// Clock tells elapsed time: by it, a primary that hasn't read in etcd for a second that it leads
+// lets no reply leave. It must count the time during which the machine is suspended, and never go
+// back; the default is CLOCK_BOOTTIME on Linux, elsewhere time.Now. Tests in fake time give one
+// that is based on time.Now.
 func Clock(elapsed func() time.Duration) Option {
 	return func(c *config) {
 		c.check("Clock", elapsed != nil, isNil)

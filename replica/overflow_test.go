@@ -45,13 +45,13 @@ func orderMore(in *incarnation, s orderstate.Session, first orderstate.SeqNum, n
 // called.
 func replies(t testing.TB, in *incarnation, a *attachment, k orderstate.OrderNum) *wire.Header {
 	t.Helper()
-	answer := in.transmit(context.Background(),
+	o := in.transmit(context.Background(),
 		&wire.Header{Session: a.session, SeqNum: orderstate.SeqNum(k - 1), SourceEpoch: 1,
-			DestEpoch: 1}, 0, new(call), k, Answer{})
-	if answer.Err != nil {
-		t.Fatal(answer.Err)
+			DestEpoch: 1}, 0, new(call), k, outcome{})
+	if o.err != nil {
+		t.Fatal(o.err)
 	}
-	return answer.Wire
+	return o.wire
 }
 
 // source is what a client does with announcements.

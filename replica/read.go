@@ -16,7 +16,7 @@ import (
 // served to a source that a takeover wouldn't wait for (R11): transmit sees to that.
 func (in *incarnation) serveRead(
 	ctx context.Context, h *wire.Header, received time.Duration, c *call, next func(context.Context) (any, error),
-) Answer {
+) outcome {
 	if !c.invocation.Method.Reads {
 		return refused(in, errHeader(errors.New("a request without a seqNum, of a method that isn't read-only")))
 	}
@@ -37,9 +37,9 @@ func (in *incarnation) serveRead(
 		return next(ctx)
 	}()
 	if c.result == nil { // it had no turn
-		a := refused(in, err)
-		a.Reply = value
-		return a
+		o := refused(in, err)
+		o.reply = value
+		return o
 	}
-	return in.transmit(ctx, h, received, c, c.result.OrderNum, c.answer(value, err))
+	return in.transmit(ctx, h, received, c, c.result.OrderNum, c.outcome(value, err))
 }

@@ -17,8 +17,8 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/understudy-rpc/understudy/interceptor"
-	"github.com/understudy-rpc/understudy/internal/simnet"
 	"github.com/understudy-rpc/understudy/replica"
+	"github.com/understudy-rpc/understudy/understudytest/simnet"
 )
 
 // healthNames are what a replica of the journal reports on.

@@ -25,9 +25,9 @@ import (
 	"github.com/understudy-rpc/understudy/election/memory"
 	"github.com/understudy-rpc/understudy/interceptor"
 	"github.com/understudy-rpc/understudy/internal/clock"
-	"github.com/understudy-rpc/understudy/internal/simnet"
 	"github.com/understudy-rpc/understudy/replica"
 	"github.com/understudy-rpc/understudy/transport"
+	"github.com/understudy-rpc/understudy/understudytest/simnet"
 )
 
 // TestTargets: what isn't a target is refused by Join, and by the first call of a client, with what
@@ -457,10 +457,7 @@ func (p *place) dialWith(opts []transport.Option, more ...grpc.DialOption) *grpc
 	p.t.Helper()
 	conn, err := grpc.NewClient("replicated://store:1/test",
 		append(append(interceptor.DialOptions(append([]transport.Option{
-			transport.WithElection(func(transport.Target) (election.Election, io.Closer, error) {
-				return p.store.Client("test"), nil, nil
-			}),
-			transport.WithLogger(verbose),
+			transport.WithStore(p.store.Client("test")), transport.WithLogger(verbose),
 		}, opts...)...), grpc.WithTransportCredentials(insecure.NewCredentials())), more...)...)
 	if err != nil {
 		p.t.Fatal(err)

@@ -171,14 +171,14 @@ func (c *call) read(ctx context.Context) (any, error) {
 	return value, said.Err()
 }
 
-// answer is what the chain has made of the turn's result. What nobody replaced isn't marshalled
+// outcome is what the chain has made of the turn's result. What nobody replaced isn't marshalled
 // again.
-func (c *call) answer(value any, err error) Answer {
-	a := Answer{Reply: value, Err: err, Header: c.result.Header, Trailer: c.result.Trailer}
+func (c *call) outcome(value any, err error) outcome {
+	o := outcome{reply: value, err: err, header: c.result.Header, trailer: c.result.Trailer}
 	if err == nil && value == c.value {
-		a.Reply = c.says(c.result)
+		o.reply = c.says(c.result)
 	}
-	return a
+	return o
 }
 
 // says is the reply's bytes as a message.

@@ -7,7 +7,7 @@
 //
 // One seed is one Plan: a level, replicas, clients, a workload, and faults (plan.go). A Run
 // (run.go) plays it in a testing/synctest bubble: real replicas and clients on real grpc-go, over
-// connections in memory (internal/simnet), with the election in memory, while the nemesis
+// connections in memory (understudytest/simnet), with the election in memory, while the nemesis
 // (nemesis.go) makes the faults. What comes of it is judged in check.go and, by porcupine, which
 // knows nothing but what the clients saw, in model.go.
 //

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/understudy-rpc/understudy/election"
-	"github.com/understudy-rpc/understudy/internal/simnet"
+	"github.com/understudy-rpc/understudy/understudytest/simnet"
 )
 
 // nemesis makes the plan's faults. Its methods are called from the bubble's first goroutine, but
@@ -277,29 +277,29 @@ func (n *nemesis) setTrap(t *trap) {
 }
 
 // onWrite is the network's trigger.
-func (n *nemesis) onWrite(l simnet.Link, _ int) simnet.Fate {
+func (n *nemesis) onWrite(l simnet.Link, _ int) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	t := n.trap
 	if t == nil || l != t.link {
-		return simnet.Deliver
+		return false
 	}
 	if t.left--; t.left > 0 {
-		return simnet.Deliver
+		return false
 	}
 	n.trap = nil
 	if !n.mayDie(t.victim) {
-		return simnet.Deliver
+		return false
 	}
 	n.dies(t.victim)
 	n.r.trace("sprung  %s dies at a message %v, before it: %v", fmt.Sprintf("replica%d", t.victim), l, t.before)
 	close(t.sprung)
 	if t.before {
 		n.r.cluster.Crash(t.victim)
-		return simnet.Discard
+		return true
 	}
 	go n.r.cluster.Crash(t.victim)
-	return simnet.Deliver
+	return false
 }
 
 // partition parts hosts from all others.

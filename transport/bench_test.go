@@ -23,7 +23,7 @@ func BenchmarkCall(b *testing.B) {
 					c.answer = func(*request) *answer { return &answer{} }
 				}
 				conn, err := grpc.NewClient(target,
-					append(dialOptions(c.options(opts...)...), c.dialer(),
+					append(transport.DialOptions(c.options(opts...)...), c.dialer(),
 						grpc.WithTransportCredentials(insecure.NewCredentials()))...)
 				if err != nil {
 					b.Fatal(err)

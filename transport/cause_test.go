@@ -74,10 +74,8 @@ func TestErrorsSayWhyEachReplicaWasNotReached(t *testing.T) {
 					election.Replica{Member: election.Member{Name: strings.ReplaceAll(addr, ".", "-"), Incarnation: 1},
 						Addr: addr})
 			}
-			elect := transport.WithElection(func(transport.Target) (election.Election, io.Closer, error) {
-				return l, nil, nil
-			})
-			conn, err := grpc.NewClient(target, append(dialOptions(elect), grpc.WithTransportCredentials(tt.creds))...)
+			conn, err := grpc.NewClient(target, append(transport.DialOptions(transport.WithStore(l)),
+				grpc.WithTransportCredentials(tt.creds))...)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -171,7 +169,7 @@ func TestNoEtcdIsSaidWithItsCause(t *testing.T) {
 	}
 	_ = closed.Close()
 	conn, err := grpc.NewClient("replicated://"+closed.Addr().String()+"/greeter",
-		append(dialOptions(), grpc.WithTransportCredentials(insecure.NewCredentials()))...)
+		append(transport.DialOptions(), grpc.WithTransportCredentials(insecure.NewCredentials()))...)
 	if err != nil {
 		t.Fatal(err)
 	}

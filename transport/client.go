@@ -58,8 +58,17 @@ type Client struct {
 	looker  *time.Timer
 }
 
-// New returns a Client for one ClientConn. Nothing happens before that is used.
-func New(opts ...Option) *Client {
+// DialOptions are what interceptor.DialOptions returns, which says what they do. They serve one
+// ClientConn: the replicated: scheme, the load-balancing policy, connections that never go idle and
+// come back within a second, windows of flow control of a fixed size (1 MiB for a stream, 4 MiB for
+// a connection), and the interceptors. Options of the same kind that come after these take their
+// place. Nothing happens before a ClientConn uses them.
+func DialOptions(opts ...Option) []grpc.DialOption {
+	c := newClient(opts...)
+	return append(c.dialOptions(), grpc.WithChainUnaryInterceptor(c.unary), grpc.WithChainStreamInterceptor(c.stream))
+}
+
+func newClient(opts ...Option) *Client {
 	c := &Client{
 		cfg:     newConfig(opts),
 		changed: make(chan struct{}),
@@ -75,12 +84,8 @@ func New(opts ...Option) *Client {
 	return c
 }
 
-// DialOptions are what a ClientConn needs besides the interceptors Unary and Stream: the
-// replicated: scheme, the load-balancing policy, connections that never go idle and come back
-// within a second, and windows of flow control of a fixed size: 1 MiB for a stream, 4 MiB for a
-// connection. They serve one ClientConn. Options of the same kind that come after these take their
-// place.
-func (c *Client) DialOptions() []grpc.DialOption {
+// dialOptions are those of DialOptions besides the interceptors.
+func (c *Client) dialOptions() []grpc.DialOption {
 	opts := []grpc.DialOption{
 		grpc.WithResolvers(route.Resolvers(c.routes())...),
 		grpc.WithNoProxy(),
@@ -102,8 +107,8 @@ func (c *Client) DialOptions() []grpc.DialOption {
 	return append(opts, grpc.WithDefaultServiceConfig(json))
 }
 
-// Unary is a grpc.UnaryClientInterceptor.
-func (c *Client) Unary(
+// unary is a grpc.UnaryClientInterceptor.
+func (c *Client) unary(
 	ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, invoker grpc.UnaryInvoker,
 	opts ...grpc.CallOption,
 ) error {
@@ -117,8 +122,8 @@ func (c *Client) Unary(
 	return invoker(ctx, method, req, reply, conn, opts...)
 }
 
-// Stream is a grpc.StreamClientInterceptor.
-func (c *Client) Stream(
+// stream is a grpc.StreamClientInterceptor.
+func (c *Client) stream(
 	ctx context.Context, desc *grpc.StreamDesc, conn *grpc.ClientConn, method string, streamer grpc.Streamer,
 	opts ...grpc.CallOption,
 ) (grpc.ClientStream, error) {
@@ -208,8 +213,8 @@ func (c *Client) limited(ctx context.Context) (context.Context, func()) {
 func (c *Client) routes() *route.Client {
 	return &route.Client{
 		Group: func(target string) (string, error) {
-			t, err := ParseTarget(target)
-			return t.Group, err
+			t, err := parseTarget(target)
+			return t.group, err
 		},
 		Open: c.open, Balanced: c.life.balanced, Reached: c.reached, Reconnected: c.reconnected, Close: c.close,
 	}
@@ -217,7 +222,7 @@ func (c *Client) routes() *route.Client {
 
 // open starts the Client. publish gives the replicas to the ClientConn.
 func (c *Client) open(target string, publish func([]route.Address) error) error {
-	t, err := ParseTarget(target)
+	t, err := parseTarget(target)
 	if err != nil {
 		c.life.fail(err)
 		return err

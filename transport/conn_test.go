@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -22,33 +21,6 @@ import (
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 	"github.com/understudy-rpc/understudy/transport"
 )
-
-func TestParseTarget(t *testing.T) {
-	t.Parallel()
-	for target, want := range map[string]transport.Target{
-		"replicated://127.0.0.1:2379/greeter":          {Endpoints: []string{"127.0.0.1:2379"}, Group: "greeter"},
-		"replicated://a:1,b:2/greeter":                 {Endpoints: []string{"a:1", "b:2"}, Group: "greeter"},
-		"replicated://[::1]:1,[::2]:2/g":               {Endpoints: []string{"[::1]:1", "[::2]:2"}, Group: "g"},
-		"replicated:///greeter":                        {Group: "greeter"},
-		"replicated://127.0.0.1:2379/":                 {},
-		"replicated://127.0.0.1:2379":                  {},
-		"replicated://127.0.0.1/greeter":               {},
-		"replicated://127.0.0.1:/greeter":              {},
-		"replicated://a:1,/greeter":                    {},
-		"replicated://a:1/greeter/more":                {},
-		"etcd://127.0.0.1:2379/greeter":                {},
-		"127.0.0.1:2379":                               {},
-		"dns:///replicated://127.0.0.1:2379/greeter":   {},
-		"replicated://a:1/" + strings.Repeat("x", 200): {},
-		"": {},
-	} {
-		got, err := transport.ParseTarget(target)
-		if (err == nil) != (want.Group != "") || got.Group != want.Group ||
-			!slices.Equal(got.Endpoints, want.Endpoints) {
-			t.Errorf("%s: %+v, %v", target, got, err)
-		}
-	}
-}
 
 // TestTargets: gRPC's own idea of a target doesn't get in the way, and a wrong one is told before
 // anything is sent.
@@ -68,7 +40,7 @@ func TestTargets(t *testing.T) {
 			within(t, func(t *testing.T, ctx context.Context) {
 				c := newCluster(t, "a")
 				conn, err := grpc.NewClient(target,
-					append(dialOptions(c.options()...), c.dialer(),
+					append(transport.DialOptions(c.options()...), c.dialer(),
 						grpc.WithTransportCredentials(insecure.NewCredentials()))...)
 				if err != nil {
 					t.Fatal(err)
@@ -91,7 +63,7 @@ func TestTwice(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
 		c := newCluster(t, "a")
-		opts := append(dialOptions(c.options()...), c.dialer(),
+		opts := append(transport.DialOptions(c.options()...), c.dialer(),
 			grpc.WithTransportCredentials(insecure.NewCredentials()))
 		defer c.stop()
 		var conns []*grpc.ClientConn
@@ -271,9 +243,7 @@ func TestStoreAway(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
 		c := newCluster(t, "a")
-		conn := c.dial(transport.WithElection(func(transport.Target) (election.Election, io.Closer, error) {
-			return store{c: c, away: true}, nil, nil
-		}))
+		conn := c.dial(transport.WithStore(store{c: c, away: true}))
 		one, cancel := context.WithTimeout(ctx, time.Second)
 		defer cancel()
 		_, err := say(one, conn, "hello")
@@ -283,7 +253,7 @@ func TestStoreAway(t *testing.T) {
 	})
 	within(t, func(t *testing.T, ctx context.Context) {
 		c := newCluster(t, "a")
-		conn := c.dial(transport.WithElection(func(transport.Target) (election.Election, io.Closer, error) {
+		conn := c.dial(transport.WithDialled(func([]string, string) (election.Election, io.Closer, error) {
 			return nil, nil, errors.New("no such store")
 		}))
 		_, err := say(ctx, conn, "hello")
@@ -292,9 +262,9 @@ func TestStoreAway(t *testing.T) {
 	within(t, func(t *testing.T, ctx context.Context) {
 		c := newCluster(t, "a")
 		closed := &closer{}
-		conn := c.dial(transport.WithElection(func(to transport.Target) (election.Election, io.Closer, error) {
-			if to.Group != "greeter" || !slices.Equal(to.Endpoints, []string{"127.0.0.1:2379"}) {
-				t.Errorf("%+v", to)
+		conn := c.dial(transport.WithDialled(func(at []string, group string) (election.Election, io.Closer, error) {
+			if group != "greeter" || !slices.Equal(at, []string{"127.0.0.1:2379"}) {
+				t.Errorf("%q at %q", group, at)
 			}
 			return store{c: c}, closed, nil
 		}))

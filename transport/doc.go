@@ -7,18 +7,11 @@
 //	conn, err := grpc.NewClient("replicated://127.0.0.1:2379/greeter", options...)
 //	reply, err := greeterpb.NewGreeterClient(conn).SayHello(ctx, req)
 //
-// A ClientConn has one Client, which is the source (FIG. 6) of one session on the multicast
-// connection:
+// A ClientConn sends each call to the primary as the RPC that it is, and the same bytes, in
+// batches, on a stream to each other replica, which has the call should the primary die:
 //
 //	caller ── call ──┬── the RPC, with a header ──────────▶ primary
-//	                 └── frame, in batches, on a link ────▶ each other replica
-//
-//	call.go, decide.go      one call, and what becomes of a reply (FIG. 9, R1, R9, R10)
-//	attempt.go              one RPC of it: the bytes, and the header's two carriers
-//	session.go, frames.go   seqNums, and what may have to be sent again
-//	link.go, receive.go     one stream to one replica (Connection.Attach)
-//	replicas.go             who the replicas are, from the group's election
-//	internal/route          the experimental part of gRPC: choosing a connection by the replica's name
+//	                 └── frame, in batches, on a stream ──▶ each other replica
 //
 // # What a caller can rely on
 //
@@ -48,3 +41,13 @@
 // message's size is near that, or with WithHeaderInMetadata, it is in gRPC metadata under
 // understudy-bin.
 package transport
+
+// A ClientConn has one Client, which is the source (FIG. 6) of one session on the multicast
+// connection:
+//
+//	call.go, decide.go      one call, and what becomes of a reply (FIG. 9, R1, R9, R10)
+//	attempt.go              one RPC of it: the bytes, and the header's two carriers
+//	session.go, frames.go   seqNums, and what may have to be sent again
+//	link.go, receive.go     one stream to one replica (Connection.Attach)
+//	replicas.go             who the replicas are, from the group's election
+//	internal/route          the experimental part of gRPC: choosing a connection by the replica's name

@@ -246,9 +246,7 @@ func (s store) Watch(ctx context.Context) <-chan election.State {
 // options are those that every client of the cluster has.
 func (c *cluster) options(opts ...transport.Option) []transport.Option {
 	return append([]transport.Option{
-		transport.WithElection(func(transport.Target) (election.Election, io.Closer, error) {
-			return store{c: c}, nil, nil
-		}),
+		transport.WithStore(store{c: c}),
 		transport.WithClock(clock.Monotonic()),
 		transport.WithMonitor(&c.mon),
 	}, opts...)
@@ -266,19 +264,13 @@ func (c *cluster) dialer() grpc.DialOption {
 	})
 }
 
-// dialOptions are interceptor.DialOptions, which may not be imported from here.
-func dialOptions(opts ...transport.Option) []grpc.DialOption {
-	c := transport.New(opts...)
-	return append(c.DialOptions(), grpc.WithChainUnaryInterceptor(c.Unary), grpc.WithChainStreamInterceptor(c.Stream))
-}
-
 // dial connects a client, which is closed with the test.
 func (c *cluster) dial(opts ...transport.Option) *grpc.ClientConn {
 	return c.dialWith(nil, opts...)
 }
 
 func (c *cluster) dialWith(more []grpc.DialOption, opts ...transport.Option) *grpc.ClientConn {
-	all := append(dialOptions(c.options(opts...)...), c.dialer(),
+	all := append(transport.DialOptions(c.options(opts...)...), c.dialer(),
 		grpc.WithTransportCredentials(insecure.NewCredentials()))
 	conn, err := grpc.NewClient(target, append(all, more...)...)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 
 	"google.golang.org/grpc"
@@ -158,7 +159,7 @@ func TestPauses(t *testing.T) {
 
 // welcomed returns a client with one link, whose session is open.
 func welcomed(tb testing.TB) (*Client, *link) {
-	c := New()
+	c := newClient()
 	c.group, c.trust = 1, election.Trust(nil)
 	l := &link{client: c, name: "a", wake: make(chan struct{}, 1), session: c.session, restart: func() {}}
 	l.ctx, l.stop = context.WithCancel(c.life.ctx)
@@ -271,11 +272,38 @@ func FuzzReplyHeader(f *testing.F) {
 	})
 }
 
+func TestParseTarget(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]target{
+		"replicated://127.0.0.1:2379/greeter":          {endpoints: []string{"127.0.0.1:2379"}, group: "greeter"},
+		"replicated://a:1,b:2/greeter":                 {endpoints: []string{"a:1", "b:2"}, group: "greeter"},
+		"replicated://[::1]:1,[::2]:2/g":               {endpoints: []string{"[::1]:1", "[::2]:2"}, group: "g"},
+		"replicated:///greeter":                        {group: "greeter"},
+		"replicated://127.0.0.1:2379/":                 {},
+		"replicated://127.0.0.1:2379":                  {},
+		"replicated://127.0.0.1/greeter":               {},
+		"replicated://127.0.0.1:/greeter":              {},
+		"replicated://a:1,/greeter":                    {},
+		"replicated://a:1/greeter/more":                {},
+		"etcd://127.0.0.1:2379/greeter":                {},
+		"127.0.0.1:2379":                               {},
+		"dns:///replicated://127.0.0.1:2379/greeter":   {},
+		"replicated://a:1/" + strings.Repeat("x", 200): {},
+		"": {},
+	} {
+		got, err := parseTarget(text)
+		if (err == nil) != (want.group != "") || got.group != want.group ||
+			!slices.Equal(got.endpoints, want.endpoints) {
+			t.Errorf("%s: %+v, %v", text, got, err)
+		}
+	}
+}
+
 // FuzzTarget: a target that is taken names a valid group.
 func FuzzTarget(f *testing.F) {
 	f.Add("replicated://127.0.0.1:2379,[::1]:1/greeter")
 	f.Fuzz(func(t *testing.T, s string) {
-		if target, err := ParseTarget(s); err == nil && target.Group == "" {
+		if target, err := parseTarget(s); err == nil && target.group == "" {
 			t.Errorf("%+v", target)
 		}
 	})

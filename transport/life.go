@@ -57,7 +57,7 @@ func (l *lifecycle) serve(conn *grpc.ClientConn) (ready bool, err error) {
 		return false, l.failed
 	case l.conn == nil:
 		// What gRPC has made of the target may be another one: a resolver sees a URL, taken apart.
-		if _, err := ParseTarget(conn.Target()); err != nil {
+		if _, err := parseTarget(conn.Target()); err != nil {
 			l.failLocked(err)
 			return false, l.failed
 		}

@@ -26,7 +26,7 @@ type Option func(*config)
 type config struct {
 	wrong         []error     // what options were given
 	etcd          *etcdAccess // nil: plaintext, and no user
-	elect         func(Target) (election.Election, io.Closer, error)
+	elect         func(target) (election.Election, io.Closer, error)
 	level         understudy.Level
 	serviceConfig string
 	giveUp        time.Duration
@@ -57,10 +57,10 @@ func newConfig(opts []Option) config {
 		}
 		opt(&cfg)
 	}
-	cfg.check("WithEtcd", cfg.elect == nil || cfg.etcd == nil, "WithElection replaces etcd: give one of them")
+	cfg.check("WithEtcd", cfg.elect == nil || cfg.etcd == nil, "WithStore replaces etcd: give one of them")
 	if cfg.elect == nil {
 		as := *cmp.Or(cfg.etcd, &etcdAccess{})
-		cfg.elect = func(t Target) (election.Election, io.Closer, error) { return etcds.elect(t, as) }
+		cfg.elect = func(t target) (election.Election, io.Closer, error) { return etcds.elect(t, as) }
 	}
 	return cfg
 }
@@ -82,17 +82,17 @@ type etcdAccess struct {
 	username, password string
 }
 
-// dialEtcd is the default of WithElection, for all ClientConns of the process that name one target,
+// dialEtcd is the default of WithStore, for all ClientConns of the process that name one target,
 // and enter etcd alike (stores.go).
-func dialEtcd(t Target, as etcdAccess) (election.Election, io.Closer, error) {
-	if len(t.Endpoints) == 0 {
+func dialEtcd(t target, as etcdAccess) (election.Election, io.Closer, error) {
+	if len(t.endpoints) == 0 {
 		return nil, nil, errors.New("transport: the target names no endpoint of etcd")
 	}
-	client, err := election.DialAs(t.Endpoints, as.tls, as.username, as.password)
+	client, err := election.DialAs(t.endpoints, as.tls, as.username, as.password)
 	if err != nil {
 		return nil, nil, err
 	}
-	return election.NewEtcd(client, t.Group), client, nil
+	return election.NewEtcd(client, t.group), client, nil
 }
 
 // WithEtcd is how the client enters etcd: with TLS, unless that is nil, and as a user of etcd,
@@ -106,14 +106,14 @@ func WithEtcd(tls *tls.Config, username, password string) Option {
 	}
 }
 
-// WithElection replaces etcd as dialled from the target: an etcd client of one's own, or
-// election/memory in tests. It is called once, when the ClientConn connects, and must not block.
-// The closer, if there is one, is closed by the ClientConn's Close. The default is shared by the
-// ClientConns of the process that have one target.
-func WithElection(elect func(Target) (election.Election, io.Closer, error)) Option {
+// WithStore replaces etcd as dialled from the target: election/memory in tests, or an etcd client
+// of one's own, which the ClientConn's Close doesn't close. The target then needs a group only
+// (replicated:///group). The default is shared by the ClientConns of the process that have one
+// target. Replicas have replica.Store.
+func WithStore(e election.Election) Option {
 	return func(c *config) {
-		c.check("WithElection", elect != nil, isNil)
-		c.elect = elect
+		c.check("WithStore", e != nil, isNil)
+		c.elect = func(target) (election.Election, io.Closer, error) { return e, nil, nil }
 	}
 }
 
@@ -171,9 +171,10 @@ func WithLogger(log *slog.Logger) Option {
 	}
 }
 
-// WithClock replaces the clock of R10. It must count the time during which the machine is
-// suspended, and never go back; the default is CLOCK_BOOTTIME on Linux, elsewhere time.Now. Tests
-// in fake time give one that is based on time.Now.
+// WithClock tells elapsed time: by it, a reply isn't accepted that was under way for longer than
+// its primary could be sure to lead. It must count the time during which the machine is suspended,
+// and never go back; the default is CLOCK_BOOTTIME on Linux, elsewhere time.Now. Tests in fake time
+// give one that is based on time.Now.
 func WithClock(elapsed func() time.Duration) Option {
 	return func(c *config) {
 		if c.check("WithClock", elapsed != nil, isNil) {

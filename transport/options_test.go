@@ -24,10 +24,10 @@ func TestWrongOptionsFailCalls(t *testing.T) {
 		words  []string
 	}{
 		{nil, []string{"option 1", "nil"}},
-		{transport.WithElection(nil), []string{"WithElection", "nil"}},
+		{transport.WithStore(nil), []string{"WithStore", "nil"}},
 		{transport.WithLevel(understudy.Level(7)), []string{"WithLevel", "Level(7)"}},
 		{transport.WithEtcd(nil, "", "secret"), []string{"WithEtcd", "one of them is empty"}},
-		{transport.WithEtcd(nil, "", ""), []string{"WithEtcd", "give one of them"}}, // besides WithElection
+		{transport.WithEtcd(nil, "", ""), []string{"WithEtcd", "give one of them"}}, // besides WithStore
 		{transport.WithLevel(-1), []string{"WithLevel"}},
 		{transport.WithGiveUp(-time.Second), []string{"WithGiveUp", "-1s"}},
 		{transport.WithUnreplicated("/a.B/C"), []string{"WithUnreplicated", "/a.B/C"}},
@@ -35,13 +35,13 @@ func TestWrongOptionsFailCalls(t *testing.T) {
 		{transport.WithClock(nil), []string{"WithClock", "nil"}},
 		{transport.WithMonitor(nil), []string{"WithMonitor", "nil"}},
 	} {
-		elect := transport.WithElection(func(transport.Target) (election.Election, io.Closer, error) {
+		elect := transport.WithDialled(func([]string, string) (election.Election, io.Closer, error) {
 			t.Errorf("%v: the store was dialled", tt.words)
 			return nil, nil, io.EOF
 		})
 		for _, connected := range []bool{false, true} {
-			conn, err := grpc.NewClient(target,
-				append(dialOptions(elect, tt.option), grpc.WithTransportCredentials(insecure.NewCredentials()))...)
+			conn, err := grpc.NewClient(target, append(transport.DialOptions(elect, tt.option),
+				grpc.WithTransportCredentials(insecure.NewCredentials()))...)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -67,12 +67,12 @@ func TestGroupsAreWhatTargetsSay(t *testing.T) {
 	} {
 		for _, connected := range []bool{false, true} {
 			found := make(chan string, 1)
-			elect := transport.WithElection(func(t transport.Target) (election.Election, io.Closer, error) {
-				found <- t.Group
+			elect := transport.WithDialled(func(_ []string, group string) (election.Election, io.Closer, error) {
+				found <- group
 				return nil, nil, io.EOF
 			})
 			conn, err := grpc.NewClient("replicated://127.0.0.1:1/"+group,
-				append(dialOptions(elect), grpc.WithTransportCredentials(insecure.NewCredentials()))...)
+				append(transport.DialOptions(elect), grpc.WithTransportCredentials(insecure.NewCredentials()))...)
 			if err != nil {
 				if ok {
 					t.Errorf("%q: %v", group, err)

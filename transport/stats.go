@@ -15,8 +15,8 @@ type Stats struct {
 
 	// Calls were begun; Reissued counts every further attempt of one.
 	Calls, Reissued uint64
-	// Fenced replies were from an epoch that was over (R9), Expired ones came too late to be known
-	// as the primary's (R10).
+	// Fenced replies were from an epoch that was over, Expired ones came too late to be known as
+	// the primary's.
 	Fenced, Expired uint64
 	// Failovers counts primaries that took the place of another.
 	Failovers uint64

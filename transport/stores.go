@@ -15,7 +15,7 @@ import (
 // the store a message, and the process a wake-up of many goroutines, for each of them, just when a
 // failover needs both.
 type stores struct {
-	dial func(Target, etcdAccess) (election.Election, io.Closer, error) // must not block
+	dial func(target, etcdAccess) (election.Election, io.Closer, error) // must not block
 
 	mu   sync.Mutex // guards open, and the users of each
 	open map[storeKey]*store
@@ -49,9 +49,9 @@ type watching struct {
 	newest election.State
 }
 
-// elect makes one more use of the store that a target names; it is the default of WithElection.
-func (all *stores) elect(t Target, as etcdAccess) (election.Election, io.Closer, error) {
-	key := storeKey{strings.Join(t.Endpoints, ",") + "/" + t.Group, as}
+// elect makes one more use of the store that a target names; it is the default of WithStore.
+func (all *stores) elect(t target, as etcdAccess) (election.Election, io.Closer, error) {
+	key := storeKey{strings.Join(t.endpoints, ",") + "/" + t.group, as}
 	all.mu.Lock()
 	defer all.mu.Unlock()
 	s := all.open[key]

@@ -16,7 +16,7 @@ import (
 type dialled struct{ opened, closed atomic.Int32 }
 
 func (d *dialled) stores(below func() election.Election) *stores {
-	return &stores{open: map[storeKey]*store{}, dial: func(Target, etcdAccess) (election.Election, io.Closer, error) {
+	return &stores{open: map[storeKey]*store{}, dial: func(target, etcdAccess) (election.Election, io.Closer, error) {
 		d.opened.Add(1)
 		return below(), closer(func() error { d.closed.Add(1); return nil }), nil
 	}}
@@ -28,13 +28,13 @@ func TestStoresAreShared(t *testing.T) {
 	d := &dialled{}
 	group := memory.NewStore()
 	all := d.stores(func() election.Election { return group.Client("greeter") })
-	targets := []Target{
+	targets := []target{
 		{[]string{"a:1", "b:1"}, "greeter"}, {[]string{"a:1", "b:1"}, "greeter"},
 		{[]string{"a:1"}, "greeter"}, {[]string{"a:1", "b:1"}, "other"},
 	}
 	var leave []io.Closer
-	for _, target := range targets {
-		_, c, err := all.elect(target, etcdAccess{})
+	for _, to := range targets {
+		_, c, err := all.elect(to, etcdAccess{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -90,7 +90,7 @@ func TestOneWatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		group := memory.NewStore()
 		below := &watchCounter{Election: group.Client("greeter")}
-		e, c, _ := new(dialled).stores(func() election.Election { return below }).elect(Target{}, etcdAccess{})
+		e, c, _ := new(dialled).stores(func() election.Election { return below }).elect(target{}, etcdAccess{})
 		defer c.Close()
 		self, err := below.Register(t.Context(),
 			election.Replica{Member: election.Member{Name: "a", Incarnation: 1}, Addr: "a:1"}, election.Member{})
@@ -138,7 +138,7 @@ func TestStoresConcurrently(t *testing.T) {
 	for range 8 {
 		using.Go(func() {
 			for range 100 {
-				e, c, err := all.elect(Target{}, etcdAccess{})
+				e, c, err := all.elect(target{}, etcdAccess{})
 				if err != nil {
 					t.Error(err)
 					return

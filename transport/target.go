@@ -9,37 +9,36 @@ import (
 	"github.com/understudy-rpc/understudy/transport/internal/route"
 )
 
-// Scheme is the scheme of targets: replicated://host:port[,host:port]/group.
-const Scheme = route.Scheme
+// scheme is the scheme of targets: replicated://host:port[,host:port]/group.
+const scheme = route.Scheme
 
-// A Target says where a group is found.
-type Target struct {
-	// Endpoints are those of etcd, host:port; at least one, unless WithElection is given, which may
-	// do without.
-	Endpoints []string
-	// Group is a name that election.ValidName accepts.
-	Group string
+// target says where a group is found.
+type target struct {
+	// endpoints are those of etcd, host:port; at least one, unless WithStore is given.
+	endpoints []string
+	// group is a name that election.ValidName accepts.
+	group string
 }
 
-// ParseTarget reads the target of a ClientConn.
-func ParseTarget(target string) (Target, error) {
-	rest, ok := strings.CutPrefix(target, Scheme+"://")
+// parseTarget reads the target of a ClientConn.
+func parseTarget(text string) (target, error) {
+	rest, ok := strings.CutPrefix(text, scheme+"://")
 	if !ok {
-		return Target{}, fmt.Errorf("transport: the target %q isn't of the form %s://host:port[,host:port]/group",
-			target, Scheme)
+		return target{}, fmt.Errorf("transport: the target %q isn't of the form %s://host:port[,host:port]/group",
+			text, scheme)
 	}
 	hosts, group, _ := strings.Cut(rest, "/")
-	t := Target{Group: group}
+	t := target{group: group}
 	if err := election.ValidName(group); err != nil {
-		return Target{}, fmt.Errorf("transport: the target %q: the group: %w", target, err)
+		return target{}, fmt.Errorf("transport: the target %q: the group: %w", text, err)
 	}
 	if hosts == "" {
 		return t, nil
 	}
-	t.Endpoints = strings.Split(hosts, ",")
-	for _, e := range t.Endpoints {
+	t.endpoints = strings.Split(hosts, ",")
+	for _, e := range t.endpoints {
 		if _, port, err := net.SplitHostPort(e); err != nil || port == "" {
-			return Target{}, fmt.Errorf("transport: the target %q: %q isn't host:port", target, e)
+			return target{}, fmt.Errorf("transport: the target %q: %q isn't host:port", text, e)
 		}
 	}
 	return t, nil

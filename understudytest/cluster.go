@@ -22,7 +22,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"slices"
@@ -37,9 +36,9 @@ import (
 	"github.com/understudy-rpc/understudy/election/memory"
 	"github.com/understudy-rpc/understudy/interceptor"
 	"github.com/understudy-rpc/understudy/internal/clock"
-	"github.com/understudy-rpc/understudy/internal/simnet"
 	"github.com/understudy-rpc/understudy/replica"
 	"github.com/understudy-rpc/understudy/transport"
+	"github.com/understudy-rpc/understudy/understudytest/simnet"
 )
 
 const group = "test"
@@ -220,16 +219,16 @@ func (c *Cluster) Crash(i int) {
 // happens, before it or after. The rest of Kill must be done by Bury, later, from the test's
 // goroutine.
 func (c *Cluster) KillWhen(i int, link simnet.Link, k int, before bool) {
-	c.net.OnWrite(func(l simnet.Link, count int) simnet.Fate {
+	c.net.OnWrite(func(l simnet.Link, count int) bool {
 		if l != link || count != k {
-			return simnet.Deliver
+			return false
 		}
 		if !before {
 			go c.Crash(i)
-			return simnet.Deliver
+			return false
 		}
 		c.Crash(i)
-		return simnet.Discard
+		return true
 	})
 }
 
@@ -283,11 +282,8 @@ func (c *Cluster) Dial(host string, opts ...grpc.DialOption) *grpc.ClientConn {
 	c.t.Helper()
 	c.monitors[host] = new(transport.Monitor)
 	ours := interceptor.DialOptions(append([]transport.Option{
-		transport.WithElection(func(transport.Target) (election.Election, io.Closer, error) {
-			return c.store.Client(group), nil, nil
-		}),
-		transport.WithClock(c.clock(host)), transport.WithLogger(c.log.With("client", host)),
-		transport.WithMonitor(c.monitors[host]),
+		transport.WithStore(c.store.Client(group)), transport.WithClock(c.clock(host)),
+		transport.WithLogger(c.log.With("client", host)), transport.WithMonitor(c.monitors[host]),
 	}, c.client...)...)
 	ours = append(ours,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),

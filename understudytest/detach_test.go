@@ -12,9 +12,9 @@ import (
 
 	"github.com/understudy-rpc/understudy"
 	"github.com/understudy-rpc/understudy/election"
-	"github.com/understudy-rpc/understudy/internal/simnet"
 	"github.com/understudy-rpc/understudy/replica"
 	"github.com/understudy-rpc/understudy/understudytest"
+	"github.com/understudy-rpc/understudy/understudytest/simnet"
 )
 
 // A client that has left before the primary dies doesn't hold up the takeover, whether it said

@@ -15,10 +15,10 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/understudy-rpc/understudy"
-	"github.com/understudy-rpc/understudy/internal/simnet"
 	"github.com/understudy-rpc/understudy/internal/turn"
 	"github.com/understudy-rpc/understudy/replica"
 	"github.com/understudy-rpc/understudy/understudytest"
+	"github.com/understudy-rpc/understudy/understudytest/simnet"
 )
 
 // journal is a counter that notes what it executes, in which order, and when it was recorded.

@@ -21,10 +21,10 @@ import (
 
 	"github.com/understudy-rpc/understudy"
 	"github.com/understudy-rpc/understudy/election"
-	"github.com/understudy-rpc/understudy/internal/simnet"
 	"github.com/understudy-rpc/understudy/internal/turn"
 	"github.com/understudy-rpc/understudy/replica"
 	"github.com/understudy-rpc/understudy/understudytest"
+	"github.com/understudy-rpc/understudy/understudytest/simnet"
 )
 
 // ledger is a service whose state is all that it has executed, so that a replica that joined late
@@ -328,22 +328,22 @@ func doubleFailure(t *testing.T, level understudy.Level, n, k int, before bool) 
 	}
 	l := startLoad(t, c, 2, 200*time.Microsecond)
 	time.Sleep(3 * time.Millisecond)
-	c.Network().OnWrite(func(link simnet.Link, _ int) simnet.Fate {
+	c.Network().OnWrite(func(link simnet.Link, _ int) bool {
 		mu.Lock()
 		defer mu.Unlock()
 		if over || second == "" || link.From != second && link.To != second {
-			return simnet.Deliver
+			return false
 		}
 		if count++; count != k {
-			return simnet.Deliver
+			return false
 		}
 		i := number()
 		if before {
 			c.Crash(i)
-			return simnet.Discard
+			return true
 		}
 		go c.Crash(i)
-		return simnet.Deliver
+		return false
 	})
 	c.Crash(0)
 	for range 1000 { // until the gate is open, or the second one is dead

@@ -11,9 +11,9 @@ import (
 
 	"github.com/understudy-rpc/understudy"
 	"github.com/understudy-rpc/understudy/election"
-	"github.com/understudy-rpc/understudy/internal/simnet"
 	"github.com/understudy-rpc/understudy/replica"
 	"github.com/understudy-rpc/understudy/understudytest"
+	"github.com/understudy-rpc/understudy/understudytest/simnet"
 )
 
 // Connections that are half-open, which nobody tells, and connections to those who are gone.

@@ -10,8 +10,8 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/understudy-rpc/understudy"
-	"github.com/understudy-rpc/understudy/internal/simnet"
 	"github.com/understudy-rpc/understudy/understudytest"
+	"github.com/understudy-rpc/understudy/understudytest/simnet"
 )
 
 // A backup must have a large message from the primary, on a network that needs seconds for it: it

@@ -11,9 +11,9 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/understudy-rpc/understudy"
-	"github.com/understudy-rpc/understudy/internal/simnet"
 	"github.com/understudy-rpc/understudy/replica"
 	"github.com/understudy-rpc/understudy/understudytest"
+	"github.com/understudy-rpc/understudy/understudytest/simnet"
 )
 
 // startReads lets a client on a host read again and again until the returned function is called.

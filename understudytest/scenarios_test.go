@@ -14,25 +14,25 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/understudy-rpc/understudy"
-	"github.com/understudy-rpc/understudy/internal/simnet"
 	"github.com/understudy-rpc/understudy/understudytest"
+	"github.com/understudy-rpc/understudy/understudytest/simnet"
 )
 
 // messages arms a trap at the k-th message of those that match, counted from now.
 func messages(c *understudytest.Cluster, match func(simnet.Link) bool, k int, trap func()) (count func() int) {
 	seen := make(chan int, 1)
 	seen <- 0
-	c.Network().OnWrite(func(link simnet.Link, _ int) simnet.Fate {
+	c.Network().OnWrite(func(link simnet.Link, _ int) bool {
 		if !match(link) {
-			return simnet.Deliver
+			return false
 		}
 		n := <-seen + 1
 		seen <- n
 		if n != k {
-			return simnet.Deliver
+			return false
 		}
 		trap()
-		return simnet.Discard
+		return true
 	})
 	return func() int {
 		n := <-seen

@@ -7,9 +7,9 @@ import (
 	"time"
 
 	"github.com/understudy-rpc/understudy"
-	"github.com/understudy-rpc/understudy/internal/simnet"
 	"github.com/understudy-rpc/understudy/replica"
 	"github.com/understudy-rpc/understudy/understudytest"
+	"github.com/understudy-rpc/understudy/understudytest/simnet"
 )
 
 // A primary whose host vanishes, with no sign of it but silence, while the store is away: when that

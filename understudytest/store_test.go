@@ -10,9 +10,9 @@ import (
 	"github.com/understudy-rpc/understudy"
 	"github.com/understudy-rpc/understudy/election"
 	"github.com/understudy-rpc/understudy/election/memory"
-	"github.com/understudy-rpc/understudy/internal/simnet"
 	"github.com/understudy-rpc/understudy/replica"
 	"github.com/understudy-rpc/understudy/understudytest"
+	"github.com/understudy-rpc/understudy/understudytest/simnet"
 )
 
 // An election store that is slow, or whose transactions take place late, at the worst moments.

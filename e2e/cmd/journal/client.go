@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"strings"
@@ -45,10 +44,11 @@ func newClient(etcd, group, name, relay string, link *journal.Link, log *slog.Lo
 	own := []transport.Option{transport.WithMonitor(&c.monitor), transport.WithLogger(log)}
 	if relay != "" {
 		c.direct = via(relay)
-		own = append(own, transport.WithElection(func(t transport.Target) (election.Election, io.Closer, error) {
-			client, err := c.direct.etcd(t.Endpoints)
-			return election.NewEtcd(client, t.Group), client, err
-		}))
+		client, err := c.direct.etcd(strings.Split(etcd, ",")) // open until the process ends
+		if err != nil {
+			return nil, err
+		}
+		own = append(own, transport.WithStore(election.NewEtcd(client, group)))
 	}
 	options := append(interceptor.DialOptions(own...),
 		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithContextDialer(c.dial))

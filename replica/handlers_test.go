@@ -1,4 +1,4 @@
-package interceptor_test
+package replica_test
 
 import (
 	"context"
@@ -44,7 +44,7 @@ func TestHandlerThatExits(t *testing.T) {
 				mustSend(t, other, "first")
 				began := time.Now()
 				_, bad := send(t.Context(), conn, "bad")
-				wants(t, bad, codes.Internal, "Ping has ended its goroutine")
+				wants(t, "the bad one", bad, codes.Internal, "Ping has ended its goroutine")
 				if took := time.Since(began); took > time.Second {
 					t.Errorf("its caller was told after %v", took)
 				}
@@ -119,7 +119,7 @@ func TestFrontDoorThatExits(t *testing.T) {
 						t.Errorf("executed, and told: %v, %v", resp, err)
 					}
 				} else {
-					wants(t, err, codes.Internal, "has ended its goroutine")
+					wants(t, "the call", err, codes.Internal, "has ended its goroutine")
 				}
 				mustSend(t, conn, "good")
 				once(t, agreed(t, c, 0, 1, 2), values...)
@@ -140,10 +140,10 @@ func TestPanicIsLoggedWithItsStack(t *testing.T) {
 			return nil
 		}, understudytest.Logger(slog.New(slog.NewTextHandler(logged, nil))))
 		_, err := send(t.Context(), c.Dial("client"), "bad")
-		wants(t, err, codes.Internal, "Ping panicked")
+		wants(t, "the call", err, codes.Internal, "Ping panicked")
 		synctest.Wait()
-		for _, words := range []string{"Ping", "no such thing", "thePanic", "usercode_test.go"} {
-			if !strings.Contains(logged.String(), words) {
+		for _, words := range []string{"Ping", "no such thing", "thePanic", "handlers_test.go"} {
+			if !logged.have(words) {
 				t.Errorf("the log doesn't mention %q", words)
 			}
 		}
@@ -151,24 +151,6 @@ func TestPanicIsLoggedWithItsStack(t *testing.T) {
 }
 
 func thePanic() { panic("no such thing") }
-
-// lines is a log that can be read meanwhile.
-type lines struct {
-	mu sync.Mutex
-	b  strings.Builder
-}
-
-func (l *lines) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(b)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
 
 // TestNilReply: a handler that returns neither a reply nor an error has said what gRPC sends then,
 // an empty message.
@@ -243,7 +225,7 @@ func TestAuthenticateSessionThatBreaks(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 			_, err := send(ctx, conn, "bad")
 			cancel()
-			wants(t, err, codes.DeadlineExceeded, "nothing was sent", "AuthenticateSession has panicked")
+			wants(t, "the call", err, codes.DeadlineExceeded, "nothing was sent", "AuthenticateSession has panicked")
 			if strings.Contains(err.Error(), "secret") {
 				t.Errorf("the caller is told what was panicked with: %v", err)
 			}

@@ -1,4 +1,4 @@
-package interceptor_test
+package replica_test
 
 import (
 	"context"
@@ -69,7 +69,7 @@ func TestFrontDoorAnswersBefore(t *testing.T) {
 		c := group(t, nil, understudytest.ServerOptions(grpc.UnaryInterceptor(answers)))
 		conn := c.Dial("client")
 		_, err := send(t.Context(), conn, "known")
-		wants(t, err, codes.Internal, "without a valid header")
+		wants(t, "the call", err, codes.Internal, "without a valid header")
 		mustSend(t, conn, "other")
 		once(t, agreed(t, c, 0, 1, 2), "other")
 	})
@@ -116,7 +116,7 @@ func TestFrontDoorPanics(t *testing.T) {
 				mustSend(t, conn, "first")
 				began := time.Now()
 				_, err := send(t.Context(), conn, "bad")
-				wants(t, err, codes.Internal, "recovered")
+				wants(t, "the call", err, codes.Internal, "recovered")
 				if took := time.Since(began); took > time.Second {
 					t.Errorf("the error took %v", took)
 				}
@@ -174,7 +174,7 @@ func TestFrontDoorDoesNotWait(t *testing.T) {
 						t.Errorf("executed, and told: %v, %v", resp, err)
 					}
 				} else {
-					wants(t, err, codes.Unavailable, "too slow")
+					wants(t, "the call", err, codes.Unavailable, "too slow")
 				}
 				time.Sleep(5 * time.Second) // fake: a turn that comes late would have come
 				mustSend(t, conn, "second")
@@ -235,15 +235,15 @@ func TestAuthRefuses(t *testing.T) {
 				mustSend(t, good, "first")
 				for range 3 {
 					_, err := send(t.Context(), bad, "bad")
-					wants(t, err, codes.Unauthenticated, "a bad token")
+					wants(t, "the call", err, codes.Unauthenticated, "a bad token")
 					_, err = send(t.Context(), none, "none")
-					wants(t, err, codes.Unauthenticated, "with bearer")
+					wants(t, "the call", err, codes.Unauthenticated, "with bearer")
 				}
 				mustSend(t, good, "second")
 				once(t, agreed(t, c, 0, 1, 2), "first", "second")
 				c.Kill(c.Primary())
 				_, err := send(t.Context(), bad, "bad")
-				wants(t, err, codes.Unauthenticated, "a bad token")
+				wants(t, "the call", err, codes.Unauthenticated, "a bad token")
 				mustSend(t, good, "third")
 				once(t, agreed(t, c, c.Primary()), "first", "second", "third")
 			})
@@ -263,7 +263,8 @@ func TestAuthBeforeOursOnStreams(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 		defer cancel()
 		_, err := send(ctx, c.Dial("none"), "none")
-		wants(t, err, codes.Unauthenticated, "nothing was sent", "every replica refuses this client", "with bearer")
+		wants(t, "the call", err, codes.Unauthenticated, "nothing was sent",
+			"every replica refuses this client", "with bearer")
 		if ctx.Err() != nil {
 			t.Error("the call waited for its deadline")
 		}
@@ -283,7 +284,7 @@ func TestAuthenticateSession(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 		defer cancel()
 		_, err := send(ctx, c.Dial("bad", grpc.WithPerRPCCredentials(token("bad"))), "bad")
-		wants(t, err, codes.Unauthenticated, "nothing was sent", "a bad token")
+		wants(t, "the call", err, codes.Unauthenticated, "nothing was sent", "a bad token")
 		if ctx.Err() != nil {
 			t.Error("the call waited for its deadline")
 		}
@@ -317,7 +318,7 @@ func TestOptionsInAnyOrder(t *testing.T) {
 				good := l.dial("good", grpc.WithPerRPCCredentials(token("good")))
 				mustSend(t, good, "x")
 				_, err := send(t.Context(), l.dial("bad", grpc.WithPerRPCCredentials(sessionOnly{token("good")})), "y")
-				wants(t, err, codes.Unauthenticated, "with bearer")
+				wants(t, "the call", err, codes.Unauthenticated, "with bearer")
 				time.Sleep(time.Second) // fake: until the backups have executed
 				for _, p := range states {
 					once(t, p.took(), "x")

@@ -1,4 +1,4 @@
-package interceptor_test
+package replica_test
 
 import (
 	"context"
@@ -205,7 +205,7 @@ func ordinary(t *testing.T, opt understudytest.Option, dial ...grpc.DialOption) 
 // failsAsAsked checks an error of PingError.
 func failsAsAsked(t *testing.T, err error) {
 	t.Helper()
-	wants(t, err, codes.AlreadyExists, "Userspace error")
+	wants(t, "the call", err, codes.AlreadyExists, "Userspace error")
 	details := status.Convert(err).Details()
 	if len(details) != 1 || !proto.Equal(details[0].(proto.Message), durationpb.New(42*time.Second)) {
 		t.Errorf("the error has the details %v", details)

@@ -59,7 +59,7 @@ func TestPause(t *testing.T) {
 			n.Pause(host)
 			write(t, near, '2')
 			time.AfterFunc(time.Second, func() { n.Resume(host) })
-			if took, want := arrives(t, far, '1'), time.Second+Latency(there); took != want {
+			if took, want := arrives(t, far, '1'), time.Second+latency(there); took != want {
 				t.Errorf("after %v; want %v", took, want)
 			}
 			if took := arrives(t, far, '2'); took != 0 {
@@ -78,7 +78,7 @@ func TestSlow(t *testing.T) {
 		write(t, near, '1')
 		n.Slow(there, 0)
 		write(t, near, '2')
-		if took, want := arrives(t, far, '1'), time.Second+Latency(there); took != want {
+		if took, want := arrives(t, far, '1'), time.Second+latency(there); took != want {
 			t.Errorf("after %v; want %v", took, want)
 		}
 		if took := arrives(t, far, '2'); took != 0 {

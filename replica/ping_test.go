@@ -1,4 +1,4 @@
-package interceptor_test
+package replica_test
 
 import (
 	"context"
@@ -6,11 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
-	"os"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -18,21 +15,19 @@ import (
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/testing/testpb"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/understudy-rpc/understudy"
-	"github.com/understudy-rpc/understudy/election"
 	"github.com/understudy-rpc/understudy/election/memory"
 	"github.com/understudy-rpc/understudy/interceptor"
 	"github.com/understudy-rpc/understudy/internal/clock"
-	"github.com/understudy-rpc/understudy/internal/simnet"
 	"github.com/understudy-rpc/understudy/internal/turn"
 	"github.com/understudy-rpc/understudy/replica"
 	"github.com/understudy-rpc/understudy/transport"
 	"github.com/understudy-rpc/understudy/understudytest"
+	"github.com/understudy-rpc/understudy/understudytest/simnet"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -125,15 +120,6 @@ func (p *ping) took() []pinged {
 	return slices.Clone(p.turns)
 }
 
-// verbose shows what replicas and clients log.
-var verbose = slog.New(slog.DiscardHandler)
-
-func init() {
-	if os.Getenv("UNDERSTUDY_LOG") != "" {
-		verbose = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	}
-}
-
 // group starts three replicas of ping.
 func group(t *testing.T, w within, opts ...understudytest.Option) *understudytest.Cluster {
 	t.Helper()
@@ -204,15 +190,6 @@ func mustSend(t *testing.T, conn grpc.ClientConnInterface, value string) {
 	if resp, err := send(t.Context(), conn, value); err != nil || resp.GetValue() != value {
 		t.Errorf("Ping(%q): %v, %v", value, resp, err)
 	}
-}
-
-// wants checks an error's code, and what its text must tell the user.
-func wants(t *testing.T, err error, code codes.Code, words ...string) {
-	t.Helper()
-	if status.Code(err) != code {
-		t.Errorf("got %v, want %v", err, code)
-	}
-	mentions(t, err, words...)
 }
 
 // plain connects to one replica as a client without the middleware does.
@@ -288,10 +265,7 @@ func (l *lab) serve(r *replica.Replica, s *grpc.Server, lis net.Listener) {
 func (l *lab) dial(host string, opts ...grpc.DialOption) *grpc.ClientConn {
 	l.t.Helper()
 	ours := interceptor.DialOptions(
-		transport.WithElection(func(transport.Target) (election.Election, io.Closer, error) {
-			return l.store.Client("lab"), nil, nil
-		}),
-		transport.WithClock(l.clock), transport.WithLogger(verbose),
+		transport.WithStore(l.store.Client("lab")), transport.WithClock(l.clock), transport.WithLogger(verbose),
 	)
 	conn, err := grpc.NewClient("replicated://store:1/lab", append(append(ours,
 		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithContextDialer(l.net.Dialer(host))),
@@ -301,16 +275,6 @@ func (l *lab) dial(host string, opts ...grpc.DialOption) *grpc.ClientConn {
 	}
 	l.t.Cleanup(func() { _ = conn.Close() })
 	return conn
-}
-
-// mentions checks that an error's text has all words.
-func mentions(t *testing.T, err error, words ...string) {
-	t.Helper()
-	for _, w := range words {
-		if err == nil || !strings.Contains(err.Error(), w) {
-			t.Errorf("the error %v doesn't mention %q", err, w)
-		}
-	}
 }
 
 // loss loses the reply to a value's first turn: from that turn on nothing that replica 0 sends

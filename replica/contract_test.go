@@ -1,4 +1,4 @@
-package interceptor_test
+package replica_test
 
 import (
 	"context"
@@ -17,8 +17,8 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/understudy-rpc/understudy"
-	"github.com/understudy-rpc/understudy/internal/simnet"
 	"github.com/understudy-rpc/understudy/understudytest"
+	"github.com/understudy-rpc/understudy/understudytest/simnet"
 )
 
 // R7 for unary handlers: what a turn may depend on, and what it may not.
@@ -106,11 +106,11 @@ func TestTurnOutlivesItsCaller(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		time.AfterFunc(100*time.Millisecond, cancel)
 		_, err := send(ctx, conn, "cancelled")
-		wants(t, err, codes.Canceled, "the outcome is unknown")
+		wants(t, "the call", err, codes.Canceled, "the outcome is unknown")
 		ctx, cancel = context.WithTimeout(t.Context(), 500*time.Millisecond) // its turn begins after 200
 		defer cancel()
 		_, err = send(ctx, conn, "expired")
-		wants(t, err, codes.DeadlineExceeded, "the outcome is unknown")
+		wants(t, "the call", err, codes.DeadlineExceeded, "the outcome is unknown")
 		once(t, agreed(t, c, 0, 1, 2), "cancelled", "expired")
 		c.Kill(c.Primary())
 		mustSend(t, conn, "after")
@@ -146,7 +146,7 @@ func TestNoTurnForWhoHasGone(t *testing.T) {
 				want = codes.Canceled
 			}
 			_, err := send(ctx, conn, value)
-			wants(t, err, want)
+			wants(t, "the call", err, want)
 		}
 		mustSend(t, conn, "first")
 		var calls sync.WaitGroup
@@ -183,9 +183,9 @@ func TestPanicInAHandler(t *testing.T) {
 		conn := c.Dial("client")
 		mustSend(t, conn, "first")
 		_, bad := send(t.Context(), conn, "bad")
-		wants(t, bad, codes.Internal, "Ping panicked")
+		wants(t, "the bad one", bad, codes.Internal, "Ping panicked")
 		_, lost := send(t.Context(), conn, "lost") // from a backup's reply log
-		wants(t, lost, codes.Internal, "Ping panicked")
+		wants(t, "the lost one", lost, codes.Internal, "Ping panicked")
 		l.dead.Wait()
 		if bad.Error() != lost.Error() {
 			t.Errorf("the first primary said %q, the second one %q", bad, lost)
@@ -352,7 +352,7 @@ func TestErrorsOfHandlers(t *testing.T) {
 		values = append(values, "lost")
 		for _, v := range values {
 			_, err := send(t.Context(), conn, v)
-			wants(t, err, want[v])
+			wants(t, "the call", err, want[v])
 			if text := status.Convert(err).Message(); text != failures[v].Error() &&
 				text != status.Convert(failures[v]).Message() {
 				t.Errorf("%s: %q", v, text)

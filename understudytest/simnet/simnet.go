@@ -33,18 +33,8 @@ type Network struct {
 	writes    map[Link]int
 	dials     map[Link]int
 	conns     map[*conn]struct{}
-	onWrite   func(Link, int) Fate
+	onWrite   func(Link, int) bool
 }
-
-// Fate says what a trigger does to a write.
-type Fate int
-
-const (
-	// Deliver it.
-	Deliver Fate = iota
-	// Discard it, silently: the host died before it.
-	Discard
-)
 
 // New returns a network without faults.
 func New() *Network {
@@ -56,8 +46,9 @@ func New() *Network {
 }
 
 // OnWrite is called before each write on a link with the link's number of writes so far, this one
-// counted, while no lock is held that faults need; it may kill hosts. nil takes it away.
-func (n *Network) OnWrite(f func(Link, int) Fate) {
+// counted, while no lock is held that faults need; it may kill hosts. What it calls lost never
+// arrives, silently: the host died before it. nil takes it away.
+func (n *Network) OnWrite(f func(l Link, writes int) (lost bool)) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.onWrite = f
@@ -172,7 +163,7 @@ func (n *Network) Reset(a, b string) {
 }
 
 // delay is how long what is written now on a link takes. Called with mu held.
-func (n *Network) delay(l Link) time.Duration { return Latency(l) + n.slow[l] }
+func (n *Network) delay(l Link) time.Duration { return latency(l) + n.slow[l] }
 
 // Listen listens on a host; the address is host:port for the next free port.
 func (n *Network) Listen(host string) (net.Listener, error) {
@@ -241,9 +232,9 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// Latency is a link's: constant, 50 to 150 µs, different for nearly every link, so that seeds
+// latency is a link's: constant, 50 to 150 µs, different for nearly every link, so that seeds
 // repeat.
-func Latency(l Link) time.Duration {
+func latency(l Link) time.Duration {
 	h := fnv.New32a()
 	_, _ = io.WriteString(h, l.From+">"+l.To)
 	return 50*time.Microsecond + time.Duration(h.Sum32()%100_003)*time.Nanosecond
@@ -316,12 +307,10 @@ func (c *conn) Write(b []byte) (int, error) {
 	n.writes[l]++
 	k, trigger := n.writes[l], n.onWrite
 	n.mu.Unlock()
-	fate := Deliver
-	if trigger != nil {
-		fate = trigger(l, k)
-	}
+	lost := trigger != nil && trigger(l, k)
 	n.mu.Lock()
-	lost, delay := n.dead[c.local] || n.cut[l] || c.stranded || fate == Discard, n.delay(l)
+	lost = lost || n.dead[c.local] || n.cut[l] || c.stranded
+	delay := n.delay(l)
 	n.mu.Unlock()
 	return c.out.write(b, lost, delay)
 }

@@ -1,4 +1,4 @@
-package interceptor_test
+package replica_test
 
 import (
 	"context"
@@ -59,10 +59,10 @@ func TestInterceptorsOwnEndIsGivenBack(t *testing.T) {
 					asked.Store(0)
 					began := time.Now()
 					_, err := send(t.Context(), conn, "x")
-					wants(t, err, code, "no time for this")
+					wants(t, "the call", err, code, "no time for this")
 					// without a deadline
 					_, err = testpb.NewTestServiceClient(conn).Ping(t.Context(), &testpb.PingRequest{Value: "x"})
-					wants(t, err, code, "no time for this")
+					wants(t, "the call", err, code, "no time for this")
 					if n, took := asked.Load(), time.Since(began); n != 2 || took > time.Second {
 						t.Errorf("for two calls it was asked %d times, in %v", n, took)
 					}
@@ -102,7 +102,7 @@ func TestInterceptorsTimeoutIsGivenBack(t *testing.T) {
 				time.Sleep(100 * time.Millisecond) // fake: it has its turn
 				began := time.Now()
 				_, err := send(t.Context(), conn, "x") // waits for its own
-				wants(t, err, codes.DeadlineExceeded)
+				wants(t, "the call", err, codes.DeadlineExceeded)
 				if took := time.Since(began); took > 1100*time.Millisecond {
 					t.Errorf("it took %v", took)
 				}
@@ -167,7 +167,7 @@ func TestHandlerCalledTwice(t *testing.T) {
 				conn := c.Dial("client")
 				mustSend(t, conn, "first")
 				_, err := send(t.Context(), conn, "bad")
-				wants(t, err, codes.Aborted, "bad")
+				wants(t, "the call", err, codes.Aborted, "bad")
 				last = true
 				mustSend(t, conn, "second")
 				once(t, agreed(t, c, 0, 1, 2), "first", "bad", "second")
@@ -195,7 +195,7 @@ func TestRequestReplacedIsRefused(t *testing.T) {
 				conn := c.Dial("client")
 				mustSend(t, conn, "first")
 				_, err := send(t.Context(), conn, "x")
-				wants(t, err, codes.Internal, "replaced the request", "Registrar")
+				wants(t, "the call", err, codes.Internal, "replaced the request", "Registrar")
 				mustSend(t, conn, "second")
 				once(t, agreed(t, c, 0, 1, 2), "first", "second")
 			})
@@ -232,7 +232,7 @@ func TestHeaderKeyIsOurs(t *testing.T) {
 			var header, trailer metadata.MD
 			resp, err := send(t.Context(), conn, value, grpc.Header(&header), grpc.Trailer(&trailer))
 			if value == "bad" {
-				wants(t, err, codes.Aborted, "bad")
+				wants(t, "the call", err, codes.Aborted, "bad")
 			} else if err != nil || resp.GetValue() != value {
 				t.Errorf("%.10s: %.50v, %v", value, resp, err)
 			}

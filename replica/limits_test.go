@@ -1,4 +1,4 @@
-package interceptor_test
+package replica_test
 
 import (
 	"strings"
@@ -31,7 +31,7 @@ func TestServeRefusesLimitsThatStreamsNeed(t *testing.T) {
 			r, lis := l.join("replica0", &ping{})
 			s := grpc.NewServer(append(interceptor.ServerOptions(r), option)...)
 			testpb.RegisterTestServiceServer(r.Registrar(s), &ping{})
-			mentions(t, r.Serve(t.Context(), s, lis), words, "at least")
+			mentions(t, "Serve", r.Serve(t.Context(), s, lis), words, "at least")
 		})
 	}
 }
@@ -68,7 +68,7 @@ func TestRequestAboveTheServersLimit(t *testing.T) {
 			framing := proto.Size(&testpb.PingRequest{Value: strings.Repeat("m", limit-5)}) - (limit - 5)
 			most := strings.Repeat("m", limit-framing)
 			_, err := send(t.Context(), conn, most+"x")
-			wants(t, err, codes.ResourceExhausted, "at most")
+			wants(t, "the call", err, codes.ResourceExhausted, "at most")
 			mustSend(t, conn, most)
 			c.AwaitExecuted()
 			mustSend(t, conn, "second")
@@ -100,7 +100,7 @@ func TestCallersLimits(t *testing.T) {
 			}
 			if name != "the reply's" {
 				_, err = send(t.Context(), conn, value+"x")
-				wants(t, err, codes.ResourceExhausted, "19 bytes", "at most 18")
+				wants(t, "the call", err, codes.ResourceExhausted, "19 bytes", "at most 18")
 			}
 		}
 		if n := executed(agreed(t, c, 0, 1, 2)); len(n) != 1 || n[value] != 2 {

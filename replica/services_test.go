@@ -1,4 +1,4 @@
-package interceptor_test
+package replica_test
 
 import (
 	"context"
@@ -80,7 +80,7 @@ func TestServeRefuses(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 				defer cancel()
 				err := r.Serve(ctx, s, lis)
-				mentions(t, err, tt.words...)
+				mentions(t, "Serve", err, tt.words...)
 				if err := r.Stop(t.Context()); err != nil {
 					t.Errorf("Stop: %v", err)
 				}
@@ -196,12 +196,12 @@ func TestStreams(t *testing.T) {
 			if err == nil {
 				_, err = list.Recv()
 			}
-			wants(t, err, codes.Unimplemented, "PingList", "streaming method")
+			wants(t, "the call", err, codes.Unimplemented, "PingList", "streaming method")
 			both, err := ping.PingStream(t.Context())
 			if err == nil {
 				_, err = both.Recv()
 			}
-			wants(t, err, codes.Unimplemented, "PingStream", "streaming method")
+			wants(t, "the call", err, codes.Unimplemented, "PingStream", "streaming method")
 		}
 		once(t, agreed(t, c, 0, 1, 2), "first")
 	})
@@ -216,12 +216,12 @@ func TestPlainClients(t *testing.T) {
 		for i := range 3 {
 			conn := plain(t, c.Network(), fmt.Sprintf("replica%d:1", i))
 			_, err := send(t.Context(), conn, "plain")
-			wants(t, err, codes.FailedPrecondition, "/testing.testpb.v1.TestService/Ping is replicated",
+			wants(t, "the call", err, codes.FailedPrecondition, "/testing.testpb.v1.TestService/Ping is replicated",
 				"replicated://", "interceptor.DialOptions()")
 			_, err = send(metadata.AppendToOutgoingContext(t.Context(), "understudy", "x"), conn, "plain")
-			wants(t, err, codes.FailedPrecondition, "interceptor.DialOptions()")
+			wants(t, "the call", err, codes.FailedPrecondition, "interceptor.DialOptions()")
 			_, err = send(metadata.AppendToOutgoingContext(t.Context(), wire.HeaderKey, "\xff"), conn, "plain")
-			wants(t, err, codes.InvalidArgument, "understudy", "header")
+			wants(t, "the call", err, codes.InvalidArgument, "understudy", "header")
 		}
 		mustSend(t, c.Dial("client"), "ours")
 		once(t, agreed(t, c, 0, 1, 2), "ours")
@@ -237,7 +237,7 @@ func TestForgottenServerOptions(t *testing.T) {
 		r, lis := l.join("replica0", p)
 		s := grpc.NewServer()
 		testpb.RegisterTestServiceServer(r.Registrar(s), p)
-		mentions(t, r.Serve(t.Context(), s, lis), "interceptor.ServerOptions")
+		mentions(t, "Serve", r.Serve(t.Context(), s, lis), "interceptor.ServerOptions")
 	})
 }
 
@@ -258,9 +258,9 @@ func TestServerWithoutOptions(t *testing.T) {
 				testpb.RegisterTestServiceServer(r.Registrar(s), p)
 				l.serve(r, s, lis)
 				_, err := send(t.Context(), plain(t, l.net, "replica0:1"), "plain")
-				wants(t, err, codes.Internal, "interceptor.ServerOptions")
+				wants(t, "the call", err, codes.Internal, "interceptor.ServerOptions")
 				_, err = send(t.Context(), l.dial("client"), "ours")
-				wants(t, err, codes.Internal, "interceptor.ServerOptions")
+				wants(t, "the call", err, codes.Internal, "interceptor.ServerOptions")
 				once(t, p.took())
 			})
 		})
@@ -338,7 +338,7 @@ func TestServeLeavesNothing(t *testing.T) {
 	}
 	s := grpc.NewServer(interceptor.ServerOptions(r)...)
 	testpb.RegisterTestServiceServer(s, &ping{})
-	mentions(t, r.Serve(t.Context(), s, lis), "Replica.Registrar")
+	mentions(t, "Serve", r.Serve(t.Context(), s, lis), "Replica.Registrar")
 	for name, l := range map[string]net.Listener{"server": lis, "peers": peers} {
 		if err := l.Close(); !errors.Is(err, net.ErrClosed) {
 			t.Errorf("the listener of the %s was left open", name)
