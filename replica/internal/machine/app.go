@@ -2,6 +2,7 @@ package machine
 
 import (
 	"context"
+	"io"
 	"slices"
 
 	"google.golang.org/grpc"
@@ -21,6 +22,12 @@ type App struct {
 	clock   clock.Clock
 	methods map[string]*Method
 	turns   sequencer
+}
+
+// State is the application's state, a replica.Snapshotter; that is where its contract is.
+type State interface {
+	Snapshot() (write func(io.Writer) error, err error)
+	Restore(io.Reader) error
 }
 
 // NewApp returns an application without methods.

@@ -43,19 +43,6 @@ func (m *Machine) Take(ctx context.Context) error { return m.app.turns.take(ctx)
 // End ends a turn.
 func (m *Machine) End() { m.app.turns.end() }
 
-// Body is the body of a message that executes a method.
-type Body struct {
-	Method  string
-	Payload []byte
-}
-
-// Entry is one of messageOrder, with its message if it has one.
-type Entry struct {
-	orderstate.Ordered
-	Logged orderstate.Message
-	said   *Reply
-}
-
 // Own does the turn of an entry of the group's own, which executes no handler: a session's opening,
 // or its end. In a turn.
 func (m *Machine) Own(o orderstate.OrderInfo) {

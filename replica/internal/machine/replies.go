@@ -59,7 +59,7 @@ func (r *Reply) Err() error {
 // replyLog holds what executed turns have said, until their session's source has it. Which sessions
 // there are, and what is ordered of them, is orderstate's to know.
 type replyLog struct {
-	bytes atomic.Int64 // of all replies; changed with mu held
+	bytes atomic.Int64 // of all replies
 
 	mu       sync.Mutex // guards what follows
 	sessions map[orderstate.Session]*repliesOf

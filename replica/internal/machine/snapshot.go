@@ -18,12 +18,6 @@ import (
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
-// State is the application's state, a replica.Snapshotter; that is where its contract is.
-type State interface {
-	Snapshot() (write func(io.Writer) error, err error)
-	Restore(io.Reader) error
-}
-
 // Past is what the protocol knows as of an executed turn, for a snapshot of the state as of that.
 type Past struct {
 	Executed orderstate.OrderNum
