@@ -26,8 +26,7 @@ type attachment struct {
 	in      *incarnation
 	nonce   orderstate.Nonce
 	session orderstate.Session // 0 until bound, if the source doesn't know it
-	wake    chan struct{}      // capacity 1
-	cut     context.CancelCauseFunc
+	out     outbox[pb.AttachResponse]
 
 	gone         bool              // the stream has ended
 	bound        bool              // the session is known here, and the source was welcomed
@@ -46,8 +45,6 @@ type attachment struct {
 	lastOrder    orderstate.OrderNum // of a reply to it
 	stableTold   orderstate.OrderNum
 	announced    orderstate.OrderNum // leading: what the source hadn't said to hold, up to here, is on this stream (R5)
-	out          pb.AttachResponse   // what is to be sent next
-	size         int
 }
 
 // connection serves Connection. It is registered on the user's server; our stream interceptor calls
@@ -96,7 +93,7 @@ func (c *connection) Attach(stream grpc.BidiStreamingServer[pb.AttachRequest, pb
 	in.broughtBy(hello)
 	a := &attachment{
 		in: in, nonce: orderstate.Nonce(hello.GetNonce()), session: orderstate.Session(hello.GetSession()),
-		wake: make(chan struct{}, 1), cut: cancel, told: orderstate.Epoch(hello.GetToldEpoch()),
+		out: newOutbox[pb.AttachResponse](cancel), told: orderstate.Epoch(hello.GetToldEpoch()),
 	}
 	stop := context.AfterFunc(in.ctx, func() { cancel(context.Cause(in.ctx)) })
 	defer stop()
@@ -240,7 +237,7 @@ func (a *attachment) take(req *pb.AttachRequest, assembler *wire.Assembler) erro
 		}
 	}
 	if a.frames-a.framesTold >= lazyFrames {
-		signal(a.wake)
+		signal(a.out.wake)
 	}
 	if err := in.reflected(a, runs); err != nil {
 		return err
@@ -255,8 +252,7 @@ func (a *attachment) take(req *pb.AttachRequest, assembler *wire.Assembler) erro
 	}
 	a.told = max(a.told, orderstate.Epoch(req.GetToldEpoch()))
 	if req.GetHail() {
-		a.out.Hailed = true
-		signal(a.wake)
+		a.out.say().Hailed = true
 	}
 	if e := orderstate.Epoch(req.GetAcknowledgedEpoch()); e > a.acknowledged {
 		a.acknowledged = e
@@ -329,8 +325,7 @@ func (a *attachment) newEpoch(in *incarnation) {
 	if !a.bound {
 		return // its welcome says it
 	}
-	a.out.NewEpoch = newEpochToProto(in.epoch(), in.self, in.fence)
-	signal(a.wake)
+	a.out.say().NewEpoch = newEpochToProto(in.epoch(), in.self, in.fence)
 }
 
 // lead tells the source where the epoch of this primary starts, and its required set (R12.4).
@@ -339,15 +334,14 @@ func (a *attachment) lead(in *incarnation, set *pb.RequiredSet) {
 	if !a.bound {
 		return // its welcome says all that
 	}
-	a.out.EpochStart, a.out.RequiredSet = a.starts(in.start), set
-	signal(a.wake)
+	out := a.out.say()
+	out.EpochStart, out.RequiredSet = a.starts(in.start), set
 }
 
 // acknowledge tells the source what this backup holds (R1b). Called with mu held.
 func (a *attachment) acknowledge() {
 	if e, k, ok := a.in.backup.Acknowledgement(); ok {
-		a.out.Acknowledgement = &pb.Acknowledgement{Epoch: uint64(e), OrderNum: uint64(k)}
-		signal(a.wake)
+		a.out.say().Acknowledgement = &pb.Acknowledgement{Epoch: uint64(e), OrderNum: uint64(k)}
 	}
 }
 
@@ -372,16 +366,16 @@ func (a *attachment) announce(r orderstate.Run) {
 // addRun queues one announcement. Called with mu held.
 func (a *attachment) addRun(run orderstate.Announcement) {
 	size := len(run.Sealed)
-	if !fits(maxQueueBytes, a.in.queued, a.size, size) {
-		a.cut(status.Errorf(codes.ResourceExhausted,
+	if !fits(maxQueueBytes, a.in.queued, a.out.size, size) {
+		a.out.cut(status.Errorf(codes.ResourceExhausted,
 			"understudy: %d bytes are queued for the source, which doesn't read, and %d for all; a sixteenth of %d "+
-				"is its share", a.size, a.in.queued, maxQueueBytes))
+				"is its share", a.out.size, a.in.queued, maxQueueBytes))
 		return
 	}
-	a.out.SourceOrderInfo = append(a.out.SourceOrderInfo, wire.RunToProto(run, false))
-	a.size += size
+	out := a.out.say()
+	out.SourceOrderInfo = append(out.SourceOrderInfo, wire.RunToProto(run, false))
+	a.out.size += size
 	a.in.queued += size
-	signal(a.wake)
 }
 
 // waits answers a source that waits under R1: a null message with what it lacks (R4). One that
@@ -404,15 +398,14 @@ func (a *attachment) waits(w *pb.WaitingFor) {
 	a.unqueue()               // what isn't sent is in what it lacks, or it holds it
 	a.announced = r.First - 1 // what it lacks it is told again
 	a.announce(r)
-	a.out.RequiredSet = in.required()
+	a.out.say().RequiredSet = in.required()
 	a.tellStable()
 }
 
 func (a *attachment) tellStable() {
-	p := a.in.primary
-	a.out.Stable, a.out.StableEpoch = uint64(p.Stable()), uint64(p.Epoch())
+	p, out := a.in.primary, a.out.say()
+	out.Stable, out.StableEpoch = uint64(p.Stable()), uint64(p.Epoch())
 	a.stableTold = p.Stable()
-	signal(a.wake)
 }
 
 // declares drops the replies that the source has said not to need. Called with mu held.
@@ -444,8 +437,11 @@ func (a *attachment) starts(s *pb.EpochStart) *pb.EpochStart {
 
 // unqueue takes all announcements back that aren't sent. Called with mu held.
 func (a *attachment) unqueue() {
-	a.in.queued -= a.size
-	a.out.SourceOrderInfo, a.size = nil, 0
+	a.in.queued -= a.out.size
+	a.out.size = 0
+	if a.out.next != nil {
+		a.out.next.SourceOrderInfo = nil
+	}
 }
 
 // tellLazily acknowledges what frames the source has sent since it was last told; and tells it, if
@@ -454,7 +450,7 @@ func (a *attachment) unqueue() {
 func (a *attachment) tellLazily() {
 	a.declares()
 	if a.frames > a.framesTold {
-		signal(a.wake)
+		signal(a.out.wake)
 	}
 	if p := a.in.primary; a.in.role == leading && a.stableTold < a.lastOrder && p.Stable() >= a.lastOrder {
 		a.tellStable()
@@ -467,7 +463,7 @@ func (a *attachment) send(
 ) error {
 	for {
 		select {
-		case <-a.wake:
+		case <-a.out.wake:
 			runtime.Gosched() // as in pusher
 		case <-ctx.Done():
 			return context.Cause(ctx)
@@ -488,38 +484,21 @@ func (a *attachment) next() *pb.AttachResponse {
 	if !a.bound {
 		return nil
 	}
-	var later []*pb.Run
+	if a.frames > a.framesTold {
+		a.out.message().FramesUpTo = uint64(a.frames)
+		a.framesTold = a.frames
+	}
+	out, queued := a.out.take()
 	size := 0
-	for i, r := range a.out.SourceOrderInfo {
+	for i, r := range out.GetSourceOrderInfo() {
 		if size += len(r.Sealed); size > wire.ChunkSize && i > 0 {
-			a.out.SourceOrderInfo, later = a.out.SourceOrderInfo[:i:i], a.out.SourceOrderInfo[i:]
 			size -= len(r.Sealed)
+			a.out.say().SourceOrderInfo = out.SourceOrderInfo[i:]
+			out.SourceOrderInfo = out.SourceOrderInfo[:i:i]
 			break
 		}
 	}
-	out := &pb.AttachResponse{
-		Welcome: a.out.Welcome, Acknowledgement: a.out.Acknowledgement, NewEpoch: a.out.NewEpoch,
-		EpochStart:  a.out.EpochStart,
-		RequiredSet: a.out.RequiredSet, SourceOrderInfo: a.out.SourceOrderInfo, Stable: a.out.Stable,
-		StableEpoch: a.out.StableEpoch,
-		Mark:        a.out.Mark, Hailed: a.out.Hailed,
-	}
-	if a.frames > a.framesTold {
-		out.FramesUpTo = uint64(a.frames)
-		a.framesTold = a.frames
-	}
-	empty := out.Welcome == nil && out.Acknowledgement == nil && out.NewEpoch == nil && out.EpochStart == nil &&
-		out.RequiredSet == nil &&
-		out.SourceOrderInfo == nil && out.StableEpoch == 0 && out.FramesUpTo == 0 && !out.Hailed
-	a.out.Reset()
-	a.size -= size
+	a.out.size = queued - size
 	a.in.queued -= size
-	if len(later) > 0 {
-		a.out.SourceOrderInfo = later
-		signal(a.wake)
-	}
-	if empty {
-		return nil
-	}
 	return out
 }

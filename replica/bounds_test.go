@@ -29,6 +29,7 @@ func backup(t testing.TB) *incarnation {
 	if in.backup, err = orderstate.NewBackup(h, 1, 1); err != nil {
 		t.Fatal(err)
 	}
+	in.upstream = newUpstream(0, nil)
 	in.role, in.group, in.seal = following, 7, wire.NewSeal(make([]byte, secretSize))
 	return in
 }
@@ -40,7 +41,7 @@ func knows(t testing.TB, in *incarnation, sessions int) []*attachment {
 	var all []*attachment
 	for n := range orderstate.Session(sessions) {
 		states = append(states, orderstate.SessionState{Session: n + 1, Nonce: orderstate.Nonce{byte(n), byte(n >> 8)}})
-		a := &attachment{in: in, bound: true, session: n + 1, wake: make(chan struct{}, 1)}
+		a := &attachment{in: in, bound: true, session: n + 1, out: newOutbox[pb.AttachResponse](nil)}
 		in.attached[a], in.bySession[n+1] = struct{}{}, a
 		all = append(all, a)
 	}
@@ -144,7 +145,7 @@ func TestAnnouncedFrameIsKept(t *testing.T) {
 func TestDroppedFramesAreNotAcknowledged(t *testing.T) {
 	t.Parallel()
 	in := backup(t)
-	a := &attachment{in: in, bound: true, session: 1, wake: make(chan struct{}, 1)}
+	a := &attachment{in: in, bound: true, session: 1, out: newOutbox[pb.AttachResponse](nil)}
 	var frames wire.Assembler
 	send := func(q uint64, size int) {
 		t.Helper()
@@ -236,7 +237,7 @@ func TestStreamQueueBounds(t *testing.T) {
 		Sealed: make([]byte, 64<<10)}
 	for n := range 100 {
 		ctx, cut := context.WithCancelCause(t.Context())
-		a := &attachment{in: in, bound: true, wake: make(chan struct{}, 1), cut: cut}
+		a := &attachment{in: in, bound: true, out: newOutbox[pb.AttachResponse](cut)}
 		before := in.queued
 		for i := 0; ctx.Err() == nil && i <= 64; i++ {
 			a.addRun(run)
@@ -244,8 +245,8 @@ func TestStreamQueueBounds(t *testing.T) {
 		if n == 0 && in.queued != maxQueueBytes/16 {
 			t.Errorf("a source's stream was cut after %d bytes, want %d", in.queued, maxQueueBytes/16)
 		}
-		if in.queued-before != a.size || in.queued > maxQueueBytes {
-			t.Errorf("%d bytes are queued for all, %d before, %d for one", in.queued, before, a.size)
+		if in.queued-before != a.out.size || in.queued > maxQueueBytes {
+			t.Errorf("%d bytes are queued for all, %d before, %d for one", in.queued, before, a.out.size)
 		}
 		wantCode(t, statusOf(context.Cause(ctx)), codes.ResourceExhausted)
 		if n%2 == 0 {
@@ -257,12 +258,12 @@ func TestStreamQueueBounds(t *testing.T) {
 	}
 
 	ctx, cut := context.WithCancelCause(t.Context())
-	f := &follower{wake: make(chan struct{}, 1), cut: cut}
-	f.add(maxQueueBytes)
+	f := &follower{out: newOutbox[pb.FollowResponse](cut)}
+	f.say(maxQueueBytes)
 	if ctx.Err() != nil {
 		t.Error("a follower's stream was cut at its bound, not beyond it")
 	}
-	f.add(1)
+	f.say(1)
 	if ctx.Err() == nil {
 		t.Error("a follower's stream wasn't cut")
 	}
@@ -273,9 +274,9 @@ func TestStreamQueueBounds(t *testing.T) {
 func TestAttachmentEmptiesItsQueue(t *testing.T) {
 	t.Parallel()
 	in := backup(t)
-	a := &attachment{in: in, bound: true, wake: make(chan struct{}, 1), cut: func(err error) {
+	a := &attachment{in: in, bound: true, out: newOutbox[pb.AttachResponse](func(err error) {
 		t.Errorf("cut: %v", err)
-	}}
+	})}
 	run := orderstate.Announcement{Envelope: orderstate.Envelope{Epoch: 1, EpochFirst: 1, First: 1, Count: 1},
 		Sealed: make([]byte, 1<<20)}
 	for range 3 * maxQueueBytes >> 20 {

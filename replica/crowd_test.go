@@ -9,6 +9,7 @@ import (
 
 	"github.com/understudy-rpc/understudy/internal/wire"
 	"github.com/understudy-rpc/understudy/orderstate"
+	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
 // crowded is a primary that leads alone, with as many sessions as a group may have.
@@ -31,7 +32,8 @@ func crowded(t *testing.T) *incarnation {
 // opens opens one more session.
 func opens(t *testing.T, in *incarnation, n byte) error {
 	t.Helper()
-	return in.attach(t.Context(), &attachment{in: in, nonce: orderstate.Nonce{n, n, 2}, wake: make(chan struct{}, 1)})
+	return in.attach(t.Context(), &attachment{in: in, nonce: orderstate.Nonce{n, n, 2},
+		out: newOutbox[pb.AttachResponse](nil)})
 }
 
 // With 10,000 sessions whose sources are there, another one waits, and is refused; those that are

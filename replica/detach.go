@@ -16,14 +16,6 @@ import (
 // their own; a takeover of that backup waits for these, and replies to all others wait for that
 // backup.
 
-// telling is what the present stream to the primary has still to carry of whom this backup hears,
-// and whom it doesn't any more. Each stream has its own: what one that has ended didn't carry, the
-// next one begins with.
-type telling struct {
-	attach map[orderstate.Session]bool
-	detach map[orderstate.Session]uint64 // as which number
-}
-
 // isHeard says whether a source has acknowledged the epoch on its stream, before which it has sent
 // all that it holds (R12.1), and is trusted to send the rest. Called with mu held, while following.
 func (in *incarnation) isHeard(a *attachment) bool {
@@ -37,8 +29,6 @@ func (in *incarnation) isHeard(a *attachment) bool {
 // tellAll begins anew with the primary, on a new stream: there no session is attached but those
 // that are told from now on. Called with mu held.
 func (in *incarnation) tellAll() {
-	in.telling = &telling{map[orderstate.Session]bool{}, map[orderstate.Session]uint64{}}
-	in.asked = 0
 	if in.backup == nil {
 		return
 	}
@@ -61,35 +51,16 @@ func (in *incarnation) tellHeard() {
 // canHear: a source has sent something, or this backup's epoch has started. Called with mu held,
 // while following.
 func (in *incarnation) canHear(a *attachment) {
-	if !in.isHeard(a) || !in.backup.Attach(a.session) || in.telling == nil {
-		return
+	if in.isHeard(a) && in.backup.Attach(a.session) {
+		in.upstream.attached(a.session)
 	}
-	delete(in.telling.detach, a.session)
-	in.telling.attach[a.session] = true
-	signal(in.ackDue)
 }
 
 // cantHear: the session's stream has ended. Called with mu held, while following.
 func (in *incarnation) cantHear(s orderstate.Session) {
-	number, ok := in.backup.Detach(s)
-	if !ok || in.telling == nil {
-		return
+	if number, ok := in.backup.Detach(s); ok {
+		in.upstream.detached(s, number)
 	}
-	delete(in.telling.attach, s)
-	in.telling.detach[s] = number
-	signal(in.ackDue)
-}
-
-// tell puts what there is to say into a message for the primary. Called with mu held.
-func (t *telling) tell(req *pb.FollowRequest) {
-	for s := range t.attach {
-		req.Attach = append(req.Attach, uint64(s))
-	}
-	for s, number := range t.detach {
-		req.Detach = append(req.Detach, &pb.Detaching{Session: uint64(s), Number: number})
-	}
-	clear(t.attach)
-	clear(t.detach)
 }
 
 // confirmed takes the primary's confirmations. Called with mu held.
@@ -170,7 +141,7 @@ func (in *incarnation) cutUnheard() {
 	now := in.r.clock()
 	for _, a := range in.bySession {
 		if a.missed != 0 && now-a.missed > silence {
-			a.cut(errUnheard)
+			a.out.cut(errUnheard)
 		}
 	}
 }
@@ -180,7 +151,7 @@ func (in *incarnation) cutUnheard() {
 func (in *incarnation) heardBy(f *follower, req *pb.FollowRequest) {
 	changed := false
 	for _, s := range req.GetAttach() {
-		changed = in.primary.Attach(f.id, orderstate.Session(s)) || changed
+		changed = in.primary.Attach(f.peer.id, orderstate.Session(s)) || changed
 	}
 	if changed {
 		in.progressed()
@@ -189,8 +160,8 @@ func (in *incarnation) heardBy(f *follower, req *pb.FollowRequest) {
 	var confirmed []*pb.Detached
 	for _, d := range req.GetDetach() {
 		s := orderstate.Session(d.GetSession())
-		if upTo, ok := in.primary.Detach(f.id, s); ok { // else the session has ended meanwhile
-			in.rarely(slog.LevelInfo, "a backup can't hear a session", "backup", f.member.String(), "session",
+		if upTo, ok := in.primary.Detach(f.peer.id, s); ok { // else the session has ended meanwhile
+			in.rarely(slog.LevelInfo, "a backup can't hear a session", "backup", f.peer.member.String(), "session",
 				d.GetSession())
 			sessions = append(sessions, s)
 			confirmed = append(confirmed,
@@ -202,15 +173,15 @@ func (in *incarnation) heardBy(f *follower, req *pb.FollowRequest) {
 	}
 	in.catchUp(f)
 	in.sendMessages(f, func(s orderstate.Session) bool { return slices.Contains(sessions, s) })
-	f.out.Detached = append(f.out.Detached, confirmed...)
-	signal(f.wake)
+	out := f.out.say()
+	out.Detached = append(out.Detached, confirmed...)
 }
 
 // hearsAll says whether a follower hears every session that has a stream here. Called with mu held,
 // while leading.
 func (in *incarnation) hearsAll(f *follower) bool {
 	for s := range in.bySession {
-		if !in.primary.Hears(f.id, s) {
+		if !in.primary.Hears(f.peer.id, s) {
 			return false
 		}
 	}
@@ -232,8 +203,8 @@ func (in *incarnation) mayLeave(s orderstate.Session, k orderstate.OrderNum, sta
 // its order follows as a null message. A joiner has its messages with that. Called with mu held.
 func (in *incarnation) sendToDeaf(id orderstate.MessageID) {
 	for _, r := range in.primary.DetachedAt(id.Session) {
-		if f := in.followers[r]; f != nil && !f.joining {
-			in.sendMessage(f, id)
+		if p := in.roster[r]; p != nil && p.stream != nil && !p.stream.joins() {
+			in.sendMessage(p.stream, id)
 		}
 	}
 }

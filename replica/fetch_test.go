@@ -16,7 +16,7 @@ func TestOnlyNewFramesAreHeard(t *testing.T) {
 	in := backup(t)
 	now := time.Hour
 	in.r.clock = func() time.Duration { return now }
-	a := &attachment{in: in, bound: true, session: 1, wake: make(chan struct{}, 1)}
+	a := &attachment{in: in, bound: true, session: 1, out: newOutbox[pb.AttachResponse](nil)}
 	in.attached[a] = struct{}{}
 	var frames wire.Assembler
 	frame := func(q uint64, more uint32) *pb.AttachRequest {
@@ -111,7 +111,7 @@ func TestSuspects(t *testing.T) {
 		a.acknowledged = 1
 		in.canHear(a)
 	}
-	in.telling.tell(new(pb.FollowRequest))
+	in.upstream.tell(new(pb.FollowRequest))
 	q := orderstate.SeqNum(0)
 	misses := func(a *attachment) {
 		q++
@@ -137,7 +137,7 @@ func TestSuspects(t *testing.T) {
 		t.Helper()
 		in.forgive()
 		req := new(pb.FollowRequest)
-		in.telling.tell(req)
+		in.upstream.tell(req)
 		if len(req.Attach) != attached || len(req.Detach) != detached {
 			t.Errorf("%s: told %v", when, req)
 		}

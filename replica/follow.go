@@ -149,13 +149,13 @@ func (in *incarnation) followOnce() error {
 		return errors.New("replica: the primary isn't registered")
 	}
 	ctx, cancel := context.WithCancelCause(in.ctx)
-	in.cut, in.incoming = cancel, parts{}
-	in.heard, in.hearing = in.r.clock(), false // a peer that asks isn't told that the primary is heard until it is
+	u := newUpstream(in.r.clock(), cancel) // a peer that asks isn't told that the primary is heard until it is
+	in.upstream = u
 	in.mu.Unlock()
 	defer func() {
 		cancel(nil)
 		in.mu.Lock()
-		in.cut = nil
+		in.upstream = nil
 		in.mu.Unlock()
 	}()
 
@@ -167,7 +167,7 @@ func (in *incarnation) followOnce() error {
 	if err != nil {
 		return err
 	}
-	go in.listen(ctx, cancel)
+	go in.listen(ctx, u)
 	in.mu.Lock()
 	in.tellAll()
 	in.mu.Unlock()
@@ -179,7 +179,7 @@ func (in *incarnation) followOnce() error {
 	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
-	err = in.read(ctx, stream, joined)
+	err = in.read(ctx, stream, u, joined)
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
 		err = cause
 	}
@@ -192,7 +192,7 @@ func (in *incarnation) followOnce() error {
 // listen cuts the stream when the primary is silent. A joiner is patient while etcd names no other
 // primary: it can't be elected, and a transfer that begins again takes the longer, the busier
 // everyone is.
-func (in *incarnation) listen(ctx context.Context, cut context.CancelCauseFunc) {
+func (in *incarnation) listen(ctx context.Context, u *upstream) {
 	t := time.NewTicker(heartbeat / 2)
 	defer t.Stop()
 	for {
@@ -203,10 +203,10 @@ func (in *incarnation) listen(ctx context.Context, cut context.CancelCauseFunc) 
 			if !in.inSync && in.view.Primary == in.leader {
 				limit = joinSilence
 			}
-			silent := in.r.clock()-in.heard > limit
+			silent := in.r.clock()-u.heard > limit
 			in.mu.Unlock()
 			if silent {
-				cut(errors.New("replica: the primary is silent"))
+				u.cut(errors.New("replica: the primary is silent"))
 				return
 			}
 		case <-ctx.Done():
@@ -217,7 +217,7 @@ func (in *incarnation) listen(ctx context.Context, cut context.CancelCauseFunc) 
 
 // read takes what the primary sends. A joiner keeps it until it has its snapshot.
 func (in *incarnation) read(
-	ctx context.Context, stream grpc.BidiStreamingClient[pb.FollowRequest, pb.FollowResponse], joined bool,
+	ctx context.Context, stream grpc.BidiStreamingClient[pb.FollowRequest, pb.FollowResponse], u *upstream, joined bool,
 ) error {
 	if joined {
 		for first := true; ; first = false {
@@ -225,11 +225,11 @@ func (in *incarnation) read(
 			if err != nil {
 				return err
 			}
-			if err := in.followed(resp); err != nil {
+			if err := in.followed(u, resp); err != nil {
 				return err
 			}
 			if first { // not before: see startAcks
-				in.startAcks(ctx, stream)
+				in.startAcks(ctx, stream, u)
 				in.goes(func() { in.fetcher(ctx) })
 			}
 		}
@@ -256,7 +256,7 @@ func (in *incarnation) read(
 		select {
 		case resp := <-responses:
 			in.mu.Lock()
-			in.heard, in.hearing = in.r.clock(), true
+			u.isHeard(in.r.clock())
 			in.mu.Unlock()
 			switch {
 			case resp.GetWelcome() != nil && restored == nil:
@@ -269,12 +269,12 @@ func (in *incarnation) read(
 				transfer = moving
 				// The next incarnation doesn't begin before this ends: both restore one state.
 				in.goes(func() { restored <- in.restore(moving, p, resp.GetWelcome(), start) })
-				in.startAcks(ctx, stream)
+				in.startAcks(ctx, stream, u)
 				if err := kept.add(resp); err != nil {
 					return err
 				}
 			case in.hasState():
-				if err := in.followed(resp); err != nil {
+				if err := in.followed(u, resp); err != nil {
 					return err
 				}
 			default:
@@ -290,12 +290,12 @@ func (in *incarnation) read(
 			transfer = ctx
 			in.becomes(following)
 			for _, resp := range kept.responses {
-				if err := in.followed(resp); err != nil {
+				if err := in.followed(u, resp); err != nil {
 					return err
 				}
 			}
 			kept = keptBack{}
-			signal(in.ackDue)
+			u.isDue()
 			in.goes(func() { in.fetcher(ctx) })
 		case err := <-failed:
 			return err
@@ -323,21 +323,18 @@ func (in *incarnation) becomes(r role) {
 // on the stream: until then gRPC may take another connection for it, once, and whoever sends
 // meanwhile waits for that on a mutex, deaf to the context.
 func (in *incarnation) startAcks(
-	ctx context.Context, stream grpc.BidiStreamingClient[pb.FollowRequest, pb.FollowResponse],
+	ctx context.Context, stream grpc.BidiStreamingClient[pb.FollowRequest, pb.FollowResponse], u *upstream,
 ) {
-	in.mu.Lock()
-	tells := in.telling
-	in.mu.Unlock()
 	in.goes(func() {
 		t := time.NewTicker(heartbeat)
 		defer t.Stop()
 		for {
-			req := in.says(tells)
+			req := in.says(u)
 			if req == nil || stream.Send(req) != nil {
 				return // whoever reads sees why
 			}
 			select {
-			case <-in.ackDue:
+			case <-u.due:
 				runtime.Gosched() // as in pusher
 			case <-t.C:
 				in.mu.Lock()
@@ -354,7 +351,7 @@ func (in *incarnation) startAcks(
 }
 
 // says is what a follower says now; nil when it is none any more.
-func (in *incarnation) says(tells *telling) *pb.FollowRequest {
+func (in *incarnation) says(u *upstream) *pb.FollowRequest {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	switch in.role {
@@ -367,16 +364,16 @@ func (in *incarnation) says(tells *telling) *pb.FollowRequest {
 	req := &pb.FollowRequest{Restored: true, SnapshotBytes: in.gave, Executed: uint64(in.machine.Executed()),
 		LogBytes: uint64(in.backup.Logged())}
 	in.gave = 0
-	tells.tell(req)
+	u.tell(req)
 	if e, k, ok := in.backup.Acknowledgement(); ok {
 		req.Acknowledgement = &pb.Acknowledgement{Epoch: uint64(e), OrderNum: uint64(k)}
-		in.acked = k
+		u.acked = k
 	}
 	return req
 }
 
 // followed takes one message of the primary.
-func (in *incarnation) followed(resp *pb.FollowResponse) error {
+func (in *incarnation) followed(u *upstream, resp *pb.FollowResponse) error {
 	announced, err := wire.RunsFromProto(resp.GetSourceOrderInfo())
 	if err != nil {
 		return err
@@ -384,7 +381,7 @@ func (in *incarnation) followed(resp *pb.FollowResponse) error {
 	runs := in.open(announced)
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	in.heard, in.hearing = in.r.clock(), true
+	u.isHeard(in.r.clock())
 	last := in.backup.Last()
 	if s := resp.GetEpochStart(); s != nil && orderstate.Epoch(s.GetEpoch()) == in.backup.Epoch() {
 		if err := in.backup.Start(orderstate.Epoch(s.GetEpoch()), orderstate.OrderNum(s.GetFirstOrderNum()),
@@ -393,12 +390,12 @@ func (in *incarnation) followed(resp *pb.FollowResponse) error {
 		}
 		in.start = s
 		in.tellHeard()
-		signal(in.ackDue)
+		u.isDue()
 		signal(in.work)
 		in.broadcast()
 	}
 	for _, m := range resp.GetMessages() {
-		if err := in.logMessage(&in.incoming, m); err != nil {
+		if err := in.logMessage(&u.incoming, m); err != nil {
 			return err
 		}
 	}
@@ -409,10 +406,7 @@ func (in *incarnation) followed(resp *pb.FollowResponse) error {
 	in.backup.LearnStable(in.backup.Epoch(), orderstate.OrderNum(resp.GetStable()))
 	in.forget()
 	in.confirmed(resp.GetDetached())
-	if k := orderstate.OrderNum(resp.GetAcknowledge()); k > in.acked {
-		in.asked = max(in.asked, k)
-		signal(in.ackDue)
-	}
+	u.waitsFor(orderstate.OrderNum(resp.GetAcknowledge()))
 	if resp.GetInSync() && !in.inSync {
 		in.inSync = true
 		in.log.Info("joined", "epoch", in.backup.Epoch(), "at", in.backup.Last())
@@ -454,15 +448,13 @@ func (in *incarnation) advanced(last orderstate.OrderNum) {
 	grown := in.backup.Above(last)
 	if len(grown) > 0 {
 		signal(in.work)
-		if in.acked < in.asked || in.backup.Last() >= in.acked+lazyAck || in.backup.Logged() > lazyAckBytes {
-			signal(in.ackDue)
-		}
+		in.upstream.grows(in.backup)
 	}
 	for _, o := range grown {
 		if o.Kind == orderstate.Open {
 			m, _ := in.backup.Has(o.Message())
 			in.opened(m.Nonce)
-			signal(in.ackDue)
+			in.upstream.isDue()
 			continue
 		}
 		if len(in.suspects) > 0 {

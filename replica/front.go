@@ -161,8 +161,10 @@ func (in *incarnation) admit(
 	if err := in.room(ctx, id.Session); err != nil {
 		return 0, err
 	}
-	if have := len(in.members) + 1; have < in.r.config.minInSync {
-		return 0, errMinInSync(have, in.r.config.minInSync)
+	if want := in.r.config.minInSync; want > 1 {
+		if have := in.roster.members() + 1; have < want {
+			return 0, errMinInSync(have, want)
+		}
 	}
 	in.arriving[id] = nil
 	return orderstate.Fresh, nil

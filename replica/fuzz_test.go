@@ -58,7 +58,7 @@ func FuzzFollowed(f *testing.F) {
 		in.backup.Detach(1)
 		in.mu.Unlock()
 		for range 2 { // what is repeated changes nothing
-			if in.followed(&m) != nil {
+			if in.followed(in.upstream, &m) != nil {
 				return
 			}
 		}
@@ -84,7 +84,7 @@ func FuzzTake(f *testing.F) {
 			return
 		}
 		in := backup(t)
-		a := &attachment{in: in, session: 1, bound: true, wake: make(chan struct{}, 1), cut: func(error) {}}
+		a := &attachment{in: in, session: 1, bound: true, out: newOutbox[pb.AttachResponse](func(error) {})}
 		in.bySession[1] = a
 		var frames wire.Assembler
 		for range 2 {
@@ -116,8 +116,7 @@ func FuzzAcknowledged(f *testing.F) {
 		o, _, _ := in.primary.Open(orderstate.Nonce{1}, 1, nil, in.now())
 		in.mu.Lock()
 		in.own(o)
-		follows := &follower{id: "backup", wake: make(chan struct{}, 1), cut: func(error) {}}
-		in.followers["backup"] = follows
+		follows := streams(in, &peer{id: "backup", stage: inSync}, func(error) {})
 		in.mu.Unlock()
 		for range 2 {
 			if in.acknowledged(follows, &m) != nil {
@@ -142,7 +141,7 @@ func BenchmarkTake(b *testing.B) {
 		b.Run(fmt.Sprint(together), func(b *testing.B) {
 			in := backup(b)
 			seal := wire.NewSeal(make([]byte, secretSize))
-			a := &attachment{in: in, session: 1, bound: true, wake: make(chan struct{}, 1), cut: func(error) {}}
+			a := &attachment{in: in, session: 1, bound: true, out: newOutbox[pb.AttachResponse](func(error) {})}
 			in.bySession[1] = a
 			var frames wire.Assembler
 			next, payload := uint64(1), make([]byte, 100)

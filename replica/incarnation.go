@@ -24,7 +24,6 @@ import (
 type incarnation struct {
 	r    *Replica
 	self election.Member
-	id   orderstate.Replica
 	log  *logs.Logger
 
 	life context.Context // Serve's
@@ -84,28 +83,16 @@ type incarnation struct {
 	known     map[orderstate.Session]*knownSession // of sessions that are open
 
 	// Following.
-	heard    time.Duration           // when the primary was last heard, or its stream begun
-	hearing  bool                    // it was heard on the present stream
-	cut      context.CancelCauseFunc // of the stream to it; nil without one
-	incoming parts                   // of the stream
-	ackDue   chan struct{}           // capacity 1
-	acked    orderstate.OrderNum     // told to the primary
-	asked    orderstate.OrderNum     // the primary waits for what is held up to here: each step is acknowledged at once
+	upstream *upstream // nil without one
 	inSync   bool
-	telling  *telling // R11; nil before the first stream
-	gave     uint64   // bytes of the last snapshot that it gave; 0 once the primary was told
+	gave     uint64 // bytes of the last snapshot that it gave; 0 once the primary was told
 
 	// Leading.
-	followers map[orderstate.Replica]*follower
-	members   map[orderstate.Replica]election.Member // in-sync, but for this replica
-	adding    map[orderstate.Replica]bool            // members that are being written to in-sync
-	// members whose eviction may take place yet; noted while taking over, too
-	doubted    map[orderstate.Replica]bool
-	lost       map[orderstate.Replica]time.Duration // when a member's stream ended
-	push       chan struct{}                        // capacity 1: a null message is due
-	stoodAt    orderstate.OrderNum                  // what was executed when it moved last, or when no backup was ahead
-	stoodSince time.Duration                        // when that was
-	warned     time.Duration                        // when the primary has last warned of a large state
+	roster     roster              // while taking over, too
+	push       chan struct{}       // capacity 1: a null message is due
+	stoodAt    orderstate.OrderNum // what was executed when it moved last, or when no backup was ahead
+	stoodSince time.Duration       // when that was
+	warned     time.Duration       // when the primary has last warned of a large state
 }
 
 type role int
@@ -129,19 +116,15 @@ func newIncarnation(ctx context.Context, r *Replica) *incarnation {
 		progress: make(chan struct{}), coming: map[orderstate.Nonce]*coming{},
 		openings: make(chan struct{}, maxOpenings),
 		changed:  make(chan struct{}), work: make(chan struct{}, 1), lacking: make(chan struct{}, 1),
-		ackDue: make(chan struct{}, 1), push: make(chan struct{}, 1),
+		push:     make(chan struct{}, 1),
 		machine:  machine.New(r.app),
 		wall:     clock.NewSteady(r.wall, r.clock),
 		attached: map[*attachment]struct{}{}, asking: map[*attachment]struct{}{},
 		bySession: map[orderstate.Session]*attachment{}, suspects: map[orderstate.Session]*suspect{},
 		absent: map[orderstate.Session]time.Duration{}, known: map[orderstate.Session]*knownSession{},
-		followers: map[orderstate.Replica]*follower{}, members: map[orderstate.Replica]election.Member{},
-		lost:     map[orderstate.Replica]time.Duration{},
-		adding:   map[orderstate.Replica]bool{},
-		doubted:  map[orderstate.Replica]bool{},
+		roster:   roster{},
 		arriving: map[orderstate.MessageID]chan struct{}{},
 	}
-	in.id = replicaID(in.self)
 	in.log = r.log.With("replica", in.self.String())
 	in.life = ctx
 	in.ctx, in.end = context.WithCancelCause(ctx)
@@ -411,8 +394,10 @@ func (in *incarnation) awaitProgress(ctx context.Context, cond func() bool) erro
 		return nil
 	}
 	in.progressWaiters++
-	for _, f := range in.followers {
-		signal(f.wake)
+	for _, p := range in.roster {
+		if p.stream != nil {
+			signal(p.stream.out.wake)
+		}
 	}
 	defer func() { in.progressWaiters-- }()
 	for !cond() {
@@ -448,9 +433,9 @@ func (in *incarnation) progressed() {
 func (in *incarnation) forget() {
 	executed := in.machine.Executed()
 	upTo := executed
-	for _, f := range in.followers {
-		if f.joining {
-			upTo = min(upTo, f.keptAbove)
+	for _, p := range in.roster {
+		if p.stream != nil && p.stream.joins() {
+			upTo = min(upTo, p.stream.keptAbove)
 		}
 	}
 	if in.primary != nil && upTo < min(executed, in.primary.Stable()) && in.halfFull() {

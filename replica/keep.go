@@ -12,11 +12,9 @@ import (
 func (in *incarnation) backAgain() (back []election.Member) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	for id := range in.doubted {
-		if m, ok := in.members[id]; !ok {
-			delete(in.doubted, id)
-		} else if in.followers[id] != nil {
-			back = append(back, m)
+	for _, p := range in.roster {
+		if p.doubted && p.stage.isMember() && p.stream != nil {
+			back = append(back, p.member)
 		}
 	}
 	return back
@@ -35,7 +33,9 @@ func (in *incarnation) keep(m election.Member) {
 		in.log.Info("can't keep a member in-sync", "member", m.String(), "error", err)
 	default:
 		in.mu.Lock()
-		delete(in.doubted, replicaID(m))
+		if p := in.roster[replicaID(m)]; p != nil {
+			p.doubted = false
+		}
 		in.mu.Unlock()
 	}
 }

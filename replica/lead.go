@@ -27,43 +27,13 @@ func (in *incarnation) settle() {
 	}
 	in.gate = false
 	target := in.primary.Last()
-	for _, f := range in.followers {
-		in.catchUp(f)
-		in.sendMessages(f, func(orderstate.Session) bool { return true })
+	for _, p := range in.roster {
+		if f := p.stream; f != nil {
+			in.catchUp(f)
+			in.sendMessages(f, func(orderstate.Session) bool { return true })
+		}
 	}
 	_ = in.awaitProgress(ctx, func() bool { return in.role != leading || in.primary.Stable() >= target })
-}
-
-// follower is a backup's, or a joiner's, stream at the primary. Its fields are guarded by the
-// incarnation's mu.
-type follower struct {
-	member election.Member
-	id     orderstate.Replica
-	cut    context.CancelCauseFunc
-	wake   chan struct{} // capacity 1
-	heard  time.Duration
-
-	joining   bool                // not in-sync yet
-	restored  bool                // it has its snapshot
-	since     time.Duration       // when it had
-	counted   bool                // in the required set
-	donor     string              // while joining: who gives the snapshot
-	keptAbove orderstate.OrderNum // while joining: the log is kept from here on
-	executed  orderstate.OrderNum // what it says to have executed
-	moved     time.Duration       // when that has moved, or wasn't less than what was executed here
-	logBytes  uint64              // of messages, in order
-	sent      orderstate.OrderNum // the stream has carried the order up to here
-	out       pb.FollowResponse   // what is to be sent next
-	size      int
-}
-
-// add queues for a follower; a queue beyond its bound cuts the stream (R6).
-func (f *follower) add(bytes int) {
-	f.size += bytes
-	if f.size > maxQueueBytes {
-		f.cut(errors.New("replica: a follower's queue is full"))
-	}
-	signal(f.wake)
 }
 
 // leads makes this incarnation its group's primary. Called with mu held.
@@ -164,21 +134,23 @@ func (in *incarnation) null() {
 	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	for _, f := range in.followers {
-		if f.sent+1 == r.First && sealed != nil && !f.joining {
+	for _, p := range in.roster {
+		f := p.stream
+		switch {
+		case f == nil:
+		case f.sent+1 == r.First && sealed != nil && !f.joins():
 			f.sent = r.Last()
-			f.out.SourceOrderInfo = append(f.out.SourceOrderInfo, sealed)
-			f.add(len(sealed.Sealed))
-			continue
+			f.sayRun(sealed)
+		default:
+			in.catchUp(f)
 		}
-		in.catchUp(f)
 	}
 }
 
 // catchUp queues what a follower's stream hasn't carried; a joiner gets the messages, too, since
 // sources may not send it theirs yet. Called with mu held.
 func (in *incarnation) catchUp(f *follower) {
-	if !f.joining {
+	if !f.joins() {
 		f.sent = max(f.sent, in.primary.Stable())
 	}
 	for f.sent < in.primary.Last() {
@@ -190,30 +162,28 @@ func (in *incarnation) catchUp(f *follower) {
 			r.Count, r.Entries = wire.MaxRun, r.Entries[:wire.MaxRun]
 		}
 		f.sent = r.Last()
-		sealed := wire.RunToProto(in.seal.Close(r), false)
-		f.out.SourceOrderInfo = append(f.out.SourceOrderInfo, sealed)
-		f.add(len(sealed.Sealed))
-		if f.joining {
+		f.sayRun(wire.RunToProto(in.seal.Close(r), false))
+		if f.joins() {
 			for _, o := range r.Entries {
 				in.sendMessage(f, o.Message())
 			}
 		}
 	}
-	signal(f.wake)
+	signal(f.out.wake)
 }
 
 // sendMessage queues one message of the log. Called with mu held.
 func (in *incarnation) sendMessage(f *follower, id orderstate.MessageID) {
 	if m, ok := in.primary.Has(id); ok {
-		f.out.Messages = append(f.out.Messages, loggedMessage(m))
-		f.add(m.Size)
+		out := f.say(m.Size)
+		out.Messages = append(out.Messages, loggedMessage(m))
 	}
 }
 
 // sendMessages queues the pending messages of some sessions, which their sources can't send; a
 // joiner has them with their order. Called with mu held.
 func (in *incarnation) sendMessages(f *follower, of func(orderstate.Session) bool) {
-	if f.joining {
+	if f.joins() {
 		return
 	}
 	for _, o := range in.primary.PendingSourceOrder() {
@@ -228,11 +198,13 @@ func (in *incarnation) acknowledged(f *follower, req *pb.FollowRequest) error {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	f.heard = in.r.clock()
-	if in.role != leading || in.followers[f.id] != f {
+	p := f.peer
+	if in.role != leading || p.stream != f {
 		return errEvicted
 	}
-	if !f.restored && req.GetRestored() {
-		f.restored, f.since, f.moved = true, f.heard, f.heard
+	if f.since == 0 && req.GetRestored() {
+		f.since, f.moved = f.heard, f.heard
+		p.stage = max(p.stage, restored)
 	}
 	f.executes(in, req)
 	in.heardBy(f, req)
@@ -241,27 +213,26 @@ func (in *incarnation) acknowledged(f *follower, req *pb.FollowRequest) error {
 		return nil
 	}
 	k := orderstate.OrderNum(a.GetOrderNum())
-	if f.joining && !f.counted {
-		if !f.restored || k < f.keptAbove || k > in.primary.Last() {
+	if p.stage < counted {
+		if p.stage < restored || k < f.keptAbove || k > in.primary.Last() {
 			return nil
 		}
 		if f.heard-f.since < silence && !in.hearsAll(f) { // replies to the others will wait for it (R11)
 			return nil
 		}
 		// R13, grow: count it first; its acknowledgements so far count from now on.
-		f.counted = true
-		in.primary.Require(f.id)
+		p.stage = counted
+		in.primary.Require(p.id)
 		in.tellRequired()
-		member := f.member
-		in.goes(func() { in.grow(f, member) })
+		in.goes(func() { in.grow(f) })
 	}
-	moved, err := in.primary.Acknowledge(f.id, in.primary.Epoch(), k)
+	moved, err := in.primary.Acknowledge(p.id, in.primary.Epoch(), k)
 	if err != nil {
 		return err
 	}
 	if moved {
 		in.stableMoved()
-	} else if f.joining {
+	} else if f.joins() {
 		in.progressed() // grow waits for this joiner, whatever was stable before it came
 	}
 	return nil
@@ -281,7 +252,8 @@ func (in *incarnation) stableMoved() {
 }
 
 // grow writes a joiner to in-sync when it holds what was ordered by the time it was counted (R13).
-func (in *incarnation) grow(f *follower, m election.Member) {
+func (in *incarnation) grow(f *follower) {
+	p := f.peer
 	in.mu.Lock()
 	// What was stable before it was counted, it may lack: nothing else sends it that. And its
 	// snapshot may hold turns that another backup doesn't yet; from a joiner that led, that one
@@ -289,50 +261,40 @@ func (in *incarnation) grow(f *follower, m election.Member) {
 	in.catchUp(f)
 	target := in.primary.Last()
 	err := in.awaitProgress(in.ctx, func() bool {
-		held, _ := in.primary.Acknowledged(f.id)
-		return in.followers[f.id] != f || held >= target && in.primary.Stable() >= target && in.gate &&
+		held, _ := in.primary.Acknowledged(p.id)
+		return p.stream != f || held >= target && in.primary.Stable() >= target && in.gate &&
 			in.r.clock() < in.authority
 	})
-	if gone := in.followers[f.id] != f; err != nil || gone {
+	if gone := p.stream != f; err != nil || gone {
 		in.mu.Unlock()
 		return // who removed it has released it
 	}
 	// From here on it may be in-sync, whatever becomes of its stream: so it stays in the required
 	// set until its removal from etcd is certain.
-	in.members[f.id] = m
-	in.adding[f.id] = true
+	p.stage = adding
 	in.mu.Unlock()
 	ctx, cancel := context.WithTimeout(in.ctx, authority)
 	defer cancel()
-	err = in.r.store.AddInSync(ctx, uint64(in.primary.Epoch()), m)
+	err = in.r.store.AddInSync(ctx, uint64(in.primary.Epoch()), p.member)
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	delete(in.adding, f.id)
 	switch {
-	case err == nil && in.followers[f.id] == f:
-		f.joining = false
-		f.out.InSync = true
-		f.add(0)
-		in.log.Info("in-sync", "joiner", m.String())
+	case err == nil && p.stream != nil:
+		p.stage = inSync
+		p.stream.say(0).InSync = true
+		in.log.Info("in-sync", "joiner", p.member.String())
 		in.forget()
 		in.broadcast()
 	case err == nil || election.IsUnknown(err):
-		// Unknown counts as not done, and may be.
-		f.cut(errors.New("replica: the joiner left, or etcd is away"))
+		p.stage = inSync // unknown counts as not done, and may be
+		f.out.cut(errors.New("replica: the joiner left, or etcd is away"))
 	default:
-		delete(in.members, f.id)
-		if other := in.followers[f.id]; other != f { // else its stream's end releases it
-			if other != nil {
-				delete(in.followers, f.id)
-				other.cut(errEvicted)
-			}
-			in.release(f.id)
-		}
 		if errors.Is(err, election.ErrDeposed) {
 			in.end(errDeposed)
 		}
-		in.log.Warn("a joiner can't become in-sync", "joiner", m.String(), "error", err)
-		f.cut(err)
+		in.log.Warn("a joiner can't become in-sync", "joiner", p.member.String(), "error", err)
+		f.out.cut(err)
+		in.remove(p)
 	}
 }
 
@@ -347,19 +309,33 @@ func (in *incarnation) left(f *follower) {
 
 // parted takes a follower out of the followers, if it is one still. Called with mu held.
 func (in *incarnation) parted(f *follower) bool {
-	if in.followers[f.id] != f {
+	p := f.peer
+	if p.stream != f {
 		return false
 	}
-	delete(in.followers, f.id)
-	if _, member := in.members[f.id]; member {
-		in.lost[f.id] = in.r.clock()
-	} else if f.counted {
-		in.release(f.id) // R13: a joiner that fails leaves the required set
-	} else {
-		in.primary.DetachAll(f.id)
+	p.stream = nil
+	switch {
+	case p.stage.isMember():
+		p.lost = in.r.clock()
+	case p.stage == counted:
+		in.remove(p) // R13: a joiner that fails leaves the required set
+	default:
+		delete(in.roster, p.id)
+		in.primary.DetachAll(p.id)
 	}
 	in.broadcast()
 	return true
+}
+
+// remove forgets a replica, and takes it out of the required set. A stream that it still has is
+// cut. Called with mu held.
+func (in *incarnation) remove(p *peer) {
+	delete(in.roster, p.id)
+	if f := p.stream; f != nil {
+		p.stream = nil
+		f.out.cut(errEvicted)
+	}
+	in.release(p.id)
 }
 
 // release takes a replica out of the required set, and tells the sources. Called with mu held.
@@ -409,17 +385,17 @@ func (in *incarnation) gone(began time.Duration) []leaving {
 	defer in.mu.Unlock()
 	var gone []leaving
 	now := in.r.clock()
-	for id, m := range in.members {
-		f, lost := in.followers[id], in.lost[id]
+	for _, p := range in.roster {
+		f := p.stream
 		switch {
-		case in.adding[id]: // its removal must come after
+		case p.stage != inSync: // its removal must come after it was added
 		case f != nil && now-f.heard > silence,
-			f == nil && lost != 0 && now-lost > reconnect,
-			f == nil && lost == 0 && now-began > silence:
-			gone = append(gone, leaving{m, errSilent})
+			f == nil && p.lost != 0 && now-p.lost > reconnect,
+			f == nil && p.lost == 0 && now-began > silence:
+			gone = append(gone, leaving{p.member, errSilent})
 		case f != nil:
 			if err := in.stuck(f, now); err != nil {
-				gone = append(gone, leaving{m, err})
+				gone = append(gone, leaving{p.member, err})
 			}
 		}
 	}
@@ -433,18 +409,12 @@ func (in *incarnation) evict(l leaving) error {
 	if err := in.shrink(in.primary.Epoch(), m); err != nil {
 		return err
 	}
-	id := replicaID(m)
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.log.Info("evicted", "member", m.String(), "because", l.because)
-	delete(in.members, id)
-	delete(in.lost, id)
-	delete(in.doubted, id)
-	if f := in.followers[id]; f != nil {
-		delete(in.followers, id)
-		f.cut(errEvicted)
+	if p := in.roster[replicaID(m)]; p != nil {
+		in.remove(p)
 	}
-	in.release(id)
 	in.forget()
 	return nil
 }
@@ -459,7 +429,9 @@ func (in *incarnation) shrink(e orderstate.Epoch, m election.Member) error {
 		in.end(errDeposed)
 	case election.IsUnknown(err):
 		in.mu.Lock()
-		in.doubted[replicaID(m)] = true
+		if p := in.roster[replicaID(m)]; p != nil {
+			p.doubted = true
+		}
 		in.mu.Unlock()
 	}
 	return err
@@ -470,8 +442,8 @@ func (in *incarnation) tellRequired() {
 	set, mark := in.required(), in.sealedMark()
 	for a := range in.attached {
 		if a.bound {
-			a.out.RequiredSet, a.out.Mark = set, mark
-			signal(a.wake)
+			out := a.out.say()
+			out.RequiredSet, out.Mark = set, mark
 		}
 	}
 }

@@ -26,9 +26,9 @@ func behind(t testing.TB, entries int) (*incarnation, *attachment) {
 		t.Fatal(err)
 	}
 	in.primary.Attach("backup", opening.Session)
-	a := &attachment{in: in, session: opening.Session, bound: true, wake: make(chan struct{}, 1), cut: func(err error) {
+	a := &attachment{in: in, session: opening.Session, bound: true, out: newOutbox[pb.AttachResponse](func(err error) {
 		t.Errorf("cut: %v", err)
-	}}
+	})}
 	in.bySession[a.session] = a
 	orderMore(in, a.session, 1, entries)
 	return in, a
@@ -79,7 +79,7 @@ func hears(t testing.TB, s *orderstate.Source, announced ...orderstate.Announcem
 func drain(t testing.TB, a *attachment, s *orderstate.Source) (bytes int) {
 	t.Helper()
 	for out := a.next(); out != nil; out = a.next() {
-		if len(a.out.SourceOrderInfo) > 0 && len(a.wake) == 0 {
+		if a.out.next != nil && len(a.out.wake) == 0 {
 			t.Error("the sender wasn't woken for the rest")
 		}
 		runs, err := wire.RunsFromProto(out.GetSourceOrderInfo())
@@ -161,7 +161,7 @@ func TestANewStreamHasAnnouncedNothing(t *testing.T) {
 	in, a := behind(t, 1000)
 	last := in.primary.Last()
 	replies(t, in, a, last)
-	a = &attachment{in: in, session: a.session, bound: true, wake: make(chan struct{}, 1), cut: a.cut}
+	a = &attachment{in: in, session: a.session, bound: true, out: newOutbox[pb.AttachResponse](a.out.cut)}
 	in.mu.Lock()
 	in.bySession[a.session] = a
 	in.mu.Unlock()

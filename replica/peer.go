@@ -120,8 +120,8 @@ func (p *peerServer) Answer(req *pb.AnswerRequest, stream grpc.ServerStreamingSe
 	in.fence, in.start = req.GetNewEpoch().GetFence(), nil
 	resp := &pb.AnswerResponse{Starts: wire.StartsToProto(in.backup.Epochs().Starts())}
 	runs, err := in.runsOf(known)
-	if in.cut != nil {
-		in.cut(errNewEpoch)
+	if in.upstream != nil {
+		in.upstream.cut(errNewEpoch)
 	}
 	in.broadcast()
 	in.mu.Unlock()
@@ -235,7 +235,7 @@ func (p *peerServer) Follow(stream grpc.BidiStreamingServer[pb.FollowRequest, pb
 		for {
 			req, err := stream.Recv()
 			if err == nil {
-				in.warnOfSnapshot(f.member, req.GetSnapshotBytes())
+				in.warnOfSnapshot(f.peer.member, req.GetSnapshotBytes())
 				err = in.acknowledged(f, req)
 			}
 			if err != nil {
@@ -256,7 +256,7 @@ func (p *peerServer) Follow(stream grpc.BidiStreamingServer[pb.FollowRequest, pb
 		err = cause
 	}
 	if errors.As(err, new(*droppedError)) {
-		in.log.Warn("cut a joiner's stream", "joiner", f.member.String(), "because", err)
+		in.log.Warn("cut a joiner's stream", "joiner", f.peer.member.String(), "because", err)
 	}
 	if errors.Is(err, errEvicted) {
 		return status.Error(codes.Aborted, err.Error())
@@ -293,7 +293,8 @@ func (in *incarnation) admitFollower(
 	m := election.Member{Name: hello.GetReplica(), Incarnation: hello.GetIncarnation()}
 	id := replicaID(m)
 	epoch := orderstate.Epoch(hello.GetEpoch())
-	_, member := in.members[id]
+	p := in.roster[id]
+	member := p != nil && p.stage.isMember()
 	switch {
 	case m.Validate() != nil || m == in.self:
 		return nil, status.Errorf(codes.InvalidArgument, "understudy: %v can't follow %v", m, in.self)
@@ -308,35 +309,36 @@ func (in *incarnation) admitFollower(
 		return nil, status.Errorf(codes.FailedPrecondition, "understudy: the group's version is %q",
 			in.r.config.version)
 	}
-	if old := in.followers[id]; old != nil {
-		old.cut(errors.New("replica: another stream of the same follower"))
+	if p != nil && p.stream != nil {
+		p.stream.out.cut(errors.New("replica: another stream of the same follower"))
+		in.parted(p.stream)
 	}
-	f := &follower{
-		member: m, id: id, cut: cut, wake: make(chan struct{}, 1), heard: in.r.clock(), joining: !member,
-		sent: in.primary.Stable(),
+	if !member {
+		p = in.roster.add(m, empty)
 	}
+	f := &follower{peer: p, out: newOutbox[pb.FollowResponse](cut), heard: in.r.clock(), sent: in.primary.Stable()}
 	in.primary.DetachAll(id)
 	w := &pb.FollowWelcome{Group: in.group, Secret: in.secret, Mark: markToProto(in.r.store.Known())}
-	if f.joining {
+	if f.joins() {
 		f.sent = in.primary.CutAt() // and nothing above is cut until it is in-sync
 		f.keptAbove = f.sent
 		w.KeptAbove = uint64(f.keptAbove)
 		w.Donor, w.DonorAddr = in.donor(hello.GetAvoid())
 		f.donor = w.Donor
 	}
-	f.out.Welcome, f.out.EpochStart = w, in.start
-	in.followers[id] = f
-	delete(in.lost, id)
+	out := f.out.say()
+	out.Welcome, out.EpochStart = w, in.start
+	p.stream, p.lost = f, 0
 	in.catchUp(f)
-	signal(f.wake)
 	return f, nil
 }
 
 // donor chooses who gives a joiner its snapshot: a backup if there is one, so that the primary's
 // turns aren't held up; but not the one from which the joiner couldn't get it. Called with mu held.
 func (in *incarnation) donor(avoid string) (name, addr string) {
-	for id, m := range in.members {
-		if f := in.followers[id]; f == nil || m.Name == avoid {
+	for _, p := range in.roster {
+		m := p.member
+		if !p.stage.isMember() || p.stream == nil || m.Name == avoid {
 			continue
 		}
 		if r, ok := in.view.Replica(m.Name); ok && r.Member == m {
@@ -354,23 +356,18 @@ func (in *incarnation) sendTo(
 	defer t.Stop()
 	for {
 		select {
-		case <-f.wake:
+		case <-f.out.wake:
 			runtime.Gosched() // as in pusher
 		case <-t.C:
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
 		in.mu.Lock()
-		out := &pb.FollowResponse{
-			Welcome: f.out.Welcome, EpochStart: f.out.EpochStart, SourceOrderInfo: f.out.SourceOrderInfo,
-			Messages: f.out.Messages, InSync: f.out.InSync, Detached: f.out.Detached,
-			Stable: uint64(in.primary.Stable()),
-		}
+		f.out.message().Stable = uint64(in.primary.Stable()) // a heartbeat says no more
+		out, _ := f.out.take()
 		if in.progressWaiters > 0 || !in.gate {
 			out.Acknowledge = uint64(in.primary.Last())
 		}
-		f.out.Reset()
-		f.size = 0
 		in.mu.Unlock()
 		for _, part := range before(out) {
 			if err := stream.Send(part); err != nil {

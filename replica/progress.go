@@ -35,14 +35,14 @@ func (f *follower) executes(in *incarnation, req *pb.FollowRequest) {
 // to execute, or what it hasn't executed is more than a log may have. A slow one that moves stays.
 // Called with mu held, while leading.
 func (in *incarnation) stuck(f *follower, now time.Duration) error {
-	if !f.restored {
+	if f.peer.stage == empty || f.since == 0 {
 		return nil
 	}
 	limit := executeSilence
 	if in.gives(f) {
 		limit += transferSilence // its Snapshot takes a turn, and ends with the transfer
 	}
-	held, _ := in.primary.Acknowledged(f.id)
+	held, _ := in.primary.Acknowledged(f.peer.id)
 	switch {
 	case f.executed < in.machine.Executed() && now-f.moved > limit:
 		return errHangs
@@ -55,8 +55,8 @@ func (in *incarnation) stuck(f *follower, now time.Duration) error {
 // gives says whether a follower is giving a joiner its snapshot. Called with mu held, while
 // leading.
 func (in *incarnation) gives(f *follower) bool {
-	for _, other := range in.followers {
-		if other.joining && !other.restored && other.donor == f.member.Name {
+	for _, p := range in.roster {
+		if p.stage == empty && p.stream != nil && p.stream.donor == f.peer.member.Name {
 			return true
 		}
 	}
@@ -70,8 +70,8 @@ func (in *incarnation) outrun() bool {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	ahead := false
-	for id := range in.members {
-		if f := in.followers[id]; f != nil && f.executed > in.machine.Executed() {
+	for _, p := range in.roster {
+		if p.stage.isMember() && p.stream != nil && p.stream.executed > in.machine.Executed() {
 			ahead = true
 		}
 	}

@@ -71,7 +71,8 @@ func (r *Replica) unready() string {
 
 // hearsLeader says whether the primary is heard on the present stream to it. Called with mu held.
 func (in *incarnation) hearsLeader() bool {
-	return in.cut != nil && in.hearing && in.r.clock()-in.heard < silence
+	u := in.upstream
+	return u != nil && u.hearing && in.r.clock()-u.heard < silence
 }
 
 // reporter keeps a health server's statuses as this replica's readiness is. It looks at each

@@ -39,6 +39,13 @@ func leadingAlone(t testing.TB) *incarnation {
 	return in
 }
 
+// streams gives another replica a stream at a primary.
+func streams(in *incarnation, p *peer, cut context.CancelCauseFunc) *follower {
+	p.stream = &follower{peer: p, out: newOutbox[pb.FollowResponse](cut)}
+	in.roster[p.id] = p
+	return p.stream
+}
+
 // Who waits for room in the log is let in as soon as there is some.
 func TestRoomIsGiven(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -49,8 +56,7 @@ func TestRoomIsGiven(t *testing.T) {
 		o, _, _ = in.primary.Order(orderstate.Message{MessageID: orderstate.MessageID{Session: 1, SeqNum: 1},
 			Size: maxLogBytes}, in.now())
 		in.own(o)
-		f := &follower{id: "backup"}
-		in.followers["backup"] = f
+		streams(in, &peer{id: "backup", stage: inSync}, nil)
 		in.mu.Unlock()
 		time.AfterFunc(10*time.Millisecond, func() {
 			in.mu.Lock()
@@ -127,14 +133,14 @@ func TestSourceAsksForRoom(t *testing.T) {
 	in := leadingAlone(t)
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	a := &attachment{in: in, session: 1, bound: true, wake: make(chan struct{}, 1)}
+	a := &attachment{in: in, session: 1, bound: true, out: newOutbox[pb.AttachResponse](nil)}
 	in.attached[a] = struct{}{}
 	told := func(what string, want uint64) {
 		t.Helper()
-		if a.out.StableEpoch != 1 && want > 0 || a.out.Stable != want {
-			t.Errorf("%s: told %d, want %d", what, a.out.Stable, want)
+		if got := a.out.next.GetStable(); got != want || want > 0 && a.out.next.GetStableEpoch() != 1 {
+			t.Errorf("%s: told %d, want %d", what, got, want)
 		}
-		a.out.Reset()
+		a.out.take()
 	}
 	open, _, _ := in.primary.Open(orderstate.Nonce{1}, 1, nil, in.now())
 	_, _ = in.primary.Acknowledge("backup", 1, open.OrderNum)
@@ -146,8 +152,8 @@ func TestSourceAsksForRoom(t *testing.T) {
 	told("asked in another epoch", 0)
 	a.waits(&pb.WaitingFor{Epoch: 1, Stable: true})
 	told("asked", 1)
-	if len(a.out.GetSourceOrderInfo()) > 0 {
-		t.Errorf("announced: %v", a.out.GetSourceOrderInfo())
+	if len(a.out.next.GetSourceOrderInfo()) > 0 {
+		t.Errorf("announced: %v", a.out.next.GetSourceOrderInfo())
 	}
 	_, _ = in.primary.Acknowledge("backup", 1, o.OrderNum)
 	in.stableMoved()
@@ -181,7 +187,7 @@ func TestAcknowledgesBytes(t *testing.T) {
 		}
 		in.advanced(last)
 		select {
-		case <-in.ackDue:
+		case <-in.upstream.due:
 			return true
 		default:
 			return false
@@ -203,20 +209,21 @@ func TestQuestionsReplaceWhatIsNotSent(t *testing.T) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.primary.Open(orderstate.Nonce{1}, 1, nil, in.now())
-	a := &attachment{in: in, session: 1, bound: true, wake: make(chan struct{}, 1), cut: func(err error) {
+	a := &attachment{in: in, session: 1, bound: true, out: newOutbox[pb.AttachResponse](func(err error) {
 		t.Errorf("cut: %v", err)
-	}}
+	})}
 	for q := range orderstate.SeqNum(1000) {
 		in.primary.Order(orderstate.Message{MessageID: orderstate.MessageID{Session: 1, SeqNum: q + 1}}, in.now())
 		a.waits(&pb.WaitingFor{Epoch: 1})
 	}
-	runs := a.out.GetSourceOrderInfo()
-	if len(runs) != 1 || runs[0].GetFirst() != 1 || runs[0].GetCount() != 1001 || a.size != len(runs[0].GetSealed()) ||
-		in.queued != a.size {
-		t.Errorf("%d runs of %d bytes are queued", len(runs), a.size)
+	runs := a.out.next.GetSourceOrderInfo()
+	if len(runs) != 1 || runs[0].GetFirst() != 1 || runs[0].GetCount() != 1001 ||
+		a.out.size != len(runs[0].GetSealed()) || in.queued != a.out.size {
+		t.Errorf("%d runs of %d bytes are queued", len(runs), a.out.size)
 	}
 	a.waits(&pb.WaitingFor{Epoch: 1, HeldUpTo: 900})
-	if runs := a.out.GetSourceOrderInfo(); len(runs) != 1 || runs[0].GetFirst() != 901 || runs[0].GetCount() != 101 {
+	runs = a.out.next.GetSourceOrderInfo()
+	if len(runs) != 1 || runs[0].GetFirst() != 901 || runs[0].GetCount() != 101 {
 		t.Errorf("queued for who holds 900: %v", runs)
 	}
 }

@@ -76,9 +76,11 @@ func (in *incarnation) attach(ctx context.Context, a *attachment) error {
 				in.own(o)
 				in.opened(a.nonce)
 				in.absent[o.Session] = in.r.clock() // until its source is welcomed, which may be gone
-				for _, f := range in.followers {    // R11: nobody else has this message
-					in.catchUp(f)
-					in.sendMessage(f, o.Message())
+				for _, p := range in.roster {       // R11: nobody else has this message
+					if f := p.stream; f != nil {
+						in.catchUp(f)
+						in.sendMessage(f, o.Message())
+					}
 				}
 				return o, false
 			})
@@ -189,7 +191,7 @@ func (in *incarnation) welcome(ctx context.Context, a *attachment) error {
 		return status.Errorf(codes.NotFound, "understudy: session %d expired before its source was welcomed", a.session)
 	}
 	if old := in.bySession[a.session]; old != nil && old != a {
-		old.cut(status.Error(codes.Aborted, "understudy: the session was attached by another stream"))
+		old.out.cut(status.Error(codes.Aborted, "understudy: the session was attached by another stream"))
 		if in.role == following {
 			in.cantHear(a.session)
 		}
@@ -197,21 +199,21 @@ func (in *incarnation) welcome(ctx context.Context, a *attachment) error {
 	in.bySession[a.session] = a
 	delete(in.absent, a.session)
 	a.bound = true
-	a.out.Welcome = &pb.Welcome{
+	welcome := &pb.Welcome{
 		Session: uint64(a.session), Group: in.group, Replica: in.self.Name, Incarnation: in.self.Incarnation,
 		Level: pb.Level(in.r.config.level + 1),
 		Token: in.token(a.session, a.nonce), MaxRequest: uint64(in.r.maxRequest),
 		Primary: newEpochToProto(in.epoch(), in.leader, in.fence),
 	}
-	a.out.Mark = in.sealedMark()
 	switch in.role {
 	case leading:
-		a.out.Welcome.EpochStart, a.out.Welcome.RequiredSet = a.starts(in.start), in.required()
+		welcome.EpochStart, welcome.RequiredSet = a.starts(in.start), in.required()
 	case following:
-		a.out.Welcome.EpochStart = a.starts(in.start)
+		welcome.EpochStart = a.starts(in.start)
 		a.acknowledge()
 	}
-	signal(a.wake)
+	out := a.out.say()
+	out.Welcome, out.Mark = welcome, in.sealedMark()
 	return nil
 }
 
@@ -272,9 +274,11 @@ func (in *incarnation) detach(a *attachment) {
 // pushSession sends the backups a session's messages and orders that they may lack: its source
 // can't any more (R4). Called with mu held.
 func (in *incarnation) pushSession(s orderstate.Session) {
-	for _, f := range in.followers {
-		in.catchUp(f)
-		in.sendMessages(f, func(of orderstate.Session) bool { return of == s })
+	for _, p := range in.roster {
+		if f := p.stream; f != nil {
+			in.catchUp(f)
+			in.sendMessages(f, func(of orderstate.Session) bool { return of == s })
+		}
 	}
 }
 

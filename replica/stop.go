@@ -76,8 +76,8 @@ func (in *incarnation) isLast() bool {
 		return false
 	}
 	now := in.r.clock()
-	for id := range in.members {
-		if f := in.followers[id]; f != nil && !f.joining && now-f.heard <= silence {
+	for _, p := range in.roster {
+		if p.stage == inSync && p.stream != nil && now-p.stream.heard <= silence {
 			return false
 		}
 	}
@@ -88,8 +88,8 @@ func (in *incarnation) isLast() bool {
 // while leading.
 func (in *incarnation) hasJoiner() bool {
 	now := in.r.clock()
-	for _, f := range in.followers {
-		if f.joining && now-f.heard <= silence && now < in.authority {
+	for _, p := range in.roster {
+		if f := p.stream; f != nil && f.joins() && now-f.heard <= silence && now < in.authority {
 			return true
 		}
 	}

@@ -20,7 +20,6 @@ import (
 type takeover struct {
 	epoch   orderstate.Epoch
 	state   *orderstate.Takeover
-	members map[orderstate.Replica]election.Member // in-sync peers, not evicted
 	givenUp int
 	awaited int // how many sessions may answer before reconcile looks again: each look is at all of them
 }
@@ -48,7 +47,7 @@ func (in *incarnation) takeOver(e elected) error {
 		return err
 	}
 	in.mu.Lock()
-	in.members, in.taking = in.taking.members, nil
+	in.taking = nil
 	in.leads(primary)
 	in.authority = e.authority // else the first replies would wait for another read
 	signal(in.work)            // now what is up to N may be executed
@@ -58,16 +57,15 @@ func (in *incarnation) takeOver(e elected) error {
 
 // ask is R12.1: S2 tells peers and sessions of its epoch, which fences S1.
 func (in *incarnation) ask(e elected) error {
-	t := &takeover{epoch: e.epoch, members: map[orderstate.Replica]election.Member{}}
+	t := &takeover{epoch: e.epoch}
+	in.mu.Lock()
+	defer in.mu.Unlock()
 	var peers []orderstate.Replica
 	for _, m := range e.view.InSync {
 		if m != in.self && m != e.former {
-			t.members[replicaID(m)] = m
-			peers = append(peers, replicaID(m))
+			peers = append(peers, in.roster.add(m, inSync).id)
 		}
 	}
-	in.mu.Lock()
-	defer in.mu.Unlock()
 	// At Stable peers are enough for what was ordered. But as long as a session may accept what S1
 	// has read for it, nothing new may be ordered.
 	waitForSessions := in.r.config.level != understudy.Stable || in.r.reads
@@ -84,8 +82,8 @@ func (in *incarnation) ask(e elected) error {
 	for a := range in.attached {
 		a.newEpoch(in)
 	}
-	for _, m := range t.members {
-		in.goes(func() { in.askPeer(e, m) })
+	for _, p := range in.roster {
+		in.goes(func() { in.askPeer(e, p.member) })
 	}
 	in.broadcast()
 	return nil
@@ -104,7 +102,7 @@ func (in *incarnation) askPeer(e elected, m election.Member) {
 				in.mu.Lock()
 				if in.taking != nil {
 					in.taking.state.Evicted(replicaID(m))
-					delete(in.taking.members, replicaID(m))
+					delete(in.roster, replicaID(m))
 				}
 				in.broadcast()
 				in.mu.Unlock()
@@ -220,7 +218,7 @@ func (in *incarnation) reconcile(e elected, report *Failover) (*orderstate.Prima
 			return nil, context.Cause(in.ctx)
 		}
 	}
-	report.PeersAnswered, report.SessionsGivenUp = len(t.members), t.givenUp
+	report.PeersAnswered, report.SessionsGivenUp = len(in.roster), t.givenUp
 	return t.state.Fix(in.r.pendingMax())
 }
 
@@ -253,8 +251,8 @@ func (in *incarnation) giveUp(e elected, sessions []orderstate.Session) time.Dur
 // says whether asking again is of no use. Called with mu held, which it gives up.
 func (in *incarnation) fetchFromPeers(ids []orderstate.MessageID) bool {
 	var peers []election.Replica
-	for _, m := range in.taking.members {
-		if r, ok := in.view.Replica(m.Name); ok && r.Member == m {
+	for _, p := range in.roster {
+		if r, ok := in.view.Replica(p.member.Name); ok && r.Member == p.member {
 			peers = append(peers, r)
 		}
 	}

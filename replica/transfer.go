@@ -173,8 +173,8 @@ func (in *incarnation) halfFull() bool {
 
 // dropPinning cuts the joiners for which the log is kept. Called with mu held, while leading.
 func (in *incarnation) dropPinning() {
-	for _, f := range in.followers {
-		if f.joining {
+	for _, p := range in.roster {
+		if f := p.stream; f != nil && f.joins() {
 			in.drop(f, errPinsLog)
 		}
 	}
@@ -186,13 +186,14 @@ func (in *incarnation) dropSilent() {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	now := in.r.clock()
-	for _, f := range in.followers {
-		limit := joinSilence
-		if f.counted {
-			limit = silence
-		}
-		if !f.joining {
+	for _, p := range in.roster {
+		f := p.stream
+		if f == nil || !f.joins() {
 			continue
+		}
+		limit := joinSilence
+		if p.stage >= counted {
+			limit = silence
 		}
 		why := in.stuck(f, now)
 		if now-f.heard > limit {
@@ -207,7 +208,7 @@ func (in *incarnation) dropSilent() {
 // drop cuts a joiner's stream, and forgets it at once: whoever sends to it may notice late. Called
 // with mu held, while leading.
 func (in *incarnation) drop(f *follower, why error) {
-	f.cut(&droppedError{why})
+	f.out.cut(&droppedError{why})
 	in.parted(f)
 }
 

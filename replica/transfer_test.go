@@ -48,19 +48,18 @@ func TestSilentJoinerIsDropped(t *testing.T) {
 			began := time.Now()
 			return func() time.Duration { return time.Since(began) }
 		}()
-		joins := func(name string, counted bool) context.Context {
+		joins := func(name string, s stage) context.Context {
 			ctx, cut := context.WithCancelCause(t.Context())
 			in.mu.Lock()
 			defer in.mu.Unlock()
-			f := &follower{id: replicaID(memberOf(name)), member: memberOf(name), cut: cut,
-				wake: make(chan struct{}, 1), joining: true, counted: counted}
-			in.followers[f.id] = f
-			if counted {
-				in.primary.Require(f.id)
+			p := in.roster.add(memberOf(name), s)
+			streams(in, p, cut)
+			if s == counted {
+				in.primary.Require(p.id)
 			}
 			return ctx
 		}
-		early, late := joins("early", false), joins("late", true)
+		early, late := joins("early", empty), joins("late", counted)
 		time.Sleep(silence + time.Millisecond)
 		in.dropSilent()
 		if early.Err() != nil || !errors.Is(context.Cause(late), errSilent) {
@@ -71,7 +70,7 @@ func TestSilentJoinerIsDropped(t *testing.T) {
 		}
 		time.Sleep(joinSilence)
 		in.dropSilent()
-		if !errors.Is(context.Cause(early), errSilent) || len(in.followers) != 0 {
+		if !errors.Is(context.Cause(early), errSilent) || len(in.roster) != 0 {
 			t.Errorf("after %v: %v", joinSilence, context.Cause(early))
 		}
 	})
