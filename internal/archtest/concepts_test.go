@@ -1,15 +1,18 @@
 package archtest
 
 import (
+	"fmt"
 	"go/ast"
 	"go/token"
 	"io/fs"
 	"os"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/fstest"
+	"time"
 )
 
 // concepts is where readers find what a rule, an invariant or a word means.
@@ -114,6 +117,99 @@ func unexplainedRules(t *testing.T, fsys fs.FS, terms []string) (found []string)
 		}
 	}
 	return found
+}
+
+// TestTimes checks that the times that concepts lists are those of the code.
+func TestTimes(t *testing.T) {
+	t.Parallel()
+	for _, v := range mistimed(t, os.DirFS("../..")) {
+		t.Error(v)
+	}
+}
+
+// TestTimesBite changes a time, and takes a constant away.
+func TestTimesBite(t *testing.T) {
+	t.Parallel()
+	const page = "## Times\n\n| `a` | x | 1 s |\n| `b` | y | 250 ms |\n"
+	for code, reported := range map[string]int{
+		"const (\n\ta = time.Second\n\tb = a / 4\n)\n":             0,
+		"const (\n\ta = 2 * time.Second\n\tb = time.Second/4\n)\n": 1,
+		"const a = 10 * 100 * time.Millisecond\n":                  1,
+	} {
+		tree := fstest.MapFS{concepts: {Data: []byte(page)}, "replica/a.go": {Data: []byte("package replica\n" + code)}}
+		if got := mistimed(t, tree); len(got) != reported {
+			t.Errorf("%q: %d reported, want %d: %q", code, len(got), reported, got)
+		}
+	}
+}
+
+var timed = regexp.MustCompile("(?m)^\\| `(\\w+)` \\|.*\\| (\\d+) (ms|s) \\|$")
+
+// mistimed returns the rows of concepts whose constant isn't there, or has another value.
+func mistimed(t *testing.T, fsys fs.FS) (found []string) {
+	t.Helper()
+	b, err := fs.ReadFile(fsys, concepts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	constants := map[string]map[string]ast.Expr{} // by folder and name
+	for _, f := range parse(t, fsys, false) {
+		if f.test {
+			continue
+		}
+		for _, d := range f.syntax.Decls {
+			decl, ok := d.(*ast.GenDecl)
+			if !ok || decl.Tok != token.CONST {
+				continue
+			}
+			if constants[f.folder] == nil {
+				constants[f.folder] = map[string]ast.Expr{}
+			}
+			for _, s := range decl.Specs {
+				for i, value := range s.(*ast.ValueSpec).Values {
+					constants[f.folder][s.(*ast.ValueSpec).Names[i].Name] = value
+				}
+			}
+		}
+	}
+	_, times, _ := strings.Cut(string(b), "## Times\n")
+	for _, m := range timed.FindAllStringSubmatch(times, -1) {
+		listed, err := time.ParseDuration(m[2] + m[3])
+		if err != nil {
+			t.Fatal(err)
+		}
+		is := false
+		for _, named := range constants {
+			is = is || elapsed(named[m[1]], named) == listed
+		}
+		if !is {
+			found = append(found, fmt.Sprintf("%s has %s = %v, and no package does", concepts, m[1], listed))
+		}
+	}
+	return found
+}
+
+// elapsed is the value of a constant that is made of units of time, numbers and other constants; 0
+// if it is made of anything else.
+func elapsed(value ast.Expr, constants map[string]ast.Expr) time.Duration {
+	switch e := value.(type) {
+	case *ast.BasicLit:
+		n, _ := strconv.ParseInt(e.Value, 0, 64)
+		return time.Duration(n)
+	case *ast.Ident:
+		return elapsed(constants[e.Name], constants)
+	case *ast.SelectorExpr:
+		return map[string]time.Duration{"Second": time.Second, "Millisecond": time.Millisecond}[e.Sel.Name]
+	case *ast.BinaryExpr:
+		x, y := elapsed(e.X, constants), elapsed(e.Y, constants)
+		switch {
+		case e.Op == token.MUL:
+			return x * y
+		case e.Op == token.QUO && y != 0:
+			return x / y
+		}
+	}
+	return 0
 }
 
 // said is what a file says to people: its comments, and its texts unless they are generated.
