@@ -12,22 +12,27 @@ import "maps"
 //	Detach  ── number ─────────► Detach ── all up to upTo, ───► Confirmed
 //	                                       then the confirmation
 //
-// From before the backup's Attach to its Confirmed a takeover of it waits for that session, and all
-// other sessions are Detached; from the primary's Attach to its Detach replies to that session
-// don't wait for that backup, and all others do: MayLeave. The second lies within the first,
-// whatever is delayed or lost: the backup has attached before it says so, and counts a confirmation
-// only by the number of what it has asked last. One thing is the caller's to see to: what an old
-// stream carried is never taken after what the new one has.
+// A takeover of this backup waits for a session from before the backup's Attach to its Confirmed;
+// all other sessions are Detached. Replies to it leave without this backup from the primary's
+// Attach to its Detach; all others wait for it: MayLeave. This span lies within that one, whatever
+// is delayed or lost: the backup has attached before it says so, and counts a confirmation only by
+// the number of what it has asked last. One thing is the caller's to see to: what an old stream
+// carried is never taken after what the new one has.
 //
-// So a takeover needn't wait for a session n that is detached here. What n was told in this epoch,
-// while the primary didn't take n for attached, is held here: MayLeave. What it was told while it
-// did, before the Detach that was confirmed, depends on nothing above upTo, and all up to there is
-// held. And what n was told in the epochs before is either below this epoch's first orderNum, and
-// all that is held here, or void, which n was told. For the last, marks of one epoch say nothing in
-// the next: they are forgotten when that starts, and until all that is below its start is held
-// here, no session counts as detached. Who has answered a newer epoch without having learned where
-// it starts keeps the marks that it has, for nobody was told anything in that one: its gate waits
-// for this backup (R12.4), and so would its replies.
+// So a takeover needn't wait for a session that is detached here. Whatever that session was told is
+// held here, or is void:
+//
+//  1. In this epoch, while the primary took it for detached: its replies waited until what they
+//     depend on was held here (MayLeave).
+//  2. In this epoch, while the primary took it for attached, up to the Detach that was confirmed:
+//     its replies depend on nothing above upTo, and all up to there is held here.
+//  3. In an earlier epoch, below this epoch's first orderNum: all that is held here.
+//  4. In an earlier epoch, from there on: it is void, and the session was told.
+//
+// For 3 and 4, marks of one epoch say nothing in the next. They are forgotten when that starts, and
+// no session counts as detached until all that is below its start is held here. A backup that has
+// answered a newer epoch, and hasn't learned where it starts, keeps the marks that it has: nobody
+// was told anything in that epoch, since its gate waits for this backup (R12.4).
 
 // attachment is a session that a takeover of this backup waits for, because the primary may take it
 // for attached.
