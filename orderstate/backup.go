@@ -17,7 +17,7 @@ import (
 //	B4  what is stable here is held here, and what is cut was executed
 //	B5  who has diverged neither executes, nor acknowledges, nor is elected
 type Backup struct {
-	*History
+	h            *History
 	acknowledged Epoch
 	// started: the first orderNum of the acknowledged epoch is known (R12.1).
 	started bool
@@ -52,7 +52,7 @@ type Backup struct {
 // what isn't in it.
 func NewBackup(h *History, epoch Epoch, start OrderNum) (*Backup, error) {
 	b := &Backup{
-		History: h, acknowledged: epoch, pendingDestOrder: map[OrderNum]Ordered{}, early: map[Session][]SeqNum{},
+		h: h, acknowledged: epoch, pendingDestOrder: map[OrderNum]Ordered{}, early: map[Session][]SeqNum{},
 		validIn: h.epochs.newest(), executed: h.cut,
 		attached: map[Session]attachment{}, base: unknownBase,
 	}
@@ -69,6 +69,12 @@ func NewBackup(h *History, epoch Epoch, start OrderNum) (*Backup, error) {
 	return b, nil
 }
 
+// History is what this backup holds, to be read.
+func (b *Backup) History() *History { return b.h }
+
+// Last is the orderNum up to which order and messages are held without a gap.
+func (b *Backup) Last() OrderNum { return b.h.Last() }
+
 // Epoch is the highest epoch that this backup has acknowledged.
 func (b *Backup) Epoch() Epoch { return b.acknowledged }
 
@@ -82,10 +88,10 @@ func (b *Backup) Stable() OrderNum { return b.stable }
 // now: false for one that its session has answered, or of a session not known here. Bytes that fit
 // what is announced are never given up for others.
 func (b *Backup) Message(m Message) bool {
-	if old, ok := b.messages[m.MessageID]; ok && (old.Digest == m.Digest || b.Announces(old)) {
+	if old, ok := b.h.messages[m.MessageID]; ok && (old.Digest == m.Digest || b.Announces(old)) {
 		return true
 	}
-	if !b.log(m) && !b.logEarly(m) {
+	if !b.h.log(m) && !b.logEarly(m) {
 		return false
 	}
 	// Should what is released now not fit, then Receive will say it.
@@ -138,15 +144,15 @@ func (b *Backup) unpend(o Ordered) {
 func (b *Backup) logEarly(m Message) bool {
 	at := OrderNum(m.Session)
 	if at <= b.Last() {
-		return m.SeqNum == 0 && b.Known(m.Session) // the opening is in the order, or in the state
+		return m.SeqNum == 0 && b.h.Known(m.Session) // the opening is in the order, or in the state
 	}
 	if o, ok := b.pendingDestOrder[at]; m.SeqNum != 0 && (!ok || o.Kind != Open) {
 		return false
 	}
-	if _, ok := b.messages[m.MessageID]; !ok {
+	if _, ok := b.h.messages[m.MessageID]; !ok {
 		b.early[m.Session] = append(b.early[m.Session], m.SeqNum)
 	}
-	b.keep(nil, m)
+	b.h.keep(nil, m)
 	return true
 }
 
@@ -175,10 +181,10 @@ func (b *Backup) Receive(r Run) error {
 // insert is FIG. 10's outer loop.
 func (b *Backup) insert(r Run) error {
 	for _, o := range r.Entries {
-		if b.epochs.Void(r.Epoch, o.OrderNum) {
+		if b.h.epochs.Void(r.Epoch, o.OrderNum) {
 			continue
 		}
-		if mine, ok := b.At(o.OrderNum); ok {
+		if mine, ok := b.h.At(o.OrderNum); ok {
 			// Held already. In the epoch that both follow the two can't differ, unless this replica
 			// has diverged.
 			if r.Epoch >= b.acknowledged && mine.OrderInfo != o {
@@ -224,14 +230,14 @@ func (b *Backup) release() error {
 		if !ok {
 			return nil
 		}
-		if !b.fits(o.OrderInfo) {
+		if !b.h.fits(o.OrderInfo) {
 			return b.diverge(nextOrderNum)
 		}
 		if !b.present(o.OrderInfo) {
 			return nil
 		}
 		b.unpend(o)
-		b.append(o)
+		b.h.append(o)
 		if o.Kind == Expire {
 			delete(b.attached, o.Session)
 		}
@@ -247,14 +253,14 @@ func (b *Backup) settle(n Session) {
 		return
 	}
 	delete(b.early, n)
-	s := b.open(n)
+	s := b.h.open(n)
 	for _, q := range early {
 		switch {
 		case s == nil:
-			b.drop(nil, MessageID{n, q})
+			b.h.drop(nil, MessageID{n, q})
 		case q != 0:
 			s.calls[q] = 0
-			s.waiting.add(1, b.messages[MessageID{n, q}].Size)
+			s.waiting.add(1, b.h.messages[MessageID{n, q}].Size)
 		}
 	}
 }
@@ -268,7 +274,7 @@ func (b *Backup) dropEarly() {
 		}
 		b.early[n] = slices.DeleteFunc(early, func(q SeqNum) bool {
 			if q != 0 {
-				b.drop(nil, MessageID{n, q})
+				b.h.drop(nil, MessageID{n, q})
 			}
 			return q != 0
 		})
@@ -283,7 +289,7 @@ func (b *Backup) present(o OrderInfo) bool {
 	if o.Kind == Expire {
 		return true
 	}
-	m, ok := b.messages[o.Message()]
+	m, ok := b.h.messages[o.Message()]
 	return ok && m.Digest == o.Digest
 }
 
@@ -306,7 +312,7 @@ func (b *Backup) Lacks(limit int) []MessageID {
 // Next takes the next entry of messageOrder, ready to be executed, with its message; an expiry has
 // none.
 func (b *Backup) Next() (Ordered, Message, bool) {
-	o, ok := b.At(b.executed + 1)
+	o, ok := b.h.At(b.executed + 1)
 	// R12.1: nothing is executed between the answer and the epoch's start
 	if !ok || !b.started && !without(r121Executed) || b.diverged != 0 {
 		return Ordered{}, Message{}, false
@@ -315,7 +321,7 @@ func (b *Backup) Next() (Ordered, Message, bool) {
 	if o.Kind == Expire {
 		return o, Message{}, true
 	}
-	return o, b.messages[o.Message()], true
+	return o, b.h.messages[o.Message()], true
 }
 
 // Taken is up to where Next has handed out messageOrder.
@@ -323,7 +329,7 @@ func (b *Backup) Taken() OrderNum { return b.executed }
 
 // Executed says that the application has executed the order up to k; what is executed and stable is
 // forgotten. A k above Taken counts as Taken.
-func (b *Backup) Executed(k OrderNum) { b.Cut(min(k, b.stable, b.executed)) }
+func (b *Backup) Executed(k OrderNum) { b.h.forget(min(k, b.stable, b.executed)) }
 
 // LearnStable takes the primary's word for the stable point, in an epoch.
 func (b *Backup) LearnStable(epoch Epoch, stable OrderNum) {
@@ -360,7 +366,7 @@ func (b *Backup) Answer(e Epoch) ([]Ordered, error) {
 	if b.diverged != 0 {
 		return nil, &DivergedError{b.diverged}
 	}
-	known := slices.Clone(b.Above(b.stable))
+	known := slices.Clone(b.h.Above(b.stable))
 	for _, k := range sorted(maps.Keys(b.pendingDestOrder)) {
 		known = append(known, b.pendingDestOrder[k])
 	}
@@ -375,7 +381,7 @@ func (b *Backup) Start(e Epoch, first OrderNum, earlier []Start) error {
 	if e < b.acknowledged {
 		return &FencedError{Epoch: e, Acknowledged: b.acknowledged}
 	}
-	table, err := b.epochs.with(append(slices.Clone(earlier), Start{e, first})...)
+	table, err := b.h.epochs.with(append(slices.Clone(earlier), Start{e, first})...)
 	if err != nil {
 		return err
 	}
@@ -392,7 +398,7 @@ func (b *Backup) Start(e Epoch, first OrderNum, earlier []Start) error {
 	if err := b.adopt(table); err != nil {
 		return err
 	}
-	b.prune()
+	b.h.prune()
 	b.started, b.validIn, b.base = true, e, first-1
 	clear(b.attached)
 	return b.advance()
@@ -400,10 +406,10 @@ func (b *Backup) Start(e Epoch, first OrderNum, earlier []Start) error {
 
 // learn adds starts of epochs, and looks for what is void by them.
 func (b *Backup) learn(starts ...Start) error {
-	if !slices.ContainsFunc(starts, b.epochs.isNews) {
+	if !slices.ContainsFunc(starts, b.h.epochs.isNews) {
 		return nil
 	}
-	table, err := b.epochs.with(starts...)
+	table, err := b.h.epochs.with(starts...)
 	if err != nil {
 		return err
 	}
@@ -426,7 +432,7 @@ func (b *Backup) keepsStable(table Epochs) error {
 // adopt takes a larger table of epoch starts: what is void by it doesn't stay pending, and mustn't
 // be held. What is below the cut needn't be stable, if it came as a snapshot.
 func (b *Backup) adopt(table Epochs) error {
-	b.epochs = table
+	b.h.epochs = table
 	for k, o := range b.pendingDestOrder {
 		if table.Void(o.Epoch, k) && !without(r9DropsVoid) {
 			b.unpend(o)
@@ -434,11 +440,11 @@ func (b *Backup) adopt(table Epochs) error {
 	}
 	b.dropEarly()
 	for _, s := range table.starts {
-		if b.validIn != 0 && s.Epoch > b.validIn && s.First <= b.cut {
+		if b.validIn != 0 && s.Epoch > b.validIn && s.First <= b.h.cut {
 			return b.diverge(s.First)
 		}
 	}
-	for _, o := range b.Above(b.cut) {
+	for _, o := range b.h.Above(b.h.cut) {
 		if table.Void(o.Epoch, o.OrderNum) {
 			return b.diverge(o.OrderNum)
 		}
@@ -449,7 +455,7 @@ func (b *Backup) adopt(table Epochs) error {
 // Clone returns an independent copy.
 func (b *Backup) Clone() *Backup {
 	c := *b
-	c.History = b.History.clone()
+	c.h = b.h.clone()
 	c.pendingDestOrder, c.named = maps.Clone(b.pendingDestOrder), nil
 	c.early = make(map[Session][]SeqNum, len(b.early))
 	for n, early := range b.early {

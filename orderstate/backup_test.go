@@ -13,7 +13,7 @@ func TestSnapshotBeyondTheNewEpoch(t *testing.T) {
 	order(t, p, message(1, 1, 0)) // 2
 	order(t, p, message(1, 2, 0)) // 3
 	join := func() *Backup {
-		h, err := NewHistory(3, 1, p.Epochs().Starts(), p.SessionStates(3))
+		h, err := NewHistory(3, 1, p.History().Starts(), p.h.SessionStates(3))
 		must(t, err)
 		b, err := NewBackup(h, 1, 1)
 		must(t, err)
@@ -39,7 +39,7 @@ func TestSnapshotBeyondTheNewEpoch(t *testing.T) {
 	err = taken.PeerKnows([]Start{{1, 1}, {2, 3}}, nil)
 	taken.PeerAnswered("S3")
 	if err == nil {
-		_, err = taken.Fix(32)
+		_, _, err = taken.Fix(32)
 	}
 	if !errors.As(err, &diverged) {
 		t.Errorf("holding a void 3, it becomes primary: %v", err)
@@ -55,7 +55,7 @@ func TestSnapshotBeyondTheNewEpoch(t *testing.T) {
 	}
 
 	// An older start that the snapshot's table had forgotten is no divergence.
-	h, err := NewHistory(3, 1, []Start{{4, 3}}, p.SessionStates(3))
+	h, err := NewHistory(3, 1, []Start{{4, 3}}, p.h.SessionStates(3))
 	must(t, err)
 	b, err = NewBackup(h, 4, 3)
 	must(t, err)
@@ -68,18 +68,18 @@ func TestOpeningsInTheLog(t *testing.T) {
 	p, b := newPrimary(t, []Replica{"S2"}, 'a'), newBackup(t)
 	feed(t, b, p, 0)
 	b.Message(opening(1, 'z'))
-	if m, _ := b.Has(MessageID{1, 0}); m.Nonce != (Nonce{'a'}) {
+	if m, _ := b.h.Has(MessageID{1, 0}); m.Nonce != (Nonce{'a'}) {
 		t.Errorf("the opening of session 1 has become %v", m)
 	}
 	b.Message(opening(2, 'z')) // 2 is something else
 	order(t, p, message(1, 1, 0))
 	feed(t, b, p, 0)
-	if m, ok := b.Has(MessageID{2, 0}); ok {
+	if m, ok := b.h.Has(MessageID{2, 0}); ok {
 		t.Errorf("%v is no opening, and held", m)
 	}
 	b.Executed(b.Last())
 	b.Message(opening(1, 'z'))
-	if m, ok := b.Has(MessageID{1, 0}); ok && m.Nonce == (Nonce{'z'}) {
+	if m, ok := b.h.Has(MessageID{1, 0}); ok && m.Nonce == (Nonce{'z'}) {
 		t.Errorf("%v", m)
 	}
 }
@@ -108,7 +108,7 @@ func TestRunBeforeStart(t *testing.T) {
 	p, b := newPrimary(t, []Replica{"S2"}, 'a'), newBackup(t)
 	_, err := b.Answer(2)
 	must(t, err)
-	p2, err := NewPrimary(p.History, 2, 0, []Replica{"S2"}, 32)
+	p2, err := NewPrimary(p.h, 2, 0, []Replica{"S2"}, 32)
 	must(t, err)
 	b.Message(opening(1, 'a'))
 	must(t, b.Receive(p2.Push(0)))
@@ -119,7 +119,7 @@ func TestRunBeforeStart(t *testing.T) {
 	// starts.
 	known, err := b.Clone().Answer(3)
 	must(t, err)
-	if first, ok := b.Epochs().First(2); len(known) != 1 || known[0].Epoch != 2 || !ok || first != 2 {
+	if first, ok := b.h.StartOf(2); len(known) != 1 || known[0].Epoch != 2 || !ok || first != 2 {
 		t.Errorf("answers %v, of an epoch that starts at %d", known, first)
 	}
 	must(t, b.Start(2, p2.First(), nil))

@@ -53,7 +53,7 @@ const unknownBase = lastOrderNum + 1
 // primary is told afterwards, and again on a new stream. It returns false, and there is nothing to
 // tell, for a session that isn't open here, or before the epoch has started.
 func (b *Backup) Attach(n Session) bool {
-	if b.open(n) == nil || !b.started {
+	if b.h.open(n) == nil || !b.started {
 		return false
 	}
 	if !without(r11Attached) {
@@ -121,7 +121,7 @@ func (b *Backup) Detached(n Session) bool {
 // Attach: a follower hears a session, and its takeover would wait for it. Who joins may say so
 // before it is counted. It says whether what MayLeave says has changed.
 func (p *Primary) Attach(r Replica, n Session) bool {
-	if p.open(n) == nil || p.Hears(r, n) {
+	if p.h.open(n) == nil || p.Hears(r, n) {
 		return false
 	}
 	p.attach(r, n)
@@ -136,19 +136,12 @@ func (p *Primary) attach(r Replica, n Session) {
 	p.attached[r][n] = true
 }
 
-// attachAll is what a mutant does.
-func (p *Primary) attachAll(r Replica) {
-	for _, n := range p.Sessions() {
-		p.attach(r, n)
-	}
-}
-
 // Detach: a follower can't hear a session any more. From now on replies to the session wait for it,
 // if it is a member. The caller sends it all that is ordered up to upTo, and the session's
 // messages, then on the same stream the confirmation; later, every message of the session, as it is
 // ordered. It returns false, and nothing is confirmed, for a session that isn't open.
 func (p *Primary) Detach(r Replica, n Session) (upTo OrderNum, ok bool) {
-	if p.open(n) == nil {
+	if p.h.open(n) == nil {
 		return 0, false
 	}
 	p.detach(r, n)
@@ -172,7 +165,7 @@ func (p *Primary) detach(r Replica, n Session) {
 func (p *Primary) Hears(r Replica, n Session) bool { return p.attached[r][n] }
 
 // deaf says whether some session is detached at a member.
-func (p *Primary) deaf(r Replica) bool { return len(p.attached[r]) < len(p.byNonce) }
+func (p *Primary) deaf(r Replica) bool { return len(p.attached[r]) < len(p.h.byNonce) }
 
 // Attached says whether a session is attached at every member, so that no reply to it waits for
 // one.

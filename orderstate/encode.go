@@ -34,7 +34,7 @@ func (s *Source) AppendTo(b []byte) []byte {
 
 // AppendTo appends the canonical encoding of the state.
 func (p *Primary) AppendTo(b []byte) []byte {
-	b = p.History.appendTo(append(b, 'P'))
+	b = p.h.appendTo(append(b, 'P'))
 	b = appendUints(b, uint64(p.epoch), uint64(p.first), p.number, uint64(p.stable), uint64(p.pushed), uint64(p.max))
 	b = appendMap(b, p.members, appendString, func(b []byte, a acknowledgement) []byte {
 		return appendBools(appendUint(b, a.upTo), a.any, a.joined)
@@ -51,7 +51,7 @@ func (p *Primary) AppendTo(b []byte) []byte {
 func (b *Backup) AppendTo(buf []byte) []byte { return b.appendTo(append(buf, 'B')) }
 
 func (b *Backup) appendTo(buf []byte) []byte {
-	buf = b.History.appendTo(buf)
+	buf = b.h.appendTo(buf)
 	buf = appendUints(buf, uint64(b.acknowledged), uint64(b.stable), uint64(b.stableIn), uint64(b.validIn),
 		uint64(b.executed), uint64(b.diverged))
 	buf = appendBools(buf, b.started)
@@ -71,8 +71,8 @@ func (b *Backup) appendTo(buf []byte) []byte {
 
 // AppendTo appends the canonical encoding of the state.
 func (t *Takeover) AppendTo(b []byte) []byte {
-	b = t.Backup.appendTo(append(b, 'T'))
-	b = appendBool(appendUint(b, t.epoch), t.fixed)
+	b = t.b.appendTo(append(b, 'T'))
+	b = appendUint(b, t.epoch)
 	b = appendMap(b, t.peers, appendString, appendBool)
 	b = appendMap(b, t.inSync, appendString, appendBool)
 	return appendMap(b, t.sessions, appendUint, appendBool)

@@ -35,7 +35,7 @@ func Example() {
 		panic(err)
 	}
 	for _, id := range backup.Lacks(10) {
-		m, _ := primary.Has(id)
+		m, _ := primary.History().Has(id)
 		backup.Message(m)
 	}
 	_, held, _ := backup.Acknowledgement()

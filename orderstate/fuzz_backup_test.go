@@ -43,7 +43,7 @@ func (h *hostile) rarely(n int) bool { return h.byte()%n == n-1 }
 
 // session is one that the backup knows, mostly.
 func (h *hostile) session(b *Backup) Session {
-	open := b.Sessions()
+	open := b.h.Sessions()
 	if len(open) == 0 || h.rarely(6) {
 		return Session(h.number())
 	}
@@ -74,7 +74,7 @@ func (h *hostile) message(b *Backup) Message {
 
 func (h *hostile) run(b *Backup, epoch Epoch) Run {
 	r := Run{Envelope: Envelope{Epoch: epoch, EpochFirst: 1, First: b.Last() + 1 + OrderNum(h.byte()%3)}}
-	if first, ok := b.epochs.First(epoch); ok {
+	if first, ok := b.h.epochs.First(epoch); ok {
 		r.EpochFirst = first
 	}
 	if h.rarely(8) {
@@ -202,21 +202,21 @@ func assail(t *testing.T, data []byte) {
 			if taken != nil {
 				r := h.run(b, b.Epoch()-1)
 				entries += len(r.Entries)
-				_ = taken.PeerKnows(slices.Clone(b.epochs.starts), []Run{r})
+				_ = taken.PeerKnows(slices.Clone(b.h.epochs.starts), []Run{r})
 				if h.rarely(4) {
 					_ = taken.PeerKnows([]Start{{Epoch(h.number()), OrderNum(h.number())}}, nil)
 				}
 				_ = taken.SessionKnows([]Run{h.run(b, b.Epoch()-1)})
 				entries += 5
-				taken.Missing(h.byte())
+				taken.Lacks(h.byte())
 			}
 		case 15:
 			if taken != nil && h.byte()%4 == 0 {
 				taken.PeerAnswered("S2")
-				for _, n := range b.Sessions() {
+				for _, n := range b.h.Sessions() {
 					taken.SessionAnswered(n)
 				}
-				if p, err := taken.Fix(32); err == nil {
+				if p, _, err := taken.Fix(32); err == nil {
 					if err := p.Valid(); err != nil {
 						t.Fatal(err)
 					}
@@ -234,10 +234,10 @@ func assail(t *testing.T, data []byte) {
 		for _, qs := range b.early {
 			early += len(qs)
 		}
-		if b.Held() > messages || len(b.pendingDestOrder)+b.order.len() > entries || early > messages ||
-			len(b.epochs.starts) > 2*len(data) {
-			t.Fatalf("holds %d messages of %d, %d entries of %d, %d early, %d starts", b.Held(), messages,
-				len(b.pendingDestOrder)+b.order.len(), entries, early, len(b.epochs.starts))
+		if b.h.Held() > messages || len(b.pendingDestOrder)+b.h.order.len() > entries || early > messages ||
+			len(b.h.epochs.starts) > 2*len(data) {
+			t.Fatalf("holds %d messages of %d, %d entries of %d, %d early, %d starts", b.h.Held(), messages,
+				len(b.pendingDestOrder)+b.h.order.len(), entries, early, len(b.h.epochs.starts))
 		}
 		if once, again := role().AppendTo(nil), role().AppendTo(nil); string(once) != string(again) {
 			t.Fatal("the encoding isn't deterministic")

@@ -274,7 +274,7 @@ func (w *world) unrest() error {
 	}
 	for _, s := range w.sources {
 		for _, c := range s.calls {
-			if !c.done && !s.dead && s.told == nil && p.primary.Known(s.session) {
+			if !c.done && !s.dead && s.told == nil && p.primary.h.Known(s.session) {
 				return fmt.Errorf("%s waits for %s", s.name, w.names[c.message.MessageID])
 			}
 		}

@@ -73,7 +73,7 @@ func feed(t testing.TB, b *Backup, p *Primary, k OrderNum) {
 	must(t, b.Receive(p.run(k, p.Last(), nil)))
 	for i := 0; i < 3; i++ {
 		for _, id := range b.Lacks(100) {
-			if m, ok := p.Has(id); ok {
+			if m, ok := p.h.Has(id); ok {
 				b.Message(m)
 			}
 		}
@@ -82,15 +82,15 @@ func feed(t testing.TB, b *Backup, p *Primary, k OrderNum) {
 
 // runs makes of what a replica or a source knows what it would send to a takeover: runs of one
 // epoch with no gap.
-func runs(known []Ordered, epochs *Epochs) []Run {
+func runs(known []Ordered, h *History) []Run {
 	var rs []Run
 	for _, o := range known {
 		last := len(rs) - 1
 		if last < 0 || rs[last].Epoch != o.Epoch || rs[last].Last()+1 != o.OrderNum {
-			first, ok := epochs.First(o.Epoch)
+			first, ok := h.StartOf(o.Epoch)
 			if !ok {
 				panic(fmt.Sprintf("it isn't known any more where the epoch of %v, %d, starts: %v", o, o.Epoch,
-					epochs.Starts()))
+					h.Starts()))
 			}
 			rs, last = append(rs, Run{Envelope: Envelope{Epoch: o.Epoch, EpochFirst: first, First: o.OrderNum}}), last+1
 		}

@@ -122,8 +122,11 @@ func (h *History) TimeAt(k OrderNum) int64 {
 	return h.cutTime
 }
 
-// Epochs returns the table of epoch starts.
-func (h *History) Epochs() *Epochs { return &h.epochs }
+// Starts returns the table of epoch starts, by growing epoch. The caller must not change it.
+func (h *History) Starts() []Start { return h.epochs.starts }
+
+// StartOf returns where an epoch starts, while that decides anything about what is held.
+func (h *History) StartOf(e Epoch) (OrderNum, bool) { return h.epochs.First(e) }
 
 // open returns a session that is open, or nil.
 func (h *History) open(n Session) *session {
@@ -387,9 +390,9 @@ func (h *History) expire(o Ordered) {
 	}
 }
 
-// Cut forgets the order up to k, with its messages: they are executed here, and held by every
+// forget cuts the order up to k, with its messages: they are executed here, and held by every
 // in-sync replica. A k above Last counts as Last.
-func (h *History) Cut(k OrderNum) {
+func (h *History) forget(k OrderNum) {
 	if k <= h.cut {
 		return
 	}

@@ -11,7 +11,7 @@ func TestLeapingMarkKeepsOrderedMessages(t *testing.T) {
 	order(t, p, message(1, 2, 1))
 	order(t, p, message(1, 100, 99))
 	for _, q := range []SeqNum{1, 2, 100} {
-		if _, ok := p.Has(MessageID{1, q}); !ok {
+		if _, ok := p.h.Has(MessageID{1, q}); !ok {
 			t.Errorf("message 1/%d is ordered above the cut, and gone", q)
 		}
 	}
@@ -36,7 +36,7 @@ func TestSnapshotIsAsOfItsTurn(t *testing.T) {
 	order(t, p, message(2, 1, 0)) // 5
 	p.Expire(2, 1)                // 6
 	order(t, p, message(1, 3, 2)) // 7
-	h, err := NewHistory(k, 1, p.Epochs().Starts(), p.SessionStates(k))
+	h, err := NewHistory(k, 1, p.History().Starts(), p.h.SessionStates(k))
 	must(t, err)
 	joiner, err := NewBackup(h, 1, 1)
 	must(t, err)

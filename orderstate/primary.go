@@ -18,7 +18,7 @@ import (
 //	P2  nothing above the stable point is forgotten (R3)
 //	P3  the order above first-1 was first ordered in this epoch
 type Primary struct {
-	*History
+	h       *History
 	epoch   Epoch
 	first   OrderNum
 	members map[Replica]acknowledgement // the required set (R13), with what each has acknowledged in this epoch
@@ -77,7 +77,7 @@ func NewPrimary(
 	}
 	h.prune()
 	p := &Primary{
-		History: h, epoch: epoch, first: first, stable: min(stable, h.Last()), max: pendingSourceOrderMax,
+		h: h, epoch: epoch, first: first, stable: min(stable, h.Last()), max: pendingSourceOrderMax,
 		members: map[Replica]acknowledgement{}, number: 1, reflected: map[Session]OrderNum{},
 		held: map[Session]OrderNum{}, declared: map[Session]SeqNum{},
 		attached: map[Replica]map[Session]bool{},
@@ -89,12 +89,20 @@ func NewPrimary(
 	for _, m := range members {
 		p.members[m] = acknowledgement{}
 		if without(r11Epoch) {
-			p.attachAll(m)
+			for _, n := range h.Sessions() {
+				p.attach(m, n)
+			}
 		}
 	}
 	p.settle()
 	return p, nil
 }
+
+// History is what this primary holds, to be read.
+func (p *Primary) History() *History { return p.h }
+
+// Last is the orderNum up to which messages are ordered.
+func (p *Primary) Last() OrderNum { return p.h.Last() }
 
 // Epoch is the epoch of this primary.
 func (p *Primary) Epoch() Epoch { return p.epoch }
@@ -109,14 +117,14 @@ func (p *Primary) Stable() OrderNum { return p.stable }
 // declares.
 func (p *Primary) Judge(id MessageID, answeredUpTo SeqNum) Verdict {
 	v := p.judge(id, answeredUpTo)
-	if v != Unknown && answeredUpTo > max(p.sessions[id.Session].answered, p.declared[id.Session]) {
+	if v != Unknown && answeredUpTo > max(p.h.sessions[id.Session].answered, p.declared[id.Session]) {
 		p.declared[id.Session] = answeredUpTo
 	}
 	return v
 }
 
 func (p *Primary) judge(id MessageID, answeredUpTo SeqNum) Verdict {
-	s := p.open(id.Session)
+	s := p.h.open(id.Session)
 	switch {
 	case s == nil:
 		return Unknown
@@ -136,7 +144,7 @@ func (p *Primary) Order(m Message, now int64) (o OrderInfo, v Verdict, push bool
 	if v = p.judge(m.MessageID, m.AnsweredUpTo); v != Fresh {
 		return OrderInfo{}, p.Judge(m.MessageID, m.AnsweredUpTo), false
 	}
-	p.keep(p.sessions[m.Session], m) // the bytes that are executed, whatever a frame brought
+	p.h.keep(p.h.sessions[m.Session], m) // the bytes that are executed, whatever a frame brought
 	o, push = p.order7(OrderInfo{SeqNum: m.SeqNum, Session: m.Session, Kind: Request, Digest: m.Digest}, now)
 	return o, Fresh, push
 }
@@ -144,12 +152,12 @@ func (p *Primary) Order(m Message, now int64) (o OrderInfo, v Verdict, push bool
 // Open orders the opening of a session (R11). A nonce opens one session only: while that is open, o
 // names it, with nothing of its entry but the orderNum, and the verdict is Duplicate.
 func (p *Primary) Open(n Nonce, digest uint64, body any, now int64) (o OrderInfo, v Verdict, push bool) {
-	if known, ok := p.byNonce[n]; ok {
+	if known, ok := p.h.byNonce[n]; ok {
 		return OrderInfo{OrderNum: OrderNum(known), Session: known, Kind: Open}, Duplicate, false
 	}
 	number := Session(p.Last() + 1)
 	id := MessageID{number, 0}
-	p.keep(nil, Message{MessageID: id, Digest: digest, Nonce: n, Body: body})
+	p.h.keep(nil, Message{MessageID: id, Digest: digest, Nonce: n, Body: body})
 	o, push = p.order7(OrderInfo{Session: number, Kind: Open, Digest: digest}, now)
 	if without(r11Session) {
 		for r := range p.members {
@@ -161,7 +169,7 @@ func (p *Primary) Open(n Nonce, digest uint64, body any, now int64) (o OrderInfo
 
 // Expire orders the end of a session; one that isn't open is Unknown.
 func (p *Primary) Expire(n Session, now int64) (o OrderInfo, v Verdict, push bool) {
-	if p.open(n) == nil {
+	if p.h.open(n) == nil {
 		return OrderInfo{}, Unknown, false
 	}
 	o, push = p.order7(OrderInfo{Session: n, Kind: Expire}, now)
@@ -179,8 +187,8 @@ func (p *Primary) Expire(n Session, now int64) (o OrderInfo, v Verdict, push boo
 func (p *Primary) order7(o OrderInfo, now int64) (OrderInfo, bool) {
 	o.OrderNum = p.Last() + 1
 	o.First = p.epoch
-	o.Time = max(now, p.lastTime)
-	p.append(Ordered{o, p.epoch})
+	o.Time = max(now, p.h.lastTime)
+	p.h.append(Ordered{o, p.epoch})
 	if len(p.members) == 0 {
 		p.stable = o.OrderNum
 	}
@@ -192,7 +200,7 @@ func (p *Primary) carried() OrderNum { return max(p.pushed, p.stable) }
 
 // PendingSourceOrder is the patent's list: ordered, not yet known to be held by every in-sync
 // backup (R3). The caller must not change it, nor keep it past the next call.
-func (p *Primary) PendingSourceOrder() []Ordered { return p.Above(p.stable) }
+func (p *Primary) PendingSourceOrder() []Ordered { return p.h.Above(p.stable) }
 
 // Multicast is the first loop of FIG. 8: the announcement that a reply carries as its
 // sourceOrderInfo, everything above what its source holds that isn't known stable, up to the
@@ -216,17 +224,17 @@ func (p *Primary) Null() Run {
 func (p *Primary) Push(sent OrderNum) Run { return p.run(sent, p.Last(), nil) }
 
 // Unpushed is the oldest entry that no null message has carried, and that isn't stable.
-func (p *Primary) Unpushed() (Ordered, bool) { return p.At(p.carried() + 1) }
+func (p *Primary) Unpushed() (Ordered, bool) { return p.h.At(p.carried() + 1) }
 
 // run is the part of the order in (above, upTo], or what there is of it; an empty one has a Count
 // of 0.
 func (p *Primary) run(above, upTo OrderNum, into []OrderInfo) Run {
-	above = min(max(above, p.cut), p.Last())
+	above = min(max(above, p.h.cut), p.Last())
 	r := Run{Envelope: Envelope{Epoch: p.epoch, EpochFirst: p.first, First: above + 1}}
 	if upTo = min(upTo, p.Last()); upTo <= above {
 		return r
 	}
-	ordered := p.Above(above)[:upTo-above]
+	ordered := p.h.Above(above)[:upTo-above]
 	r.Count = len(ordered)
 	r.Entries = slices.Grow(into[:0], len(ordered))[:len(ordered)]
 	for i, o := range ordered {
@@ -243,7 +251,7 @@ func (p *Primary) run(above, upTo OrderNum, into []OrderInfo) Run {
 // what one source has reflected may still die with that source. What can't be is passed over. The
 // message must name this epoch (R9), or say that it holds nothing.
 func (p *Primary) Receive(n Session, heldUpTo OrderNum, destOrderInfo []Envelope) {
-	if p.open(n) == nil {
+	if p.h.open(n) == nil {
 		return
 	}
 	if heldUpTo > p.held[n] {
@@ -354,12 +362,12 @@ func (p *Primary) Held() bool {
 
 // Executed says that the application has executed the order up to k; what is executed and stable is
 // forgotten.
-func (p *Primary) Executed(k OrderNum) { p.Cut(min(k, p.stable)) }
+func (p *Primary) Executed(k OrderNum) { p.h.forget(min(k, p.stable)) }
 
 // Clone returns an independent copy.
 func (p *Primary) Clone() *Primary {
 	c := *p
-	c.History = p.History.clone()
+	c.h = p.h.clone()
 	c.members, c.reflected, c.declared = maps.Clone(p.members), maps.Clone(p.reflected), maps.Clone(p.declared)
 	c.held = maps.Clone(p.held)
 	c.attached = make(map[Replica]map[Session]bool, len(p.attached))

@@ -7,24 +7,25 @@ import (
 )
 
 // Takeover is a backup that was elected, from its election until the epoch's first orderNum is
-// fixed: R12, steps 1 to 3. What comes after (the gate) is the Primary's: Primary.Held.
+// fixed: R12, steps 1 to 3. What comes after (the gate) is the Primary's: Primary.Held. It owns the
+// Backup that it was, and logs as that does; but once it has answered a newer epoch, nothing comes
+// of it, and it follows as a backup that can't be elected.
 //
 // Invariants:
 //
 //	T1  N isn't fixed before every in-sync peer has answered or was evicted, and, below Stable,
-//	    every session has answered, was given up, or is
-//	    detached here, and nothing that is lacked is its (R11, R12.2)
+//	    every session has answered, was given up, or is detached here, and nothing that is
+//	    lacked is its (R11, R12.2)
 //	T2  every entry up to N is held with its message, and none of them is void
 //	T3  the primary that comes of it is one of the epoch in which this replica was elected (I7)
 type Takeover struct {
-	*Backup
+	b      *Backup // nil once N is fixed
 	epoch  Epoch
 	peers  map[Replica]bool // in-sync, and neither answered nor evicted yet
 	inSync map[Replica]bool // answered
 	// not answered yet, nor given up; false for one that is detached here, and waited for only
 	// while a message of its is lacked
 	sessions map[Session]bool
-	fixed    bool
 }
 
 // Elected begins a takeover in epoch e, which the caller was elected in. It waits for the in-sync
@@ -42,7 +43,7 @@ func (b *Backup) Elected(e Epoch, peers []Replica, waitForSessions bool) (*Takeo
 		return nil, &DivergedError{b.diverged}
 	}
 	b.acknowledged, b.started = e, false
-	t := &Takeover{Backup: b, epoch: e, peers: map[Replica]bool{}, inSync: map[Replica]bool{},
+	t := &Takeover{b: b, epoch: e, peers: map[Replica]bool{}, inSync: map[Replica]bool{},
 		sessions: map[Session]bool{}}
 	for _, p := range peers {
 		if without(r122Peers) {
@@ -52,7 +53,7 @@ func (b *Backup) Elected(e Epoch, peers []Replica, waitForSessions bool) (*Takeo
 		t.peers[p] = true
 	}
 	if waitForSessions && !without(r122Sessions) {
-		for _, n := range b.Sessions() {
+		for _, n := range b.h.Sessions() {
 			t.sessions[n] = !b.Detached(n)
 		}
 	}
@@ -65,7 +66,7 @@ func (t *Takeover) Receive(r Run) error {
 	if r.Epoch == t.epoch {
 		return nil
 	}
-	return t.Backup.Receive(r)
+	return t.b.Receive(r)
 }
 
 // Start refuses to be told where its own epoch starts; for others it is Backup.Start.
@@ -73,11 +74,11 @@ func (t *Takeover) Start(e Epoch, first OrderNum, earlier []Start) error {
 	if e == t.epoch {
 		return fmt.Errorf("orderstate: epoch %d is this replica's to start", e)
 	}
-	return t.Backup.Start(e, first, earlier)
+	return t.b.Start(e, first, earlier)
 }
 
-// PeerKnows merges a part of what a peer answers: its table of epochs, and its order. It changes
-// nothing once N is fixed. A FencedError says that there is a newer epoch; a DivergedError that
+// PeerKnows merges a part of what a peer answers: its table of epochs, and its order. A FencedError
+// says that there is a newer epoch; a DivergedError that
 // what is held here isn't in the order, so that this replica can't take over.
 func (t *Takeover) PeerKnows(starts []Start, order []Run) error {
 	for _, s := range starts {
@@ -85,10 +86,7 @@ func (t *Takeover) PeerKnows(starts []Start, order []Run) error {
 			return &FencedError{Epoch: t.epoch, Acknowledged: s.Epoch}
 		}
 	}
-	if t.fixed {
-		return nil
-	}
-	if err := t.learn(starts...); err != nil {
+	if err := t.b.learn(starts...); err != nil {
 		return err
 	}
 	return t.merge(order)
@@ -109,14 +107,9 @@ func (t *Takeover) Evicted(r Replica) {
 	delete(t.inSync, r)
 }
 
-// SessionKnows merges announcements that a session still holds (its pendingRemoteOrder). It changes
-// nothing once N is fixed. Errors as of PeerKnows.
-func (t *Takeover) SessionKnows(order []Run) error {
-	if t.fixed {
-		return nil
-	}
-	return t.merge(order)
-}
+// SessionKnows merges announcements that a session still holds (its pendingRemoteOrder). Errors as
+// of PeerKnows.
+func (t *Takeover) SessionKnows(order []Run) error { return t.merge(order) }
 
 // SessionAnswered: a session has acknowledged the epoch, and sent all that it has, or was given up.
 func (t *Takeover) SessionAnswered(n Session) { delete(t.sessions, n) }
@@ -131,10 +124,10 @@ func (t *Takeover) merge(order []Run) error {
 		if err := r.check(); err != nil {
 			return err
 		}
-		if err := t.learn(Start{r.Epoch, r.EpochFirst}); err != nil {
+		if err := t.b.learn(Start{r.Epoch, r.EpochFirst}); err != nil {
 			return err
 		}
-		if err := t.insert(r); err != nil {
+		if err := t.b.insert(r); err != nil {
 			return err
 		}
 	}
@@ -144,7 +137,7 @@ func (t *Takeover) merge(order []Run) error {
 // Waiting returns whom the takeover waits for, sorted.
 func (t *Takeover) Waiting() (peers []Replica, sessions []Session) {
 	lacked := map[Session]bool{}
-	for _, id := range t.Lacks(len(t.pendingDestOrder)) {
+	for _, id := range t.Lacks(len(t.b.pendingDestOrder)) {
 		lacked[id.Session] = true
 	}
 	for n, attached := range t.sessions {
@@ -156,52 +149,121 @@ func (t *Takeover) Waiting() (peers []Replica, sessions []Session) {
 	return sorted(maps.Keys(t.peers)), sessions
 }
 
-// Missing returns messages that are ordered and not held, to be fetched from peers (¶47), up to
-// limit: Lacks, of the merged order.
-func (t *Takeover) Missing(limit int) []MessageID { return t.Lacks(limit) }
-
 // Fix is R12.3: N is the longest prefix with no gap and every message present; the epoch starts at
 // N+1. The caller has no one left to wait for. It returns the new primary: (stable, N] is its
 // pendingSourceOrder, as first ordered, and members are the peers that answered. Only then may what
-// is up to N be executed: Backup.Next still hands it out. The two share their History: of the
-// takeover, only Next and Taken are of use afterwards. A FencedError says that a newer epoch was
-// acknowledged meanwhile, a DivergedError that what is held here can't be the order's.
-func (t *Takeover) Fix(pendingSourceOrderMax int) (*Primary, error) {
-	peers, sessions := t.Waiting()
-	switch {
-	case t.acknowledged != t.epoch:
-		return nil, &FencedError{Epoch: t.epoch, Acknowledged: t.acknowledged}
-	case t.fixed:
-		return nil, fmt.Errorf("orderstate: epoch %d is fixed already", t.epoch)
+// is up to N be executed: the tail hands it out. Nothing may be asked of the takeover afterwards. A
+// FencedError says that a newer epoch was acknowledged meanwhile, a DivergedError that what is held
+// here can't be the order's.
+func (t *Takeover) Fix(pendingSourceOrderMax int) (*Primary, *Tail, error) {
+	if t.b == nil {
+		return nil, nil, fmt.Errorf("orderstate: epoch %d is fixed already", t.epoch)
+	}
+	switch peers, sessions := t.Waiting(); {
+	case t.b.acknowledged != t.epoch:
+		return nil, nil, &FencedError{Epoch: t.epoch, Acknowledged: t.b.acknowledged}
 	case len(peers) > 0 || len(sessions) > 0:
-		return nil, fmt.Errorf("orderstate: N can't be fixed: %d peers and %d sessions haven't answered", len(peers),
-			len(sessions))
+		return nil, nil, fmt.Errorf("orderstate: N can't be fixed: %d peers and %d sessions haven't answered",
+			len(peers), len(sessions))
 	}
-	if err := t.adopt(t.epochs); err != nil {
-		return nil, err
+	b := t.b
+	if err := b.adopt(b.h.epochs); err != nil {
+		return nil, nil, err
 	}
-	if err := t.release(); err != nil {
-		return nil, err
+	if err := b.release(); err != nil {
+		return nil, nil, err
 	}
-	p, err := NewPrimary(t.History, t.epoch, t.stable, sorted(maps.Keys(t.inSync)), pendingSourceOrderMax)
+	p, err := NewPrimary(b.h, t.epoch, b.stable, sorted(maps.Keys(t.inSync)), pendingSourceOrderMax)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	clear(t.pendingDestOrder)
-	t.named = nil
-	clear(t.attached)
-	for n := range t.early {
-		t.settle(n)
+	for n := range b.early {
+		b.settle(n)
 	}
-	t.fixed, t.started = true, true
-	return p, nil
+	tail := newTail(b.h, b.executed)
+	*b, t.b = Backup{}, nil // the history is the primary's
+	return p, tail, nil
 }
 
-// Clone returns an independent copy. After Fix, the takeover's copy doesn't share its History with
-// the primary's.
+// Clone returns an independent copy, before Fix.
 func (t *Takeover) Clone() *Takeover {
 	c := *t
-	c.Backup = t.Backup.Clone()
+	c.b = t.b.Clone()
 	c.peers, c.inSync, c.sessions = maps.Clone(t.peers), maps.Clone(t.inSync), maps.Clone(t.sessions)
 	return &c
 }
+
+// Tail is what was ordered before an epoch, and isn't executed yet where that was taken over.
+type Tail struct {
+	left []ready
+}
+
+// ready is an entry with its message.
+type ready struct {
+	entry   Ordered
+	message Message
+}
+
+// newTail is the order above executed.
+func newTail(h *History, executed OrderNum) *Tail {
+	t := &Tail{}
+	for _, o := range h.Above(executed) {
+		t.left = append(t.left, ready{o, h.messages[o.Message()]})
+	}
+	return t
+}
+
+// Next takes the next entry, ready to be executed, with its message; an expiry has none.
+func (t *Tail) Next() (Ordered, Message, bool) {
+	if len(t.left) == 0 {
+		return Ordered{}, Message{}, false
+	}
+	next := t.left[0]
+	t.left[0] = ready{}
+	t.left = t.left[1:]
+	return next.entry, next.message, true
+}
+
+// What a takeover does as the backup that it is.
+
+// History is what this takeover holds, to be read.
+func (t *Takeover) History() *History { return t.b.h }
+
+// Last is Backup.Last.
+func (t *Takeover) Last() OrderNum { return t.b.Last() }
+
+// Epoch is the highest epoch that was acknowledged: its own, or a newer one that was answered.
+func (t *Takeover) Epoch() Epoch { return t.b.acknowledged }
+
+// Message is Backup.Message.
+func (t *Takeover) Message(m Message) bool { return t.b.Message(m) }
+
+// Announces is Backup.Announces.
+func (t *Takeover) Announces(m Message) bool { return t.b.Announces(m) }
+
+// Lacks is Backup.Lacks, of the merged order: what is to be fetched from peers (¶47).
+func (t *Takeover) Lacks(limit int) []MessageID { return t.b.Lacks(limit) }
+
+// Executed is Backup.Executed: what Next handed out before the election may be executed since.
+func (t *Takeover) Executed(k OrderNum) { t.b.Executed(k) }
+
+// What a takeover does when a newer epoch is begun: it answers, and follows. Before that starts
+// there is nothing in these.
+
+// Answer is Backup.Answer: this replica won't lead the epoch in which it was elected.
+func (t *Takeover) Answer(e Epoch) ([]Ordered, error) { return t.b.Answer(e) }
+
+// LearnStable is Backup.LearnStable.
+func (t *Takeover) LearnStable(e Epoch, stable OrderNum) { t.b.LearnStable(e, stable) }
+
+// Next is Backup.Next.
+func (t *Takeover) Next() (Ordered, Message, bool) { return t.b.Next() }
+
+// Acknowledgement is Backup.Acknowledgement.
+func (t *Takeover) Acknowledgement() (Epoch, OrderNum, bool) { return t.b.Acknowledgement() }
+
+// Attach is Backup.Attach.
+func (t *Takeover) Attach(n Session) bool { return t.b.Attach(n) }
+
+// Confirmed is Backup.Confirmed.
+func (t *Takeover) Confirmed(n Session, number uint64, upTo OrderNum) { t.b.Confirmed(n, number, upTo) }

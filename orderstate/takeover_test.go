@@ -8,7 +8,7 @@ import (
 func TestSnapshotIsNotStable(t *testing.T) {
 	p := newPrimary(t, []Replica{"S2", "S3"}, 'a')
 	order(t, p, message(1, 1, 0))
-	h, err := NewHistory(p.Last(), 1, p.Epochs().Starts(), p.SessionStates(p.Last()))
+	h, err := NewHistory(p.Last(), 1, p.History().Starts(), p.h.SessionStates(p.Last()))
 	must(t, err)
 	joiner, err := NewBackup(h, 1, 1)
 	must(t, err)
@@ -18,7 +18,7 @@ func TestSnapshotIsNotStable(t *testing.T) {
 	taken, err := joiner.Elected(2, []Replica{"S2"}, false)
 	must(t, err)
 	taken.PeerAnswered("S2")
-	np, err := taken.Fix(32)
+	np, _, err := taken.Fix(32)
 	must(t, err)
 	if np.Held() {
 		t.Errorf("the gate is open, and S2 has acknowledged nothing")
@@ -43,17 +43,17 @@ func TestReturningSessionIsTold(t *testing.T) {
 		t.Fatal(d)
 	}
 	// 3 dies with its primary.
-	p2, err := NewPrimary(p.History, 2, 2, nil, 32)
+	p2, err := NewPrimary(p.h, 2, 2, nil, 32)
 	must(t, err)
 	order(t, p2, message(1, 8, 0)) // 3
-	p3, err := NewPrimary(p2.History, 3, 3, nil, 32)
+	p3, err := NewPrimary(p2.h, 3, 3, nil, 32)
 	must(t, err)
 	order(t, p3, message(1, 9, 0)) // 4
 	p3.Executed(4)
 
 	s.NewEpoch(3)
 	var lost *LostError
-	if err := s.Start(3, p3.First(), p3.Stable(), p3.Epochs().Starts()); !errors.As(err, &lost) || lost.OrderNum != 3 {
+	if err := s.Start(3, p3.First(), p3.Stable(), p3.History().Starts()); !errors.As(err, &lost) || lost.OrderNum != 3 {
 		t.Errorf("told %v", err)
 	}
 }
@@ -66,7 +66,7 @@ func TestFencedTakeoverIsOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	var fenced *FencedError
-	if p, err := taken.Fix(32); !errors.As(err, &fenced) {
+	if p, _, err := taken.Fix(32); !errors.As(err, &fenced) {
 		t.Errorf("primary of epoch %d: %v", p.Epoch(), err)
 	}
 }
@@ -76,23 +76,23 @@ func TestTakeoverHoldsMessagesOfSessionsItLearns(t *testing.T) {
 	order(t, p, message(1, 1, 0))
 	taken, err := newBackup(t).Elected(2, []Replica{"S3"}, false)
 	must(t, err)
-	must(t, taken.PeerKnows(p.Epochs().Starts(), []Run{p.Push(0)}))
+	must(t, taken.PeerKnows(p.History().Starts(), []Run{p.Push(0)}))
 	for range 3 {
-		for _, id := range taken.Missing(10) {
-			m, _ := p.Has(id)
+		for _, id := range taken.Lacks(10) {
+			m, _ := p.h.Has(id)
 			taken.Message(m)
 		}
 	}
-	if missing := taken.Missing(10); len(missing) > 0 {
+	if missing := taken.Lacks(10); len(missing) > 0 {
 		t.Errorf("was sent %v, and misses it", missing)
 	}
 	taken.PeerAnswered("S3")
-	np, err := taken.Fix(32)
+	np, _, err := taken.Fix(32)
 	must(t, err)
 	if np.First() != 3 {
 		t.Errorf("the epoch starts at %d", np.First())
 	}
-	if _, ok := np.Has(MessageID{1, 1}); !ok {
+	if _, ok := np.h.Has(MessageID{1, 1}); !ok {
 		t.Error("1/1 is ordered and gone")
 	}
 }
@@ -107,7 +107,7 @@ func TestGateWaitsForEveryPeer(t *testing.T) {
 	must(t, err)
 	taken.PeerAnswered("S3")
 	taken.PeerAnswered("S4")
-	np, err := taken.Fix(32)
+	np, _, err := taken.Fix(32)
 	must(t, err)
 	if np.Stable() != 1 || np.First() != 2 {
 		t.Fatal(np.Stable(), np.First())

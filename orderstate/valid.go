@@ -165,7 +165,7 @@ func (h *History) replayed(k OrderNum) error {
 // Valid checks P1-P3, and H1-H6. Like the other roles' it is for tests and explorers: it takes time
 // that grows with the square of what is held.
 func (p *Primary) Valid() error {
-	errs := []error{p.History.valid(nil)}
+	errs := []error{p.h.valid(nil)}
 	add := func(ok bool, invariant, format string, args ...any) {
 		errs = append(errs, check(ok, invariant, format, args...))
 	}
@@ -180,27 +180,27 @@ func (p *Primary) Valid() error {
 	})
 	add(!p.Held() || joiners || p.stable >= p.first-1, "P1", "the gate is open: stable is %d, the epoch starts at %d",
 		p.stable, p.first)
-	add(p.cut <= max(p.stable, p.first-1), "P2", "stable is %d, cut at %d", p.stable, p.cut)
-	for _, o := range p.order.all() {
+	add(p.h.cut <= max(p.stable, p.first-1), "P2", "stable is %d, cut at %d", p.stable, p.h.cut)
+	for _, o := range p.h.order.all() {
 		add((o.OrderNum >= p.first) == (o.Epoch == p.epoch) && (o.OrderNum < p.first || o.First == p.epoch) &&
 			o.First <= o.Epoch, "P3", "%v of %d, first ordered in %d: epoch %d "+
 			"starts at %d", o, o.Epoch, o.First, p.epoch, p.first)
-		add(!p.epochs.Void(o.Epoch, o.OrderNum), "P3", "%v of %d is void", o, o.Epoch)
+		add(!p.h.epochs.Void(o.Epoch, o.OrderNum), "P3", "%v of %d is void", o, o.Epoch)
 	}
 	add(p.pushed <= p.Last(), "R4", "pushed %d of %d", p.pushed, p.Last())
 	for n := range p.reflected {
-		add(p.Known(n), "P2", "session %d isn't open", n)
+		add(p.h.Known(n), "P2", "session %d isn't open", n)
 	}
 	for n := range p.held {
-		add(p.Known(n), "P2", "session %d isn't open", n)
+		add(p.h.Known(n), "P2", "session %d isn't open", n)
 	}
 	for n := range p.declared {
-		add(p.Known(n), "P2", "session %d isn't open", n)
+		add(p.h.Known(n), "P2", "session %d isn't open", n)
 	}
 	for r, sessions := range p.attached {
 		add(len(sessions) > 0, "R11", "%s has attached nobody", r)
 		for n, attached := range sessions {
-			add(p.Known(n) && attached, "R11", "%s has attached session %d: %v", r, n, attached)
+			add(p.h.Known(n) && attached, "R11", "%s has attached session %d: %v", r, n, attached)
 		}
 	}
 	return errors.Join(errs...)
@@ -208,45 +208,43 @@ func (p *Primary) Valid() error {
 
 // Valid checks B1-B5, of a takeover's backup too.
 func (b *Backup) Valid() error {
-	errs := []error{b.History.valid(b.early)}
+	errs := []error{b.h.valid(b.early)}
 	add := func(ok bool, invariant, format string, args ...any) {
 		errs = append(errs, check(ok, invariant, format, args...))
 	}
-	add(b.epochs.newest() <= b.acknowledged, "B1", "acknowledged %d, and knows where %d starts", b.acknowledged,
-		b.epochs.newest())
+	add(b.h.epochs.newest() <= b.acknowledged, "B1", "acknowledged %d, and knows where %d starts", b.acknowledged,
+		b.h.epochs.newest())
 	for k, o := range b.pendingDestOrder {
 		add(o.OrderNum == k && k > b.Last(), "B2", "%v is pending at %d, and %d are held", o, k, b.Last())
 		add(o.Epoch <= b.acknowledged, "B1", "%v of epoch %d is pending in %d", o, o.Epoch, b.acknowledged)
-		add(!b.epochs.Void(o.Epoch, k), "B2", "%v of epoch %d is void, and pending", o, o.Epoch)
+		add(!b.h.epochs.Void(o.Epoch, k), "B2", "%v of epoch %d is void, and pending", o, o.Epoch)
 		errs = append(errs, o.check())
 	}
 	if o, ok := b.pendingDestOrder[b.Last()+1]; ok && b.started && b.diverged == 0 {
 		add(!b.present(o.OrderInfo), "B3", "%v could be released", o)
 	}
-	for _, o := range b.order.all() {
-		add(b.diverged != 0 || !b.epochs.Void(o.Epoch, o.OrderNum), "B5", "%v of %d is void, and held", o, o.Epoch)
+	for _, o := range b.h.order.all() {
+		add(b.diverged != 0 || !b.h.epochs.Void(o.Epoch, o.OrderNum), "B5", "%v of %d is void, and held", o, o.Epoch)
 	}
 	add(b.stable <= b.Last(), "B4", "stable is %d of %d", b.stable, b.Last())
 	for n, a := range b.attached {
-		add(b.Known(n) && a.number <= b.detachings && (!a.confirmed || a.number != 0) && (a.confirmed || a.upTo == 0),
+		add(b.h.Known(n) && a.number <= b.detachings && (!a.confirmed || a.number != 0) && (a.confirmed || a.upTo == 0),
 			"R11", "session %d is attached: %+v", n, a)
 	}
 	add(!b.started || b.base != unknownBase, "R11", "epoch %d has started, and isn't known where", b.acknowledged)
-	add(b.cut <= b.executed && b.executed <= b.Last(), "B4", "cut at %d, executed up to %d, of %d", b.cut, b.executed,
-		b.Last())
+	add(b.h.cut <= b.executed && b.executed <= b.Last(), "B4", "cut at %d, executed up to %d, of %d", b.h.cut,
+		b.executed, b.Last())
 	return errors.Join(errs...)
 }
 
-// Valid checks T1-T3. T1 is about N, which is fixed once the takeover has started.
+// Valid checks T1-T3, until N is fixed.
 func (t *Takeover) Valid() error {
-	errs := []error{t.Backup.Valid()}
+	errs := []error{t.b.Valid()}
 	add := func(ok bool, invariant, format string, args ...any) {
 		errs = append(errs, check(ok, invariant, format, args...))
 	}
-	peers, sessions := t.Waiting()
-	add(!t.fixed || len(peers)+len(sessions) == 0, "T1", "fixed, and waits for %v and %v", peers, sessions)
-	add(t.fixed || t.acknowledged != t.epoch || !t.started, "T1", "epoch %d has started, and isn't fixed", t.epoch)
-	add(t.acknowledged >= t.epoch, "T3", "elected in %d, acknowledged %d", t.epoch, t.acknowledged)
+	add(t.b.acknowledged != t.epoch || !t.b.started, "T1", "epoch %d has started, and isn't fixed", t.epoch)
+	add(t.b.acknowledged >= t.epoch, "T3", "elected in %d, acknowledged %d", t.epoch, t.b.acknowledged)
 	for p := range t.peers {
 		add(!t.inSync[p], "T1", "%s has answered, and hasn't", p)
 	}

@@ -103,21 +103,25 @@ func (w *world) executeOne(r *replica, o Ordered) {
 
 // execute takes messageOrder.
 func (w *world) execute(r *replica) {
-	for r.backup != nil && (r.backup.Started() || r.primary != nil) {
-		o, m, ok := r.backup.Next()
-		if !ok {
-			break
+	if r.backup != nil && r.backup.Started() {
+		w.executeAll(r, r.backup)
+	}
+	if r.backup == nil { // the founder
+		for _, o := range r.primary.h.Above(OrderNum(len(r.executed))) {
+			w.executeOne(r, o)
 		}
+	}
+}
+
+func (w *world) executeAll(r *replica, messageOrder interface {
+	Next() (Ordered, Message, bool)
+}) {
+	for o, m, ok := messageOrder.Next(); ok; o, m, ok = messageOrder.Next() {
 		if o.Kind == Request && m.Digest != o.Digest {
 			panic("executes other bytes than were ordered")
 		}
 		w.say("%s executes %s as %d", r.name, w.name(o.OrderInfo), o.OrderNum)
 		w.executeOne(r, o)
-	}
-	if r.backup == nil { // the founder
-		for _, o := range r.primary.Above(OrderNum(len(r.executed))) {
-			w.executeOne(r, o)
-		}
 	}
 }
 
@@ -248,7 +252,7 @@ func (w *world) push(name, _, _ string) error {
 	if r == nil || r.dead || r.primary == nil {
 		return fmt.Errorf("%w: %s pushes", errWorld, name)
 	}
-	w.toBackups(r, "push", r.primary.Push(r.primary.Stable()), slices.Collect(maps.Values(r.primary.messages)))
+	w.toBackups(r, "push", r.primary.Push(r.primary.Stable()), slices.Collect(maps.Values(r.primary.h.messages)))
 	return nil
 }
 
@@ -400,9 +404,9 @@ func (w *world) holder(not *replica, id MessageID) (string, Message, bool) {
 
 func (r *replica) history() *History {
 	if r.primary != nil {
-		return r.primary.History
+		return r.primary.h
 	}
-	return r.backup.History
+	return r.backup.h
 }
 
 // cut: a replica forgets what is executed and stable.

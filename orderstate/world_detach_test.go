@@ -29,8 +29,11 @@ func (w *world) detach(name, whom, _ string) error {
 			return
 		}
 		w.say("%s confirms that %s can't hear %s, after what is ordered up to %d", p.name, name, whom, upTo)
-		w.toBackups(p, "push", p.primary.Push(p.primary.Stable()), messages(p.primary.History))
+		w.toBackups(p, "push", p.primary.Push(p.primary.Stable()), messages(p.primary.h))
 		w.send(string(p.name), name, "confirmation", func() bool {
+			if r.backup == nil {
+				return true
+			}
 			r.backup.Confirmed(s.session, number, upTo)
 			if r.backup.Detached(s.session) {
 				w.say("%s is detached at %s", whom, name)

@@ -91,11 +91,11 @@ func (w *world) peerAnswers(p, r *replica, epoch Epoch) bool {
 		w.say("%s: %v", p.name, err)
 		return true
 	}
-	starts, messages := slices.Clone(p.backup.Epochs().Starts()), slices.Collect(maps.Values(p.backup.messages))
-	rs := runs(known, p.backup.Epochs())
+	starts, messages := slices.Clone(p.backup.History().Starts()), slices.Collect(maps.Values(p.backup.h.messages))
+	rs := runs(known, p.backup.h)
 	w.say("%s answers epoch %d with %s", p.name, epoch, w.list(rs))
 	w.send(string(p.name), string(r.name), fmt.Sprint("answer ", epoch), func() bool {
-		if r.takeover.Epoch() != epoch {
+		if r.primary != nil || r.takeover.Epoch() != epoch {
 			return true
 		}
 		if err := r.takeover.PeerKnows(starts, rs); err != nil {
@@ -134,7 +134,7 @@ func (w *world) sourceAnswers(s *source, r *replica, epoch Epoch) bool {
 	messages := s.messages()
 	w.say("%s answers epoch %d with %s", s.name, epoch, w.list(rs))
 	w.send(s.name, string(r.name), fmt.Sprint("answer ", epoch), func() bool {
-		if r.takeover.Epoch() != epoch {
+		if r.primary != nil || r.takeover.Epoch() != epoch {
 			return true
 		}
 		if err := r.takeover.SessionKnows(rs); err != nil {
@@ -159,7 +159,7 @@ func (s *source) messages() []Message {
 // of an older epoch any more (R10).
 func (w *world) giveUp(name, whom, _ string) error {
 	r, s := w.replicas[Replica(name)], w.sources[whom]
-	if r == nil || r.takeover == nil || s == nil {
+	if r == nil || r.takeover == nil || r.primary != nil || s == nil {
 		return fmt.Errorf("%w: %s gives %s up", errWorld, name, whom)
 	}
 	w.excused = w.excused || w.level != "stable"
@@ -225,7 +225,7 @@ func (w *world) fix(name, _, _ string) error {
 		w.say("%s waits for %v %v", name, peers, sessions)
 		return nil
 	}
-	p, err := r.takeover.Fix(w.max)
+	p, tail, err := r.takeover.Fix(w.max)
 	if fenced := (*FencedError)(nil); errors.As(err, &fenced) {
 		w.say("%s: %v", name, err)
 		return nil
@@ -233,9 +233,9 @@ func (w *world) fix(name, _, _ string) error {
 	if err != nil {
 		return fmt.Errorf("an in-sync replica can't take over: %w", err)
 	}
-	r.primary = p
+	r.primary, r.backup = p, nil
 	w.say("%s: epoch %d starts at %d", name, p.Epoch(), p.First())
-	w.execute(r)
+	w.executeAll(r, tail)
 	w.tellStart(r)
 	return nil
 }
@@ -243,8 +243,8 @@ func (w *world) fix(name, _, _ string) error {
 // tellStart tells the peers where the epoch starts, with the order and the messages up to there.
 func (w *world) tellStart(r *replica) {
 	p := r.primary
-	epoch, first, starts, push, messages := p.Epoch(), p.First(), slices.Clone(p.Epochs().Starts()), p.Push(p.Stable()),
-		slices.Collect(maps.Values(p.messages))
+	epoch, first, push, starts, messages := p.Epoch(), p.First(), p.Push(p.Stable()), slices.Clone(p.h.Starts()),
+		slices.Collect(maps.Values(p.h.messages))
 	_, members := p.Required()
 	for _, m := range members {
 		b := w.replicas[m]
@@ -282,7 +282,7 @@ func (w *world) gate(name, _, _ string) error {
 		w.say("%s keeps its gate closed", name)
 		return nil
 	}
-	epoch, first, stable, starts := p.Epoch(), p.First(), p.Stable(), slices.Clone(p.Epochs().Starts())
+	epoch, first, stable, starts := p.Epoch(), p.First(), p.Stable(), slices.Clone(p.History().Starts())
 	for _, to := range sorted(maps.Keys(w.sources)) {
 		s := w.sources[to]
 		w.send(name, to, fmt.Sprint("start ", epoch), func() bool {
@@ -344,7 +344,7 @@ func (w *world) join(name, primary, donor string) error {
 	h, k := d.history(), OrderNum(len(d.executed))
 	joined := &replica{
 		name: Replica(name), executed: slices.Clone(d.executed), joining: k,
-		backup: must1(NewBackup(must1(NewHistory(k, h.TimeAt(k), h.Epochs().Starts(), h.SessionStates(k))), w.epoch,
+		backup: must1(NewBackup(must1(NewHistory(k, h.TimeAt(k), h.Starts(), h.SessionStates(k))), w.epoch,
 			r.primary.First())),
 	}
 	w.replicas[joined.name] = joined

@@ -151,9 +151,9 @@ func statusOf(err error) error {
 // history is what this replica holds. Called with mu held, with a state.
 func (in *incarnation) history() *orderstate.History {
 	if in.primary != nil {
-		return in.primary.History
+		return in.primary.History()
 	}
-	return in.backup.History
+	return in.backup.History()
 }
 
 // receive takes what the source sends, until the stream ends.

@@ -72,7 +72,7 @@ func TestLogShares(t *testing.T) {
 	hostile, bytes, large := streams[0], streams[1], streams[2]
 	check := func(what string, a *attachment, messages, size, dropped int) {
 		t.Helper()
-		of := in.backup.Of(a.session)
+		of := in.backup.History().Of(a.session)
 		if of.Waiting != messages || of.WaitingBytes != size || int(in.r.stats.dropped.Load()) != dropped {
 			t.Errorf("%s: %+v is held, %d dropped; want %d of %d bytes, %d", what, of, in.r.stats.dropped.Load(),
 				messages, size, dropped)
@@ -161,8 +161,8 @@ func TestDroppedFramesAreNotAcknowledged(t *testing.T) {
 	in.mu.Unlock()
 	send(2, 1000)
 	send(3, 10)
-	if held, dropped, told := in.backup.Held(), in.r.stats.dropped.Load(), a.next().GetFramesUpTo(); held != 3 ||
-		dropped != 1 || told != 1 {
+	held, dropped, told := in.backup.History().Held(), in.r.stats.dropped.Load(), a.next().GetFramesUpTo()
+	if held != 3 || dropped != 1 || told != 1 {
 		t.Errorf("%d are held, %d dropped, acknowledged up to %d; want 3, 1, 1", held, dropped, told)
 	}
 }
@@ -189,9 +189,9 @@ func TestPartialFramesBounds(t *testing.T) {
 	}
 	check := func(when string, partial int, dropped uint64, held int) {
 		t.Helper()
-		if in.partial != partial || in.r.stats.dropped.Load() != dropped || in.backup.Held() != held {
+		if in.partial != partial || in.r.stats.dropped.Load() != dropped || in.backup.History().Held() != held {
 			t.Errorf("%s %d bytes are kept, %d frames dropped, %d held; want %d, %d, %d", when, in.partial,
-				in.r.stats.dropped.Load(), in.backup.Held(), partial, dropped, held)
+				in.r.stats.dropped.Load(), in.backup.History().Held(), partial, dropped, held)
 		}
 	}
 	const large = wire.MaxMessage

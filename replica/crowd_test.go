@@ -46,7 +46,7 @@ func TestMaxSessions(t *testing.T) {
 		if waited := time.Since(began); waited != reconcileTimeout {
 			t.Errorf("after %v", waited)
 		}
-		if n := in.primary.OpenSessions(); n != maxSessions {
+		if n := in.primary.History().OpenSessions(); n != maxSessions {
 			t.Errorf("%d sessions", n)
 		}
 	})
@@ -76,10 +76,9 @@ func TestOldestSessionEndsForAnother(t *testing.T) {
 		time.Sleep(time.Second)
 		in.mu.Lock()
 		defer in.mu.Unlock()
-		if in.primary.Known(7) || !in.primary.Known(3) || !in.primary.Known(5) ||
-			in.primary.OpenSessions() != maxSessions {
-			t.Errorf("known are 7: %v, 3: %v, 5: %v, of %d", in.primary.Known(7), in.primary.Known(3),
-				in.primary.Known(5), in.primary.OpenSessions())
+		h := in.primary.History()
+		if h.Known(7) || !h.Known(3) || !h.Known(5) || h.OpenSessions() != maxSessions {
+			t.Errorf("known are 7: %v, 3: %v, 5: %v, of %d", h.Known(7), h.Known(3), h.Known(5), h.OpenSessions())
 		}
 	})
 }

@@ -26,6 +26,11 @@ func (in *incarnation) fetcher(ctx context.Context) {
 			return
 		}
 		in.mu.Lock()
+		if ctx.Err() != nil { // it may follow nobody any more
+			in.mu.Unlock()
+			signal(in.lacking) // of this replica's next stream
+			return
+		}
 		lacked := in.backup.Lacks(fetchBatch)
 		if len(lacked) > 0 {
 			signal(in.lacking) // look again, until they have come
@@ -105,7 +110,7 @@ func (in *incarnation) fetch(ctx context.Context, from election.Replica, ids []o
 		}
 		patience.moved()
 		in.mu.Lock()
-		last := in.backup.Last()
+		last := in.history().Last()
 		for _, m := range resp.GetMessages() {
 			if bytes += len(m.GetMessage()); err == nil {
 				err = in.logMessage(&messages, m)

@@ -362,7 +362,7 @@ func (in *incarnation) says(u *upstream) *pb.FollowRequest {
 		return nil
 	}
 	req := &pb.FollowRequest{Restored: true, SnapshotBytes: in.gave, Executed: uint64(in.machine.Executed()),
-		LogBytes: uint64(in.backup.Logged())}
+		LogBytes: uint64(in.backup.History().Logged())}
 	in.gave = 0
 	u.tell(req)
 	if e, k, ok := in.backup.Acknowledgement(); ok {
@@ -445,14 +445,14 @@ func (in *incarnation) logMessage(stream *parts, p *pb.LoggedMessage) error {
 // advanced does what follows when the order may have grown: executes, acknowledges, fetches. Called
 // with mu held; last is where the order ended before.
 func (in *incarnation) advanced(last orderstate.OrderNum) {
-	grown := in.backup.Above(last)
+	grown := in.backup.History().Above(last)
 	if len(grown) > 0 {
 		signal(in.work)
 		in.upstream.grows(in.backup)
 	}
 	for _, o := range grown {
 		if o.Kind == orderstate.Open {
-			m, _ := in.backup.Has(o.Message())
+			m, _ := in.backup.History().Has(o.Message())
 			in.opened(m.Nonce)
 			in.upstream.isDue()
 			continue

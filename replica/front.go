@@ -215,15 +215,15 @@ func (in *incarnation) room(ctx context.Context, s orderstate.Session) error {
 		if in.role != leading {
 			return true
 		}
-		used = in.primary.Logged()
-		if in.primary.Last()-in.primary.CutAt() >= maxLog || used >= maxLogBytes {
+		used = in.primary.History().Logged()
+		if in.primary.Last()-in.primary.History().CutAt() >= maxLog || used >= maxLogBytes {
 			own = 0
 			return false
 		}
 		if used < maxLogBytes/2 {
 			return true
 		}
-		own = in.primary.Of(s).Logged
+		own = in.primary.History().Of(s).Logged
 		return own == 0 || own <= (maxLogBytes-used)/8
 	}
 	if free() {

@@ -51,9 +51,10 @@ type incarnation struct {
 	view    election.State // the newest that is believed; what was, not what is
 	suspect error          // why the store isn't believed now; nil: it is
 
-	backup  *orderstate.Backup  // while following, and until a takeover has executed up to N
+	backup  *orderstate.Backup  // while following, and taking over
 	taking  *takeover           // while taking over
 	primary *orderstate.Primary // while leading
+	tail    *orderstate.Tail    // while leading after a takeover: what is up to N, and not executed yet
 	leader  election.Member     // of the acknowledged epoch
 	fence   int64               // as the leader has read it since its election (pb.NewEpoch)
 	start   *pb.EpochStart      // of the acknowledged epoch, once known
@@ -478,12 +479,22 @@ func (in *incarnation) executes(turns []machine.Entry) {
 	returned = true
 }
 
-// next takes from messageOrder, up to as much as may be executed at once; while leading only what
-// was ordered before the epoch. Called with mu held.
+// next takes from messageOrder, up to as much as may be executed at once; while leading what was
+// ordered before the epoch. Called with mu held.
 func (in *incarnation) next(turns []machine.Entry) []machine.Entry {
-	for in.backup != nil && in.ctx.Err() == nil && len(turns) < machine.AtOnce &&
-		(in.primary == nil || in.backup.Taken() < in.primary.First()-1) {
-		o, m, ok := in.backup.Next()
+	var messageOrder interface {
+		Next() (orderstate.Ordered, orderstate.Message, bool)
+	}
+	switch {
+	case in.backup != nil:
+		messageOrder = in.backup
+	case in.tail != nil:
+		messageOrder = in.tail
+	default:
+		return turns
+	}
+	for in.ctx.Err() == nil && len(turns) < machine.AtOnce {
+		o, m, ok := messageOrder.Next()
 		if !ok {
 			break
 		}

@@ -144,7 +144,7 @@ func (in *incarnation) sendSnapshot(
 func (in *incarnation) past() machine.Past {
 	h, executed := in.history(), in.machine.Executed()
 	past := machine.Past{
-		Executed: executed, LastTime: h.TimeAt(executed), Starts: h.Epochs().Starts(),
+		Executed: executed, LastTime: h.TimeAt(executed), Starts: h.Starts(),
 		Sessions: h.SessionStates(executed), Absent: make(map[orderstate.Session]time.Duration, len(in.absent)),
 	}
 	now := in.r.clock()

@@ -41,10 +41,10 @@ func (in *incarnation) leads(p *orderstate.Primary) {
 	in.role, in.primary, in.leader = leading, p, in.self
 	in.start = &pb.EpochStart{
 		Epoch: uint64(p.Epoch()), FirstOrderNum: uint64(p.First()), Stable: uint64(p.Stable()),
-		Earlier: wire.StartsToProto(p.Epochs().Starts()),
+		Earlier: wire.StartsToProto(p.History().Starts()),
 	}
 	now := in.r.clock()
-	for _, s := range p.Sessions() {
+	for _, s := range p.History().Sessions() {
 		if in.bySession[s] != nil {
 			continue
 		}
@@ -174,7 +174,7 @@ func (in *incarnation) catchUp(f *follower) {
 
 // sendMessage queues one message of the log. Called with mu held.
 func (in *incarnation) sendMessage(f *follower, id orderstate.MessageID) {
-	if m, ok := in.primary.Has(id); ok {
+	if m, ok := in.primary.History().Has(id); ok {
 		out := f.say(m.Size)
 		out.Messages = append(out.Messages, loggedMessage(m))
 	}

@@ -118,7 +118,7 @@ func (p *peerServer) Answer(req *pb.AnswerRequest, stream grpc.ServerStreamingSe
 	}
 	in.leader = election.Member{Name: req.GetNewEpoch().GetPrimary(), Incarnation: req.GetNewEpoch().GetIncarnation()}
 	in.fence, in.start = req.GetNewEpoch().GetFence(), nil
-	resp := &pb.AnswerResponse{Starts: wire.StartsToProto(in.backup.Epochs().Starts())}
+	resp := &pb.AnswerResponse{Starts: wire.StartsToProto(in.backup.History().Starts())}
 	runs, err := in.runsOf(known)
 	if in.upstream != nil {
 		in.upstream.cut(errNewEpoch)
@@ -149,7 +149,7 @@ func (in *incarnation) runsOf(known []orderstate.Ordered) ([]*pb.Run, error) {
 	var runs []*pb.Run
 	for len(known) > 0 {
 		first := known[0]
-		start, ok := in.backup.Epochs().First(first.Epoch)
+		start, ok := in.backup.History().StartOf(first.Epoch)
 		if !ok {
 			return nil, fmt.Errorf("replica: no start is known of epoch %d", first.Epoch)
 		}
@@ -320,7 +320,7 @@ func (in *incarnation) admitFollower(
 	in.primary.DetachAll(id)
 	w := &pb.FollowWelcome{Group: in.group, Secret: in.secret, Mark: markToProto(in.r.store.Known())}
 	if f.joins() {
-		f.sent = in.primary.CutAt() // and nothing above is cut until it is in-sync
+		f.sent = in.primary.History().CutAt() // and nothing above is cut until it is in-sync
 		f.keptAbove = f.sent
 		w.KeptAbove = uint64(f.keptAbove)
 		w.Donor, w.DonorAddr = in.donor(hello.GetAvoid())

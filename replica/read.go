@@ -23,7 +23,7 @@ func (in *incarnation) serveRead(
 	s := h.Session
 	in.mu.Lock()
 	err := in.enter(ctx, h, c)
-	if err == nil && (!in.primary.Known(s) || in.primary.Stable() < orderstate.OrderNum(s)) {
+	if err == nil && (!in.primary.History().Known(s) || in.primary.Stable() < orderstate.OrderNum(s)) {
 		err = errUnknownSession
 		in.goesOn(c)
 	}

@@ -404,7 +404,7 @@ func (r *Replica) Status() Status {
 	switch {
 	case in.primary != nil:
 		s.Stable = uint64(in.primary.Stable())
-		for _, n := range in.primary.Sessions() {
+		for _, n := range in.primary.History().Sessions() {
 			s.Detached += len(in.primary.DetachedAt(n))
 		}
 	case in.backup != nil:

@@ -89,13 +89,13 @@ func TestRoomCountsWhatIsOrdered(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := taken.Fix(0)
+	p, _, err := taken.Fix(0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	in.leads(p)
-	if err := in.room(t.Context(), 1); err != nil || p.Bytes() != maxLogBytes {
-		t.Errorf("with %d bytes that nobody ordered: %v", p.Bytes(), err)
+	if err := in.room(t.Context(), 1); err != nil || p.History().Bytes() != maxLogBytes {
+		t.Errorf("with %d bytes that nobody ordered: %v", p.History().Bytes(), err)
 	}
 }
 

@@ -23,7 +23,7 @@ func TestWaitingRPCs(t *testing.T) {
 	enters := func(s orderstate.Session, bytes int) (*call, error) {
 		c := new(call)
 		c.request.b = make([]byte, bytes)
-		nonce, _ := in.primary.Nonce(s)
+		nonce, _ := in.primary.History().Nonce(s)
 		return c, in.enter(t.Context(), &wire.Header{Session: s, SeqNum: 1, DestEpoch: 1, Token: in.token(s, nonce)}, c)
 	}
 	forged := &wire.Header{Session: 1, SeqNum: 1, DestEpoch: 1, Token: 1}

@@ -66,7 +66,7 @@ func (in *incarnation) attach(ctx context.Context, a *attachment) error {
 			}
 			in.mu.Unlock()
 			_, err := in.ownTurn(ctx, func(at int64) (orderstate.OrderInfo, bool) {
-				if in.primary.OpenSessions() >= maxSessions {
+				if in.primary.History().OpenSessions() >= maxSessions {
 					return orderstate.OrderInfo{}, false
 				}
 				o, v, _ := in.primary.Open(a.nonce, in.seal.DigestOpening(a.nonce), nil, at)
@@ -151,7 +151,7 @@ func (in *incarnation) opened(n orderstate.Nonce) {
 // lasts. Those that have had no stream for longest end meanwhile (expireSessions). Called with mu
 // held, while leading.
 func (in *incarnation) awaitSession(ctx context.Context) error {
-	room := func() bool { return in.role != leading || in.primary.OpenSessions() < maxSessions }
+	room := func() bool { return in.role != leading || in.primary.History().OpenSessions() < maxSessions }
 	if room() {
 		return nil
 	}

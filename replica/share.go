@@ -53,11 +53,12 @@ func (a *attachment) logFrame(m orderstate.Message) bool {
 	if in.backup == nil || in.primary != nil {
 		return true
 	}
-	old, again := in.backup.Has(m.MessageID)
-	of, more := in.backup.Of(m.Session), m.Size-old.Size
-	inShare := again || of.Waiting < maxOutstanding && fits(maxLog, in.backup.Held(), of.Waiting, 1)
+	h := in.backup.History()
+	old, again := h.Has(m.MessageID)
+	of, more := h.Of(m.Session), m.Size-old.Size
+	inShare := again || of.Waiting < maxOutstanding && fits(maxLog, h.Held(), of.Waiting, 1)
 	if more > 0 {
-		inShare = inShare && fits(maxLogBytes, in.backup.Bytes()+in.partial, of.WaitingBytes+a.partial-old.Size, more)
+		inShare = inShare && fits(maxLogBytes, h.Bytes()+in.partial, of.WaitingBytes+a.partial-old.Size, more)
 	}
 	if !inShare && !in.backup.Announces(m) {
 		a.drops(m.Size)
@@ -92,11 +93,11 @@ var errReplies = errors.New("replica: too many replies are kept for the session"
 // nobody has declared to have. It is asked in the request's turn, so that nothing comes between.
 // Called with mu held, while leading.
 func (in *incarnation) inShare(m orderstate.Message) error {
-	outstanding := in.primary.Of(m.Session).Outstanding
+	outstanding := in.primary.History().Of(m.Session).Outstanding
 	// A source that keeps the bound by the distance of its seqNums has no more ordered, whatever
 	// came first.
 	crowded := outstanding > maxOutstanding || outstanding == maxOutstanding &&
-		m.AnsweredUpTo <= in.primary.AnsweredUpTo(m.Session)
+		m.AnsweredUpTo <= in.primary.History().AnsweredUpTo(m.Session)
 	beyond := in.machine.Beyond(m.Session)
 	switch {
 	case !crowded && !beyond:

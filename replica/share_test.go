@@ -38,7 +38,7 @@ func TestOutstandingSeqNums(t *testing.T) {
 	if err := asks(2*maxOutstanding+2, maxOutstanding); err != nil {
 		t.Errorf("with a mark: %v", err)
 	}
-	if n := in.primary.Of(1).Outstanding; n != maxOutstanding/2+1 {
+	if n := in.primary.History().Of(1).Outstanding; n != maxOutstanding/2+1 {
 		t.Errorf("%d are outstanding", n)
 	}
 	// Marks in a gap free nothing.
@@ -47,7 +47,7 @@ func TestOutstandingSeqNums(t *testing.T) {
 			break
 		}
 	}
-	if n := in.primary.Of(1).Outstanding; n != maxOutstanding {
+	if n := in.primary.History().Of(1).Outstanding; n != maxOutstanding {
 		t.Errorf("%d are outstanding", n)
 	}
 }

@@ -42,16 +42,9 @@ func (in *incarnation) takeOver(e elected) error {
 	if err := in.ask(e); err != nil {
 		return err
 	}
-	primary, err := in.reconcile(e, &report)
-	if err != nil {
+	if err := in.reconcile(e, &report); err != nil {
 		return err
 	}
-	in.mu.Lock()
-	in.taking = nil
-	in.leads(primary)
-	in.authority = e.authority // else the first replies would wait for another read
-	signal(in.work)            // now what is up to N may be executed
-	in.mu.Unlock()
 	return in.lead(in.r.clock(), report)
 }
 
@@ -73,7 +66,7 @@ func (in *incarnation) ask(e elected) error {
 	if t.state, err = in.backup.Elected(e.epoch, peers, waitForSessions); err != nil {
 		return err
 	}
-	for _, s := range in.backup.Sessions() {
+	for _, s := range in.backup.History().Sessions() {
 		if waitForSessions && in.backup.Detached(s) {
 			in.rarely(slog.LevelInfo, "doesn't wait for a session that it couldn't hear", "session", uint64(s))
 		}
@@ -179,8 +172,8 @@ func (in *incarnation) peerAnswers(e elected, m election.Member) error {
 	}
 }
 
-// reconcile is R12.2 and 3: it waits for whom it must, and fixes N.
-func (in *incarnation) reconcile(e elected, report *Failover) (*orderstate.Primary, error) {
+// reconcile is R12.2 and 3: it waits for whom it must, fixes N, and is the primary then.
+func (in *incarnation) reconcile(e elected, report *Failover) error {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	t := in.taking
@@ -198,7 +191,7 @@ func (in *incarnation) reconcile(e elected, report *Failover) (*orderstate.Prima
 		// also while sessions are waited for: one that is detached only as long as a message of its
 		// is lacked
 		if len(peers) == 0 && !fetched {
-			if missing := t.state.Missing(fetchBatch); len(missing) > 0 {
+			if missing := t.state.Lacks(fetchBatch); len(missing) > 0 {
 				fetched = in.fetchFromPeers(missing)
 				continue
 			}
@@ -215,11 +208,19 @@ func (in *incarnation) reconcile(e elected, report *Failover) (*orderstate.Prima
 		_ = in.changes(ctx)
 		cancel()
 		if in.ctx.Err() != nil {
-			return nil, context.Cause(in.ctx)
+			return context.Cause(in.ctx)
 		}
 	}
 	report.PeersAnswered, report.SessionsGivenUp = len(in.roster), t.givenUp
-	return t.state.Fix(in.r.pendingMax())
+	primary, tail, err := t.state.Fix(in.r.pendingMax())
+	if err != nil {
+		return err
+	}
+	in.taking, in.backup, in.tail = nil, nil, tail
+	in.leads(primary)
+	in.authority = e.authority // else the first replies would wait for another read
+	signal(in.work)            // now what is up to N may be executed
+	return nil
 }
 
 // giveUp gives up the sessions whose time is over, and returns how long the others may take: 0 when
@@ -263,6 +264,6 @@ func (in *incarnation) fetchFromPeers(ids []orderstate.MessageID) bool {
 		}
 	}
 	in.mu.Lock()
-	left := in.taking.state.Missing(1)
+	left := in.taking.state.Lacks(1)
 	return len(left) > 0 && left[0] == ids[0]
 }

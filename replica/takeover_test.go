@@ -45,7 +45,7 @@ func TestTakeoverEnds(t *testing.T) {
 			}
 		}
 	}()
-	if p, err := in.reconcile(elected{epoch: 2}, &Failover{}); p != nil || err == nil {
-		t.Errorf("reconciled: %v, %v", p, err)
+	if err := in.reconcile(elected{epoch: 2}, &Failover{}); in.primary != nil || err == nil {
+		t.Errorf("reconciled: %v, %v", in.primary, err)
 	}
 }

@@ -168,7 +168,7 @@ func (r *Replica) avoided() string {
 // halfFull says whether the log is at half of one of its bounds. Called with mu held, while
 // leading.
 func (in *incarnation) halfFull() bool {
-	return in.primary.Last()-in.primary.CutAt() >= maxLog/2 || in.primary.Logged() >= maxJoinBytes
+	return in.primary.Last()-in.primary.History().CutAt() >= maxLog/2 || in.primary.History().Logged() >= maxJoinBytes
 }
 
 // dropPinning cuts the joiners for which the log is kept. Called with mu held, while leading.

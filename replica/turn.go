@@ -211,7 +211,7 @@ func (in *incarnation) replayed(turns []machine.Entry) {
 
 // now is the time that a primary records for a turn, in microseconds since 1970. Called with mu
 // held.
-func (in *incarnation) now() int64 { return in.wall.Next(in.primary.LastTime()) }
+func (in *incarnation) now() int64 { return in.wall.Next(in.primary.History().LastTime()) }
 
 // ownTurn takes a turn for an entry of the group's own (a session's opening, its expiry): order
 // runs with mu held.

@@ -45,7 +45,7 @@ func (u *upstream) isDue() {
 // grows asks for an acknowledgement of a longer order if the primary waits for it, or else would
 // hear of much at once.
 func (u *upstream) grows(b *orderstate.Backup) {
-	if u != nil && (u.acked < u.asked || b.Last() >= u.acked+lazyAck || b.Logged() > lazyAckBytes) {
+	if u != nil && (u.acked < u.asked || b.Last() >= u.acked+lazyAck || b.History().Logged() > lazyAckBytes) {
 		signal(u.due)
 	}
 }

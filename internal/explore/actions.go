@@ -153,8 +153,7 @@ func (w *world) enabledSources(as []action) []action {
 		for i := range int8(w.scope.Replicas) {
 			if w.cutOff(i, node(j)) {
 				as = append(as, action{do: mend, x: i, y: j, disturbs: w.record.primary != i}) // calls go on without it
-			} else if left.Breaks > 0 && w.alive(i) && w.inSync(i) && w.replicas[i].backup != nil &&
-				w.replicas[i].takeover == nil {
+			} else if left.Breaks > 0 && w.alive(i) && w.inSync(i) && w.replicas[i].backup != nil {
 				as = append(as, action{do: sever, x: i, y: j, disturbs: true})
 			}
 		}
@@ -203,7 +202,7 @@ func (w *world) enabledReplicas(as []action) []action {
 			if _, ok := r.primary.Unpushed(); ok && !without(r4) {
 				as = append(as, action{do: idle, x: i})
 			}
-		} else if r.takeover == nil && len(r.backup.Lacks(1)) > 0 {
+		} else if r.backup != nil && len(r.backup.Lacks(1)) > 0 {
 			as = append(as, action{do: fetch, x: i})
 		}
 		for j := range int8(w.scope.Sources) {
@@ -214,7 +213,7 @@ func (w *world) enabledReplicas(as []action) []action {
 				as = append(as, action{do: giveUp, x: i, y: j, disturbs: w.alive(node(j))})
 			}
 		}
-		if w.record.primary == i && r.backup == nil || r.takeover != nil && w.record.primary == i {
+		if w.record.primary == i && r.backup == nil {
 			for out := range int8(w.scope.Replicas) {
 				if out != i && w.counted(i, out) && (!w.alive(out) || left.Evictions > 0) {
 					as = append(as, action{do: evict, x: i, y: out, disturbs: w.alive(out)})
@@ -325,8 +324,8 @@ func (w *world) deliver(from, to int8) {
 		w.acknowledged(to, from, p)
 	case push:
 		w.taken(to, p.runs, p.list)
-		if r := w.r(to); r.backup != nil {
-			r.backup.LearnStable(p.epoch, p.stable)
+		if f := w.r(to).follows(); f != nil {
+			f.LearnStable(p.epoch, p.stable)
 		}
 	case newEpoch:
 		w.peerAnswers(to, from, p.epoch)
@@ -339,8 +338,8 @@ func (w *world) deliver(from, to int8) {
 	case deaf:
 		w.confirm(to, from, p)
 	case confirmed:
-		if r := w.r(to); r.backup != nil {
-			r.backup.Confirmed(p.session, p.number, p.k)
+		if f := w.r(to).follows(); f != nil {
+			f.Confirmed(p.session, p.number, p.k)
 		}
 	case hears:
 		if r := w.r(to); r.primary != nil {
@@ -373,7 +372,7 @@ func (w *world) toSource(j, from int8, p *packet) {
 func (w *world) fetch(i int8) {
 	r := w.r(i)
 	var list []message
-	for _, id := range r.backup.Lacks(len(w.ids())) {
+	for _, id := range r.follows().Lacks(len(w.ids())) {
 		for n := range int8(w.scope.Replicas) {
 			if n == i || !w.alive(n) || r.takeover != nil && !w.inSync(n) {
 				continue

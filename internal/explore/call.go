@@ -252,40 +252,36 @@ func (w *world) multicast(i int8, order run, list []message) {
 // taken: a backup, or a takeover, is given messages and order: FIG. 10.
 func (w *world) taken(i int8, rs []run, list []message) {
 	r := w.r(i)
-	if r.primary != nil {
+	f := r.follows()
+	if f == nil {
 		return
 	}
 	for range 2 { // some make the session of others known
 		for _, m := range list {
-			r.backup.Message(m)
+			f.Message(m)
 		}
 	}
 	for _, order := range rs {
 		w.receive(i, order)
 	}
 	for _, m := range list {
-		r.backup.Message(m)
+		f.Message(m)
 	}
-	w.execute(r)
+	w.execute(r, f)
 }
 
 // receive is FIG. 10, with I6.
 func (w *world) receive(i int8, order run) {
 	r := w.r(i)
+	f := r.follows()
 	var before []byte
-	old := order.Epoch < r.backup.Epoch()
+	old := order.Epoch < f.Epoch()
 	if old {
 		before = r.appendTo(nil)
 	}
-	var err error
-	if r.takeover != nil {
-		err = r.takeover.Receive(order)
-	} else {
-		err = r.backup.Receive(order)
-	}
-	w.diverged(i, err)
+	w.diverged(i, f.Receive(order))
 	if old && string(before) != string(r.appendTo(nil)) {
-		w.fail("I6: S%d is in epoch %d, and takes %s", i+1, r.backup.Epoch(), inWords(order))
+		w.fail("I6: S%d is in epoch %d, and takes %s", i+1, f.Epoch(), inWords(order))
 	}
 }
 
@@ -303,22 +299,15 @@ func (w *world) diverged(i int8, err error) {
 	}
 }
 
-// execute takes messageOrder.
-func (w *world) execute(r *replica) {
-	for r.backup != nil {
-		o, m, ok := r.backup.Next()
-		if !ok {
-			break
-		}
+// execute takes messageOrder: a backup's, or the tail of what a takeover found ordered.
+func (w *world) execute(r *replica, messageOrder interface {
+	Next() (orderstate.Ordered, message, bool)
+}) {
+	for o, m, ok := messageOrder.Next(); ok; o, m, ok = messageOrder.Next() {
 		if o.Kind != orderstate.Expire && m.Digest != o.Digest {
 			w.fail("I1: %v is executed with other bytes than were ordered", o)
 		}
-		r.executed = append(r.executed, turn{o.Session, o.SeqNum, o.Kind, o.Time, o.First})
-	}
-	if r.backup == nil { // the founder
-		for _, o := range r.primary.Above(orderNum(len(r.executed))) {
-			r.executed = append(r.executed, turn{o.Session, o.SeqNum, o.Kind, o.Time, o.First})
-		}
+		r.executed = append(r.executed, turned(o))
 	}
 }
 
@@ -326,7 +315,7 @@ func (w *world) execute(r *replica) {
 // sources.
 func (w *world) acknowledge(i int8) {
 	r := w.replicas[i]
-	if r.fate != up || r.backup == nil || r.takeover != nil {
+	if r.fate != up || r.backup == nil {
 		return
 	}
 	e, k, ok := r.backup.Acknowledgement()
@@ -342,7 +331,7 @@ func (w *world) acknowledge(i int8) {
 }
 
 func (w *world) acknowledgeTo(i, to int8) {
-	if e, k, ok := w.replicas[i].backup.Acknowledgement(); ok && i != to {
+	if e, k, ok := w.replicas[i].follows().Acknowledgement(); ok && i != to {
 		w.send(i, to, &packet{kind: ack, epoch: e, k: k})
 	}
 }

@@ -87,7 +87,7 @@ func (w *world) connect(a, b int8) {
 			w.tellStart(i, to)
 		case r.takeover != nil && w.inSync(to):
 			w.send(i, to, &packet{kind: newEpoch, epoch: r.takeover.Epoch()})
-		case r.primary == nil && r.takeover == nil && r.leader == to:
+		case r.backup != nil && r.leader == to:
 			w.acknowledgeTo(i, to)
 			w.tellAgain(i, to)
 		}
@@ -226,7 +226,7 @@ func (w *world) mayJoin(n, donor int8) bool {
 	if w.replicas[n].fate != absent || p.fate != up || p.primary == nil || !p.open || d.fate != up || !w.inSync(donor) {
 		return false
 	}
-	return d.primary != nil || d.takeover == nil && d.backup.Started() && d.backup.Epoch() == w.record.epoch
+	return d.primary != nil || d.backup != nil && d.backup.Started() && d.backup.Epoch() == w.record.epoch
 }
 
 // join is R13, grow: it is counted in first, then has a snapshot, and the log after it.
@@ -240,7 +240,7 @@ func (w *world) join(n, donor int8) {
 
 	d := w.replicas[donor]
 	h, k := d.history(), orderNum(len(d.executed))
-	state, err := orderstate.NewHistory(k, h.TimeAt(k), h.Epochs().Starts(), h.SessionStates(k))
+	state, err := orderstate.NewHistory(k, h.TimeAt(k), h.Starts(), h.SessionStates(k))
 	must(err)
 	b, err := orderstate.NewBackup(state, p.Epoch(), p.First())
 	must(err)
@@ -301,7 +301,7 @@ func (w *world) detach(i, j int8) {
 		return
 	}
 	r := w.r(i)
-	if r.answered[j] = 0; r.backup == nil || r.takeover != nil {
+	if r.answered[j] = 0; r.backup == nil {
 		return
 	}
 	if number, ok := r.backup.Detach(sessionOf(j)); ok {
@@ -366,7 +366,7 @@ func (w *world) answers(i, j int8, e epoch) {
 // (R11).
 func (w *world) attach(i, j int8) {
 	r := w.r(i)
-	if r.backup == nil || r.takeover != nil || r.answered[j] < r.backup.Epoch() || r.answered[j] == 0 {
+	if r.backup == nil || r.answered[j] < r.backup.Epoch() || r.answered[j] == 0 {
 		return
 	}
 	if r.backup.Attach(sessionOf(j)) {
@@ -382,7 +382,7 @@ func (w *world) attachAll(i int8) {
 			w.attach(i, j)
 			continue
 		}
-		if r.backup.Attach(sessionOf(j)) && w.replicas[r.leader].fate == up && w.replicas[r.leader].primary != nil {
+		if r.follows().Attach(sessionOf(j)) && w.replicas[r.leader].fate == up && w.replicas[r.leader].primary != nil {
 			w.r(r.leader).primary.Attach(replicaName(i), sessionOf(j))
 		}
 	}
@@ -398,7 +398,7 @@ func (w *world) truncate() {
 		if k := orderNum(len(r.executed)); r.primary != nil {
 			r.primary.Executed(k)
 		} else {
-			r.backup.Executed(k)
+			r.follows().Executed(k)
 		}
 	}
 }

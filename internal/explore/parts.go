@@ -53,6 +53,8 @@ type turn struct {
 	first   epoch
 }
 
+func turned(o orderstate.Ordered) turn { return turn{o.Session, o.SeqNum, o.Kind, o.Time, o.First} }
+
 // owed is a reply that mustn't leave yet (R11).
 type owed struct {
 	source   int8
@@ -115,7 +117,6 @@ func (r *replica) clone() *replica {
 		c.primary = r.primary.Clone()
 	case r.takeover != nil:
 		c.takeover = r.takeover.Clone()
-		c.backup = c.takeover.Backup
 	case r.backup != nil:
 		c.backup = r.backup.Clone()
 	}
@@ -125,9 +126,37 @@ func (r *replica) clone() *replica {
 
 func (r *replica) history() *orderstate.History {
 	if r.primary != nil {
-		return r.primary.History
+		return r.primary.History()
 	}
-	return r.backup.History
+	return r.follows().History()
+}
+
+// follower is what a backup has in common with a takeover, which may be deposed, and then follows.
+type follower interface {
+	History() *orderstate.History
+	Epoch() epoch
+	Message(message) bool
+	Receive(run) error
+	Start(epoch, orderNum, []orderstate.Start) error
+	Answer(epoch) ([]orderstate.Ordered, error)
+	Lacks(limit int) []orderstate.MessageID
+	Next() (orderstate.Ordered, message, bool)
+	Executed(orderNum)
+	LearnStable(epoch, orderNum)
+	Acknowledgement() (epoch, orderNum, bool)
+	Attach(session) bool
+	Confirmed(n session, number uint64, upTo orderNum)
+}
+
+// follows is the replica in so far as it follows; nil if it leads.
+func (r *replica) follows() follower {
+	switch {
+	case r.takeover != nil:
+		return r.takeover
+	case r.backup != nil:
+		return r.backup
+	}
+	return nil
 }
 
 // call is one of a source's calls.

@@ -73,14 +73,14 @@ func (w *world) shows(i, j int8) bool {
 		return false
 	}
 	for _, deaf := range r.primary.DetachedAt(sessionOf(j)) {
-		b := w.replicas[replicaNumber(deaf)].backup
+		f := w.replicas[replicaNumber(deaf)].follows()
 		if without(r11Reads) {
 			continue
 		}
-		if b == nil {
+		if f == nil {
 			return false
 		}
-		if e, _, ok := b.Acknowledgement(); !ok || e != r.primary.Epoch() {
+		if e, _, ok := f.Acknowledgement(); !ok || e != r.primary.Epoch() {
 			return false
 		}
 	}

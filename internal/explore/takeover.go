@@ -10,7 +10,7 @@ import (
 // mayStand says whether a replica may be elected (R8).
 func (w *world) mayStand(i int8) bool {
 	r := w.replicas[i]
-	return r.fate == up && w.inSync(i) && r.backup != nil && r.takeover == nil && w.record.primary != i &&
+	return r.fate == up && w.inSync(i) && r.backup != nil && w.record.primary != i &&
 		w.record.epoch < w.scope.Epochs
 }
 
@@ -35,7 +35,7 @@ func (w *world) elect(i int8) {
 		w.fail("S%d is in-sync, and can't take over: %w", i+1, err)
 		return
 	}
-	r.takeover, r.leader = t, i
+	r.backup, r.takeover, r.leader = nil, t, i
 	for _, peer := range w.peers(i) {
 		w.send(i, replicaNumber(peer), &packet{kind: newEpoch, epoch: g.epoch})
 	}
@@ -78,12 +78,12 @@ func (w *world) held(i int8) []message {
 }
 
 // runs makes of what a replica knows runs of one epoch with no gap.
-func runs(known []orderstate.Ordered, epochs *orderstate.Epochs) []run {
+func runs(known []orderstate.Ordered, h *orderstate.History) []run {
 	var rs []run
 	for _, o := range known {
 		last := len(rs) - 1
 		if last < 0 || rs[last].Epoch != o.Epoch || rs[last].Last()+1 != o.OrderNum {
-			first, _ := epochs.First(o.Epoch)
+			first, _ := h.StartOf(o.Epoch)
 			rs, last = append(rs,
 				run{Envelope: orderstate.Envelope{Epoch: o.Epoch, EpochFirst: first, First: o.OrderNum}}), last+1
 		}
@@ -96,18 +96,19 @@ func runs(known []orderstate.Ordered, epochs *orderstate.Epochs) []run {
 // peerAnswers: a peer acknowledges an epoch (R12.1), and says what it knows.
 func (w *world) peerAnswers(i, from int8, e epoch) {
 	r := w.r(i)
-	if r.primary != nil {
+	f := r.follows()
+	if f == nil {
 		return
 	}
-	known, err := r.backup.Answer(e)
+	known, err := f.Answer(e)
 	if err != nil {
 		w.diverged(i, err)
 		return
 	}
 	r.leader = from
 	w.send(i, from, &packet{
-		kind: peerKnows, epoch: e, table: slices.Clone(r.backup.Epochs().Starts()),
-		runs: runs(known, r.backup.Epochs()), list: w.held(i),
+		kind: peerKnows, epoch: e, table: slices.Clone(f.History().Starts()),
+		runs: runs(known, f.History()), list: w.held(i),
 	})
 }
 
@@ -204,7 +205,7 @@ func (w *world) fix(i int8) {
 		w.say("S%d waits for %v %v", i+1, peers, sessions)
 		return
 	}
-	p, err := r.takeover.Fix(w.scope.Max)
+	p, tail, err := r.takeover.Fix(w.scope.Max)
 	if errors.As(err, new(*orderstate.FencedError)) {
 		w.say("S%d: %v", i+1, err)
 		return
@@ -214,8 +215,8 @@ func (w *world) fix(i int8) {
 		return
 	}
 	w.say("S%d: epoch %d starts at %d", i+1, p.Epoch(), p.First())
-	w.execute(r)
-	r.primary, r.backup, r.takeover, r.answered = p, nil, nil, [maxSources]epoch{}
+	w.execute(r, tail)
+	r.primary, r.takeover, r.answered = p, nil, [maxSources]epoch{}
 	if w.record.primary == i { // else it was deposed meanwhile, and its epoch never opens
 		w.keptAll(i)
 		w.forgetLost(p.First() - 1)
@@ -231,7 +232,7 @@ func (w *world) fix(i int8) {
 func (w *world) tellStart(i, to int8) {
 	p := w.replicas[i].primary
 	start := &packet{
-		kind: starts, epoch: p.Epoch(), first: p.First(), stable: p.Stable(), table: slices.Clone(p.Epochs().Starts()),
+		kind: starts, epoch: p.Epoch(), first: p.First(), stable: p.Stable(), table: slices.Clone(p.History().Starts()),
 		runs: []run{p.Push(p.Stable())}, list: w.held(i),
 	}
 	if w.scope.Attaching { // the one may come without the other
@@ -247,16 +248,17 @@ func (w *world) tellStart(i, to int8) {
 // started: a backup learns it.
 func (w *world) started(i, from int8, p *packet) {
 	r := w.r(i)
-	if r.primary != nil {
+	f := r.follows()
+	if f == nil {
 		return
 	}
-	if err := r.backup.Start(p.epoch, p.first, p.table); err != nil {
+	if err := f.Start(p.epoch, p.first, p.table); err != nil {
 		w.diverged(i, err)
 		return
 	}
 	r.leader = from
 	w.taken(i, p.runs, p.list)
-	r.backup.LearnStable(p.epoch, p.stable)
+	f.LearnStable(p.epoch, p.stable)
 	w.attachAll(i)
 }
 
@@ -277,7 +279,7 @@ func (w *world) tellSource(i, j int8) {
 	p := w.replicas[i].primary
 	number, members := p.Required()
 	w.send(i, node(j), &packet{kind: starts, epoch: p.Epoch(), first: p.First(), stable: p.Stable(),
-		table: slices.Clone(p.Epochs().Starts()), number: number, members: members})
+		table: slices.Clone(p.History().Starts()), number: number, members: members})
 }
 
 // resumes: a source learns where the epoch starts, and issues its calls again.

@@ -249,7 +249,7 @@ func (u *universe) founded() *world {
 			b, err := orderstate.NewBackup(newHistory(), 1, 1)
 			must(err)
 			for j := range int8(scope.Sources) {
-				m, _ := p.Has(orderstate.MessageID{Session: sessionOf(j)})
+				m, _ := p.History().Has(orderstate.MessageID{Session: sessionOf(j)})
 				b.Message(m)
 			}
 			must(b.Receive(p.Push(0)))
@@ -262,8 +262,12 @@ func (u *universe) founded() *world {
 		if r := w.replicas[i]; r.fate == up {
 			if r.backup != nil {
 				r.backup.LearnStable(1, p.Stable())
+				w.execute(r, r.backup)
+				continue
 			}
-			w.execute(r)
+			for _, o := range p.History().Above(0) {
+				r.executed = append(r.executed, turned(o))
+			}
 		}
 	}
 	for j := range int8(scope.Sources) {

@@ -53,7 +53,7 @@ func FuzzHistory(f *testing.F) {
 			return
 		}
 		whole := &pb.History{}
-		past.LastTime, past.Starts = h.TimeAt(past.Executed), h.Epochs().Starts()
+		past.LastTime, past.Starts = h.TimeAt(past.Executed), h.Starts()
 		past.Sessions = h.SessionStates(past.Executed)
 		written, err := replies.log.history(past)
 		if err != nil {
