@@ -9,41 +9,42 @@ import (
 	"slices"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/encoding"
 	grpcproto "google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/protoadapt"
 
+	"github.com/understudy-rpc/understudy/internal/source"
 	"github.com/understudy-rpc/understudy/internal/wire"
 	"github.com/understudy-rpc/understudy/transport/internal/route"
 )
 
-// request is what a caller asks for: the same in every session and every attempt. It was marshalled
-// once, so that frames, the RPC and every further attempt carry the same bytes, which a digest
-// binds to the order.
+// request is one unary call, and carries itself to whatever replica the source says. It was
+// marshalled once, so that frames, the RPC and every further attempt carry the same bytes.
 type request struct {
-	ctx               context.Context
-	method            string
+	source.Request
 	message, response any
-	payload           []byte
 	conn              *grpc.ClientConn
 	invoker           grpc.UnaryInvoker
 	opts              []grpc.CallOption
-	// the header goes in metadata, whatever the default: the caller's limits leave no room for it
-	apart bool
+	inMetadata        bool // where the header goes, whatever its size
+	began             bool // the first attempt has
+	first             attempt
 }
 
 func standardCodec() encoding.CodecV2 { return encoding.GetCodecV2(grpcproto.Name) }
 
-// marshal makes the payload.
+// marshal makes the message's bytes.
 func (r *request) marshal() (err error) {
 	m := messageOf(r.message)
 	if m == nil || !reflect.TypeOf(r.message).Comparable() {
 		return fmt.Errorf("the request is a %T, not a protobuf message", r.message)
 	}
-	r.payload, err = proto.Marshal(m)
+	r.Message, err = proto.Marshal(m)
 	return err
 }
 
@@ -59,31 +60,43 @@ type attempt struct {
 	route.Choice
 	request *request
 
-	front, payload mem.SliceBuffer // of the message, with the header in front
-	buffers        [2]mem.Buffer
+	front   mem.SliceBuffer // the header, if the message carries it
+	buffers [2]mem.Buffer   // of the message, with the header in front
 
 	received wire.Header
-	size     int   // of the reply's message
-	arrived  bool  // a header has, in the reply's message
-	bad      error // why it can't be read
+	size     uint32 // of the reply's message
+	arrived  bool   // a header has, in the reply's message
+	bad      error  // why it can't be read
 	trailer  metadata.MD
 }
 
+// Invoke implements source.Attempt.
+func (r *request) Invoke(ctx context.Context, replica string, h wire.Header) source.Arrival {
+	a := &r.first
+	if r.began {
+		a = new(attempt)
+	}
+	r.began = true
+	a.request, a.Replica = r, replica
+	a.carry(ctx, &h)
+	return a.invoke()
+}
+
 // carry makes the attempt carry its header.
-func (a *attempt) carry(h *wire.Header, inMetadata bool) {
-	if inMetadata || len(a.request.payload) > wire.MaxInMessage {
-		a.Context = metadata.AppendToOutgoingContext(a.Context, wire.HeaderKey, h.MetadataValue())
+func (a *attempt) carry(ctx context.Context, h *wire.Header) {
+	if a.request.inMetadata || len(a.request.Message) > wire.MaxInMessage {
+		ctx = metadata.AppendToOutgoingContext(ctx, wire.HeaderKey, h.MetadataValue())
 	} else {
 		a.front = h.AppendFront(make([]byte, 0, h.SizeFront()))
 	}
+	a.In(ctx)
 }
 
 // invoke makes the RPC.
-func (a *attempt) invoke() arrival {
+func (a *attempt) invoke() source.Arrival {
 	r := a.request
-	a.payload = r.payload
 	opts := append(slices.Grow(r.opts[:len(r.opts):len(r.opts)], 2), grpc.ForceCodecV2(a), grpc.Trailer(&a.trailer))
-	err := r.invoker(a, r.method, r.message, r.response, r.conn, opts...)
+	err := r.invoker(a, r.Method, r.message, r.response, r.conn, opts...)
 	r.hideHeader()
 	if values := a.trailer.Get(wire.HeaderKey); len(values) > 0 {
 		// an interceptor in front of the replica's may have asked it again
@@ -92,11 +105,23 @@ func (a *attempt) invoke() arrival {
 	} else if err != nil { // a message has come, its end hasn't: the error is no replica's
 		a.bad, a.arrived = nil, false
 	}
-	end := arrival{bad: a.bad, err: err, size: a.size}
+	end := source.Arrival{Bad: a.bad, Err: err, Failure: failureOf(err), Sent: a.Picked(), Size: int(a.size)}
 	if a.arrived && a.bad == nil {
-		end.header = &a.received
+		end.Header = &a.received
 	}
 	return end
+}
+
+func failureOf(err error) source.Failure {
+	switch status.Code(err) {
+	case codes.Canceled, codes.DeadlineExceeded:
+		return source.FailureExpired
+	case codes.Unavailable:
+		return source.FailureGone
+	case codes.ResourceExhausted:
+		return source.FailureFull
+	}
+	return source.FailureOther
 }
 
 // hideHeader takes our key out of the metadata that the caller asked for.
@@ -111,14 +136,6 @@ func (r *request) hideHeader() {
 	}
 }
 
-// arrival is how an attempt has ended.
-type arrival struct {
-	header *wire.Header // nil: none
-	bad    error        // why the header can't be read
-	err    error        // the RPC's
-	size   int          // of the reply's message
-}
-
 // Name implements encoding.CodecV2: none, so that the content type is that of a call without a
 // codec of its own.
 func (a *attempt) Name() string { return "" }
@@ -128,7 +145,7 @@ func (a *attempt) Marshal(v any) (mem.BufferSlice, error) {
 	if v != a.request.message {
 		return nil, errors.New("understudy: an interceptor has replaced the request; it must come before Understudy's")
 	}
-	a.buffers = [2]mem.Buffer{&a.front, &a.payload}
+	a.buffers = [2]mem.Buffer{&a.front, (*mem.SliceBuffer)(&a.request.Message)}
 	if len(a.front) == 0 {
 		return a.buffers[1:], nil
 	}
@@ -143,7 +160,7 @@ func (a *attempt) Unmarshal(data mem.BufferSlice, v any) error {
 	}
 	buffer := data.MaterializeToBuffer(mem.DefaultBufferPool())
 	defer buffer.Free()
-	a.size = buffer.Len()
+	a.size = uint32(buffer.Len())
 	message, carried, err := a.received.FromMessage(buffer.ReadOnlyData())
 	if a.arrived, a.bad = carried, err; err != nil {
 		return nil // an answer, and one that nobody has signed
@@ -179,10 +196,11 @@ func (r *request) obey(maxRequest, maxReply *int) error {
 	if maxReply != nil {
 		receive = min(receive, *maxReply)
 	}
-	if len(r.payload) > send {
-		return statusTooLarge(len(r.payload), send)
+	if len(r.Message) > send {
+		return statusTooLarge(len(r.Message), send)
 	}
-	r.apart = min(send, receive) < wire.MaxInMessage+2*wire.MaxHeader
+	// the limits leave the header no room
+	r.inMetadata = r.inMetadata || min(send, receive) < wire.MaxInMessage+2*wire.MaxHeader
 	return nil
 }
 

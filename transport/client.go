@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -13,8 +14,8 @@ import (
 	"google.golang.org/grpc/connectivity"
 
 	"github.com/understudy-rpc/understudy/election"
+	"github.com/understudy-rpc/understudy/internal/source"
 	"github.com/understudy-rpc/understudy/internal/wire"
-	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 	"github.com/understudy-rpc/understudy/transport/internal/route"
 )
 
@@ -22,40 +23,18 @@ import (
 // and ends with it. Its methods may run concurrently.
 //
 // Its goroutines are one that follows the election (replicas.go), and for each replica one that
-// keeps a stream and reads it (link.go), with a second one that sends while the stream is open.
+// keeps a stream and reads it (stream.go), with a second one that sends while the stream is open.
 // close stops them all, and waits. There is none per call.
 type Client struct {
 	cfg    config
-	counts counters
+	calls  atomic.Uint64 // begun
 	life   *lifecycle
+	source *source.Source
 	work   sync.WaitGroup
 
-	// mu guards what follows, sessions, calls and links included. It is never held across a send,
-	// an RPC, or a call of gRPC's that can block.
-	mu    sync.Mutex
+	mu    sync.Mutex // guards what follows
 	store io.Closer
-	trust *election.Trusted // set when opened
-
-	group   uint64        // as the store's view has it; 0 before
-	view    groupView     // of the store
-	adopted bool          // a session was open once
-	over    error         // a status: the group was replaced, and every call fails with it
-	mark    *pb.StoreMark // as a replica has sealed it
-	level   pb.Level
-	primary election.Member // of the acknowledged epoch; zero while none is known
-	session *session
-	links   []*link
-	changed chan struct{}            // closed, and another one made, when an attempt that failed may do better
-	parted  map[election.Member]bool // who has ended its stream in order
-	loss    error                    // DataLoss that no call has been told yet
-	// stale asks the goroutine in replicas.go to look at the links again.
-	stale chan struct{}
-
-	// Late calls (late.go): how often they were looked for, by a timer that runs while some are in
-	// flight.
-	looks   uint64
-	looking bool
-	looker  *time.Timer
+	trust *election.Trusted // nil until opened
 }
 
 // DialOptions are what interceptor.DialOptions returns, which says what they do. They serve one
@@ -69,14 +48,9 @@ func DialOptions(opts ...Option) []grpc.DialOption {
 }
 
 func newClient(opts ...Option) *Client {
-	c := &Client{
-		cfg:     newConfig(opts),
-		changed: make(chan struct{}),
-		stale:   make(chan struct{}, 1),
-		parted:  map[election.Member]bool{},
-	}
+	c := &Client{cfg: newConfig(opts)}
 	c.life = newLifecycle(c.cfg.log)
-	c.session = newSession()
+	c.source = source.New(c.life.ctx, c.cfg.log, c.cfg.elapsed)
 	c.cfg.monitor.client.Store(c)
 	if err := errors.Join(c.cfg.wrong...); err != nil {
 		c.life.fail(err)
@@ -105,49 +79,6 @@ func (c *Client) dialOptions() []grpc.DialOption {
 		return opts
 	}
 	return append(opts, grpc.WithDefaultServiceConfig(json))
-}
-
-// unary is a grpc.UnaryClientInterceptor.
-func (c *Client) unary(
-	ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, invoker grpc.UnaryInvoker,
-	opts ...grpc.CallOption,
-) error {
-	if !c.cfg.isUnreplicated(method) {
-		return c.invoke(ctx, method, req, reply, conn, invoker, opts)
-	}
-	ctx, err := c.unreplicated(ctx, conn)
-	if err != nil {
-		return err
-	}
-	return invoker(ctx, method, req, reply, conn, opts...)
-}
-
-// stream is a grpc.StreamClientInterceptor.
-func (c *Client) stream(
-	ctx context.Context, desc *grpc.StreamDesc, conn *grpc.ClientConn, method string, streamer grpc.Streamer,
-	opts ...grpc.CallOption,
-) (grpc.ClientStream, error) {
-	if method == pb.Connection_Attach_FullMethodName && route.IsChosen(ctx) { // a link's
-		return streamer(ctx, desc, conn, method, opts...)
-	}
-	if !c.cfg.isUnreplicated(method) {
-		return nil, statusStreaming(method)
-	}
-	ctx, err := c.unreplicated(ctx, conn)
-	if err != nil {
-		return nil, err
-	}
-	return streamer(ctx, desc, conn, method, opts...)
-}
-
-// unreplicated sends a call to the primary's address, or to any.
-func (c *Client) unreplicated(ctx context.Context, conn *grpc.ClientConn) (context.Context, error) {
-	if err := c.connect(ctx, conn); err != nil {
-		return nil, err
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return (&route.Choice{Replica: c.primary.Name, Any: true}).In(ctx), nil
 }
 
 // connect makes sure that this Client serves conn, and waits until its replicas are known for the
@@ -193,11 +124,6 @@ func (c *Client) storeProblem() string {
 	return ""
 }
 
-// problematic is an election that can say why it doesn't answer.
-type problematic interface {
-	Problem(context.Context) error
-}
-
 // limited gives a call without a deadline the end of WithGiveUp. It isn't made a deadline, which
 // servers would see.
 func (c *Client) limited(ctx context.Context) (context.Context, func()) {
@@ -216,7 +142,8 @@ func (c *Client) routes() *route.Client {
 			t, err := parseTarget(target)
 			return t.group, err
 		},
-		Open: c.open, Balanced: c.life.balanced, Reached: c.reached, Reconnected: c.reconnected, Close: c.close,
+		Open: c.open, Balanced: c.life.balanced, Reached: c.source.Reached, Reconnected: c.source.Reconnected,
+		Close: c.close,
 	}
 }
 
@@ -237,6 +164,7 @@ func (c *Client) open(target string, publish func([]route.Address) error) error 
 		return err
 	}
 	trusted := election.Trust(elect)
+	c.source.Trust(trusted)
 	c.mu.Lock()
 	c.store, c.trust = store, trusted
 	c.mu.Unlock()
@@ -262,21 +190,10 @@ func (c *Client) close() {
 	}
 }
 
-// goodbye tells the primary that the session is over, so that no takeover waits for it: an orderly
-// close of the stream, which the primary answers with its own. It takes a round trip, and no longer
-// than farewell. A session with calls in flight isn't over: its end is left to the primary's
-// time-out.
+// goodbye tells the primary that the session is over. It takes a round trip, and no longer than
+// farewell.
 func (c *Client) goodbye() {
-	c.mu.Lock()
-	var gone chan struct{}
-	if c.session.unlessDone() == nil {
-		for _, l := range c.links {
-			if l.up && l.session == c.session && l.isPrimary() {
-				gone = l.leave()
-			}
-		}
-	}
-	c.mu.Unlock()
+	gone := c.source.Goodbye()
 	if gone == nil {
 		return
 	}
@@ -286,10 +203,4 @@ func (c *Client) goodbye() {
 	case <-gone:
 	case <-timer.C:
 	}
-}
-
-// broadcast tells every call whose last attempt failed that the next one may do better. mu is held.
-func (c *Client) broadcast() {
-	close(c.changed)
-	c.changed = make(chan struct{})
 }

@@ -3,7 +3,6 @@ package transport
 import (
 	"cmp"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -75,25 +74,6 @@ func (c *config) check(option string, ok bool, why string) bool {
 }
 
 const isNil = "it is nil: leave the option out to have the default"
-
-// etcdAccess is how etcd is entered; the zero value is in plaintext, as nobody.
-type etcdAccess struct {
-	tls                *tls.Config
-	username, password string
-}
-
-// dialEtcd is the default of WithStore, for all ClientConns of the process that name one target,
-// and enter etcd alike (stores.go).
-func dialEtcd(t target, as etcdAccess) (election.Election, io.Closer, error) {
-	if len(t.endpoints) == 0 {
-		return nil, nil, errors.New("transport: the target names no endpoint of etcd")
-	}
-	client, err := election.DialAs(t.endpoints, as.tls, as.username, as.password)
-	if err != nil {
-		return nil, nil, err
-	}
-	return election.NewEtcd(client, t.group), client, nil
-}
 
 // WithEtcd is how the client enters etcd: with TLS, unless that is nil, and as a user of etcd,
 // unless username is empty; the default is plaintext, and no user. The user needs the right to read

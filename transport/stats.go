@@ -26,11 +26,6 @@ type Stats struct {
 	Lost uint64
 }
 
-// counters are those of Stats; they are counted without a lock.
-type counters struct {
-	calls, reissued, fenced, expired, failovers, malformed, lost atomic.Uint64
-}
-
 // A Monitor reads what one Client counts: give it to WithMonitor. The zero value is ready. It may
 // be used concurrently, and after the ClientConn was closed.
 type Monitor struct {
@@ -43,14 +38,10 @@ func (m *Monitor) Stats() Stats {
 	if c == nil {
 		return Stats{}
 	}
-	s := Stats{
-		Calls: c.counts.calls.Load(), Reissued: c.counts.reissued.Load(),
-		Fenced: c.counts.fenced.Load(), Expired: c.counts.expired.Load(),
-		Failovers: c.counts.failovers.Load(), Malformed: c.counts.malformed.Load(), Lost: c.counts.lost.Load(),
+	s := c.source.Stats()
+	return Stats{
+		Primary: s.Primary, Epoch: s.Epoch, Session: s.Session, Retained: s.Retained,
+		Calls: c.calls.Load(), Reissued: s.Reissued, Fenced: s.Fenced, Expired: s.Expired, Failovers: s.Failovers,
+		Malformed: s.Malformed, Lost: s.Lost,
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	s.Primary, s.Epoch = c.primary.Name, uint64(c.session.source.Epoch())
-	s.Session, s.Retained = c.session.number, c.session.frames.bytes
-	return s
 }

@@ -3,15 +3,12 @@ package transport
 import (
 	"context"
 	"errors"
-	"fmt"
-	"strings"
-	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/understudy-rpc/understudy/internal/source"
 	"github.com/understudy-rpc/understudy/internal/wire"
-	"github.com/understudy-rpc/understudy/orderstate"
 )
 
 // This file makes every gRPC status that a caller can have from this package. Unavailable and
@@ -19,9 +16,6 @@ import (
 
 // errGaveUp is the cause with which the context of a call ends by WithGiveUp.
 var errGaveUp = errors.New("understudy: gave up")
-
-// errUnknownSession ends a session that the group doesn't know (R11).
-var errUnknownSession = errors.New("understudy: the group doesn't know the session any more")
 
 func statusClosing() error {
 	return status.Error(codes.Canceled, "grpc: the client connection is closing")
@@ -75,47 +69,6 @@ func statusEnded(ctx context.Context, sent bool, why string) error {
 	return status.Errorf(status.FromContextError(ctx.Err()).Code(), "understudy: %v; %s (%s)", ctx.Err(), outcome, why)
 }
 
-func statusLost(err *orderstate.LostError) error {
-	return status.Errorf(codes.DataLoss, "understudy: the session has ended: %v", err)
-}
-
-func statusReplaced(why *replacedError) error {
-	return status.Errorf(codes.DataLoss, "understudy: %v; what its callers have seen is lost", why)
-}
-
-func statusGone(why *replacedError) error {
-	return status.Errorf(codes.FailedPrecondition, "understudy: %v; dial again to call the new one", why)
-}
-
-func statusDown(since time.Time, inSync string) error {
-	return status.Errorf(codes.Unavailable,
-		"understudy: the group is down since %s at the latest: none of its last in-sync replicas (%s) is alive",
-		since.UTC().Format(time.RFC3339), inSync)
-}
-
-// statusPoison ends a call that was alone with the last of the primaries that have died with it.
-func statusPoison(method string, died []string) error {
-	return status.Errorf(codes.Unknown,
-		"understudy: %s isn't issued again: the primaries %s have died, one after the other, while they executed "+
-			"it; its outcome is unknown", method, strings.Join(died, ", "))
-}
-
-func statusUnknownSession(number uint64) error {
-	return status.Errorf(codes.Unknown,
-		"understudy: the group doesn't know session %d any more; the outcome of the call is unknown", number)
-}
-
-func statusAnswered(number, seqNum uint64) error {
-	return status.Errorf(codes.Internal,
-		"understudy: the group says that the caller has its reply to seqNum %d of session %d, which it hasn't", seqNum,
-		number)
-}
-
-func statusNoHeader(method string, err error) error {
-	return status.Errorf(codes.Internal,
-		"understudy: a reply to %s without a valid header: is the service served by a replica? (%v)", method, err)
-}
-
 // statusForeign is for an error that doesn't come from a replica's middleware. ResourceExhausted
 // would say that the call wasn't executed, which nobody knows.
 func statusForeign(err error) error {
@@ -125,24 +78,25 @@ func statusForeign(err error) error {
 	return err
 }
 
-// endOf turns the reason for which a session ended into what its calls are told.
-func endOf(s *session) error {
-	var lost *orderstate.LostError
-	if errors.As(s.over, &lost) {
-		return statusLost(lost)
-	}
-	if why := new(replacedError); errors.As(s.over, &why) {
-		return statusReplaced(why)
-	}
-	return statusUnknownSession(s.number)
+// codeOf says how a call ends that the source has ended.
+var codeOf = map[source.Kind]codes.Code{
+	source.Down:     codes.Unavailable,
+	source.TooLarge: codes.ResourceExhausted,
+	source.Lost:     codes.DataLoss,
+	source.Replaced: codes.FailedPrecondition,
+	source.Unknown:  codes.Unknown,
+	source.Broken:   codes.Internal,
 }
 
-// malformedError marks what a peer should not have sent.
-type malformedError struct{ err error }
-
-func malformed(format string, args ...any) error {
-	return &malformedError{fmt.Errorf(format, args...)}
+// statusOf turns what the source says into a status.
+func statusOf(ctx context.Context, e *source.Error) error {
+	switch e.Kind {
+	case source.Ended:
+		return statusEnded(ctx, e.Sent, e.Error())
+	case source.Refused:
+		return statusRefused(e.Cause)
+	case source.Foreign:
+		return statusForeign(e.Cause)
+	}
+	return status.Error(codeOf[e.Kind], e.Error())
 }
-
-func (e *malformedError) Error() string { return "malformed: " + e.err.Error() }
-func (e *malformedError) Unwrap() error { return e.err }

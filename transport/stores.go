@@ -2,6 +2,8 @@ package transport
 
 import (
 	"context"
+	"crypto/tls"
+	"errors"
 	"io"
 	"slices"
 	"strings"
@@ -23,6 +25,24 @@ type stores struct {
 
 // etcds is shared by the process; it is empty while no ClientConn is connected.
 var etcds = stores{dial: dialEtcd, open: map[storeKey]*store{}}
+
+// etcdAccess is how etcd is entered; the zero value is in plaintext, as nobody.
+type etcdAccess struct {
+	tls                *tls.Config
+	username, password string
+}
+
+// dialEtcd is the default of WithStore.
+func dialEtcd(t target, as etcdAccess) (election.Election, io.Closer, error) {
+	if len(t.endpoints) == 0 {
+		return nil, nil, errors.New("transport: the target names no endpoint of etcd")
+	}
+	client, err := election.DialAs(t.endpoints, as.tls, as.username, as.password)
+	if err != nil {
+		return nil, nil, err
+	}
+	return election.NewEtcd(client, t.group), client, nil
+}
 
 // storeKey tells stores apart.
 type storeKey struct {
@@ -72,6 +92,11 @@ type closer func() error
 // Close implements io.Closer.
 func (c closer) Close() error { return c() }
 
+// problematic is an election that can say why it doesn't answer.
+type problematic interface {
+	Problem(context.Context) error
+}
+
 // Problem is the election's own.
 func (s *store) Problem(ctx context.Context) error {
 	if p, ok := s.Election.(problematic); ok {
@@ -105,7 +130,7 @@ func (s *store) Watch(ctx context.Context) <-chan election.State {
 	defer s.mu.Unlock()
 	s.watchers[out] = struct{}{}
 	if w := s.watching; w == nil {
-		s.begin()
+		s.watching = s.watch()
 	} else if w.newest.Revision != 0 {
 		out <- owned(w.newest)
 	}
@@ -113,17 +138,17 @@ func (s *store) Watch(ctx context.Context) <-chan election.State {
 	return out
 }
 
-// begin is called with mu held.
-func (s *store) begin() {
+// watch begins the one watch. What it brings is told to nobody before the caller has noted it.
+func (s *store) watch() *watching {
 	ctx, cancel := context.WithCancel(context.Background())
 	w := &watching{cancel: cancel, ended: make(chan struct{})}
-	s.watching = w
 	go func() {
 		defer close(w.ended)
 		for view := range s.Election.Watch(ctx) {
 			s.tell(w, view)
 		}
 	}()
+	return w
 }
 
 // tell replaces what a watcher hasn't received yet.

@@ -17,7 +17,8 @@ import (
 const manual = "docs/production.md"
 
 // speaks names the folders whose log lines and errors users see.
-var speaks = []string{"election", "transport", "transport/internal/route", "replica", "replica/internal/machine",
+var speaks = []string{"election", "internal/source", "transport", "transport/internal/route",
+	"replica", "replica/internal/machine",
 	"interceptor"}
 
 // TestManual checks that the manual has every log line at Warn and above, and every error's text,

@@ -1,8 +1,10 @@
-package transport
+package source
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/understudy-rpc/understudy/election"
 	"github.com/understudy-rpc/understudy/internal/wire"
@@ -10,7 +12,8 @@ import (
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
-// This file has what a replica says on its stream. Everything is bounded before it is kept.
+// This file has a stream from its beginning to its end, and what a replica says on it. Everything
+// is bounded before it is kept.
 
 const (
 	maxReplicas = 1 << 10 // in a required set
@@ -18,15 +21,81 @@ const (
 	maxID       = 256     // bytes of a replica's id
 )
 
-// errSession ends a stream whose session has ended, or isn't the one that was opened.
-var errSession = errors.New("transport: the stream is of another session")
+// Begin begins a stream, with its first message. restart ends it.
+func (l *Link) Begin(restart context.CancelFunc) *pb.Hello {
+	src := l.source
+	src.mu.Lock()
+	defer src.mu.Unlock()
+	s := src.session
+	l.session, l.restart = s, restart
+	return &pb.Hello{Nonce: s.nonce[:], Session: s.number, Group: src.group.id, Mark: src.group.mark,
+		ToldEpoch: uint64(s.told)}
+}
 
-// errOpened ends a stream that was welcomed before the session was open; the next Welcome will open
-// it.
-var errOpened = errors.New("transport: the gate of the epoch is open: ask for the session again")
+// StreamEnd is how a stream has ended.
+type StreamEnd struct {
+	Err     error
+	InOrder bool // the replica has ended it, which lives
+	Refused bool // the replica doesn't let this client in
+	Unknown bool // the replica doesn't know the session of the Hello
+}
 
-// receive takes one message. An error ends the stream.
-func (c *Client) receive(l *link, s *session, msg *pb.AttachResponse) error {
+// End is called when a stream has ended.
+func (l *Link) End(e StreamEnd) {
+	src := l.source
+	src.mu.Lock()
+	defer src.mu.Unlock()
+	s := l.session
+	if l.up {
+		if e.InOrder {
+			src.parts(l.peer.member)
+		}
+		src.lookAgain()
+	}
+	l.cursor.calm()
+	l.restart, l.session, l.up, l.problem, l.refused = nil, nil, false, e.Err, e.Refused
+	if l.gone != nil {
+		close(l.gone)
+		l.gone = nil
+		l.stop()
+	}
+	if e.Unknown {
+		l.disowned(s)
+	}
+	if src.refused() != nil {
+		src.broadcast()
+	}
+	if bad := new(malformedError); errors.As(e.Err, &bad) {
+		src.counts.malformed.Add(1)
+		src.log.Error("a stream was cut", "replica", l.Name, "addr", l.Addr, "err", e.Err)
+	}
+}
+
+// parts notes that a replica has ended its stream in order: what breaks off with it has broken off
+// for that reason.
+func (src *Source) parts(m election.Member) {
+	const most = 1 << 10
+	if len(src.parted) >= most {
+		clear(src.parted)
+	}
+	src.parted[m] = true
+}
+
+// disowned ends the session when the primary says on its stream that it doesn't know it (R11), or
+// when no replica is left that does.
+func (l *Link) disowned(s *session) {
+	if l.source.session != s {
+		return
+	}
+	l.unknown = true
+	known := func(l *Link) bool { return !l.unknown }
+	if l.Name == l.source.primary.Name || !slices.ContainsFunc(l.source.links, known) {
+		s.end(errUnknownSession)
+	}
+}
+
+// Receive takes one message. An error ends the stream.
+func (l *Link) Receive(msg *pb.AttachResponse) error {
 	n, err := parseNews(msg.NewEpoch, msg.EpochStart, msg.RequiredSet)
 	if err != nil {
 		return err
@@ -35,26 +104,27 @@ func (c *Client) receive(l *link, s *session, msg *pb.AttachResponse) error {
 	if err != nil {
 		return malformed("%w", err)
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if l.session != s || s.over != nil {
+	l.source.mu.Lock()
+	defer l.source.mu.Unlock()
+	s := l.session
+	if s.over != nil {
 		return errSession
 	}
-	l.asked = 0
+	l.hailed = 0
 	switch {
 	case msg.Welcome != nil && l.up:
 		return malformed("a second Welcome")
 	case msg.Welcome == nil && !l.up:
 		return malformed("a message before the Welcome")
 	case msg.Welcome != nil:
-		if err := c.welcome(l, s, msg.Welcome); err != nil {
+		if err := l.welcome(s, msg.Welcome); err != nil {
 			return err
 		}
 	}
-	if err := c.take(s, n); err != nil {
+	if err := s.take(n); err != nil {
 		return err
 	}
-	c.marked(msg.Mark)
+	s.of.group.marked(msg.Mark)
 	if n.start != nil && s.number == 0 {
 		return errOpened
 	}
@@ -67,79 +137,70 @@ func (c *Client) receive(l *link, s *session, msg *pb.AttachResponse) error {
 		s.source.LearnStable(orderstate.Epoch(msg.StableEpoch), orderstate.OrderNum(msg.Stable))
 	}
 	if a := msg.Acknowledgement; a != nil {
-		s.source.Acknowledge(l.id, orderstate.Epoch(a.Epoch), orderstate.OrderNum(a.OrderNum))
+		s.source.Acknowledge(l.peer.id, orderstate.Epoch(a.Epoch), orderstate.OrderNum(a.OrderNum))
 	}
 	if msg.FramesUpTo >= s.frames.next() {
 		return malformed("seqNum %d is acknowledged, which was never sent", msg.FramesUpTo)
 	}
 	l.acknowledged(msg.FramesUpTo)
-	c.learned(s)
-	return nil
-}
-
-// announce is FIG. 9's second loop for one announcement.
-func (s *session) announce(run orderstate.Announcement) error {
-	if err := s.source.Receive(run); err != nil {
-		return malformed("%w", err)
-	}
-	if run.Epoch == s.source.Epoch() {
-		s.announced = max(s.announced, run.Last())
-	}
+	s.learned()
 	return nil
 }
 
 // welcome takes the first message of a stream. What it says of the group's primary comes before
 // this source sends anything on the stream.
-func (c *Client) welcome(l *link, s *session, w *pb.Welcome) error {
+func (l *Link) welcome(s *session, w *pb.Welcome) error {
+	src := l.source
 	speaker := election.Member{Name: w.Replica, Incarnation: w.Incarnation}
 	n, err := parseNews(w.Primary, w.EpochStart, w.RequiredSet)
-	switch {
+	switch group := src.group.id; {
 	case err != nil:
 		return err
 	case w.Session == 0 || w.Token == 0 || w.Group == 0 || speaker.Validate() != nil || w.Level < 0 ||
 		w.Level > pb.Level_LEVEL_STABLE:
 		return malformed("a Welcome by %v to session %d of group %d at level %d", speaker, w.Session, w.Group, w.Level)
-	case w.Group != c.group || w.Replica != l.name:
+	case w.Group != group || w.Replica != l.Name:
 		return fmt.Errorf("transport: %s's address %s is answered by %s of group %x; the store has %s of group "+
-			"%x there"+
-			" (do several replicas advertise one address?)", l.name, l.addr, w.Replica, w.Group, l.name, c.group)
+			"%x there (do several replicas advertise one address?)", l.Name, l.Addr, w.Replica, w.Group, l.Name, group)
 	case s.number != 0 && w.Session != s.number:
 		return errSession
 	}
-	c.level = w.Level
-	l.most = w.MaxRequest
-	l.member, l.id, l.number = speaker, replicaID(speaker), w.Session
-	if n.epoch == s.source.Epoch() && n.primary != speaker && n.primary != c.primary {
+	src.level = w.Level
+	l.peer = peer{speaker, orderstate.Replica(speaker.String()), w.MaxRequest}
+	l.number = w.Session
+	if n.epoch == s.source.Epoch() && n.primary != speaker && n.primary != src.primary {
 		n.epoch = 0 // a backup's word of who leads, which it may be about to learn anew
 	}
-	if err := c.take(s, n); err != nil {
+	if err := s.take(n); err != nil {
 		return err
 	}
 	// R11: the session is open when the primary of the acknowledged epoch says so, once its gate is
 	// open.
 	if e := s.source.Epoch(); s.number == 0 && n.primary == speaker && n.epoch == e && n.start != nil &&
 		orderstate.Epoch(n.start.Epoch) == e {
-		c.adopt(s, w.Session, w.Token)
+		s.adopt(w.Session, w.Token)
 	}
-	l.up, l.problem, l.unknown = true, nil, false
-	l.question, l.queued, l.held, l.sent, l.hail = nil, 0, 0, 0, false
-	l.ended = s.said
+	l.up, l.problem, l.refused, l.unknown = true, nil, false, false
+	l.cursor.held, l.cursor.sent = 0, 0
+	out := &l.sender
+	out.question, out.queued, out.hail, out.ended = nil, 0, false, s.telling.last
 	l.reflect(true)
-	c.broadcast()
+	src.broadcast()
 	return nil
 }
 
 // adopt takes the session's number and token. A stream that was welcomed to another one, whose
 // opening was lost, begins anew.
-func (c *Client) adopt(s *session, number, token uint64) {
-	s.number, s.token, c.adopted = number, token, true
+func (s *session) adopt(number, token uint64) {
+	src := s.of
+	s.number, s.token, src.group.adopted = number, token, true
 	close(s.begun)
-	for _, l := range c.links {
+	for _, l := range src.links {
 		if l.up && l.session == s && l.number != number {
 			l.restart()
 		}
 	}
-	c.cfg.log.Info("a session is open", "session", number, "group", c.group)
+	src.log.Info("a session is open", "session", number, "group", src.group.id)
 }
 
 // news is what a Welcome, or any later message, says of the group's primary.
@@ -183,21 +244,23 @@ func parseNews(newEpoch *pb.NewEpoch, start *pb.EpochStart, set *pb.RequiredSet)
 }
 
 // take learns the news, in the order in which they hold.
-func (c *Client) take(s *session, n news) error {
+func (s *session) take(n news) error {
+	src := s.of
 	if n.epoch != 0 {
-		if err := c.trust.JudgeMark(election.Mark{Group: c.group, Epoch: uint64(n.epoch), Fence: n.fence}); err != nil {
+		mark := election.Mark{Group: src.group.id, Epoch: uint64(n.epoch), Fence: n.fence}
+		if err := src.group.trust.JudgeMark(mark); err != nil {
 			return err
 		}
-		if n.epoch == s.source.Epoch() && !c.primary.IsZero() && n.primary != c.primary {
+		if n.epoch == s.source.Epoch() && !src.primary.IsZero() && n.primary != src.primary {
 			return fmt.Errorf(
 				"transport: epoch %d is %v's, and %v has it, too: the store was restored from before, and has "+
-					"elected again", n.epoch, c.primary, n.primary,
+					"elected again", n.epoch, src.primary, n.primary,
 			)
 		}
-		c.newEpoch(s, n.epoch, n.primary)
+		s.newEpoch(n.epoch, n.primary)
 	}
 	if n.start != nil {
-		if err := c.start(s, n.start, n.earlier); err != nil {
+		if err := s.start(n.start, n.earlier); err != nil {
 			return err
 		}
 	}

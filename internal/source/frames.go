@@ -1,4 +1,4 @@
-package transport
+package source
 
 import (
 	"container/heap"
@@ -10,9 +10,6 @@ import (
 const (
 	// maxOutstanding bounds the seqNums from the lowest call that hasn't ended to the next one.
 	maxOutstanding = 8192
-	// maxFlying bounds the calls that haven't ended, so that a replica, which lets 1,000 RPCs of a
-	// session wait, refuses none; an attempt that was cut may still wait there.
-	maxFlying = 900
 	// maxRetained bounds the bytes that a session retains.
 	maxRetained = 16 << 20
 	// frameOverhead is what a retained frame is counted for besides its message.
