@@ -16,35 +16,33 @@ import (
 
 // handle is the front door, behind the first of a server's interceptors: it does FIG. 9 on the
 // request's header, answers duplicates from the reply log, lets a fresh request go down the chain
-// to its turn, and makes the reply's header (FIG. 8). h has passed wire.CheckRequest; next is the
-// rest of the chain.
+// to its turn, and makes the reply's header (FIG. 8). The request's header has passed
+// wire.CheckRequest; next is the rest of the chain.
 //
 // When ctx ends before the request has its turn, it is never executed; afterwards it is, and only
 // its reply is lost.
-func (r *Replica) handle(
-	ctx context.Context, h *wire.Header, c *call, next func(context.Context) (any, error),
-) outcome {
-	received := r.clock()
+func (r *Replica) handle(ctx context.Context, c *call, next func(context.Context) (any, error)) outcome {
+	c.received = r.clock()
 	in := r.current()
 	if in == nil {
-		return refused(nil, errNotPrimary)
+		return c.refused(errNotPrimary)
 	}
 	if n := len(c.request.b); n > wire.MaxMessage { // the replicas couldn't send it each other
-		return refused(in, errRequestTooLarge(n))
+		return in.refuses(c, errRequestTooLarge(n))
 	}
-	id, answeredUpTo := h.Request()
-	if id.SeqNum == 0 {
-		return in.serveRead(ctx, h, received, c, next)
+	if c.reads() {
+		return in.serveRead(ctx, c, next)
 	}
-	v, err := in.admit(ctx, h, id, answeredUpTo, c)
+	id, answeredUpTo := c.header.Request()
+	v, err := in.admit(ctx, c, id, answeredUpTo)
 	if err != nil {
-		return refused(in, err)
+		return in.refuses(c, err)
 	}
 	switch v {
 	case orderstate.Fresh:
 		if c.in != nil { // an interceptor in front of ours has called it before
 			in.mu.Lock()
-			c.gone = false
+			c.stage = onItsWay
 			in.mu.Unlock()
 		}
 		c.in = in
@@ -54,76 +52,65 @@ func (r *Replica) handle(
 			Body:   &machine.Body{Method: c.invocation.Method.Name, Payload: c.request.b},
 			Size:   len(c.invocation.Method.Name) + len(c.request.b),
 		}
-		c.stable = h.Level == pb.Level_LEVEL_STABLE
-		value, err := func() (any, error) {
-			defer in.returned(c) // whatever an interceptor does
-			return next(ctx)
-		}()
+		done := c.through(ctx, next)
 		switch {
-		case c.result != nil:
-			return in.transmit(ctx, h, received, c, c.result.OrderNum, c.outcome(value, err))
-		case c.gone: // an interceptor has answered, and it won't be executed
-			o := refused(in, err)
-			o.reply = value
+		case done.result != nil:
+			return in.transmit(ctx, c, done.result.said.OrderNum, c.outcome(done))
+		case done.gone: // an interceptor has answered, and it won't be executed
+			o := in.refuses(c, done.err)
+			o.reply = done.value
 			return o
 		}
 		// An interceptor hasn't waited for the turn, which goes on: its reply is the one.
 	case orderstate.Duplicate:
 		r.stats.duplicates.Add(1)
 	default:
-		return refused(in, refusal(v))
+		return in.refuses(c, refusal(v))
 	}
 	said := in.machine.Await(ctx, id)
-	if c.counts {
+	if said == nil || said.Ended {
 		in.mu.Lock()
 		in.goesOn(c)
 		in.mu.Unlock()
 	}
 	switch {
 	case said == nil:
-		return refused(in, in.gaveUp(ctx, nil))
+		return in.refuses(c, in.gaveUp(ctx, nil))
 	case said.Ended:
-		return refused(in, errAnswered)
+		return in.refuses(c, errAnswered)
 	}
-	return in.transmit(ctx, h, received, c, said.OrderNum,
+	return in.transmit(ctx, c, said.OrderNum,
 		outcome{reply: c.says(said), err: said.Err(), header: said.Header, trailer: said.Trailer})
 }
 
-// returned: the chain is done with a request. If it hasn't been ordered by then, it never will be.
-func (in *incarnation) returned(c *call) {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	in.goesOn(c)
-	if c.result = c.reply; c.result == nil && !c.ordered {
-		c.gone = true
-		in.arrived(c.msg.MessageID)
-	}
-}
-
 // refused answers a request that wasn't executed by this RPC.
-func refused(in *incarnation, err error) outcome {
-	h := &wire.Header{}
+func (c *call) refused(err error) outcome {
+	c.replyHeader = wire.Header{}
 	if r, ok := err.(*refusedError); ok {
-		h.Refusal = r.refusal
+		c.replyHeader.Refusal = r.refusal
 		err = r.GRPCStatus().Err()
 	}
-	if in != nil {
-		in.r.stats.refused.Add(1)
-		in.mu.Lock()
-		h.SourceEpoch = in.epoch()
-		in.mu.Unlock()
-	}
-	return outcome{err: err, wire: h}
+	return outcome{err: err}
+}
+
+// refuses refuses a request, and tells its source of the epoch.
+func (in *incarnation) refuses(c *call, err error) outcome {
+	in.r.stats.refused.Add(1)
+	o := c.refused(err)
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	c.replyHeader.SourceEpoch = in.epoch()
+	return o
 }
 
 // admit waits until this replica may take requests, and judges one. The epoch that its source has
 // acknowledged must be this primary's own (R9).
 func (in *incarnation) admit(
-	ctx context.Context, h *wire.Header, id orderstate.MessageID, answeredUpTo orderstate.SeqNum, c *call,
+	ctx context.Context, c *call, id orderstate.MessageID, answeredUpTo orderstate.SeqNum,
 ) (verdict orderstate.Verdict, err error) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if err := in.enter(ctx, h, c); err != nil {
+	if err := in.enter(ctx, c); err != nil {
 		return 0, err
 	}
 	defer func() {
@@ -173,7 +160,8 @@ func (in *incarnation) admit(
 // enter waits until this replica may take requests, refuses what isn't for this primary, or not of
 // the session's source, or beyond its share, and does FIG. 9. The RPC counts from then on. Called
 // with mu held.
-func (in *incarnation) enter(ctx context.Context, h *wire.Header, c *call) error {
+func (in *incarnation) enter(ctx context.Context, c *call) error {
+	h := &c.header
 	if in.role != leading && in.role != takingOver || h.DestEpoch != in.epoch() {
 		return errNotPrimary
 	}
@@ -260,7 +248,7 @@ func (in *incarnation) gaveUp(ctx context.Context, err error) error {
 func (in *incarnation) order(c *call) (orderstate.OrderInfo, orderstate.Verdict, error) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if in.role != leading || !in.gate || c.gone {
+	if in.role != leading || !in.gate || c.stage == gone {
 		return orderstate.OrderInfo{}, 0, errNotPrimary
 	}
 	if err := in.inShare(c.msg); err != nil {
@@ -269,13 +257,13 @@ func (in *incarnation) order(c *call) (orderstate.OrderInfo, orderstate.Verdict,
 	o, v, push := in.primary.Order(c.msg, in.now())
 	switch v {
 	case orderstate.Fresh:
-		c.ordered = true
+		c.stage = ordered
 		in.sendToDeaf(c.msg.MessageID)
 	case orderstate.Duplicate:
-		c.ordered = true
+		c.stage = ordered
 		in.arrived(c.msg.MessageID)
 	}
-	if push || c.stable {
+	if push || c.header.Level == pb.Level_LEVEL_STABLE {
 		signal(in.push)
 	}
 	return o, v, nil
@@ -284,39 +272,37 @@ func (in *incarnation) order(c *call) (orderstate.OrderInfo, orderstate.Verdict,
 // transmit makes the reply's header: FIG. 8's first loop, with R2, R5 and R10. It waits while the
 // primary's authority has run out (etcd is away), and refuses when the primary was deposed: then
 // nothing leaves.
-func (in *incarnation) transmit(
-	ctx context.Context, h *wire.Header, received time.Duration, c *call, orderNum orderstate.OrderNum, o outcome,
-) outcome {
-	id := h.Session
+func (in *incarnation) transmit(ctx context.Context, c *call, orderNum orderstate.OrderNum, o outcome) outcome {
+	h, id := &c.header, c.header.Session
 	in.mu.Lock()
 	p := in.primary
 	stable := h.Level == pb.Level_LEVEL_STABLE || in.r.config.level == understudy.Stable
-	reads := h.SeqNum == 0
 	ready := func() bool {
-		return in.role != leading || in.r.clock() < in.authority && in.mayLeave(id, orderNum, stable, reads)
+		return in.role != leading || in.r.clock() < in.authority && in.mayLeave(id, orderNum, stable, c.reads())
 	}
+	var err error
 	if !ready() {
 		in.waitsOn(c)
-		err := in.awaitProgress(ctx, ready)
-		in.goesOn(c)
-		if err != nil {
-			in.mu.Unlock()
-			return refused(in, in.gaveUp(ctx, err))
-		}
+		err = in.awaitProgress(ctx, ready)
+	}
+	in.goesOn(c)
+	if err != nil {
+		in.mu.Unlock()
+		return in.refuses(c, in.gaveUp(ctx, err))
 	}
 	switch {
 	case in.role != leading:
 		in.mu.Unlock()
-		return refused(in, errNotPrimary)
-	case reads && !p.Attached(id): // a takeover wouldn't wait for who reads
+		return in.refuses(c, errNotPrimary)
+	case c.reads() && !p.Attached(id): // a takeover wouldn't wait for who reads
 		in.mu.Unlock()
-		return refused(in, errOrderIt)
+		return in.refuses(c, errOrderIt)
 	}
-	w := &c.wire
+	w := &c.replyHeader
 	*w = wire.Header{
 		SourceEpoch: p.Epoch(), OrderNum: orderNum, FirstOrderNum: p.First(), Stable: p.Stable(),
 		RequiredSet: p.Number(),
-		AuthorityUs: uint64((in.authority - received) / time.Microsecond), Code: status.Code(o.err),
+		AuthorityUs: uint64((in.authority - c.received) / time.Microsecond), Code: status.Code(o.err),
 	}
 	scratch := entries.Get().(*[]orderstate.OrderInfo)
 	defer entries.Put(scratch)
@@ -335,7 +321,6 @@ func (in *incarnation) transmit(
 	}
 	in.mu.Unlock()
 
-	o.wire = w
 	if run.Count == 0 {
 		return o
 	}

@@ -37,56 +37,46 @@ func (r *Replica) interceptUnary(
 		return nil, status.Error(codes.Internal,
 			"understudy: the service wasn't registered through Replica.Registrar")
 	}
-	h, err := c.requestHeader(ctx)
-	if err != nil {
+	if err := c.readHeader(ctx); err != nil {
 		return nil, err
 	}
-	o := r.handle(ctx, h, c, func(ctx context.Context) (any, error) { return handler(ctx, req) })
-	if err := o.send(ctx, c.request.carried); err != nil {
+	o := r.handle(ctx, c, func(ctx context.Context) (any, error) { return handler(ctx, req) })
+	if err := c.send(ctx, &o); err != nil {
 		return nil, status.Errorf(codes.Internal, "understudy: %v", err)
 	}
 	return o.reply, o.err
 }
 
-// requestHeader is the header that the request's message or its metadata carries.
-func (c *call) requestHeader(ctx context.Context) (*wire.Header, error) {
-	h := &c.header
+// readHeader reads the header that the request's message or its metadata carries.
+func (c *call) readHeader(ctx context.Context) error {
 	if values := metadata.ValueFromIncomingContext(ctx, wire.HeaderKey); len(values) > 0 {
 		if c.request.carried {
-			return nil, errHeader(errors.New("a header in the metadata and one in the message"))
+			return errHeader(errors.New("a header in the metadata and one in the message"))
 		}
-		if err := h.FromMetadata(values); err != nil {
-			return nil, errHeader(err)
+		if err := c.header.FromMetadata(values); err != nil {
+			return errHeader(err)
 		}
 	} else if !c.request.carried {
-		return nil, errPlainClient(c.invocation.Method.Name)
+		return errPlainClient(c.invocation.Method.Name)
 	}
-	if err := wire.CheckRequest(h); err != nil {
-		return nil, errHeader(err)
+	if err := wire.CheckRequest(&c.header); err != nil {
+		return errHeader(err)
 	}
-	return h, nil
-}
-
-// outcome is what the front door makes of one RPC.
-type outcome struct {
-	reply           any
-	err             error
-	header, trailer metadata.MD  // what the handler set, on whichever replica
-	wire            *wire.Header // for the reply's message, or the trailer
+	return nil
 }
 
 // send puts what the handler set, and our header, where the reply takes them along: the header in
 // the message, if the request's was in its own, or in the trailer, since a response header would
 // stop native retries.
-func (o *outcome) send(ctx context.Context, inMessage bool) error {
+func (c *call) send(ctx context.Context, o *outcome) error {
 	if len(o.header) > 0 {
 		if err := grpc.SetHeader(ctx, o.header); err != nil {
 			return err
 		}
 	}
 	trailer := o.trailer
-	if o.wire != nil && !(inMessage && o.carriesHeader()) {
-		ours := metadata.MD{wire.HeaderKey: {o.wire.MetadataValue()}}
+	if !c.request.carried || !o.carries(&c.replyHeader) {
+		ours := metadata.MD{wire.HeaderKey: {c.replyHeader.MetadataValue()}}
 		if len(trailer) == 0 {
 			trailer = ours
 		} else {
@@ -99,14 +89,14 @@ func (o *outcome) send(ctx context.Context, inMessage bool) error {
 	return grpc.SetTrailer(ctx, trailer)
 }
 
-// carriesHeader lets the reply's message carry the header; false if it can't: it is an error, or an
+// carries lets the reply's message carry the header; false if it can't: it is an error, or an
 // interceptor's, or too large.
-func (o *outcome) carriesHeader() bool {
+func (o *outcome) carries(h *wire.Header) bool {
 	r, ok := o.reply.(*raw)
 	if !ok || o.err != nil || len(r.b) > wire.MaxInMessage {
 		return false
 	}
-	r.header = o.wire
+	r.header = h
 	return true
 }
 

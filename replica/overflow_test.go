@@ -45,13 +45,11 @@ func orderMore(in *incarnation, s orderstate.Session, first orderstate.SeqNum, n
 // called.
 func replies(t testing.TB, in *incarnation, a *attachment, k orderstate.OrderNum) *wire.Header {
 	t.Helper()
-	o := in.transmit(context.Background(),
-		&wire.Header{Session: a.session, SeqNum: orderstate.SeqNum(k - 1), SourceEpoch: 1,
-			DestEpoch: 1}, 0, new(call), k, outcome{})
-	if o.err != nil {
+	c := &call{header: wire.Header{Session: a.session, SeqNum: orderstate.SeqNum(k - 1), SourceEpoch: 1, DestEpoch: 1}}
+	if o := in.transmit(context.Background(), c, k, outcome{}); o.err != nil {
 		t.Fatal(o.err)
 	}
-	return o.wire
+	return &c.replyHeader
 }
 
 // source is what a client does with announcements.

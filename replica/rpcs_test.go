@@ -24,11 +24,12 @@ func TestWaitingRPCs(t *testing.T) {
 		c := new(call)
 		c.request.b = make([]byte, bytes)
 		nonce, _ := in.primary.History().Nonce(s)
-		return c, in.enter(t.Context(), &wire.Header{Session: s, SeqNum: 1, DestEpoch: 1, Token: in.token(s, nonce)}, c)
+		c.header = wire.Header{Session: s, SeqNum: 1, DestEpoch: 1, Token: in.token(s, nonce)}
+		return c, in.enter(t.Context(), c)
 	}
-	forged := &wire.Header{Session: 1, SeqNum: 1, DestEpoch: 1, Token: 1}
+	forged := wire.Header{Session: 1, SeqNum: 1, DestEpoch: 1, Token: 1}
 	for range 2 * maxRPCsOfSession {
-		wantCode(t, in.enter(t.Context(), forged, new(call)), codes.PermissionDenied)
+		wantCode(t, in.enter(t.Context(), &call{header: forged}), codes.PermissionDenied)
 	}
 	var first *call
 	for n := range maxRPCsOfSession {

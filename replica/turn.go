@@ -4,57 +4,12 @@ import (
 	"context"
 	"errors"
 
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
 
-	"github.com/understudy-rpc/understudy/internal/wire"
 	"github.com/understudy-rpc/understudy/orderstate"
 	"github.com/understudy-rpc/understudy/replica/internal/machine"
 )
-
-// call is one RPC on its way through the chain of interceptors: from the wrapped handler, which has
-// its bytes, to the front door, which gives it its place, to its turn.
-type call struct {
-	request raw                         // its own bytes, as they were received
-	header  wire.Header                 // if the message carried it
-	chain   grpc.UnaryServerInterceptor // the server's
-
-	returned bool // the chain has, whatever it returned
-
-	// The user's handler, the chain's last link, which is known at the chain's beginning, as is its
-	// request: as every replica has it, of the request's own bytes.
-	invocation machine.Invocation
-
-	// Set by the front door.
-	in     *incarnation
-	msg    orderstate.Message
-	of     *knownSession // that the RPC counts for; nil: none that is known here
-	counts bool          // the RPC counts as one that waits
-	stable bool          // Stable was asked for
-	reads  bool          // read-only
-
-	// Set by the turn, which an interceptor may not wait for; guarded by the incarnation's mu.
-	ordered bool // by this RPC, or a copy of it
-	gone    bool // the chain was done before: it won't be ordered
-	reply   *machine.Reply
-	value   any // what the handler returned, while nobody in the chain replaced it
-
-	// Set by the front door when the chain is done: the reply, if the turn was over by then.
-	result *machine.Reply
-
-	// The reply, and its header.
-	said raw
-	wire wire.Header
-}
-
-type callKey struct{}
-
-func callFrom(ctx context.Context) *call {
-	c, _ := ctx.Value(callKey{}).(*call)
-	return c
-}
 
 // turn is the innermost link of the chain: it waits for its turn, orders the message (FIG. 7), and
 // executes the handler. A message whose caller has gone is dropped un-ordered; once ordered, the
@@ -66,13 +21,13 @@ func (c *call) turn(ctx context.Context, req any) (any, error) {
 		return nil, status.Error(codes.Internal, "understudy: the server was made without interceptor.ServerOptions")
 	case req != c.invocation.Req:
 		return nil, errRequestReplaced(c.invocation.Method.Name)
-	case c.reads:
+	case c.reads():
 		return c.read(ctx)
 	}
 	o, v, err := c.takeTurn(ctx)
 	if err != nil || v != orderstate.Fresh {
-		if said, value := c.first(); said != nil {
-			return value, said.Err()
+		if first := c.result.Load(); first != nil { // an interceptor calls its handler once more
+			return first.value, first.said.Err()
 		}
 		switch {
 		case err != nil:
@@ -91,23 +46,16 @@ func (c *call) turn(ctx context.Context, req any) (any, error) {
 func (c *call) execute(o orderstate.OrderInfo) (value any, err error) {
 	in, said := c.in, new(machine.Reply)
 	defer func() {
+		c.turned.said, c.turned.value = said, value
 		in.mu.Lock()
 		in.turned(1)
 		in.arrived(c.msg.MessageID)
-		c.reply, c.value = said, value
+		c.result.Store(&c.turned)
 		in.mu.Unlock()
 		in.machine.End()
 	}()
 	value = in.machine.Execute(&c.invocation, o, c.msg.AnsweredUpTo, said)
 	return value, said.Err()
-}
-
-// first is what the turn has brought, if an interceptor calls its handler once more: that has no
-// turn of its own.
-func (c *call) first() (*machine.Reply, any) {
-	c.in.mu.Lock()
-	defer c.in.mu.Unlock()
-	return c.reply, c.value
 }
 
 // takeTurn takes a turn, and orders the message (FIG. 7). The turn goes on if the message is fresh,
@@ -160,31 +108,17 @@ func (c *call) read(ctx context.Context) (any, error) {
 	if !leads {
 		return nil, errNotPrimary
 	}
-	said := new(machine.Reply)
-	value := in.machine.Read(ctx, &c.invocation, seen, said)
-	in.mu.Lock()
-	if c.reply == nil {
-		c.reply, c.value = said, value
+	var has struct {
+		result
+		reply machine.Reply
 	}
-	said, value = c.reply, c.value // an interceptor's first
-	in.mu.Unlock()
-	return value, said.Err()
-}
-
-// outcome is what the chain has made of the turn's result. What nobody replaced isn't marshalled
-// again.
-func (c *call) outcome(value any, err error) outcome {
-	o := outcome{reply: value, err: err, header: c.result.Header, trailer: c.result.Trailer}
-	if err == nil && value == c.value {
-		o.reply = c.says(c.result)
+	has.said = &has.reply
+	has.value = in.machine.Read(ctx, &c.invocation, seen, has.said)
+	if !c.result.CompareAndSwap(nil, &has.result) {
+		first := c.result.Load() // of an interceptor that calls its handler once more
+		return first.value, first.said.Err()
 	}
-	return o
-}
-
-// says is the reply's bytes as a message.
-func (c *call) says(r *machine.Reply) proto.Message {
-	c.said.set(r.Payload)
-	return &c.said
+	return has.value, has.said.Err()
 }
 
 // replayed acts on turns that were executed. Called in their turn.

@@ -54,5 +54,5 @@ func (c *call) hadTurn() bool {
 	}
 	c.in.mu.Lock()
 	defer c.in.mu.Unlock()
-	return c.ordered
+	return c.stage == ordered
 }
