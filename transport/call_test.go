@@ -45,7 +45,7 @@ func fails(t *testing.T, err error, code codes.Code, says ...string) {
 	}
 }
 
-func TestCall(t *testing.T) {
+func TestHeadersSayWhatTheSourceHolds(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
 		c := newCluster(t, "a", "b", "c")
@@ -67,9 +67,9 @@ func TestCall(t *testing.T) {
 	})
 }
 
-// TestSameBytes: the RPC, the frames and every further attempt carry the bytes and the mark that
-// the call was given at first.
-func TestSameBytes(t *testing.T) {
+// TestEveryAttemptCarriesTheSameBytes: the RPC, the frames and every further attempt carry the
+// bytes and the mark that the call was given at first.
+func TestEveryAttemptCarriesTheSameBytes(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
 		c := newCluster(t, "a", "b", "c")
@@ -164,9 +164,9 @@ func TestMarshalledOnce(t *testing.T) {
 	})
 }
 
-// TestWait is R1: a reply is held until everything before it is announced; after 5 ms this source
-// asks for it, and every 20 ms.
-func TestWait(t *testing.T) {
+// TestRepliesWaitForWhatIsBeforeThem is R1: a reply is held until everything before it is
+// announced; after 5 ms this source asks for it, and every 20 ms.
+func TestRepliesWaitForWhatIsBeforeThem(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
 		c := newCluster(t, "a", "b")
@@ -212,9 +212,9 @@ func TestWait(t *testing.T) {
 	})
 }
 
-// TestStable is R1b: every member of the required set acknowledges, or leaves the set, in the
-// reply's epoch.
-func TestStable(t *testing.T) {
+// TestStableRepliesWaitForTheRequiredSet is R1b: every member of the required set acknowledges, or
+// leaves the set, in the reply's epoch.
+func TestStableRepliesWaitForTheRequiredSet(t *testing.T) {
 	t.Parallel()
 	for name, opts := range map[string]struct {
 		level pb.Level
@@ -267,9 +267,9 @@ func TestStable(t *testing.T) {
 	}
 }
 
-// TestFenced is R9: what an older epoch says is dropped, and its call issued again under its
-// seqNum.
-func TestFenced(t *testing.T) {
+// TestRepliesOfOlderEpochsAreDropped is R9: what an older epoch says is dropped, and its call
+// issued again under its seqNum.
+func TestRepliesOfOlderEpochsAreDropped(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
 		c := newCluster(t, "a", "b", "c")
@@ -304,9 +304,9 @@ func TestFenced(t *testing.T) {
 	})
 }
 
-// TestFencedReply: a reply that was held when a newer epoch was acknowledged is dropped, and one
-// that arrives later.
-func TestFencedReply(t *testing.T) {
+// TestNewEpochsDropHeldReplies: a reply that was held when a newer epoch was acknowledged is
+// dropped, and one that arrives later.
+func TestNewEpochsDropHeldReplies(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
 		c := newCluster(t, "a", "b", "c")
@@ -342,9 +342,9 @@ func TestFencedReply(t *testing.T) {
 	})
 }
 
-// TestExpired is R10: a reply that comes, or is still held, when the primary's authority may have
-// ended is dropped.
-func TestExpired(t *testing.T) {
+// TestRepliesBeyondTheAuthorityAreDropped is R10: a reply that comes, or is still held, when the
+// primary's authority may have ended is dropped.
+func TestRepliesBeyondTheAuthorityAreDropped(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
 		c := newCluster(t, "a", "b")
@@ -374,9 +374,9 @@ func TestExpired(t *testing.T) {
 	})
 }
 
-// TestNotPrimary: a refusal sends the call to the primary of the next epoch, as soon as it is
-// known.
-func TestNotPrimary(t *testing.T) {
+// TestRefusedCallsGoToTheNextPrimary: a refusal sends the call to the primary of the next epoch, as
+// soon as it is known.
+func TestRefusedCallsGoToTheNextPrimary(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
 		c := newCluster(t, "a", "b")
@@ -456,9 +456,9 @@ func TestReplyIsLostHere(t *testing.T) {
 	})
 }
 
-// TestRefusedByReplica: what the primary says isn't executed goes to the caller as it is, with no
+// TestRefusalsEndTheCall: what the primary says isn't executed goes to the caller as it is, with no
 // attempt more.
-func TestRefusedByReplica(t *testing.T) {
+func TestRefusalsEndTheCall(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		name   string
@@ -506,9 +506,9 @@ func TestRefusedByReplica(t *testing.T) {
 	}
 }
 
-// TestEnds: an unknown outcome ends as the call's own Canceled or DeadlineExceeded, or without a
-// deadline as Unknown; the next message declares it abandoned.
-func TestEnds(t *testing.T) {
+// TestUnknownOutcomesEndWithTheCall: an unknown outcome ends as the call's own Canceled or
+// DeadlineExceeded, or without a deadline as Unknown; the next message declares it abandoned.
+func TestUnknownOutcomesEndWithTheCall(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		name string
@@ -567,8 +567,9 @@ func TestEnds(t *testing.T) {
 	}
 }
 
-// TestCallOptions: those of the caller keep working, and tell of the attempt whose reply it has.
-func TestCallOptions(t *testing.T) {
+// TestCallersOptionsKeepWorking: those of the caller keep working, and tell of the attempt whose
+// reply it has.
+func TestCallersOptionsKeepWorking(t *testing.T) {
 	t.Parallel()
 	t.Run("the header in the message", func(t *testing.T) {
 		within(t, func(t *testing.T, ctx context.Context) { callOptions(t, ctx, true) })
@@ -619,9 +620,10 @@ func callOptions(t *testing.T, ctx context.Context, inMessage bool, options ...t
 	}
 }
 
-// TestInterceptors: those before ours see a call once, those behind it each attempt; a request that
-// is replaced behind it is refused, since its bytes would differ from the frames'.
-func TestInterceptors(t *testing.T) {
+// TestInterceptorsBehindSeeEachAttempt: those before ours see a call once, those behind it each
+// attempt; a request that is replaced behind it is refused, since its bytes would differ from the
+// frames'.
+func TestInterceptorsBehindSeeEachAttempt(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
 		c := newCluster(t, "a", "b")
@@ -659,8 +661,8 @@ func TestInterceptors(t *testing.T) {
 	})
 }
 
-// TestBadRequests: nothing is sent of what can't be a replicated call.
-func TestBadRequests(t *testing.T) {
+// TestNothingIsSentOfBadRequests: nothing is sent of what can't be a replicated call.
+func TestNothingIsSentOfBadRequests(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
 		c := newCluster(t, "a")
@@ -683,8 +685,8 @@ func TestBadRequests(t *testing.T) {
 	})
 }
 
-// TestHeaderSize: metadata is the dearest thing on the path of a call.
-func TestHeaderSize(t *testing.T) {
+// TestHeadersAreSmall: metadata is the dearest thing on the path of a call.
+func TestHeadersAreSmall(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
 		c := newCluster(t, "a", "b")
@@ -706,8 +708,9 @@ func TestHeaderSize(t *testing.T) {
 	})
 }
 
-// TestClose: calls in flight fail as gRPC's do; synctest and goleak see that no goroutine is left.
-func TestClose(t *testing.T) {
+// TestCloseEndsCallsAndGoroutines: calls in flight fail as gRPC's do; synctest and goleak see that
+// no goroutine is left.
+func TestCloseEndsCallsAndGoroutines(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
 		c := newCluster(t, "a", "b")
@@ -748,9 +751,9 @@ func TestClose(t *testing.T) {
 	})
 }
 
-// TestLargeMessages: beyond a size the metadata carries the header, so that it doesn't count in the
-// limits of a message's size.
-func TestLargeMessages(t *testing.T) {
+// TestLargeMessagesCarryNoHeader: beyond a size the metadata carries the header, so that it doesn't
+// count in the limits of a message's size.
+func TestLargeMessagesCarryNoHeader(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
 		c := newCluster(t, "a", "b")

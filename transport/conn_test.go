@@ -22,9 +22,9 @@ import (
 	"github.com/understudy-rpc/understudy/transport"
 )
 
-// TestTargets: gRPC's own idea of a target doesn't get in the way, and a wrong one is told before
-// anything is sent.
-func TestTargets(t *testing.T) {
+// TestWrongTargetsAreTold: gRPC's own idea of a target doesn't get in the way, and a wrong one is
+// told before anything is sent.
+func TestWrongTargetsAreTold(t *testing.T) {
 	t.Parallel()
 	for target, ok := range map[string]bool{
 		"replicated://127.0.0.1:2379,127.0.0.1:2380/greeter": true,
@@ -58,8 +58,9 @@ func TestTargets(t *testing.T) {
 	}
 }
 
-// TestTwice: the options of one DialOptions serve one ClientConn; a second use is told to both.
-func TestTwice(t *testing.T) {
+// TestOptionsServeOneClientConn: the options of one DialOptions serve one ClientConn; a second use
+// is told to both.
+func TestOptionsServeOneClientConn(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
 		c := newCluster(t, "a")
@@ -83,9 +84,9 @@ func TestTwice(t *testing.T) {
 	})
 }
 
-// TestServiceConfig: the user's is merged with our policy; its timeouts hold for a call, and not
-// for our streams.
-func TestServiceConfig(t *testing.T) {
+// TestUsersServiceConfigIsMerged: the user's is merged with our policy; its timeouts hold for a
+// call, and not for our streams.
+func TestUsersServiceConfigIsMerged(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
 		c := newCluster(t, "a")
@@ -111,9 +112,9 @@ func TestServiceConfig(t *testing.T) {
 	})
 }
 
-// TestReplacedPolicy: a service config that takes our policy away is told by the first call, before
-// anything is sent.
-func TestReplacedPolicy(t *testing.T) {
+// TestReplacedPolicyIsTold: a service config that takes our policy away is told by the first call,
+// before anything is sent.
+func TestReplacedPolicyIsTold(t *testing.T) {
 	t.Parallel()
 	for name, opts := range map[string]struct {
 		more []grpc.DialOption
@@ -157,8 +158,9 @@ func (k *secret) GetRequestMetadata(context.Context, ...string) (map[string]stri
 }
 func (k *secret) RequireTransportSecurity() bool { return false }
 
-// TestCredentials: per-RPC credentials and stream interceptors hold for our streams too.
-func TestCredentials(t *testing.T) {
+// TestCredentialsHoldForStreams: per-RPC credentials and stream interceptors hold for our streams
+// too.
+func TestCredentialsHoldForStreams(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
 		c := newCluster(t, "a", "b")
@@ -197,9 +199,9 @@ func TestCredentials(t *testing.T) {
 	})
 }
 
-// TestUnreplicated: what each replica serves for itself goes to the primary, untouched, or while
-// none is known to any replica.
-func TestUnreplicated(t *testing.T) {
+// TestUnreplicatedCallsGoToThePrimary: what each replica serves for itself goes to the primary,
+// untouched, or while none is known to any replica.
+func TestUnreplicatedCallsGoToThePrimary(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
 		c := newCluster(t, "a", "b")
@@ -237,9 +239,9 @@ func TestUnreplicated(t *testing.T) {
 	})
 }
 
-// TestStoreAway: calls wait for the store, until their own end; what is known keeps working without
-// it.
-func TestStoreAway(t *testing.T) {
+// TestCallsWaitForTheStore: calls wait for the store, until their own end; what is known keeps
+// working without it.
+func TestCallsWaitForTheStore(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
 		c := newCluster(t, "a")
@@ -280,9 +282,9 @@ type closer struct{ times int }
 
 func (c *closer) Close() error { c.times++; return nil }
 
-// TestReplicas: who has left the election is still spoken to while the stream lives, and no longer;
-// who has another address is found there; who is new is found.
-func TestReplicas(t *testing.T) {
+// TestReplicasAreSpokenToWhileTheirStreamLives: who has left the election is still spoken to while
+// the stream lives, and no longer; who has another address is found there; who is new is found.
+func TestReplicasAreSpokenToWhileTheirStreamLives(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
 		c := newCluster(t, "a", "b")
@@ -337,9 +339,9 @@ func TestReplicas(t *testing.T) {
 	})
 }
 
-// TestReconnect: a replica that was away is spoken to within about a second of its return, however
-// long it was away.
-func TestReconnect(t *testing.T) {
+// TestReplicasThatReturnAreSpokenTo: a replica that was away is spoken to within about a second of
+// its return, however long it was away.
+func TestReplicasThatReturnAreSpokenTo(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
 		c := newCluster(t, "a", "b")
@@ -353,9 +355,9 @@ func TestReconnect(t *testing.T) {
 	})
 }
 
-// TestGoodbye: closing tells the primary that the session is over, unless calls are in flight; it
-// doesn't wait long for the answer.
-func TestGoodbye(t *testing.T) {
+// TestCloseTellsThePrimary: closing tells the primary that the session is over, unless calls are in
+// flight; it doesn't wait long for the answer.
+func TestCloseTellsThePrimary(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		name             string
@@ -396,9 +398,10 @@ func TestGoodbye(t *testing.T) {
 	}
 }
 
-// TestUnheard: a stream on which nothing that was sent is acknowledged begins anew, with all of it;
-// one on which all is acknowledged stays, however long nothing is sent.
-func TestUnheard(t *testing.T) {
+// TestUnacknowledgedStreamsBeginAnew: a stream on which nothing that was sent is acknowledged
+// begins anew, with all of it; one on which all is acknowledged stays, however long nothing is
+// sent.
+func TestUnacknowledgedStreamsBeginAnew(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
 		c := newCluster(t, "a", "b")

@@ -41,8 +41,9 @@ var experimental = map[string]string{
 	"ClientConn.Connect":            "only an RPC starts the resolver otherwise, and calls wait for what it finds",
 }
 
-// TestExperimental compares the list with what gRPC's own comments say of what is used.
-func TestExperimental(t *testing.T) {
+// TestExperimentalUsesAreListed compares the list with what gRPC's own comments say of what is
+// used.
+func TestExperimentalUsesAreListed(t *testing.T) {
 	t.Parallel()
 	used := map[string]bool{}
 	marks := map[string]map[string]bool{} // by import path, what of it is marked

@@ -13,9 +13,9 @@ import (
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
-// TestOpening: a session is open when the primary of the acknowledged epoch says so, whoever else
-// has welcomed the source; until then calls wait.
-func TestOpening(t *testing.T) {
+// TestOnlyThePrimaryOpensASession: a session is open when the primary of the acknowledged epoch
+// says so, whoever else has welcomed the source; until then calls wait.
+func TestOnlyThePrimaryOpensASession(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
 		c := newCluster(t, "a", "b")
@@ -52,9 +52,9 @@ func TestOpening(t *testing.T) {
 	})
 }
 
-// TestOpeningAcrossEpochs: a Welcome of an epoch that is over, or of a takeover that isn't, opens
-// nothing; the streams ask again.
-func TestOpeningAcrossEpochs(t *testing.T) {
+// TestFormerEpochsOpenNoSession: a Welcome of an epoch that is over, or of a takeover that isn't,
+// opens nothing; the streams ask again.
+func TestFormerEpochsOpenNoSession(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
 		c := newCluster(t, "a", "b", "c")
@@ -100,9 +100,9 @@ func TestOpeningAcrossEpochs(t *testing.T) {
 	})
 }
 
-// TestResend: a new stream to a replica begins with every frame that may be needed, and all of
-// pendingRemoteOrder.
-func TestResend(t *testing.T) {
+// TestNewStreamsBeginWithAllThatIsNeeded: a new stream to a replica begins with every frame that
+// may be needed, and all of pendingRemoteOrder.
+func TestNewStreamsBeginWithAllThatIsNeeded(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
 		c := newCluster(t, "a", "b")
@@ -180,10 +180,10 @@ func silentA(q *request) *answer {
 	return nil
 }
 
-// TestAnswer is R12: every replica, the new primary and the old one's heirs, gets all frames and
-// all of pendingRemoteOrder before it hears that the epoch is acknowledged; what is issued later
-// doesn't delay it.
-func TestAnswer(t *testing.T) {
+// TestEpochsAreAcknowledgedAfterAllFrames is R12: every replica, the new primary and the old one's
+// heirs, gets all frames and all of pendingRemoteOrder before it hears that the epoch is
+// acknowledged; what is issued later doesn't delay it.
+func TestEpochsAreAcknowledgedAfterAllFrames(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
 		c := newCluster(t, "a", "b", "c")
@@ -231,9 +231,9 @@ func TestAnswer(t *testing.T) {
 	})
 }
 
-// TestLost: where what a caller has seen can't be kept, every call in flight is told, and the next
-// one; then there is another session.
-func TestLost(t *testing.T) {
+// TestLossIsToldToEveryCallInFlight: where what a caller has seen can't be kept, every call in
+// flight is told, and the next one; then there is another session.
+func TestLossIsToldToEveryCallInFlight(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
 		c := newCluster(t, "a", "b")
@@ -262,9 +262,9 @@ func TestLost(t *testing.T) {
 	})
 }
 
-// TestUnknownSession (R11): a call that was never sent before goes to a new session; one that was
-// may have been executed.
-func TestUnknownSession(t *testing.T) {
+// TestUnsentCallsMoveToANewSession (R11): a call that was never sent before goes to a new session;
+// one that was may have been executed.
+func TestUnsentCallsMoveToANewSession(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
 		c := newCluster(t, "a", "b")
@@ -303,9 +303,9 @@ func TestUnknownSession(t *testing.T) {
 	})
 }
 
-// TestDisowned: an idle source whose session has expired hears it on its streams, when no primary
-// can say it.
-func TestDisowned(t *testing.T) {
+// TestIdleSourcesHearThatTheirSessionIsGone: an idle source whose session has expired hears it on
+// its streams, when no primary can say it.
+func TestIdleSourcesHearThatTheirSessionIsGone(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
 		c := newCluster(t, "a", "b", "c")
@@ -334,8 +334,9 @@ func TestDisowned(t *testing.T) {
 	})
 }
 
-// TestMalformed: what a replica should not say ends its stream, is counted, and does no harm.
-func TestMalformed(t *testing.T) {
+// TestMalformedMessagesEndTheirStream: what a replica should not say ends its stream, is counted,
+// and does no harm.
+func TestMalformedMessagesEndTheirStream(t *testing.T) {
 	t.Parallel()
 	many := make([]string, 5000)
 	for i := range many {
@@ -456,9 +457,9 @@ func TestMalformed(t *testing.T) {
 	})
 }
 
-// TestLinger: below Stable a frame waits up to 3 ms for others, or until 128 are there; I9 counts
-// on it.
-func TestLinger(t *testing.T) {
+// TestFramesWaitForOthers: below Stable a frame waits up to 3 ms for others, or until 128 are
+// there; I9 counts on it.
+func TestFramesWaitForOthers(t *testing.T) {
 	t.Parallel()
 	within(t, func(t *testing.T, ctx context.Context) {
 		c := newCluster(t, "a", "b")

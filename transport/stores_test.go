@@ -83,9 +83,9 @@ func (w *watchCounter) Watch(ctx context.Context) <-chan election.State {
 	return out
 }
 
-// TestOneWatch: the watchers of a store share one watch. Each has its own State, the last one's end
-// is the watch's, and the next one begins anew.
-func TestOneWatch(t *testing.T) {
+// TestWatchersShareOneWatch: the watchers of a store share one watch. Each has its own State, the
+// last one's end is the watch's, and the next one begins anew.
+func TestWatchersShareOneWatch(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		group := memory.NewStore()
