@@ -87,9 +87,10 @@ func malformed(key string, err error) *MalformedError {
 // The JSON forms. Fields that are added later are ignored by older readers.
 type (
 	groupJSON struct {
-		ID      string `json:"id"` // hexadecimal: a JSON number holds 53 bits
-		Level   string `json:"level"`
-		Version string `json:"version"`
+		ID       string `json:"id"` // hexadecimal: a JSON number holds 53 bits
+		Protocol uint32 `json:"protocol"`
+		Level    string `json:"level"`
+		Version  string `json:"version"`
 		// Replaces is Group's, absent if it is empty.
 		Replaces string `json:"replaces,omitempty"`
 	}
@@ -112,7 +113,8 @@ type (
 )
 
 func encodeGroup(g Group) string {
-	return encode(groupJSON{ID: encodeHex(g.ID), Level: g.Level, Version: g.Version, Replaces: g.Replaces})
+	return encode(groupJSON{ID: encodeHex(g.ID), Protocol: g.Protocol, Level: g.Level, Version: g.Version,
+		Replaces: g.Replaces})
 }
 
 func decodeGroup(value []byte) (Group, error) {
@@ -124,7 +126,7 @@ func decodeGroup(value []byte) (Group, error) {
 	if err != nil {
 		return Group{}, err
 	}
-	g := Group{ID: id, Level: j.Level, Version: j.Version, Replaces: j.Replaces}
+	g := Group{ID: id, Protocol: j.Protocol, Level: j.Level, Version: j.Version, Replaces: j.Replaces}
 	return g, g.Validate()
 }
 

@@ -60,9 +60,10 @@ func TestStateRoundTrip(t *testing.T) {
 func TestSpelling(t *testing.T) {
 	t.Parallel()
 	for got, want := range map[string]string{
-		encodeGroup(Group{ID: 255, Level: "direct", Version: "v2"}): `{"id":"ff","level":"direct","version":"v2"}`,
-		encodePrimary(Member{"a", 255}):                             `{"name":"a","incarnation":"ff"}`,
-		encodeInSync(Member{"a", 255}):                              `ff`,
+		encodeGroup(Group{ID: 255, Protocol: 1, Level: "direct",
+			Version: "v2"}): `{"id":"ff","protocol":1,"level":"direct","version":"v2"}`,
+		encodePrimary(Member{"a", 255}): `{"name":"a","incarnation":"ff"}`,
+		encodeInSync(Member{"a", 255}):  `ff`,
 		encodeReplica(Replica{Member{"a", 255}, "h:1", "h:2",
 			""}): `{"Op":0,"Addr":"h:1","Metadata":{"incarnation":"ff","peer":"h:2"}}`,
 		keysOf("g").id():          "/understudy/g/id",
@@ -132,7 +133,7 @@ func FuzzDecode(f *testing.F) {
 	f.Add("replicas/a", []byte(encodeReplica(Replica{Member{"a", 255}, "h:1", "h:2", ""})))
 	f.Add("insync/a", []byte("ff"))
 	f.Add("primary", []byte(`{"name":"a","incarnation":"ff"}`))
-	f.Add("id", []byte(`{"id":"ff","level":"direct","version":"v2"}`))
+	f.Add("id", []byte(`{"id":"ff","protocol":1,"level":"direct","version":"v2"}`))
 	f.Add("id", []byte(`{"id":"ff","id":"fe","LEVEL":"direct"}`))
 	f.Fuzz(func(t *testing.T, rest string, value []byte) {
 		k := keysOf("g")

@@ -106,6 +106,9 @@ func (r Replica) Validate() error {
 type Group struct {
 	// ID is random and never 0. Another ID means another store, or one restored from nothing.
 	ID uint64
+	// Protocol is the number of the protocol that the group's members speak with each other and
+	// with clients; 0: none is recorded.
+	Protocol uint32
 	// Level is the group's level of replication. At most 128 bytes.
 	Level string
 	// Version is the version of the service that created the group. At most 128 bytes.

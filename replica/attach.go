@@ -11,7 +11,6 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	"github.com/understudy-rpc/understudy/internal/wire"
@@ -72,6 +71,9 @@ func (c *connection) Attach(stream grpc.BidiStreamingServer[pb.AttachRequest, pb
 		return err
 	}
 	hello := first.GetHello()
+	if hello != nil && hello.GetProtocol() != wire.Protocol {
+		return endStream(stream, errProtocol("source", hello.GetProtocol()))
+	}
 	if len(hello.GetNonce()) != len(orderstate.Nonce{}) {
 		return status.Error(codes.InvalidArgument,
 			"understudy: a stream begins with a hello that has a nonce of 16 bytes")
@@ -112,7 +114,7 @@ func (c *connection) Attach(stream grpc.BidiStreamingServer[pb.AttachRequest, pb
 	if err := in.attach(ctx, a); err != nil {
 		cancel(err)
 		<-sent
-		return statusOf(err)
+		return endStream(stream, err)
 	}
 	select {
 	case err = <-sent:
@@ -129,10 +131,10 @@ func (c *connection) Attach(stream grpc.BidiStreamingServer[pb.AttachRequest, pb
 		err = cause
 	}
 	if in.ctx.Err() != nil { // the source is told that this process hasn't died
-		stream.SetTrailer(metadata.Pairs(wire.HeaderKey,
-			(&wire.Header{Refusal: pb.Refusal_REFUSAL_NOT_PRIMARY}).MetadataValue()))
+		stream.SetTrailer(refusalTrailer(pb.Refusal_REFUSAL_NOT_PRIMARY))
+		return statusOf(err)
 	}
-	return statusOf(err)
+	return endStream(stream, err)
 }
 
 func statusOf(err error) error {

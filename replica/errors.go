@@ -3,8 +3,11 @@ package replica
 import (
 	"errors"
 	"fmt"
+	"strconv"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	"github.com/understudy-rpc/understudy/internal/wire"
@@ -61,33 +64,56 @@ func errShare(format string, args ...any) error {
 		args...)
 }
 
-// refusedError says by its header's refusal why the primary, or who isn't it, doesn't take a
-// request.
+// refusedError is why a replica doesn't take a request, or a stream. The header in the trailer says
+// so: a bare status could come from anything on the way.
 type refusedError struct {
 	refusal pb.Refusal
+	code    codes.Code // for who isn't one of ours
 	text    string
 }
 
 func (e *refusedError) Error() string { return e.text }
 
-// GRPCStatus makes the status that the source sees.
-func (e *refusedError) GRPCStatus() *status.Status {
-	code := codes.Unavailable
-	if e.refusal == pb.Refusal_REFUSAL_ANSWERED || e.refusal == pb.Refusal_REFUSAL_UNKNOWN_SESSION {
-		code = codes.FailedPrecondition
-	}
-	return status.New(code, e.text)
-}
+// GRPCStatus is the status that goes with the refusal.
+func (e *refusedError) GRPCStatus() *status.Status { return status.New(e.code, e.text) }
 
 var (
-	errNotPrimary     = &refusedError{pb.Refusal_REFUSAL_NOT_PRIMARY, "understudy: this replica isn't the primary"}
-	errUnknownSession = &refusedError{pb.Refusal_REFUSAL_UNKNOWN_SESSION,
+	errNotPrimary = &refusedError{pb.Refusal_REFUSAL_NOT_PRIMARY, codes.Unavailable,
+		"understudy: this replica isn't the primary"}
+	errUnknownSession = &refusedError{pb.Refusal_REFUSAL_UNKNOWN_SESSION, codes.FailedPrecondition,
 		"understudy: the session is unknown: it was never opened, or it expired"}
-	errOrderIt = &refusedError{pb.Refusal_REFUSAL_ORDER_IT,
+	errOrderIt = &refusedError{pb.Refusal_REFUSAL_ORDER_IT, codes.Unavailable,
 		"understudy: a backup can't hear the session: what is read for it must be ordered"}
-	errAnswered = &refusedError{pb.Refusal_REFUSAL_ANSWERED,
+	errAnswered = &refusedError{pb.Refusal_REFUSAL_ANSWERED, codes.FailedPrecondition,
 		"understudy: the call is below its session's low-water mark: it was answered, or given up"}
+
+	// of streams
+	errNotFollower = &refusedError{pb.Refusal_REFUSAL_EVICTED, codes.Aborted, errEvicted.Error()}
 )
+
+// errSessionLost refuses the stream of a session that isn't open any more.
+func errSessionLost(format string, s orderstate.Session) error {
+	return &refusedError{pb.Refusal_REFUSAL_UNKNOWN_SESSION, codes.NotFound, fmt.Sprintf(format, s)}
+}
+
+// errProtocol refuses who speaks another protocol.
+func errProtocol(who string, protocol uint32) error {
+	return &refusedError{pb.Refusal_REFUSAL_PROTOCOL, codes.FailedPrecondition, fmt.Sprintf(
+		"understudy: the %s speaks protocol %d, and this replica protocol %d: they are of versions of Understudy "+
+			"that don't go together", who, protocol, wire.Protocol)}
+}
+
+// endStream is the status with which a stream ends. A refusal is in its trailer, too.
+func endStream(stream grpc.ServerStream, err error) error {
+	if r := new(refusedError); errors.As(err, &r) {
+		stream.SetTrailer(refusalTrailer(r.refusal))
+	}
+	return statusOf(err)
+}
+
+func refusalTrailer(r pb.Refusal) metadata.MD {
+	return metadata.Pairs(wire.HeaderKey, (&wire.Header{Refusal: r}).MetadataValue())
+}
 
 func refusal(v orderstate.Verdict) error {
 	if v == orderstate.Unknown {
@@ -108,6 +134,10 @@ var (
 // MismatchError says that this replica can't be a member of the group: it was started with
 // something that the group doesn't have.
 type MismatchError struct{ Field, Mine, Group string }
+
+func mismatchedProtocol(group uint32) error {
+	return &MismatchError{"protocol", strconv.Itoa(wire.Protocol), strconv.FormatUint(uint64(group), 10)}
+}
 
 func (e *MismatchError) Error() string {
 	return fmt.Sprintf("replica: the group's %s is %q, this replica was started with %q", e.Field, e.Group, e.Mine)

@@ -9,8 +9,6 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"github.com/understudy-rpc/understudy"
 	"github.com/understudy-rpc/understudy/internal/wire"
@@ -131,6 +129,8 @@ func (in *incarnation) compatible() error {
 		return nil
 	case in.group != 0 && in.group != g.ID: // the view is believed
 		return errReplaced
+	case g.Protocol != wire.Protocol:
+		return mismatchedProtocol(g.Protocol)
 	case g.Level != in.r.config.level.String():
 		return &MismatchError{"level", in.r.config.level.String(), g.Level}
 	case g.Version != in.r.config.version:
@@ -172,8 +172,8 @@ func (in *incarnation) followOnce() error {
 	in.tellAll()
 	in.mu.Unlock()
 	err = stream.Send(&pb.FollowRequest{Hello: &pb.FollowHello{
-		Group: group, Replica: in.self.Name, Incarnation: in.self.Incarnation, Epoch: uint64(epoch), Joining: !joined,
-		Avoid:   in.r.avoided(),
+		Protocol: wire.Protocol, Group: group, Replica: in.self.Name, Incarnation: in.self.Incarnation,
+		Epoch: uint64(epoch), Joining: !joined, Avoid: in.r.avoided(),
 		Version: in.r.config.version, Level: pb.Level(in.r.config.level + 1), Mark: markToProto(in.r.store.Known()),
 	}})
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -183,10 +183,23 @@ func (in *incarnation) followOnce() error {
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
 		err = cause
 	}
-	if status.Code(err) == codes.Aborted {
-		err = errEvicted
-	}
 	return err
+}
+
+// receiveFrom receives from the primary. That it has evicted this replica is its own word, which
+// nothing on the way can say.
+func receiveFrom(stream grpc.BidiStreamingClient[pb.FollowRequest, pb.FollowResponse]) (*pb.FollowResponse, error) {
+	resp, err := stream.Recv()
+	if err != nil {
+		if wire.RefusalIn(stream.Trailer().Get(wire.HeaderKey)) == pb.Refusal_REFUSAL_EVICTED {
+			err = errEvicted
+		}
+		return nil, err
+	}
+	if w := resp.GetWelcome(); w != nil && w.GetProtocol() != wire.Protocol {
+		return nil, mismatchedProtocol(w.GetProtocol())
+	}
+	return resp, nil
 }
 
 // listen cuts the stream when the primary is silent. A joiner is patient while etcd names no other
@@ -221,7 +234,7 @@ func (in *incarnation) read(
 ) error {
 	if joined {
 		for first := true; ; first = false {
-			resp, err := stream.Recv()
+			resp, err := receiveFrom(stream)
 			if err != nil {
 				return err
 			}
@@ -240,7 +253,7 @@ func (in *incarnation) read(
 	responses, failed := make(chan *pb.FollowResponse), make(chan error, 1)
 	go func() {
 		for {
-			resp, err := stream.Recv()
+			resp, err := receiveFrom(stream)
 			if err != nil {
 				failed <- err
 				return

@@ -2,11 +2,16 @@ package replica
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"testing/synctest"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 
+	"github.com/understudy-rpc/understudy/internal/wire"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
@@ -16,6 +21,9 @@ type followStream struct {
 	ctx   context.Context
 	heard chan *pb.FollowResponse
 	sent  chan *pb.FollowRequest
+
+	err     error // with which it has ended; nil: it hasn't
+	trailer metadata.MD
 }
 
 func (s *followStream) Send(req *pb.FollowRequest) error {
@@ -24,11 +32,44 @@ func (s *followStream) Send(req *pb.FollowRequest) error {
 }
 
 func (s *followStream) Recv() (*pb.FollowResponse, error) {
+	if s.err != nil {
+		return nil, s.err
+	}
 	select {
 	case resp := <-s.heard:
 		return resp, nil
 	case <-s.ctx.Done():
 		return nil, s.ctx.Err()
+	}
+}
+
+func (s *followStream) Trailer() metadata.MD { return s.trailer }
+
+// TestEvictionIsThePrimarysOwnWord: a stream that ends with a status that anything on the way can
+// make up evicts nobody; the refusal in its trailer does, whatever the status.
+func TestEvictionIsThePrimarysOwnWord(t *testing.T) {
+	for _, c := range []codes.Code{codes.Aborted, codes.Unavailable} {
+		err := status.Error(c, errEvicted.Error())
+		if _, got := receiveFrom(&followStream{err: err}); errors.Is(got, errEvicted) {
+			t.Errorf("%v without a trailer: %v", c, got)
+		}
+		for _, r := range []pb.Refusal{pb.Refusal_REFUSAL_EVICTED, pb.Refusal_REFUSAL_NOT_PRIMARY} {
+			_, got := receiveFrom(&followStream{err: err, trailer: refusalTrailer(r)})
+			if errors.Is(got, errEvicted) != (r == pb.Refusal_REFUSAL_EVICTED) {
+				t.Errorf("%v with %v in the trailer: %v", c, r, got)
+			}
+		}
+	}
+}
+
+// TestPrimaryOfAnotherProtocol ends its follower by name, before anything of its welcome is read.
+func TestPrimaryOfAnotherProtocol(t *testing.T) {
+	stream := &followStream{ctx: t.Context(), heard: make(chan *pb.FollowResponse, 1)}
+	stream.heard <- &pb.FollowResponse{Welcome: &pb.FollowWelcome{Protocol: wire.Protocol + 1}}
+	_, err := receiveFrom(stream)
+	if mismatch := new(MismatchError); !errors.As(err, &mismatch) || mismatch.Field != "protocol" ||
+		mismatch.Mine != "1" || mismatch.Group != "2" {
+		t.Errorf("got %v", err)
 	}
 }
 

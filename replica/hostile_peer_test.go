@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/understudy-rpc/understudy/election"
+	"github.com/understudy-rpc/understudy/internal/wire"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
@@ -35,6 +36,7 @@ func (s *siege) member(i int) election.Member {
 }
 
 // follows opens a stream to a replica as a follower, and returns how it ends, and its last message.
+// What its trailer says is kept.
 func (s *siege) follows(i int, requests ...*pb.FollowRequest) (*pb.FollowResponse, error) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), 300*time.Millisecond)
@@ -50,6 +52,7 @@ func (s *siege) follows(i int, requests ...*pb.FollowRequest) (*pb.FollowRespons
 	for {
 		resp, err := st.Recv()
 		if err != nil {
+			s.trailer = st.Trailer()
 			return last, err
 		}
 		last = resp
@@ -62,8 +65,8 @@ func TestHostileFollowers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := besiege(t)
 		hello := func(change func(*pb.FollowHello)) *pb.FollowRequest {
-			h := &pb.FollowHello{Group: s.group, Replica: "rogue", Incarnation: 7, Epoch: s.epoch, Joining: true,
-				Level: pb.Level_LEVEL_REFLECTED}
+			h := &pb.FollowHello{Protocol: wire.Protocol, Group: s.group, Replica: "rogue", Incarnation: 7,
+				Epoch: s.epoch, Joining: true, Level: pb.Level_LEVEL_REFLECTED}
 			change(h)
 			return &pb.FollowRequest{Hello: h}
 		}
@@ -74,6 +77,10 @@ func TestHostileFollowers(t *testing.T) {
 			words string
 		}{
 			{"no hello", &pb.FollowRequest{Restored: true}, codes.FailedPrecondition, "a peer of group 0"},
+			{"another protocol", hello(func(h *pb.FollowHello) {
+				h.Protocol = 2
+				h.Group++ // it may mean another thing
+			}), codes.FailedPrecondition, "the follower speaks protocol 2, and this replica protocol 1"},
 			{"another group", hello(func(h *pb.FollowHello) {
 				h.Group++
 			}), codes.FailedPrecondition,
@@ -106,6 +113,14 @@ func TestHostileFollowers(t *testing.T) {
 		} {
 			_, err := s.follows(0, tt.hello)
 			wants(t, tt.name, err, tt.code, tt.words)
+			refusal := pb.Refusal_REFUSAL_UNSPECIFIED
+			switch {
+			case tt.name == "another protocol":
+				refusal = pb.Refusal_REFUSAL_PROTOCOL
+			case tt.code == codes.Aborted:
+				refusal = pb.Refusal_REFUSAL_EVICTED
+			}
+			refuses(t, tt.name, s.trailer, refusal)
 		}
 		s.serves()
 		_, err := s.follows(1, hello(func(*pb.FollowHello) {}))
@@ -134,8 +149,8 @@ func TestHostileAcknowledgements(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := besiege(t)
 		m := s.member(1)
-		hello := &pb.FollowRequest{Hello: &pb.FollowHello{Group: s.group, Replica: m.Name, Incarnation: m.Incarnation,
-			Epoch: s.epoch, Level: pb.Level_LEVEL_REFLECTED}}
+		hello := &pb.FollowRequest{Hello: &pb.FollowHello{Protocol: wire.Protocol, Group: s.group, Replica: m.Name,
+			Incarnation: m.Incarnation, Epoch: s.epoch, Level: pb.Level_LEVEL_REFLECTED}}
 		ack := func(epoch, k uint64) *pb.FollowRequest {
 			return &pb.FollowRequest{Acknowledgement: &pb.Acknowledgement{Epoch: epoch, OrderNum: k}}
 		}

@@ -37,7 +37,7 @@ func TestHostileHellos(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := besiege(t)
 		hello := func(change func(*pb.Hello)) *pb.AttachRequest {
-			h := &pb.Hello{Nonce: s.nonce, Session: s.session, Group: s.group}
+			h := &pb.Hello{Protocol: wire.Protocol, Nonce: s.nonce, Session: s.session, Group: s.group}
 			change(h)
 			return &pb.AttachRequest{Hello: h}
 		}
@@ -48,6 +48,12 @@ func TestHostileHellos(t *testing.T) {
 				code  codes.Code
 				words string
 			}{
+				{"another protocol", hello(func(h *pb.Hello) {
+					h.Protocol, h.Nonce = 2, nil // it may mean other things by all else
+				}), codes.FailedPrecondition, "the source speaks protocol 2, and this replica protocol 1"},
+				{"no protocol", hello(func(h *pb.Hello) {
+					h.Protocol = 0
+				}), codes.FailedPrecondition, "the source speaks protocol 0"},
 				{"nothing", &pb.AttachRequest{}, codes.InvalidArgument, "begins with a hello"},
 				{"frames first", frames(s.frame(1, "x")), codes.InvalidArgument, "begins with a hello"},
 				{"no nonce", hello(func(h *pb.Hello) { h.Nonce = nil }), codes.InvalidArgument, "a nonce of 16 bytes"},
@@ -83,7 +89,16 @@ func TestHostileHellos(t *testing.T) {
 			} {
 				st := s.open(i)
 				say(t, st, tt.first)
-				ends(t, fmt.Sprintf("replica %d, %s", i, tt.name), st, tt.code, tt.words)
+				what := fmt.Sprintf("replica %d, %s", i, tt.name)
+				ends(t, what, st, tt.code, tt.words)
+				refusal := pb.Refusal_REFUSAL_UNSPECIFIED
+				switch {
+				case strings.Contains(tt.words, "protocol"):
+					refusal = pb.Refusal_REFUSAL_PROTOCOL
+				case tt.code == codes.NotFound:
+					refusal = pb.Refusal_REFUSAL_UNKNOWN_SESSION
+				}
+				refuses(t, what, st.Trailer(), refusal)
 			}
 			st := s.open(i)
 			if err := st.CloseSend(); err != nil {
@@ -173,7 +188,7 @@ func TestHostileFrames(t *testing.T) {
 		}
 		// Before the welcome.
 		st := s.open(1)
-		say(t, st, &pb.AttachRequest{Hello: &pb.Hello{Nonce: []byte("a second session")}})
+		say(t, st, &pb.AttachRequest{Hello: &pb.Hello{Protocol: wire.Protocol, Nonce: []byte("a second session")}})
 		say(t, st, frames(s.frame(1, "x")))
 		ends(t, "frames before the welcome", st, codes.InvalidArgument, "wait for its welcome")
 		s.serves()
@@ -344,7 +359,7 @@ func TestFutureEpochs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := besiege(t)
 		for i := range 3 {
-			st, w := s.attach(i, &pb.Hello{Nonce: s.nonce, Session: s.session})
+			st, w := s.attach(i, &pb.Hello{Protocol: wire.Protocol, Nonce: s.nonce, Session: s.session})
 			if w.Primary.Epoch != s.epoch {
 				t.Errorf("replica %d believes in epoch %d", i, w.Primary.Epoch)
 			}

@@ -103,10 +103,11 @@ func registerJournal(s grpc.ServiceRegistrar) replica.Snapshotter {
 // siege is three replicas, a client that keeps the rules, and one that doesn't. Replica 0 leads at
 // first.
 type siege struct {
-	t     *testing.T
-	c     *understudytest.Cluster
-	good  *grpc.ClientConn
-	wrote []string // by both, so far
+	trailer metadata.MD // of the last follower's stream
+	t       *testing.T
+	c       *understudytest.Cluster
+	good    *grpc.ClientConn
+	wrote   []string // by both, so far
 
 	// Of the hostile client.
 	conns                 []*grpc.ClientConn // to each replica
@@ -141,7 +142,7 @@ func besiegeService(
 		s.conns = append(s.conns, s.dial("hostile", fmt.Sprintf("replica%d:1", i)))
 	}
 	var w *pb.Welcome
-	s.attached, w = s.attach(0, &pb.Hello{Nonce: s.nonce})
+	s.attached, w = s.attach(0, &pb.Hello{Protocol: wire.Protocol, Nonce: s.nonce})
 	s.session, s.token, s.group, s.epoch = w.Session, w.Token, w.Group, w.Primary.Epoch
 	return s
 }
@@ -223,7 +224,7 @@ func (s *siege) attach(i int, hello *pb.Hello) (stream, *pb.Welcome) {
 // mine attaches the hostile client's own session.
 func (s *siege) mine(i int) stream {
 	s.t.Helper()
-	st, _ := s.attach(i, &pb.Hello{Nonce: s.nonce, Session: s.session, Group: s.group})
+	st, _ := s.attach(i, &pb.Hello{Protocol: wire.Protocol, Nonce: s.nonce, Session: s.session, Group: s.group})
 	return st
 }
 
@@ -242,6 +243,14 @@ func ends(t *testing.T, what string, st stream, code codes.Code, words ...string
 			wants(t, what, err, code, words...)
 			return
 		}
+	}
+}
+
+// refuses checks whether a stream has ended with a replica's own word for it.
+func refuses(t *testing.T, what string, trailer metadata.MD, want pb.Refusal) {
+	t.Helper()
+	if got := wire.RefusalIn(trailer.Get(wire.HeaderKey)); got != want {
+		t.Errorf("%s: the trailer has %v, want %v", what, got, want)
 	}
 }
 

@@ -328,7 +328,8 @@ func (in *incarnation) register(view election.State) error {
 // operator gives up, or of none.
 func (in *incarnation) found(view election.State) error {
 	secret, id, old := newSecret(), newNumber(), in.r.config.replaces
-	group := election.Group{ID: id, Level: in.r.config.level.String(), Version: in.r.config.version}
+	group := election.Group{ID: id, Protocol: wire.Protocol, Level: in.r.config.level.String(),
+		Version: in.r.config.version}
 	if old != 0 {
 		group = group.Replacing(old, view.Group)
 	}

@@ -217,6 +217,9 @@ func (p *peerServer) Follow(stream grpc.BidiStreamingServer[pb.FollowRequest, pb
 		return err
 	}
 	hello := first.GetHello()
+	if hello != nil && hello.GetProtocol() != wire.Protocol {
+		return endStream(stream, errProtocol("follower", hello.GetProtocol()))
+	}
 	in, err := p.of(hello.GetGroup())
 	if err != nil {
 		return err
@@ -227,7 +230,7 @@ func (p *peerServer) Follow(stream grpc.BidiStreamingServer[pb.FollowRequest, pb
 	defer stop()
 	f, err := in.admitFollower(ctx, hello, cut, stream)
 	if err != nil {
-		return err
+		return endStream(stream, err)
 	}
 	defer in.left(f)
 	received := make(chan error, 1)
@@ -259,9 +262,9 @@ func (p *peerServer) Follow(stream grpc.BidiStreamingServer[pb.FollowRequest, pb
 		in.log.Warn("cut a joiner's stream", "joiner", f.peer.member.String(), "because", err)
 	}
 	if errors.Is(err, errEvicted) {
-		return status.Error(codes.Aborted, err.Error())
+		err = errNotFollower
 	}
-	return statusOf(err)
+	return endStream(stream, err)
 }
 
 // admitFollower makes a stream a follower's, once this replica leads; until then (a takeover is
@@ -302,7 +305,7 @@ func (in *incarnation) admitFollower(
 		in.end(errDeposed)
 		return nil, status.Error(codes.Unavailable, errDeposed.Error())
 	case !hello.GetJoining() && (!member || epoch < in.primary.Epoch()):
-		return nil, status.Error(codes.Aborted, errEvicted.Error())
+		return nil, errNotFollower
 	case hello.GetJoining() && hello.GetLevel() != pb.Level(in.r.config.level+1):
 		return nil, status.Errorf(codes.FailedPrecondition, "understudy: the group's level is %v", in.r.config.level)
 	case hello.GetJoining() && hello.GetVersion() != in.r.config.version:
@@ -318,7 +321,8 @@ func (in *incarnation) admitFollower(
 	}
 	f := &follower{peer: p, out: newOutbox[pb.FollowResponse](cut), heard: in.r.clock(), sent: in.primary.Stable()}
 	in.primary.DetachAll(id)
-	w := &pb.FollowWelcome{Group: in.group, Secret: in.secret, Mark: markToProto(in.r.store.Known())}
+	w := &pb.FollowWelcome{Protocol: wire.Protocol, Group: in.group, Secret: in.secret,
+		Mark: markToProto(in.r.store.Known())}
 	if f.joins() {
 		f.sent = in.primary.History().CutAt() // and nothing above is cut until it is in-sync
 		f.keptAbove = f.sent

@@ -14,6 +14,7 @@ import (
 	"github.com/understudy-rpc/understudy/election"
 	"github.com/understudy-rpc/understudy/election/memory"
 	"github.com/understudy-rpc/understudy/interceptor"
+	"github.com/understudy-rpc/understudy/internal/wire"
 	"github.com/understudy-rpc/understudy/replica"
 )
 
@@ -81,8 +82,8 @@ func dialNobody(t *testing.T, addr string) {
 		t.Fatal(err)
 	}
 	defer func() { _ = registration.Close(context.Background()) }()
-	if _, err := store.Client("test").Create(t.Context(), election.Group{ID: 1, Level: understudy.Reflected.String()},
-		registration); err != nil {
+	group := election.Group{ID: 1, Protocol: wire.Protocol, Level: understudy.Reflected.String()}
+	if _, err := store.Client("test").Create(t.Context(), group, registration); err != nil {
 		t.Fatal(err)
 	}
 	lis, err := net.Listen("tcp", "127.0.0.1:0")

@@ -9,6 +9,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -239,6 +240,35 @@ func TestMismatch(t *testing.T) {
 			t.Errorf("registered are %v, %v", view.Replicas, err)
 		}
 	})
+}
+
+// TestGroupOfAnotherProtocol: a replica refuses a group that speaks another protocol, by name.
+func TestGroupOfAnotherProtocol(t *testing.T) {
+	t.Parallel()
+	for _, protocol := range []uint32{0, 2} {
+		synctest.Test(t, func(t *testing.T) {
+			p := newPlace(t)
+			etcd := p.store.Client("test")
+			old, err := etcd.Register(t.Context(), election.Replica{
+				Member: election.Member{Name: "old", Incarnation: 1}, Addr: "old:1", PeerAddr: "old:2",
+			}, election.Member{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = old.Close(context.Background()) }()
+			_, err = etcd.Create(t.Context(),
+				election.Group{ID: 1, Protocol: protocol, Level: understudy.Reflected.String()}, old)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, ended := p.start("a", &journal{})
+			err = <-ended
+			if mismatch := new(replica.MismatchError); !errors.As(err, &mismatch) || mismatch.Field != "protocol" {
+				t.Errorf("got %v", err)
+			}
+			mentions(t, "protocol", err, "the group's protocol", strconv.FormatUint(uint64(protocol), 10), `"1"`)
+		})
+	}
 }
 
 // TestListeners: the replicas' own listener in plaintext, where others can reach it.

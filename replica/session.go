@@ -44,8 +44,7 @@ func (in *incarnation) attach(ctx context.Context, a *attachment) error {
 			return in.welcome(ctx, a)
 		// who leads knows all
 		case a.session != 0 && (in.history().Last() >= orderstate.OrderNum(a.session) || in.role == leading && in.gate):
-			return status.Errorf(codes.NotFound,
-				"understudy: session %d is unknown: it was never opened, or it expired", a.session)
+			return errSessionLost("understudy: session %d is unknown: it was never opened, or it expired", a.session)
 		// some at once: whoever waits for the stable point costs the others something
 		case a.session == 0 && in.role == leading && in.gate && !opens:
 			in.mu.Unlock()
@@ -188,7 +187,7 @@ func (in *incarnation) welcome(ctx context.Context, a *attachment) error {
 		return err
 	}
 	if !in.history().Known(a.session) {
-		return status.Errorf(codes.NotFound, "understudy: session %d expired before its source was welcomed", a.session)
+		return errSessionLost("understudy: session %d expired before its source was welcomed", a.session)
 	}
 	if old := in.bySession[a.session]; old != nil && old != a {
 		old.out.cut(status.Error(codes.Aborted, "understudy: the session was attached by another stream"))
@@ -200,8 +199,8 @@ func (in *incarnation) welcome(ctx context.Context, a *attachment) error {
 	delete(in.absent, a.session)
 	a.bound = true
 	welcome := &pb.Welcome{
-		Session: uint64(a.session), Group: in.group, Replica: in.self.Name, Incarnation: in.self.Incarnation,
-		Level: pb.Level(in.r.config.level + 1),
+		Protocol: wire.Protocol, Session: uint64(a.session), Group: in.group,
+		Replica: in.self.Name, Incarnation: in.self.Incarnation, Level: pb.Level(in.r.config.level + 1),
 		Token: in.token(a.session, a.nonce), MaxRequest: uint64(in.r.maxRequest),
 		Primary: newEpochToProto(in.epoch(), in.leader, in.fence),
 	}

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/understudy-rpc/understudy/internal/wire"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 	"github.com/understudy-rpc/understudy/replica"
 	"github.com/understudy-rpc/understudy/understudytest"
@@ -45,8 +46,8 @@ func TestSessionWhoseSourceWasNeverWelcomed(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := stream.Send(&pb.AttachRequest{Hello: &pb.Hello{Nonce: append(make([]byte, 15),
-				byte(i))}}); err != nil {
+			hello := &pb.Hello{Protocol: wire.Protocol, Nonce: append(make([]byte, 15), byte(i))}
+			if err := stream.Send(&pb.AttachRequest{Hello: hello}); err != nil {
 				t.Fatal(err)
 			}
 			time.Sleep(time.Duration(10*i) * time.Microsecond)
@@ -101,17 +102,17 @@ func TestSessionToCome(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCrowd(t)
-		st, _ := c.attach(0, &pb.Hello{Nonce: []byte("never opened ..."), Session: 1 << 40})
+		st, _ := c.attach(0, &pb.Hello{Protocol: wire.Protocol, Nonce: []byte("never opened ..."), Session: 1 << 40})
 		ends(t, "at the primary", st, codes.NotFound, "is unknown")
 
 		mine := []byte("opened later ...")
-		waits, _ := c.attach(1, &pb.Hello{Nonce: mine})
-		other, _ := c.attach(1, &pb.Hello{Nonce: []byte("never opened ..."), Session: 1 << 40})
+		waits, _ := c.attach(1, &pb.Hello{Protocol: wire.Protocol, Nonce: mine})
+		other, _ := c.attach(1, &pb.Hello{Protocol: wire.Protocol, Nonce: []byte("never opened ..."), Session: 1 << 40})
 		time.Sleep(time.Second)
 		if n := c.c.Replica(1).Waiting(); n != 2 {
 			t.Errorf("%d streams wait, want 2", n)
 		}
-		opens, _ := c.attach(0, &pb.Hello{Nonce: mine})
+		opens, _ := c.attach(0, &pb.Hello{Protocol: wire.Protocol, Nonce: mine})
 		if _, err := opens.Recv(); err != nil {
 			t.Fatal(err)
 		}
@@ -135,7 +136,7 @@ func TestSessionExpiresAcrossFailovers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCrowd(t)
-		st, leave := c.attach(0, &pb.Hello{Nonce: []byte("soon without any")})
+		st, leave := c.attach(0, &pb.Hello{Protocol: wire.Protocol, Nonce: []byte("soon without any")})
 		if _, err := st.Recv(); err != nil {
 			t.Fatal(err)
 		}

@@ -139,7 +139,8 @@ func (h *hostile) claim(session uint64) {
 	h.mu.Lock()
 	group := h.group
 	h.mu.Unlock()
-	h.attach(h.d.IntN(len(h.conns)), &pb.Hello{Nonce: h.nonce(), Session: session, Group: group}, true)
+	h.attach(h.d.IntN(len(h.conns)),
+		&pb.Hello{Protocol: wire.Protocol, Nonce: h.nonce(), Session: session, Group: group}, true)
 }
 
 func (h *hostile) nonce() []byte {
@@ -158,7 +159,7 @@ func (h *hostile) open() {
 	h.mu.Unlock()
 	h.seqNum, h.streams = 0, nil
 	primary := number(h.r.nemesis.host("primary"))
-	h.attach(primary, &pb.Hello{Nonce: nonce}, true)
+	h.attach(primary, &pb.Hello{Protocol: wire.Protocol, Nonce: nonce}, true)
 	time.Sleep(5 * time.Millisecond) // the welcome comes, or doesn't
 	h.mu.Lock()
 	session, group := h.session, h.group
@@ -169,7 +170,8 @@ func (h *hostile) open() {
 	}
 	for i := range h.conns {
 		if i != primary {
-			h.attach(i, &pb.Hello{Nonce: nonce, Session: session, Group: group}, h.d.percent(70))
+			hello := &pb.Hello{Protocol: wire.Protocol, Nonce: nonce, Session: session, Group: group}
+			h.attach(i, hello, h.d.percent(70))
 		}
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/understudy-rpc/understudy/election"
+	"github.com/understudy-rpc/understudy/internal/wire"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 	"github.com/understudy-rpc/understudy/transport"
 )
@@ -32,8 +33,8 @@ type listed struct {
 func (l listed) Read(context.Context) (election.State, error) {
 	primary := l.replicas[0].Member
 	return election.State{
-		Revision: 1, Group: election.Group{ID: groupID}, Primary: primary, Epoch: 1, InSync: []election.Member{primary},
-		Replicas: l.replicas,
+		Revision: 1, Group: election.Group{ID: groupID, Protocol: wire.Protocol}, Primary: primary, Epoch: 1,
+		InSync: []election.Member{primary}, Replicas: l.replicas,
 	}, nil
 }
 

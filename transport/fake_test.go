@@ -2,6 +2,7 @@ package transport_test
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"slices"
@@ -180,7 +181,8 @@ func (c *cluster) set(change func()) {
 // the primary, which nobody asks.
 func (c *cluster) list(names ...string) {
 	primary := election.Member{Name: "primary", Incarnation: 1}
-	view := election.State{Group: election.Group{ID: groupID}, Primary: primary, Epoch: 1,
+	view := election.State{Group: election.Group{ID: groupID, Protocol: wire.Protocol}, Primary: primary,
+		Epoch:  1,
 		InSync: []election.Member{primary}}
 	for _, name := range names {
 		r := c.named(name)
@@ -473,12 +475,22 @@ func (r *replica) Attach(srv pb.Connection_AttachServer) error {
 				return err
 			}
 		case <-ctx.Done():
+			if why := new(refusal); errors.As(context.Cause(ctx), &why) {
+				srv.SetTrailer(metadata.Pairs(wire.HeaderKey, (&wire.Header{Refusal: why.why}).MetadataValue()))
+				return why.error
+			}
 			if _, ok := status.FromError(context.Cause(ctx)); ok {
 				return context.Cause(ctx)
 			}
 			return status.Error(codes.Unavailable, "the stream was killed")
 		}
 	}
+}
+
+// refusal kills a stream with a replica's own word in the trailer.
+type refusal struct {
+	error
+	why pb.Refusal
 }
 
 // welcome opens the session, if it isn't.
@@ -494,7 +506,7 @@ func (r *replica) welcome(hello *pb.Hello) *pb.Welcome {
 		c.sessions[string(hello.Nonce)] = number
 	}
 	return &pb.Welcome{
-		Session: number, Token: tokenOf(number), Group: groupID, Replica: r.member.Name,
+		Protocol: wire.Protocol, Session: number, Token: tokenOf(number), Group: groupID, Replica: r.member.Name,
 		Incarnation: r.member.Incarnation, Level: c.level,
 		Primary: c.newEpochLocked(), EpochStart: c.epochStart(), RequiredSet: c.requiredSet(),
 	}

@@ -29,7 +29,11 @@ func (c *Client) follow(elect election.Election, publish func([]route.Address) e
 				views = nil
 				continue
 			}
-			if !c.source.Viewed(view) {
+			believed, err := c.source.Viewed(view)
+			if err != nil {
+				c.life.fail(err)
+			}
+			if !believed || err != nil {
 				continue
 			}
 			seen = view

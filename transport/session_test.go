@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/understudy-rpc/understudy/internal/wire"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
@@ -313,7 +314,8 @@ func TestIdleSourcesHearThatTheirSessionIsGone(t *testing.T) {
 			c.mu.Lock()
 			defer c.mu.Unlock()
 			if h.Session == 1 && c.epoch > 10 {
-				s.kill(status.Error(codes.NotFound, "session 1 is unknown"))
+				s.kill(&refusal{status.Error(codes.NotFound, "session 1 is unknown"),
+					pb.Refusal_REFUSAL_UNKNOWN_SESSION})
 				return true
 			}
 			return false
@@ -334,6 +336,72 @@ func TestIdleSourcesHearThatTheirSessionIsGone(t *testing.T) {
 	})
 }
 
+// TestSessionIsLostByTheReplicasOwnWord: a status that anything on the way can make up ends a
+// stream, and no session.
+func TestSessionIsLostByTheReplicasOwnWord(t *testing.T) {
+	t.Parallel()
+	within(t, func(t *testing.T, ctx context.Context) {
+		c := newCluster(t, "a", "b")
+		conn := c.dial()
+		must(t, "hello from a", <-sayLater(ctx, conn, "hello"))
+		open := c.mon.Stats().Session
+		for _, s := range c.streams() {
+			s.kill(status.Error(codes.NotFound, "session 1 is unknown"))
+		}
+		time.Sleep(time.Second)
+		must(t, "hello from a", <-sayLater(ctx, conn, "hello"))
+		if s := c.mon.Stats(); s.Session != open {
+			t.Errorf("session %d was open, and now %d is", open, s.Session)
+		}
+	})
+}
+
+// TestAnotherProtocolIsRefusedByName, wherever it shows: in the group's record, in a replica's
+// welcome, and from a replica that refuses this client's.
+func TestAnotherProtocolIsRefusedByName(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		show  func(c *cluster)
+		words []string
+	}{
+		"record": {func(c *cluster) {
+			view := c.now
+			view.Revision++
+			view.Group.Protocol = 2
+			c.show(view)
+		}, []string{"the group speaks protocol 2", "this client protocol 1"}},
+		"welcome": {func(c *cluster) {
+			c.hello = func(s *stream, h *pb.Hello) bool {
+				w := s.replica.welcome(h)
+				w.Protocol = 2
+				s.send(&pb.AttachResponse{Welcome: w})
+				return true
+			}
+		}, []string{"nothing was sent", "every replica refuses this client", "speaks protocol 2"}},
+		"refusal": {func(c *cluster) {
+			c.hello = func(s *stream, h *pb.Hello) bool {
+				if h.Protocol != wire.Protocol {
+					t.Errorf("the hello has protocol %d", h.Protocol)
+				}
+				s.kill(&refusal{status.Error(codes.FailedPrecondition, "the source speaks protocol 1"),
+					pb.Refusal_REFUSAL_PROTOCOL})
+				return true
+			}
+		}, []string{"nothing was sent", "every replica refuses this client", "the source speaks protocol 1"}},
+	} {
+		within(t, func(t *testing.T, ctx context.Context) {
+			c := newCluster(t, "a", "b")
+			tt.show(c)
+			began := time.Now()
+			_, err := say(ctx, c.dial(), "hello")
+			fails(t, err, codes.FailedPrecondition, tt.words...)
+			if took := time.Since(began); took > time.Second {
+				t.Errorf("%s: it took %v", name, took)
+			}
+		})
+	}
+}
+
 // TestMalformedMessagesEndTheirStream: what a replica should not say ends its stream, is counted,
 // and does no harm.
 func TestMalformedMessagesEndTheirStream(t *testing.T) {
@@ -343,8 +411,8 @@ func TestMalformedMessagesEndTheirStream(t *testing.T) {
 		many[i] = "r#1"
 	}
 	for name, msg := range map[string]*pb.AttachResponse{
-		"second welcome": {Welcome: &pb.Welcome{Session: 1, Token: tokenOf(1), Group: groupID, Replica: "b",
-			Incarnation: 2}},
+		"second welcome": {Welcome: &pb.Welcome{Protocol: wire.Protocol, Session: 1, Token: tokenOf(1), Group: groupID,
+			Replica: "b", Incarnation: 2}},
 		"no epoch":         {NewEpoch: &pb.NewEpoch{Primary: "b", Incarnation: 2}},
 		"no primary":       {NewEpoch: &pb.NewEpoch{Epoch: 20}},
 		"primary's name":   {NewEpoch: &pb.NewEpoch{Epoch: 20, Primary: "b/\n", Incarnation: 2}},

@@ -27,6 +27,9 @@ func statusMisused(err error) error {
 }
 
 func statusRefused(why error) error {
+	if e := new(source.Error); errors.As(why, &e) {
+		why = status.Error(codeOf[e.Kind], e.Error())
+	}
 	return status.Errorf(status.Code(why), "understudy: every replica refuses this client; nothing was sent (%v)",
 		status.Convert(why).Message())
 }
@@ -80,12 +83,13 @@ func statusForeign(err error) error {
 
 // codeOf says how a call ends that the source has ended.
 var codeOf = map[source.Kind]codes.Code{
-	source.Down:     codes.Unavailable,
-	source.TooLarge: codes.ResourceExhausted,
-	source.Lost:     codes.DataLoss,
-	source.Replaced: codes.FailedPrecondition,
-	source.Unknown:  codes.Unknown,
-	source.Broken:   codes.Internal,
+	source.Down:       codes.Unavailable,
+	source.TooLarge:   codes.ResourceExhausted,
+	source.Lost:       codes.DataLoss,
+	source.Replaced:   codes.FailedPrecondition,
+	source.Mismatched: codes.FailedPrecondition,
+	source.Unknown:    codes.Unknown,
+	source.Broken:     codes.Internal,
 }
 
 // statusOf turns what the source says into a status.

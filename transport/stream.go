@@ -2,6 +2,7 @@ package transport
 
 import (
 	"context"
+	"errors"
 	"runtime"
 	"sync"
 	"time"
@@ -59,14 +60,14 @@ func (c *Client) attach(l *source.Link) (welcomed bool, err error) {
 	defer cancel()
 	hello := l.Begin(cancel)
 	var sender sync.WaitGroup
-	inOrder := false
+	var refusal pb.Refusal // the replica's own word for the end, which nothing on the way can say
 	defer func() {
 		cancel()
 		sender.Wait()
-		code := status.Code(err)
 		l.End(source.StreamEnd{
-			Err: err, InOrder: inOrder, Unknown: code == codes.NotFound && hello.Session != 0,
-			Refused: code == codes.Unauthenticated || code == codes.PermissionDenied,
+			Err: err, InOrder: refusal == pb.Refusal_REFUSAL_NOT_PRIMARY,
+			Unknown: refusal == pb.Refusal_REFUSAL_UNKNOWN_SESSION && hello.Session != 0,
+			Refused: refusal == pb.Refusal_REFUSAL_PROTOCOL || isRefusal(err),
 		})
 	}()
 
@@ -76,17 +77,23 @@ func (c *Client) attach(l *source.Link) (welcomed bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	receive := func() (*pb.AttachResponse, error) {
+		msg, err := stream.Recv()
+		if err != nil {
+			refusal = wire.RefusalIn(stream.Trailer().Get(wire.HeaderKey))
+		}
+		return msg, err
+	}
 	if err := stream.Send(&pb.AttachRequest{Hello: hello}); err != nil {
-		_, err = stream.Recv() // has the reason
+		_, err = receive() // has the reason
 		return false, err
 	}
 	hung := time.AfterFunc(source.Unheard, l.Renew)
 	_, _ = stream.Header() // comes at once; if it doesn't, Recv knows why
 	hung.Stop()
 	for {
-		msg, err := stream.Recv()
+		msg, err := receive()
 		if err != nil {
-			inOrder = len(stream.Trailer().Get(wire.HeaderKey)) > 0 // the replica's own word, that it lives
 			return welcomed, err
 		}
 		if err := l.Receive(msg); err != nil {
@@ -97,6 +104,15 @@ func (c *Client) attach(l *source.Link) (welcomed bool, err error) {
 			sender.Go(func() { send(ctx, l, stream) })
 		}
 	}
+}
+
+// isRefusal says whether a stream has ended since the client isn't let in, or doesn't go together
+// with the replica.
+func isRefusal(err error) bool {
+	e := new(source.Error)
+	code := status.Code(err)
+	return code == codes.Unauthenticated || code == codes.PermissionDenied ||
+		errors.As(err, &e) && e.Kind == source.Mismatched
 }
 
 // send is the sender of one stream. It ends with ctx, or when the stream doesn't take anything any

@@ -88,7 +88,7 @@ type harness struct {
 // group is the group of most cases.
 const group = "greeter"
 
-var what = election.Group{ID: 0xfeed, Level: "stable", Version: "v1"}
+var what = election.Group{ID: 0xfeed, Protocol: 3, Level: "stable", Version: "v1"}
 
 func member(name string, incarnation uint64) election.Member {
 	return election.Member{Name: name, Incarnation: incarnation}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/understudy-rpc/understudy/election"
+	"github.com/understudy-rpc/understudy/internal/wire"
 	"github.com/understudy-rpc/understudy/orderstate"
 )
 
@@ -23,6 +24,8 @@ const (
 	TooLarge
 	// Refused: no replica lets this client in, as Cause says; the call wasn't executed.
 	Refused
+	// Mismatched: a replica, or the group, speaks another protocol; the call wasn't executed.
+	Mismatched
 	// Lost: something that this process was told before is lost.
 	Lost
 	// Replaced: so was the group, before the call; it wasn't executed.
@@ -109,6 +112,11 @@ func errDown(since time.Time, inSync []election.Member) error {
 
 func errRefused(why error) error {
 	return &Error{Kind: Refused, Cause: why, text: "every replica refuses this client; nothing was sent"}
+}
+
+func errProtocol(who string, protocol uint32) error {
+	return errorf(Mismatched, "understudy: %s speaks protocol %d, and this client protocol %d: they are of versions "+
+		"of Understudy that don't go together", who, protocol, wire.Protocol)
 }
 
 func errTooLarge(size int, limit uint64) error {

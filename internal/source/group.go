@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/understudy-rpc/understudy/election"
+	"github.com/understudy-rpc/understudy/internal/wire"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
@@ -31,8 +32,9 @@ func (src *Source) Trust(t *election.Trusted) {
 	src.group.trust = t
 }
 
-// Viewed takes a view of the store, and says whether it is believed.
-func (src *Source) Viewed(view election.State) bool {
+// Viewed takes a view of the store, and says whether it is believed. An error says that the group
+// speaks another protocol, and can't be called.
+func (src *Source) Viewed(view election.State) (believed bool, err error) {
 	src.mu.Lock()
 	defer src.mu.Unlock()
 	before := src.group.suspect
@@ -40,24 +42,26 @@ func (src *Source) Viewed(view election.State) bool {
 	src.broadcast()
 	switch {
 	case view.Suspect == nil:
-		src.believe(view)
+		err = src.believe(view)
 		if before != nil {
 			src.log.Info("the store is believed again")
 		}
 	case before == nil || before.Error() != view.Suspect.Error():
 		src.log.Error("the store isn't believed: calls go on with the replicas that are known", "err", view.Suspect)
 	}
-	return view.Suspect == nil
+	return view.Suspect == nil, err
 }
 
-func (src *Source) believe(view election.State) {
+func (src *Source) believe(view election.State) error {
 	g := &src.group
-	switch id := view.Group.ID; {
-	case id == 0:
+	switch now := view.Group; {
+	case now.ID == 0 || now.ID == g.id:
+	case now.Protocol != wire.Protocol && !g.adopted: // else its callers are told what they have lost
+		return errProtocol("the group", now.Protocol)
 	case g.id == 0:
-		g.id = id
-	case g.id != id:
-		src.replaced(id)
+		g.id = now.ID
+	default:
+		src.replaced(now.ID)
 	}
 	g.inSync = view.InSync
 	switch {
@@ -66,6 +70,7 @@ func (src *Source) believe(view election.State) {
 	case g.down.IsZero():
 		g.down = time.Now()
 	}
+	return nil
 }
 
 // replaced: an operator has begun the group anew, without its state, as the store's record says. A

@@ -41,7 +41,8 @@ func welcomed(tb testing.TB) (*Source, *Link) {
 	l.Begin(func() {})
 	primary := &pb.NewEpoch{Epoch: 10, Primary: "a", Incarnation: 1}
 	err := l.Receive(&pb.AttachResponse{Welcome: &pb.Welcome{
-		Session: 1, Token: 1, Group: 1, Replica: "a", Incarnation: 1, Primary: primary,
+		Protocol: wire.Protocol,
+		Session:  1, Token: 1, Group: 1, Replica: "a", Incarnation: 1, Primary: primary,
 		EpochStart:  &pb.EpochStart{Epoch: 10, FirstOrderNum: 1, Stable: 1},
 		RequiredSet: &pb.RequiredSet{Epoch: 10, Number: 1},
 	}})
@@ -64,7 +65,7 @@ func flying(ctx context.Context, s *session) *call {
 func FuzzStream(f *testing.F) {
 	for _, msg := range []*pb.AttachResponse{
 		{},
-		{Welcome: &pb.Welcome{Session: 1, Token: 1, Group: 1, Replica: "a", Incarnation: 1}},
+		{Welcome: &pb.Welcome{Protocol: wire.Protocol, Session: 1, Token: 1, Group: 1, Replica: "a", Incarnation: 1}},
 		{NewEpoch: &pb.NewEpoch{Epoch: 20, Primary: "b", Incarnation: 2}},
 		{EpochStart: &pb.EpochStart{Epoch: 10, FirstOrderNum: 1, Stable: 5,
 			Earlier: []*pb.Start{{Epoch: 5, FirstOrderNum: 1}}}},

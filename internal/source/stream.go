@@ -28,11 +28,12 @@ func (l *Link) Begin(restart context.CancelFunc) *pb.Hello {
 	defer src.mu.Unlock()
 	s := src.session
 	l.session, l.restart = s, restart
-	return &pb.Hello{Nonce: s.nonce[:], Session: s.number, Group: src.group.id, Mark: src.group.mark,
-		ToldEpoch: uint64(s.told)}
+	return &pb.Hello{Protocol: wire.Protocol, Nonce: s.nonce[:], Session: s.number, Group: src.group.id,
+		Mark: src.group.mark, ToldEpoch: uint64(s.told)}
 }
 
-// StreamEnd is how a stream has ended.
+// StreamEnd is how a stream has ended. That it ended in order, and that the session is unknown,
+// must be the replica's own word: a bare status could come from anything on the way.
 type StreamEnd struct {
 	Err     error
 	InOrder bool // the replica has ended it, which lives
@@ -154,6 +155,8 @@ func (l *Link) welcome(s *session, w *pb.Welcome) error {
 	speaker := election.Member{Name: w.Replica, Incarnation: w.Incarnation}
 	n, err := parseNews(w.Primary, w.EpochStart, w.RequiredSet)
 	switch group := src.group.id; {
+	case w.Protocol != wire.Protocol:
+		return errProtocol("the replica "+l.Name, w.Protocol)
 	case err != nil:
 		return err
 	case w.Session == 0 || w.Token == 0 || w.Group == 0 || speaker.Validate() != nil || w.Level < 0 ||

@@ -194,6 +194,8 @@ type Hello struct {
 	Session uint64 `protobuf:"varint,2,opt,name=session,proto3" json:"session,omitempty"`
 	// The group as the store's view has it; another one is refused.
 	Group uint64 `protobuf:"fixed64,3,opt,name=group,proto3" json:"group,omitempty"`
+	// The number of the protocol that the source speaks (internal/wire); another one is refused.
+	Protocol uint32 `protobuf:"varint,5,opt,name=protocol,proto3" json:"protocol,omitempty"`
 	// The source knows where each epoch up to this one starts, as far as that decides anything for it: it needs to be told of later ones only.
 	ToldEpoch uint64 `protobuf:"varint,20,opt,name=told_epoch,json=toldEpoch,proto3" json:"told_epoch,omitempty"`
 	// How far the source has seen the store, as a replica has sealed it: one that has seen less holds the store suspect.
@@ -249,6 +251,13 @@ func (x *Hello) GetSession() uint64 {
 func (x *Hello) GetGroup() uint64 {
 	if x != nil {
 		return x.Group
+	}
+	return 0
+}
+
+func (x *Hello) GetProtocol() uint32 {
+	if x != nil {
+		return x.Protocol
 	}
 	return 0
 }
@@ -658,6 +667,8 @@ type Welcome struct {
 	RequiredSet *RequiredSet `protobuf:"bytes,8,opt,name=required_set,json=requiredSet,proto3" json:"required_set,omitempty"`
 	// What the session's requests must carry (Header.token): 6 bytes of HMAC-SHA256 under the group's secret over session and nonce, never 0, and the same at each replica.
 	Token uint64 `protobuf:"varint,9,opt,name=token,proto3" json:"token,omitempty"`
+	// The number of the protocol that the replica speaks; another one ends the stream.
+	Protocol uint32 `protobuf:"varint,10,opt,name=protocol,proto3" json:"protocol,omitempty"`
 	// The most bytes of a request that the replica's server takes (grpc.MaxRecvMsgSize); 0: not known.
 	MaxRequest    uint64 `protobuf:"varint,50,opt,name=max_request,json=maxRequest,proto3" json:"max_request,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -753,6 +764,13 @@ func (x *Welcome) GetRequiredSet() *RequiredSet {
 func (x *Welcome) GetToken() uint64 {
 	if x != nil {
 		return x.Token
+	}
+	return 0
+}
+
+func (x *Welcome) GetProtocol() uint32 {
+	if x != nil {
+		return x.Protocol
 	}
 	return 0
 }
@@ -1086,11 +1104,12 @@ const file_understudy_v1_connection_proto_rawDesc = "" +
 	"\x04hail\x18\x1e \x01(\bR\x04hail\"2\n" +
 	"\x05Ended\x12\x13\n" +
 	"\x05up_to\x18\x01 \x01(\x04R\x04upTo\x12\x14\n" +
-	"\x05above\x18\x02 \x01(\fR\x05above\"\xb4\x01\n" +
+	"\x05above\x18\x02 \x01(\fR\x05above\"\xd0\x01\n" +
 	"\x05Hello\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\fR\x05nonce\x12\x18\n" +
 	"\asession\x18\x02 \x01(\x04R\asession\x12\x14\n" +
-	"\x05group\x18\x03 \x01(\x06R\x05group\x12\x1d\n" +
+	"\x05group\x18\x03 \x01(\x06R\x05group\x12\x1a\n" +
+	"\bprotocol\x18\x05 \x01(\rR\bprotocol\x12\x1d\n" +
 	"\n" +
 	"told_epoch\x18\x14 \x01(\x04R\ttoldEpoch\x12,\n" +
 	"\x04mark\x18( \x01(\v2\x18.understudy.v1.StoreMarkR\x04markJ\x04\b\x04\x10\x05R\x12acknowledged_epoch\"e\n" +
@@ -1127,7 +1146,7 @@ const file_understudy_v1_connection_proto_rawDesc = "" +
 	"\x06stable\x18\b \x01(\x04R\x06stable\x12!\n" +
 	"\fstable_epoch\x18\t \x01(\x04R\vstableEpoch\x12,\n" +
 	"\x04mark\x18( \x01(\v2\x18.understudy.v1.StoreMarkR\x04mark\x12\x16\n" +
-	"\x06hailed\x18\x1e \x01(\bR\x06hailed\"\x86\x03\n" +
+	"\x06hailed\x18\x1e \x01(\bR\x06hailed\"\xa2\x03\n" +
 	"\aWelcome\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x14\n" +
 	"\x05group\x18\x02 \x01(\x06R\x05group\x12\x18\n" +
@@ -1138,7 +1157,9 @@ const file_understudy_v1_connection_proto_rawDesc = "" +
 	"\vepoch_start\x18\a \x01(\v2\x19.understudy.v1.EpochStartR\n" +
 	"epochStart\x12=\n" +
 	"\frequired_set\x18\b \x01(\v2\x1a.understudy.v1.RequiredSetR\vrequiredSet\x12\x14\n" +
-	"\x05token\x18\t \x01(\x04R\x05token\x12\x1f\n" +
+	"\x05token\x18\t \x01(\x04R\x05token\x12\x1a\n" +
+	"\bprotocol\x18\n" +
+	" \x01(\rR\bprotocol\x12\x1f\n" +
 	"\vmax_request\x182 \x01(\x04R\n" +
 	"maxRequest\"D\n" +
 	"\x0fAcknowledgement\x12\x14\n" +

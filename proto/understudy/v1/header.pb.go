@@ -77,7 +77,8 @@ func (Level) EnumDescriptor() ([]byte, []int) {
 	return file_understudy_v1_header_proto_rawDescGZIP(), []int{0}
 }
 
-// Refusal marks a reply by which a destination says that it has not executed the request.
+// Refusal marks a reply by which a destination says that it has not executed the request; and the end of a stream, in whose trailer a
+// header has it and nothing else. A bare status says nothing of the kind: whatever is on the way may make one up.
 type Refusal int32
 
 const (
@@ -90,6 +91,10 @@ const (
 	Refusal_REFUSAL_ANSWERED Refusal = 3
 	// A read-only request of a session that some backup can't hear (R11): that backup might take over, and order, without the session's knowing. Issue it as an ordered request.
 	Refusal_REFUSAL_ORDER_IT Refusal = 4
+	// The follower isn't in-sync any more (R13): it begins anew.
+	Refusal_REFUSAL_EVICTED Refusal = 5
+	// Another protocol is spoken here.
+	Refusal_REFUSAL_PROTOCOL Refusal = 6
 )
 
 // Enum value maps for Refusal.
@@ -100,6 +105,8 @@ var (
 		2: "REFUSAL_UNKNOWN_SESSION",
 		3: "REFUSAL_ANSWERED",
 		4: "REFUSAL_ORDER_IT",
+		5: "REFUSAL_EVICTED",
+		6: "REFUSAL_PROTOCOL",
 	}
 	Refusal_value = map[string]int32{
 		"REFUSAL_UNSPECIFIED":     0,
@@ -107,6 +114,8 @@ var (
 		"REFUSAL_UNKNOWN_SESSION": 2,
 		"REFUSAL_ANSWERED":        3,
 		"REFUSAL_ORDER_IT":        4,
+		"REFUSAL_EVICTED":         5,
+		"REFUSAL_PROTOCOL":        6,
 	}
 )
 
@@ -451,13 +460,15 @@ const file_understudy_v1_header_proto_rawDesc = "" +
 	"\x11LEVEL_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fLEVEL_REFLECTED\x10\x01\x12\x10\n" +
 	"\fLEVEL_DIRECT\x10\x02\x12\x10\n" +
-	"\fLEVEL_STABLE\x10\x03*\x84\x01\n" +
+	"\fLEVEL_STABLE\x10\x03*\xaf\x01\n" +
 	"\aRefusal\x12\x17\n" +
 	"\x13REFUSAL_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13REFUSAL_NOT_PRIMARY\x10\x01\x12\x1b\n" +
 	"\x17REFUSAL_UNKNOWN_SESSION\x10\x02\x12\x14\n" +
 	"\x10REFUSAL_ANSWERED\x10\x03\x12\x14\n" +
-	"\x10REFUSAL_ORDER_IT\x10\x04BGZEgithub.com/understudy-rpc/understudy/proto/understudy/v1;understudyv1b\x06proto3"
+	"\x10REFUSAL_ORDER_IT\x10\x04\x12\x13\n" +
+	"\x0fREFUSAL_EVICTED\x10\x05\x12\x14\n" +
+	"\x10REFUSAL_PROTOCOL\x10\x06BGZEgithub.com/understudy-rpc/understudy/proto/understudy/v1;understudyv1b\x06proto3"
 
 var (
 	file_understudy_v1_header_proto_rawDescOnce sync.Once

@@ -188,10 +188,12 @@ type FollowHello struct {
 	Incarnation uint64                 `protobuf:"varint,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	Epoch       uint64                 `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// True while the follower isn't in-sync and has no state yet.
-	Joining bool       `protobuf:"varint,5,opt,name=joining,proto3" json:"joining,omitempty"`
-	Version string     `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
-	Level   Level      `protobuf:"varint,7,opt,name=level,proto3,enum=understudy.v1.Level" json:"level,omitempty"`
-	Mark    *StoreMark `protobuf:"bytes,40,opt,name=mark,proto3" json:"mark,omitempty"`
+	Joining bool   `protobuf:"varint,5,opt,name=joining,proto3" json:"joining,omitempty"`
+	Version string `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
+	Level   Level  `protobuf:"varint,7,opt,name=level,proto3,enum=understudy.v1.Level" json:"level,omitempty"`
+	// The number of the protocol that the follower speaks; another one is refused.
+	Protocol uint32     `protobuf:"varint,8,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	Mark     *StoreMark `protobuf:"bytes,40,opt,name=mark,proto3" json:"mark,omitempty"`
 	// A joiner's last transfer, from the replica of this name, has failed: another one is to give the snapshot, if there is one.
 	Avoid         string `protobuf:"bytes,25,opt,name=avoid,proto3" json:"avoid,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -275,6 +277,13 @@ func (x *FollowHello) GetLevel() Level {
 		return x.Level
 	}
 	return Level_LEVEL_UNSPECIFIED
+}
+
+func (x *FollowHello) GetProtocol() uint32 {
+	if x != nil {
+		return x.Protocol
+	}
+	return 0
 }
 
 func (x *FollowHello) GetMark() *StoreMark {
@@ -468,7 +477,9 @@ type FollowWelcome struct {
 	Donor     string `protobuf:"bytes,3,opt,name=donor,proto3" json:"donor,omitempty"`
 	DonorAddr string `protobuf:"bytes,4,opt,name=donor_addr,json=donorAddr,proto3" json:"donor_addr,omitempty"`
 	// For a joiner: the primary keeps the order above this orderNum for it.
-	KeptAbove     uint64     `protobuf:"varint,5,opt,name=kept_above,json=keptAbove,proto3" json:"kept_above,omitempty"`
+	KeptAbove uint64 `protobuf:"varint,5,opt,name=kept_above,json=keptAbove,proto3" json:"kept_above,omitempty"`
+	// The number of the protocol that the primary speaks; another one ends the follower.
+	Protocol      uint32     `protobuf:"varint,6,opt,name=protocol,proto3" json:"protocol,omitempty"`
 	Mark          *StoreMark `protobuf:"bytes,40,opt,name=mark,proto3" json:"mark,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -535,6 +546,13 @@ func (x *FollowWelcome) GetDonorAddr() string {
 func (x *FollowWelcome) GetKeptAbove() uint64 {
 	if x != nil {
 		return x.KeptAbove
+	}
+	return 0
+}
+
+func (x *FollowWelcome) GetProtocol() uint32 {
+	if x != nil {
+		return x.Protocol
 	}
 	return 0
 }
@@ -1513,7 +1531,7 @@ const file_understudy_v1_peer_proto_rawDesc = "" +
 	"\tlog_bytes\x18\x1a \x01(\x04R\blogBytes\"=\n" +
 	"\tDetaching\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x16\n" +
-	"\x06number\x18\x02 \x01(\x04R\x06number\"\x99\x02\n" +
+	"\x06number\x18\x02 \x01(\x04R\x06number\"\xb5\x02\n" +
 	"\vFollowHello\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\x06R\x05group\x12\x18\n" +
 	"\areplica\x18\x02 \x01(\tR\areplica\x12 \n" +
@@ -1521,7 +1539,8 @@ const file_understudy_v1_peer_proto_rawDesc = "" +
 	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\x12\x18\n" +
 	"\ajoining\x18\x05 \x01(\bR\ajoining\x12\x18\n" +
 	"\aversion\x18\x06 \x01(\tR\aversion\x12*\n" +
-	"\x05level\x18\a \x01(\x0e2\x14.understudy.v1.LevelR\x05level\x12,\n" +
+	"\x05level\x18\a \x01(\x0e2\x14.understudy.v1.LevelR\x05level\x12\x1a\n" +
+	"\bprotocol\x18\b \x01(\rR\bprotocol\x12,\n" +
 	"\x04mark\x18( \x01(\v2\x18.understudy.v1.StoreMarkR\x04mark\x12\x14\n" +
 	"\x05avoid\x18\x19 \x01(\tR\x05avoid\"\x9a\x03\n" +
 	"\x0eFollowResponse\x126\n" +
@@ -1537,7 +1556,7 @@ const file_understudy_v1_peer_proto_rawDesc = "" +
 	"\bDetached\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\x04R\x06number\x12\x13\n" +
-	"\x05up_to\x18\x03 \x01(\x04R\x04upTo\"\xbf\x01\n" +
+	"\x05up_to\x18\x03 \x01(\x04R\x04upTo\"\xdb\x01\n" +
 	"\rFollowWelcome\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\x06R\x05group\x12\x16\n" +
 	"\x06secret\x18\x02 \x01(\fR\x06secret\x12\x14\n" +
@@ -1545,7 +1564,8 @@ const file_understudy_v1_peer_proto_rawDesc = "" +
 	"\n" +
 	"donor_addr\x18\x04 \x01(\tR\tdonorAddr\x12\x1d\n" +
 	"\n" +
-	"kept_above\x18\x05 \x01(\x04R\tkeptAbove\x12,\n" +
+	"kept_above\x18\x05 \x01(\x04R\tkeptAbove\x12\x1a\n" +
+	"\bprotocol\x18\x06 \x01(\rR\bprotocol\x12,\n" +
 	"\x04mark\x18( \x01(\v2\x18.understudy.v1.StoreMarkR\x04mark\"\xaa\x01\n" +
 	"\rLoggedMessage\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x17\n" +
