@@ -21,12 +21,13 @@ const concepts = "docs/concepts.md"
 // terms are the words that the code uses in a sense of its own. Who needs another one adds it here,
 // and says there what it means.
 var terms = []string{
-	"A", "announcement", "attached", "authority", "backup", "DataLoss", "deposed", "detached", "diverged", "donor",
-	"entry", "epoch", "evicted", "fence", "follower", "frame", "front door", "gate", "given up", "group", "held",
-	"heldUpTo", "in-sync", "incarnation", "joiner", "lazily", "level", "low-water mark", "margin", "messageOrder",
-	"nonce", "null message", "orderInfo", "orderNum", "pendingDestOrder", "pendingRemoteOrder", "pendingSourceOrder",
-	"primary", "replica", "reply log", "required set", "run", "seal", "seqNum", "sequencer", "session", "share",
-	"source", "stable", "stable point", "start", "store", "suspect", "takeover", "token", "turn", "void",
+	"A", "acknowledge", "announcement", "attached", "authority", "backup", "DataLoss", "deposed", "detached",
+	"diverged", "donor", "entry", "epoch", "evicted", "fence", "fetch", "follower", "frame", "front door", "gate",
+	"given up", "group", "held", "heldUpTo", "in-sync", "incarnation", "joiner", "lazily", "level", "low-water mark",
+	"margin", "messageOrder", "nonce", "null message", "orderInfo", "orderNum", "pendingDestOrder",
+	"pendingRemoteOrder", "pendingSourceOrder", "primary", "replica", "reply log", "required set", "run", "seal",
+	"seqNum", "sequencer", "session", "share", "source", "stable", "stable point", "start", "store", "suspect",
+	"takeover", "token", "turn", "void",
 }
 
 // TestConcepts checks that a reader who has the repository, and nothing else, can look up whatever
