@@ -13,7 +13,7 @@ import (
 )
 
 // unary is a grpc.UnaryClientInterceptor.
-func (c *Client) unary(
+func (c *client) unary(
 	ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, invoker grpc.UnaryInvoker,
 	opts ...grpc.CallOption,
 ) error {
@@ -28,7 +28,7 @@ func (c *Client) unary(
 }
 
 // stream is a grpc.StreamClientInterceptor.
-func (c *Client) stream(
+func (c *client) stream(
 	ctx context.Context, desc *grpc.StreamDesc, conn *grpc.ClientConn, method string, streamer grpc.Streamer,
 	opts ...grpc.CallOption,
 ) (grpc.ClientStream, error) {
@@ -46,7 +46,7 @@ func (c *Client) stream(
 }
 
 // unreplicated sends a call to the primary's address, or to any.
-func (c *Client) unreplicated(ctx context.Context, conn *grpc.ClientConn) (context.Context, error) {
+func (c *client) unreplicated(ctx context.Context, conn *grpc.ClientConn) (context.Context, error) {
 	if err := c.connect(ctx, conn); err != nil {
 		return nil, err
 	}
@@ -54,7 +54,7 @@ func (c *Client) unreplicated(ctx context.Context, conn *grpc.ClientConn) (conte
 }
 
 // invoke makes one call.
-func (c *Client) invoke(
+func (c *client) invoke(
 	ctx context.Context, method string, req, resp any, conn *grpc.ClientConn, invoker grpc.UnaryInvoker,
 	opts []grpc.CallOption,
 ) error {
@@ -94,7 +94,7 @@ func (c *Client) invoke(
 }
 
 // statusOf is what a caller is told of the end of a call.
-func (c *Client) statusOf(ctx context.Context, err error) error {
+func (c *client) statusOf(ctx context.Context, err error) error {
 	if err == source.ErrClosed {
 		return c.life.ended()
 	}
@@ -104,7 +104,7 @@ func (c *Client) statusOf(ctx context.Context, err error) error {
 	return err // a handler's, or an interceptor's
 }
 
-func (c *Client) levelOf(opts []grpc.CallOption) pb.Level {
+func (c *client) levelOf(opts []grpc.CallOption) pb.Level {
 	level := c.cfg.level
 	for _, o := range opts {
 		if o, ok := o.(levelOption); ok {

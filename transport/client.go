@@ -19,13 +19,13 @@ import (
 	"github.com/understudy-rpc/understudy/transport/internal/route"
 )
 
-// A Client is the source's side of the multicast connection to one group. It serves one ClientConn,
+// client is the source's side of the multicast connection to one group. It serves one ClientConn,
 // and ends with it. Its methods may run concurrently.
 //
 // Its goroutines are one that follows the election (replicas.go), and for each replica one that
 // keeps a stream and reads it (stream.go), with a second one that sends while the stream is open.
 // close stops them all, and waits. There is none per call.
-type Client struct {
+type client struct {
 	cfg    config
 	calls  atomic.Uint64 // begun
 	life   *lifecycle
@@ -47,8 +47,8 @@ func DialOptions(opts ...Option) []grpc.DialOption {
 	return append(c.dialOptions(), grpc.WithChainUnaryInterceptor(c.unary), grpc.WithChainStreamInterceptor(c.stream))
 }
 
-func newClient(opts ...Option) *Client {
-	c := &Client{cfg: newConfig(opts)}
+func newClient(opts ...Option) *client {
+	c := &client{cfg: newConfig(opts)}
 	c.life = newLifecycle(c.cfg.log)
 	c.source = source.New(c.life.ctx, c.cfg.log, c.cfg.elapsed)
 	c.cfg.monitor.client.Store(c)
@@ -59,7 +59,7 @@ func newClient(opts ...Option) *Client {
 }
 
 // dialOptions are those of DialOptions besides the interceptors.
-func (c *Client) dialOptions() []grpc.DialOption {
+func (c *client) dialOptions() []grpc.DialOption {
 	opts := []grpc.DialOption{
 		grpc.WithResolvers(route.Resolvers(c.routes())...),
 		grpc.WithNoProxy(),
@@ -81,9 +81,9 @@ func (c *Client) dialOptions() []grpc.DialOption {
 	return append(opts, grpc.WithDefaultServiceConfig(json))
 }
 
-// connect makes sure that this Client serves conn, and waits until its replicas are known for the
+// connect makes sure that this client serves conn, and waits until its replicas are known for the
 // first time.
-func (c *Client) connect(ctx context.Context, conn *grpc.ClientConn) error {
+func (c *client) connect(ctx context.Context, conn *grpc.ClientConn) error {
 	if ready, err := c.life.serve(conn); ready || err != nil {
 		return err
 	}
@@ -105,7 +105,7 @@ func (c *Client) connect(ctx context.Context, conn *grpc.ClientConn) error {
 }
 
 // storeProblem says why the store hasn't, if it knows that at once.
-func (c *Client) storeProblem() string {
+func (c *client) storeProblem() string {
 	c.mu.Lock()
 	trust := c.trust
 	c.mu.Unlock()
@@ -126,7 +126,7 @@ func (c *Client) storeProblem() string {
 
 // limited gives a call without a deadline the end of WithGiveUp. It isn't made a deadline, which
 // servers would see.
-func (c *Client) limited(ctx context.Context) (context.Context, func()) {
+func (c *client) limited(ctx context.Context) (context.Context, func()) {
 	if _, ok := ctx.Deadline(); ok || c.cfg.giveUp <= 0 {
 		return ctx, func() {}
 	}
@@ -135,8 +135,8 @@ func (c *Client) limited(ctx context.Context) (context.Context, func()) {
 	return ctx, func() { timer.Stop(); cancel(nil) }
 }
 
-// routes is the Client as gRPC's resolver and balancer see it.
-func (c *Client) routes() *route.Client {
+// routes is the client as gRPC's resolver and balancer see it.
+func (c *client) routes() *route.Client {
 	return &route.Client{
 		Group: func(target string) (string, error) {
 			t, err := parseTarget(target)
@@ -147,8 +147,8 @@ func (c *Client) routes() *route.Client {
 	}
 }
 
-// open starts the Client. publish gives the replicas to the ClientConn.
-func (c *Client) open(target string, publish func([]route.Address) error) error {
+// open starts the client. publish gives the replicas to the ClientConn.
+func (c *client) open(target string, publish func([]route.Address) error) error {
 	t, err := parseTarget(target)
 	if err != nil {
 		c.life.fail(err)
@@ -172,9 +172,9 @@ func (c *Client) open(target string, publish func([]route.Address) error) error 
 	return nil
 }
 
-// close ends the Client with its ClientConn: calls in flight fail as gRPC's do, and no goroutine is
+// close ends the client with its ClientConn: calls in flight fail as gRPC's do, and no goroutine is
 // left.
-func (c *Client) close() {
+func (c *client) close() {
 	defer c.cfg.log.Flush(farewell)
 	c.goodbye()
 	c.life.cancel(nil)
@@ -192,7 +192,7 @@ func (c *Client) close() {
 
 // goodbye tells the primary that the session is over. It takes a round trip, and no longer than
 // farewell.
-func (c *Client) goodbye() {
+func (c *client) goodbye() {
 	gone := c.source.Goodbye()
 	if gone == nil {
 		return

@@ -42,12 +42,12 @@
 // understudy-bin.
 package transport
 
-// A ClientConn has one Client, which is the source (FIG. 6) of one session on the multicast
-// connection:
+// A ClientConn has one client, which drives the source of one session on the multicast connection
+// (internal/source). What the source knows, and decides, speaks no gRPC; here is what does:
 //
-//	call.go, decide.go      one call, and what becomes of a reply (FIG. 9, R1, R9, R10)
-//	attempt.go              one RPC of it: the bytes, and the header's two carriers
-//	session.go, frames.go   seqNums, and what may have to be sent again
-//	link.go, receive.go     one stream to one replica (Connection.Attach)
-//	replicas.go             who the replicas are, from the group's election
-//	internal/route          the experimental part of gRPC: choosing a connection by the replica's name
+//	call.go, attempt.go   one call, and one RPC of it: the bytes, and the header's two carriers
+//	stream.go             one stream to one replica (Connection.Attach)
+//	replicas.go           who the replicas are, from the group's election
+//	client.go, life.go    from the first call of a ClientConn to its end
+//	status.go             every gRPC status that a caller can have from this package
+//	internal/route        the experimental part of gRPC: choosing a connection by the replica's name

@@ -11,9 +11,9 @@ import (
 	"github.com/understudy-rpc/understudy/internal/logs"
 )
 
-// lifecycle is how far a Client has come. Each step is taken once:
+// lifecycle is how far a client has come. Each step is taken once:
 //
-//	bound    a first call has said which ClientConn the Client serves: a resolver isn't told
+//	bound    a first call has said which ClientConn the client serves: a resolver isn't told
 //	opened   gRPC has built its resolver
 //	ready    gRPC has our policy with its first replicas
 //	failed   the program must be changed: every call fails
@@ -21,14 +21,14 @@ import (
 //
 // Its methods may run concurrently, and never wait.
 type lifecycle struct {
-	ctx    context.Context // ends when the Client has failed, or is closed
+	ctx    context.Context // ends when the client has failed, or is closed
 	cancel context.CancelCauseFunc
 	bound  chan struct{} // closed when it is
 	ready  chan struct{} // closed when it is, or has failed
 	log    *logs.Logger
 
 	mu     sync.Mutex       // guards what follows
-	conn   *grpc.ClientConn // the one that the Client serves; nil before its first call
+	conn   *grpc.ClientConn // the one that the client serves; nil before its first call
 	opened bool
 	failed error // a status: every call fails with it
 }
@@ -44,8 +44,8 @@ var errTwice = errors.New(
 		"(grpc.WithIdleTimeout)",
 )
 
-// serve makes sure that the Client serves conn, which it does if that has made the first call. It
-// says whether the Client is ready. An error is a status.
+// serve makes sure that the client serves conn, which it does if that has made the first call. It
+// says whether the client is ready. An error is a status.
 func (l *lifecycle) serve(conn *grpc.ClientConn) (ready bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -137,7 +137,7 @@ func (l *lifecycle) failLocked(err error) {
 	l.cancel(err)
 }
 
-// ended is what a call is told when the Client has failed, or is closed; nil before that.
+// ended is what a call is told when the client has failed, or is closed; nil before that.
 func (l *lifecycle) ended() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -18,7 +18,7 @@ import (
 	"github.com/understudy-rpc/understudy/internal/logs"
 )
 
-// An Option changes a default of a Client. One that can't be what it was given makes every call
+// An Option changes a default of a ClientConn. One that can't be what it was given makes every call
 // fail with FailedPrecondition, which says why.
 type Option func(*config)
 

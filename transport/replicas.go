@@ -17,7 +17,7 @@ var errPolicy = errors.New(
 )
 
 // follow tells gRPC the replicas until the ClientConn is closed, and keeps a stream to each.
-func (c *Client) follow(elect election.Election, publish func([]route.Address) error) {
+func (c *client) follow(elect election.Election, publish func([]route.Address) error) {
 	var seen election.State
 	var told map[string]source.Address
 	var toldGroup uint64

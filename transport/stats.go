@@ -2,7 +2,7 @@ package transport
 
 import "sync/atomic"
 
-// Stats is what a Client knows and has counted since it began.
+// Stats is what a ClientConn to a group knows, and has counted since it began.
 type Stats struct {
 	// Primary is the primary as the client knows it, empty while it knows none, and Epoch the epoch
 	// that it has acknowledged.
@@ -26,13 +26,13 @@ type Stats struct {
 	Lost uint64
 }
 
-// A Monitor reads what one Client counts: give it to WithMonitor. The zero value is ready. It may
-// be used concurrently, and after the ClientConn was closed.
+// A Monitor reads what one ClientConn counts: give it to WithMonitor. The zero value is ready. It
+// may be used concurrently, and after the ClientConn was closed.
 type Monitor struct {
-	client atomic.Pointer[Client]
+	client atomic.Pointer[client]
 }
 
-// Stats returns what was counted until now; zeros for a Monitor that no Client has.
+// Stats returns what was counted until now; zeros for a Monitor that no ClientConn has.
 func (m *Monitor) Stats() Stats {
 	c := m.client.Load()
 	if c == nil {

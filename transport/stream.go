@@ -29,7 +29,7 @@ const (
 )
 
 // keep keeps a stream to one replica, made anew whenever it ends, until the link does.
-func (c *Client) keep(l *source.Link) {
+func (c *client) keep(l *source.Link) {
 	select {
 	case <-c.life.bound:
 	case <-l.Ctx.Done():
@@ -55,7 +55,7 @@ func (c *Client) keep(l *source.Link) {
 }
 
 // attach keeps one stream, until it ends. It says whether the replica welcomed it.
-func (c *Client) attach(l *source.Link) (welcomed bool, err error) {
+func (c *client) attach(l *source.Link) (welcomed bool, err error) {
 	ctx, cancel := context.WithCancel(l.Ctx)
 	defer cancel()
 	hello := l.Begin(cancel)
