@@ -21,7 +21,7 @@ func backup(t testing.TB) *incarnation {
 	if err != nil {
 		t.Fatal(err)
 	}
-	in := newIncarnation(t.Context(), r)
+	in := newIncarnation(t.Context(), &r.env)
 	h, err := orderstate.NewHistory(1, 0, nil, []orderstate.SessionState{{Session: 1}})
 	if err != nil {
 		t.Fatal(err)

@@ -173,7 +173,7 @@ func (in *incarnation) followOnce() error {
 	in.mu.Unlock()
 	err = stream.Send(&pb.FollowRequest{Hello: &pb.FollowHello{
 		Protocol: wire.Protocol, Group: group, Replica: in.self.Name, Incarnation: in.self.Incarnation,
-		Epoch: uint64(epoch), Joining: !joined, Avoid: in.r.avoided(),
+		Epoch: uint64(epoch), Joining: !joined, Avoid: in.r.joins.avoided(),
 		Version: in.r.config.version, Level: pb.Level(in.r.config.level + 1), Mark: markToProto(in.r.store.Known()),
 	}})
 	if err != nil && !errors.Is(err, io.EOF) {

@@ -22,7 +22,7 @@ import (
 // One mutex guards the protocol's state; it is never held while something is sent, executed, or
 // asked of etcd. Turns (Replica.turns) are taken before it.
 type incarnation struct {
-	r    *Replica
+	r    *env
 	self election.Member
 	log  *logs.Logger
 
@@ -110,7 +110,7 @@ func (r role) String() string {
 	return [...]string{"joining", "following", "taking over", "leading", "ended"}[r]
 }
 
-func newIncarnation(ctx context.Context, r *Replica) *incarnation {
+func newIncarnation(ctx context.Context, r *env) *incarnation {
 	in := &incarnation{
 		r:        r,
 		self:     election.Member{Name: r.config.name, Incarnation: newNumber()},

@@ -18,7 +18,7 @@ import (
 // ServerOptions are what interceptor.ServerOptions returns, which says what they do. Serve refuses
 // a server that was made without them.
 func (r *Replica) ServerOptions() []grpc.ServerOption {
-	r.optioned.Store(true)
+	r.served.optioned.Store(true)
 	return []grpc.ServerOption{
 		grpc.ChainUnaryInterceptor(r.interceptUnary), grpc.ChainStreamInterceptor(r.interceptStream),
 		grpc.StaticStreamWindowSize(wire.StreamWindow), grpc.StaticConnWindowSize(wire.ConnWindow),

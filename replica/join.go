@@ -25,7 +25,7 @@ func (in *incarnation) restore(ctx context.Context, p *patience, w *pb.FollowWel
 	if start == nil || len(w.GetSecret()) != secretSize || w.GetGroup() == 0 {
 		return errors.New("replica: the primary's welcome is malformed")
 	}
-	in.r.avoids(w.GetDonor()) // unless its snapshot arrives
+	in.r.joins.avoids(w.GetDonor()) // unless its snapshot arrives
 	donor, err := in.peers.client(w.GetDonorAddr())
 	if err != nil {
 		return err
@@ -57,7 +57,7 @@ func (in *incarnation) restore(ctx context.Context, p *patience, w *pb.FollowWel
 		}
 		state.Write(resp.GetState())
 	}
-	in.r.avoids("")
+	in.r.joins.avoids("")
 	past, replies, err := machine.ReadHistory(&h)
 	if err != nil {
 		return err

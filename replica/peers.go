@@ -19,7 +19,7 @@ import (
 
 // peers is one incarnation's connections to the other replicas, by address.
 type peers struct {
-	r     *Replica
+	r     *env
 	mu    sync.Mutex // guards conns, and when each was asked for
 	conns map[string]*peerConn
 }
@@ -37,7 +37,7 @@ type peerConn struct {
 	conn  atomic.Pointer[net.Conn] // made last
 }
 
-func newPeers(r *Replica) *peers { return &peers{r: r, conns: map[string]*peerConn{}} }
+func newPeers(r *env) *peers { return &peers{r: r, conns: map[string]*peerConn{}} }
 
 // atOnce is client, whose connection is tried at once, however long it has been in vain.
 func (p *peers) atOnce(addr string) (pb.PeerClient, error) {

@@ -132,7 +132,7 @@ func (p *reporter) set(ready bool) {
 		s = healthpb.HealthCheckResponse_SERVING
 	}
 	h.SetServingStatus("", s)
-	for name := range p.r.services {
+	for name := range p.r.served.services {
 		h.SetServingStatus(name, s)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync/atomic"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -33,14 +34,22 @@ func (r *Replica) Registrar(s grpc.ServiceRegistrar, inTurn ...grpc.UnaryServerI
 	g := &registrar{r: r, s: s, inTurn: machine.ChainInTurn(inTurn)}
 	registered := g.registered()
 	_, connected := registered[pb.Connection_ServiceDesc.ServiceName]
-	g.another = connected && !r.connected
+	g.another = connected && !r.served.connected
 	// not in Serve: gRPC ends a process that registers after the server has begun with another
 	// listener
-	if !connected && (registered != nil || !r.connected) {
+	if !connected && (registered != nil || !r.served.connected) {
 		s.RegisterService(&pb.Connection_ServiceDesc, &connection{r: r})
-		r.connected = true
+		r.served.connected = true
 	}
 	return g
+}
+
+// served is what was registered. But for optioned it is constant once Serve has begun.
+type served struct {
+	services  map[string]bool // replicated
+	unfit     error           // why they can't be served
+	connected bool            // Connection is registered, with a Registrar
+	optioned  atomic.Bool     // ServerOptions was called
 }
 
 type registrar struct {
@@ -61,14 +70,12 @@ func (g *registrar) RegisterService(desc *grpc.ServiceDesc, impl any) {
 	for i := range d.Methods {
 		name := "/" + desc.ServiceName + "/" + desc.Methods[i].MethodName
 		m := machine.NewMethod(name, impl, desc.Methods[i].Handler, g.inTurn)
-		if !wire.ValidMethod(name) && g.r.unfit == nil {
-			g.r.unfit = fmt.Errorf(
+		if !wire.ValidMethod(name) {
+			g.r.served.isUnfit(fmt.Errorf(
 				"replica: method %q can't be replicated: its name isn't UTF-8, or has more than %d bytes", name,
 				wire.MaxMethod,
-			)
+			))
 		}
-		m.Reads = wire.ReadOnly(name)
-		g.r.reads = g.r.reads || m.Reads
 		d.Methods[i].Handler = g.r.wrap(m)
 		g.r.app.Register(m)
 	}
@@ -76,11 +83,10 @@ func (g *registrar) RegisterService(desc *grpc.ServiceDesc, impl any) {
 	for i := range d.Streams {
 		name := "/" + desc.ServiceName + "/" + desc.Streams[i].StreamName
 		d.Streams[i].Handler = func(any, grpc.ServerStream) error { return errStream(name) }
-		g.r.streams[name] = true
 	}
-	g.r.services[desc.ServiceName] = true
+	g.r.served.services[desc.ServiceName] = true
 	if err := checkOptions(desc.ServiceName); err != nil {
-		g.r.isUnfit(err)
+		g.r.served.isUnfit(err)
 	}
 	g.s.RegisterService(&d, impl)
 }
@@ -97,14 +103,14 @@ func (g *registrar) fits(service string) bool {
 		stop(fmt.Errorf("replica: service %s was registered after Serve was called: register all services before",
 			service))
 	case g.another:
-		r.isUnfit(
+		r.served.isUnfit(
 			fmt.Errorf(
 				"replica: service %s is registered on a server that serves another replica: each replica needs a "+
 					"grpc.Server of its own", service,
 			),
 		)
 	case twice:
-		r.isUnfit(fmt.Errorf("replica: service %s is registered twice on one server", service))
+		r.served.isUnfit(fmt.Errorf("replica: service %s is registered twice on one server", service))
 	default:
 		return true
 	}
@@ -121,9 +127,9 @@ func (g *registrar) registered() map[string]grpc.ServiceInfo {
 	return nil
 }
 
-func (r *Replica) isUnfit(err error) {
-	if r.unfit == nil {
-		r.unfit = err
+func (s *served) isUnfit(err error) {
+	if s.unfit == nil {
+		s.unfit = err
 	}
 }
 

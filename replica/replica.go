@@ -21,7 +21,6 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
 
-	"github.com/understudy-rpc/understudy"
 	"github.com/understudy-rpc/understudy/election"
 	"github.com/understudy-rpc/understudy/internal/clock"
 	"github.com/understudy-rpc/understudy/internal/logs"
@@ -32,38 +31,17 @@ import (
 // Replica is one process's part in a group. Its methods may be called concurrently, after the
 // services were registered.
 type Replica struct {
-	config   config
-	group    string
-	store    *election.Trusted
-	etcd     *clientv3.Client // closed by Stop; nil when the store was given
-	log      *logs.Logger
-	clock    clock.Clock
-	wall     func() time.Time
-	app      *machine.App
-	reads    bool // some method is read-only
-	streams  map[string]bool
-	services map[string]bool // replicated
-	unfit    error           // why the services can't be served
-
-	connected bool        // Connection is registered, with a Registrar
-	optioned  atomic.Bool // interceptor.ServerOptions was called
-
-	addr, peerAddr string // published
-	maxRequest     int    // bytes that the server takes; 0: not known
+	env
+	served served
+	etcd   *clientv3.Client // closed by Stop; nil when the store was given
 
 	mu       sync.Mutex // guards what follows
 	serving  bool
 	over     bool // Stop came before Serve
-	joins    joins
 	stop     context.CancelCauseFunc
 	stopped  chan struct{}
-	life     atomic.Pointer[incarnation] // set with mu held
+	life     atomic.Pointer[incarnation] // the present one, which may be read without mu
 	lifeMade chan struct{}               // closed, and made anew, when life changes
-	stats    stats
-}
-
-type stats struct {
-	turns, duplicates, refused, forged, dropped atomic.Uint64
 }
 
 // Join prepares a replica of the group that target names: etcd://host:port[,host:port]/group.
@@ -76,9 +54,9 @@ func Join(ctx context.Context, target string, kind Kind, opts ...Option) (*Repli
 		return nil, errors.New("replica: Join needs State or Stateless")
 	}
 	r := &Replica{
-		streams: map[string]bool{}, services: map[string]bool{},
+		env:     env{wall: clock.Wall(ctx)},
+		served:  served{services: map[string]bool{}},
 		stopped: make(chan struct{}), lifeMade: make(chan struct{}),
-		wall: clock.Wall(ctx),
 	}
 	r.config.minInSync = 1
 	r.config.unreplicated = map[string]bool{
@@ -170,15 +148,6 @@ func parseTarget(target string) (endpoints []string, group string, err error) {
 		}
 	}
 	return endpoints, group, nil
-}
-
-// pendingMax is pendingSourceOrderMax: at Direct and above every order is multicast at once (FIG.
-// 5).
-func (r *Replica) pendingMax() int {
-	if r.config.level == understudy.Reflected {
-		return pendingSourceOrderMax
-	}
-	return 0
 }
 
 // Serve publishes the replica, joins the group (or makes it), and serves s on lis until ctx ends,
@@ -278,7 +247,7 @@ func (r *Replica) release() {
 // lives runs one incarnation after the other.
 func (r *Replica) lives(ctx context.Context) error {
 	for {
-		in := newIncarnation(ctx, r)
+		in := newIncarnation(ctx, &r.env)
 		r.mu.Lock()
 		r.life.Store(in)
 		close(r.lifeMade)
@@ -337,20 +306,20 @@ func (r *Replica) check(s *grpc.Server) error {
 	services := s.GetServiceInfo()
 	_, connected := services[pb.Connection_ServiceDesc.ServiceName]
 	switch {
-	case r.unfit != nil:
-		return r.unfit
-	case len(r.services) > 0 && !connected:
+	case r.served.unfit != nil:
+		return r.served.unfit
+	case len(r.served.services) > 0 && !connected:
 		return errors.New(
 			"replica: the services are registered on another server: Serve takes the one that was given to Registrar",
 		)
-	case len(r.services) > 0 && !r.optioned.Load():
+	case len(r.served.services) > 0 && !r.served.optioned.Load():
 		return errors.New(
 			"replica: the server was made without interceptor.ServerOptions: give what that returns for this " +
 				"replica to grpc.NewServer",
 		)
 	}
 	for name := range services {
-		if !r.services[name] && !r.config.unreplicated[name] {
+		if !r.served.services[name] && !r.config.unreplicated[name] {
 			return fmt.Errorf(
 				"replica: service %s is neither registered through Replica.Registrar nor declared with "+
 					"replica.Unreplicated", name,

@@ -22,7 +22,7 @@ func leadingAlone(t testing.TB) *incarnation {
 	if err != nil {
 		t.Fatal(err)
 	}
-	in := newIncarnation(t.Context(), r)
+	in := newIncarnation(t.Context(), &r.env)
 	t.Cleanup(func() { in.end(errStopped) })
 	h, err := orderstate.NewHistory(0, 0, nil, nil)
 	if err != nil {

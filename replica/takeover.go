@@ -61,7 +61,7 @@ func (in *incarnation) ask(e elected) error {
 	}
 	// At Stable peers are enough for what was ordered. But as long as a session may accept what S1
 	// has read for it, nothing new may be ordered.
-	waitForSessions := in.r.config.level != understudy.Stable || in.r.reads
+	waitForSessions := in.r.config.level != understudy.Stable || in.r.app.Reads()
 	var err error
 	if t.state, err = in.backup.Elected(e.epoch, peers, waitForSessions); err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -100,27 +101,53 @@ func (k *keptBack) add(resp *pb.FollowResponse) error {
 	return nil
 }
 
-// joins is how a replica's attempts to join its group have gone since it was in-sync. Its fields
-// are guarded by Replica.mu.
+// joins is how a replica's attempts to join its group have gone since it was in-sync. Its methods
+// may be called concurrently.
 type joins struct {
+	mu     sync.Mutex // guards what follows
 	failed int
 	cause  string
 	avoid  string // who gave the last snapshot that didn't arrive
+}
+
+// ended notes how a life has ended, and says how many have failed to join since one was a member.
+func (j *joins) ended(member bool, because error) int {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if member {
+		j.failed, j.cause, j.avoid = 0, "", ""
+		return 0
+	}
+	j.failed++
+	j.cause = because.Error()
+	return j.failed
+}
+
+// failure is why the last attempt to join has failed.
+func (j *joins) failure() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.cause
+}
+
+// avoids sets, or returns, the donor that the next transfer shall not come from.
+func (j *joins) avoids(donor string) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.avoid = donor
+}
+
+func (j *joins) avoided() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.avoid
 }
 
 // lifeEnded notes how an incarnation has ended that another one will follow, and says when that
 // begins: soon if this one was a member; who fails to join waits twice as long each time.
 func (r *Replica) lifeEnded(in *incarnation, because error) (pause time.Duration) {
 	member := in.isMember()
-	r.mu.Lock()
-	if member {
-		r.joins = joins{}
-	} else {
-		r.joins.failed++
-		r.joins.cause = because.Error()
-	}
-	failed := r.joins.failed
-	r.mu.Unlock()
+	failed := r.joins.ended(member, because)
 	if member {
 		in.log.Info("beginning again as a new incarnation", "because", because)
 		return reconnect
@@ -147,22 +174,7 @@ func (r *Replica) joinFailure() string {
 	if in := r.current(); in != nil && in.isMember() {
 		return ""
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.joins.cause
-}
-
-// avoids sets, or returns, the donor that the next transfer shall not come from.
-func (r *Replica) avoids(donor string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.joins.avoid = donor
-}
-
-func (r *Replica) avoided() string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.joins.avoid
+	return r.joins.failure()
 }
 
 // halfFull says whether the log is at half of one of its bounds. Called with mu held, while

@@ -12,6 +12,7 @@ import (
 
 	"github.com/understudy-rpc/understudy/internal/clock"
 	"github.com/understudy-rpc/understudy/internal/logs"
+	"github.com/understudy-rpc/understudy/internal/wire"
 )
 
 // App is the application of one process: its methods, its state, and the turns that it takes. There
@@ -21,6 +22,7 @@ type App struct {
 	log     *logs.Logger
 	clock   clock.Clock
 	methods map[string]*Method
+	reads   bool // some method is read-only
 	turns   sequencer
 }
 
@@ -36,7 +38,13 @@ func NewApp(state State, log *logs.Logger, clock clock.Clock) *App {
 }
 
 // Register adds a method; all are registered before the first turn.
-func (a *App) Register(m *Method) { a.methods[m.Name] = m }
+func (a *App) Register(m *Method) {
+	a.methods[m.Name] = m
+	a.reads = a.reads || m.Reads
+}
+
+// Reads says whether some method is read-only.
+func (a *App) Reads() bool { return a.reads }
 
 // Method returns the method of a full name; nil if none was registered.
 func (a *App) Method(name string) *Method { return a.methods[name] }
@@ -66,7 +74,7 @@ type Method struct {
 // NewMethod returns the method with a full name that service implements; inTurn runs in each of its
 // turns, on every replica ([ChainInTurn]).
 func NewMethod(name string, service any, handle grpc.MethodHandler, inTurn grpc.UnaryServerInterceptor) *Method {
-	return &Method{Name: name, service: service, handle: handle, inTurn: inTurn}
+	return &Method{Name: name, Reads: wire.ReadOnly(name), service: service, handle: handle, inTurn: inTurn}
 }
 
 // Through unmarshals a request, and calls the chain with it, around the handler.
