@@ -14,14 +14,16 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/understudy-rpc/understudy/internal/etcdnode"
 )
 
-// The test binary is also the program that startProcess runs.
+// The test binary is also the program that startChild runs.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && (os.Args[1] == "server" || os.Args[1] == "client") {
 		os.Exit(dispatch(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 	}
-	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/understudy-rpc/understudy/bench.startAll"))
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/understudy-rpc/understudy/internal/process.startAll"))
 }
 
 // The whole, with real processes, in windows that are too short to mean anything.
@@ -93,19 +95,19 @@ func TestScale(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts an etcd and four processes")
 	}
-	etcd, err := startEtcd(t.Context())
+	etcd, err := etcdnode.Start(t.Context(), etcdnode.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() {
-		if err := etcd.stop(); err != nil {
+		if err := etcd.Stop(); err != nil {
 			t.Error(err)
 		}
 	}()
 	s, _ := findSystem("reflected")
 	cfg := config{Replicas: 2, Request: minRequest, Deadline: 10 * time.Second, Sessions: 2, Groups: 2, Filled: 10,
 		Think: time.Millisecond}
-	f, err := startFleet(t.Context(), s, cfg, etcd.addr)
+	f, err := startFleet(t.Context(), s, cfg, etcd.Addr)
 	defer f.stop()
 	if err != nil {
 		t.Fatal(err)
@@ -147,8 +149,7 @@ func TestFleetIsChecked(t *testing.T) {
 	if _, _, err := f.burst(short, 1, time.Millisecond); err == nil || !strings.Contains(err.Error(), "has executed") {
 		t.Errorf("a call too few: %v", err)
 	}
-	f.servers[0].kill()
-	<-f.servers[0].done
+	f.servers[0].KillAndWait()
 	if _, err := f.window(t.Context(), 1, time.Millisecond, time.Millisecond); err == nil {
 		t.Error("the server's death wasn't noticed")
 	}

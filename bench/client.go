@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/understudy-rpc/understudy/bench/counter"
+	"github.com/understudy-rpc/understudy/internal/process"
 )
 
 const (
@@ -50,7 +51,7 @@ func clientMain(cfg clientConfig, in io.Reader, out io.Writer) error {
 		clients = append(clients, asks[0])
 	}
 	l := newLoad(clients, cfg)
-	return newChild(out, m, l.answer).serve(context.Background(), in)
+	return serve(context.Background(), in, out, m, l.answer)
 }
 
 // A load is callers, each with one call in flight at a time, who take the clients in turn. Its
@@ -90,25 +91,22 @@ func newLoad(clients []counter.CounterClient, cfg clientConfig) *load {
 
 func key(n int) string { return fmt.Sprintf("account-%04d", n) }
 
-func (l *load) answer(ctx context.Context, c command) event {
+func (l *load) answer(ctx context.Context, c command) (event, error) {
 	switch c.Do {
 	case doLoad:
 	case doGap:
 		r := l.gap(ctx, c.Callers, c.For)
-		return event{Gap: &r}
+		return event{Gap: &r}, nil
 	case doMark:
 		l.gaps.mark.Store(&c.At)
-		return event{}
+		return event{}, nil
 	case doProgress:
-		return event{Calls: int(l.gaps.calls.Load())}
+		return event{Calls: int(l.gaps.calls.Load())}, nil
 	default:
-		return unknownCommand(c)
+		return event{}, process.Unknown(c)
 	}
 	r, err := l.run(ctx, c.Callers, c.For)
-	if err != nil {
-		return event{Error: err.Error()}
-	}
-	return event{Load: &r}
+	return event{Load: &r}, err
 }
 
 // run lets the callers call for a while. The first call that fails ends it: here nothing is done

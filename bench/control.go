@@ -1,22 +1,40 @@
 package main
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
-	"sync"
 	"time"
+
+	"github.com/understudy-rpc/understudy/internal/process"
 )
 
-// The parent and its children talk in JSON, a value a line: commands to a child's stdin, each
-// answered by one event on its stdout. A child ends when its stdin does, so none outlives the
-// parent.
+// child is a process that runs this program, or that of another revision, with a subcommand.
+type child struct {
+	*process.Partner[command, event]
+}
+
+// startChild runs program with args; an empty program is this one.
+func startChild(program, name string, args ...string) (*child, error) {
+	p, err := process.Talk[command](process.Spec{Name: name, Program: program, Args: args}, func(event) {})
+	return &child{p}, err
+}
+
+// ask sends a command and waits for its answer, for timeout at most. An answer that is an error is
+// returned as one.
+func (c *child) ask(ctx context.Context, cmd command, timeout time.Duration) (event, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("no answer within %v", timeout))
+	defer cancel()
+	e, err := c.Ask(ctx, cmd)
+	if errors.Is(err, process.ErrEnded) {
+		err = fmt.Errorf("%w: %w", err, c.Why())
+	}
+	return e, err
+}
 
 // A command asks a child for something.
 type command struct {
-	ID      int           `json:"id"`
 	Do      string        `json:"do"`
 	Callers int           `json:"callers,omitempty"` // of doLoad
 	For     time.Duration `json:"for,omitempty"`     // of doLoad
@@ -24,6 +42,8 @@ type command struct {
 	Peers   []peer        `json:"peers,omitempty"`   // of doJoin
 	At      time.Time     `json:"at,omitzero"`       // of doMark
 }
+
+func (c command) String() string { return c.Do }
 
 // What a command can ask for.
 const (
@@ -38,10 +58,8 @@ const (
 	doProgress = "progress" // how many calls of a doGap have ended
 )
 
-// An event answers the command of its ID. One field at most is set besides.
+// An event answers a command. One field at most is set.
 type event struct {
-	ID     int           `json:"id"`
-	Error  string        `json:"error,omitempty"`
 	Usage  *usage        `json:"usage,omitempty"`
 	Server *serverReport `json:"server,omitempty"`
 	Load   *loadReport   `json:"load,omitempty"`
@@ -67,72 +85,32 @@ type failover struct {
 	Opened    time.Time `json:"opened"`
 }
 
-// maxLine bounds a line of either direction.
-const maxLine = 1 << 20
-
-// A child is this process's end of the pipe.
-type child struct {
+// An answering one is this process's end of the pipes, as a child.
+type answering struct {
 	meter   *meter
 	profile profiles
 	// answer answers what is this kind of child's own.
-	answer func(context.Context, command) event
-
-	mu  sync.Mutex // guards out
-	out *json.Encoder
+	answer func(context.Context, command) (event, error)
 }
 
-func newChild(out io.Writer, m *meter, answer func(context.Context, command) event) *child {
-	return &child{meter: m, answer: answer, out: json.NewEncoder(out)}
+// serve answers commands until in ends.
+func serve(
+	ctx context.Context, in io.Reader, out io.Writer, m *meter, answer func(context.Context, command) (event, error),
+) error {
+	a := &answering{meter: m, answer: answer}
+	return process.NewLink[command, event](out).Serve(ctx, in, a.do)
 }
 
-// serve answers commands, each in a goroutine of its own, until in ends; then it cancels what it
-// started, waits for it and returns.
-func (c *child) serve(ctx context.Context, in io.Reader) error {
-	ctx, cancel := context.WithCancel(ctx)
-	var answering sync.WaitGroup
-	defer answering.Wait()
-	defer cancel()
-	lines := bufio.NewScanner(in)
-	lines.Buffer(nil, maxLine)
-	for lines.Scan() {
-		var cmd command
-		if err := json.Unmarshal(lines.Bytes(), &cmd); err != nil {
-			return fmt.Errorf("control: %w", err)
-		}
-		answering.Go(func() {
-			e := c.do(ctx, cmd)
-			e.ID = cmd.ID
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			_ = c.out.Encode(e) // when the parent is gone nobody is left to be told, and serve is about to end
-		})
-	}
-	return lines.Err()
-}
-
-func (c *child) do(ctx context.Context, cmd command) event {
-	switch cmd.Do {
+func (a *answering) do(ctx context.Context, c command) (event, error) {
+	switch c.Do {
 	case doUsage:
-		u, err := readUsage(c.meter)
-		if err != nil {
-			return event{Error: err.Error()}
-		}
-		return event{Usage: &u}
+		u, err := readUsage(a.meter)
+		return event{Usage: &u}, err
 	case doProfile:
-		return failed(c.profile.begin(cmd.Path))
+		return event{}, a.profile.begin(c.Path)
 	case doProfiled:
-		return failed(c.profile.end())
+		return event{}, a.profile.end()
 	default:
-		return c.answer(ctx, cmd)
+		return a.answer(ctx, c)
 	}
 }
-
-func failed(err error) event {
-	if err == nil {
-		return event{}
-	}
-	return event{Error: err.Error()}
-}
-
-// unknownCommand is the answer to a command that isn't for this child.
-func unknownCommand(c command) event { return event{Error: fmt.Sprintf("unknown command %q", c.Do)} }

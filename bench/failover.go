@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"gonum.org/v1/plot/plotter"
+
+	"github.com/understudy-rpc/understudy/internal/etcdnode"
 )
 
 // failoverConfig is what the subcommand failover can be told.
@@ -127,11 +129,11 @@ func (c *failoverCase) config() config {
 
 // run makes the trials. One that fails is told of, and costs the fleet.
 func (c *failoverCase) run(ctx context.Context, progress io.Writer) (err error) {
-	etcd, err := startEtcd(ctx)
+	etcd, err := etcdnode.Start(ctx, etcdnode.Config{})
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, etcd.stop()) }()
+	defer func() { err = errors.Join(err, etcd.Stop()) }()
 	s, _ := findSystem(c.system)
 	var f *fleet
 	end := func() {
@@ -145,7 +147,7 @@ func (c *failoverCase) run(ctx context.Context, progress io.Writer) (err error) 
 		var t trial
 		var err error
 		if f == nil {
-			f, err = startFleet(ctx, s, c.config(), etcd.addr)
+			f, err = startFleet(ctx, s, c.config(), etcd.Addr)
 		}
 		if err == nil {
 			t, err = f.trial(ctx, c.kind)

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/understudy-rpc/understudy/bench/counter"
+	"github.com/understudy-rpc/understudy/internal/etcdnode"
 )
 
 // A primary that is killed, or stopped, is followed by another one; what was replied to is in all
@@ -21,12 +22,12 @@ func TestTrial(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts an etcd and many processes")
 	}
-	etcd, err := startEtcd(t.Context())
+	etcd, err := etcdnode.Start(t.Context(), etcdnode.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() {
-		if err := etcd.stop(); err != nil {
+		if err := etcd.Stop(); err != nil {
 			t.Error(err)
 		}
 	}()
@@ -42,7 +43,7 @@ func TestTrial(t *testing.T) {
 	} {
 		t.Run(c.system, func(t *testing.T) {
 			s, _ := findSystem(c.system)
-			f, err := startFleet(t.Context(), s, (&failoverCase{kind: c.kinds[0], tight: c.tight}).config(), etcd.addr)
+			f, err := startFleet(t.Context(), s, (&failoverCase{kind: c.kinds[0], tight: c.tight}).config(), etcd.Addr)
 			defer f.stop()
 			if err != nil {
 				t.Fatal(err)

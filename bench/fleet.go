@@ -19,8 +19,8 @@ type fleet struct {
 	folder  string   // of the servers' files, for as long as the fleet is there
 	addrs   []string // of the servers, as the client was told: the primary's first
 	peers   []string // where each server is for the others: one that is started again comes back at once
-	servers []*process
-	client  *process
+	servers []*child
+	client  *child
 	expect  state // what every server's state must be by now; History is the primary's
 }
 
@@ -94,7 +94,7 @@ func with[T comparable](args []string, flag string, value T) []string {
 }
 
 // startServer starts the server at place i, once more after it has ended.
-func (f *fleet) startServer(i int) (*process, error) {
+func (f *fleet) startServer(i int) (*child, error) {
 	name := nameOf(i)
 	args := []string{"server", f.system.name, "-name", name, "-folder", f.folder}
 	if f.cfg.Program == "" { // only failovers start a server again, and an older program lacks it
@@ -104,18 +104,18 @@ func (f *fleet) startServer(i int) (*process, error) {
 		args = append(args, "-tight")
 	}
 	args = with(args, "-filled", f.cfg.Filled)
-	return startProcess(f.cfg.Program, f.system.name+" "+name, append(args, f.common...)...)
+	return startChild(f.cfg.Program, f.system.name+" "+name, append(args, f.common...)...)
 }
 
 // startClient starts a client process of that name. The servers must be there.
-func (f *fleet) startClient(name string) (*process, error) {
+func (f *fleet) startClient(name string) (*child, error) {
 	args := []string{"client", f.system.name, "-servers", strings.Join(f.addrs, ","), "-request",
 		fmt.Sprint(f.cfg.Request)}
 	args = with(args, "-deadline", f.cfg.Deadline)
 	args = with(args, "-sessions", f.cfg.Sessions)
 	args = with(args, "-think", f.cfg.Think)
 	args = with(args, "-attempt", f.cfg.Attempt)
-	return startProcess(f.cfg.Program, f.system.name+" "+name, append(args, f.common...)...)
+	return startChild(f.cfg.Program, f.system.name+" "+name, append(args, f.common...)...)
 }
 
 // startFleets starts one of each named system, all at once. stopFleets must be called even after an
@@ -161,7 +161,7 @@ func nameOf(i int) string { return string(rune('a' + i)) }
 func (f *fleet) stop() {
 	var stopping sync.WaitGroup
 	for _, p := range f.processes() {
-		stopping.Go(func() { p.stop(stopGrace) })
+		stopping.Go(func() { p.End(stopGrace) })
 	}
 	stopping.Wait()
 	if f.folder != "" {
@@ -169,8 +169,8 @@ func (f *fleet) stop() {
 	}
 }
 
-func (f *fleet) processes() []*process {
-	all := append([]*process(nil), f.servers...)
+func (f *fleet) processes() []*child {
+	all := append([]*child(nil), f.servers...)
 	if f.client != nil {
 		all = append(all, f.client)
 	}
@@ -255,8 +255,8 @@ func (f *fleet) await(ctx context.Context, accept func(view) error) (view, error
 		}
 		for _, p := range f.servers {
 			select {
-			case <-p.done:
-				return v, fmt.Errorf("%s: %w", p.name, p.ended())
+			case <-p.Done:
+				return v, p.Why()
 			default:
 			}
 		}
@@ -272,7 +272,7 @@ func (f *fleet) burst(ctx context.Context, callers int, d time.Duration) (loadRe
 		return loadReport{}, nil, err
 	}
 	if e.Load == nil || e.Load.Calls == 0 {
-		return loadReport{}, nil, fmt.Errorf("%s: the callers made no call", f.client.name)
+		return loadReport{}, nil, fmt.Errorf("%s: the callers made no call", f.client.Name)
 	}
 	f.expect.Adds += uint64(e.Load.Calls)
 	f.expect.Sum += e.Load.Sum
@@ -412,7 +412,7 @@ func (f *fleet) eachServer(ctx context.Context, c command, timeout time.Duration
 	return askAll(ctx, f.servers, c, timeout, then)
 }
 
-func askAll(ctx context.Context, all []*process, c command, timeout time.Duration, then func(i int, e event)) error {
+func askAll(ctx context.Context, all []*child, c command, timeout time.Duration, then func(i int, e event)) error {
 	errs := make([]error, len(all))
 	var asking sync.WaitGroup
 	for i, p := range all {

@@ -2,7 +2,10 @@ module github.com/understudy-rpc/understudy/bench
 
 go 1.26.0
 
-replace github.com/understudy-rpc/understudy => ../
+replace (
+	github.com/understudy-rpc/understudy => ../
+	github.com/understudy-rpc/understudy/internal/etcdnode => ../internal/etcdnode
+)
 
 require (
 	github.com/google/pprof v0.0.0-20261016150608-1facf8f91b50
@@ -11,6 +14,7 @@ require (
 	github.com/lni/dragonboat/v4 v4.0.0-20250723143628-076c7f6497dc
 	github.com/lni/vfs v0.2.1-0.20220616104132-8852fd867376
 	github.com/understudy-rpc/understudy v0.0.0-00010101000000-000000000000
+	github.com/understudy-rpc/understudy/internal/etcdnode v0.0.0-00010101000000-000000000000
 	go.etcd.io/etcd/client/v3 v3.7.3
 	go.etcd.io/etcd/server/v3 v3.7.3
 	go.etcd.io/raft/v3 v3.7.0

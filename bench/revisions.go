@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/understudy-rpc/understudy/internal/etcdnode"
 )
 
 // revisionsConfig is what can be set of the subcommand revisions.
@@ -36,8 +38,9 @@ const (
 // another commit, in neighbouring windows of one run. An error is returned when it costs more.
 //
 // The other commit's servers and clients are its own bench, and understand what this one tells
-// them: of the subcommands server and client, and of what control.go has, nothing may change its
-// meaning. Flags that it may lack are given only where they aren't their default (with).
+// them: of the subcommands server and client, and of what control.go and package process say,
+// nothing may change its meaning. Flags that it may lack are given only where they aren't their
+// default (with).
 func revisionsMain(args []string, out, errOut io.Writer) error {
 	cfg, err := parseRevisions(args, errOut)
 	if err != nil {
@@ -143,12 +146,12 @@ type comparison struct {
 
 // compareRevisions measures.
 func compareRevisions(ctx context.Context, cfg config, programs [2]string, progress io.Writer) (r ratios, err error) {
-	etcd, err := startEtcd(ctx)
+	etcd, err := etcdnode.Start(ctx, etcdnode.Config{})
 	if err != nil {
 		return r, err
 	}
-	defer func() { err = errors.Join(err, etcd.stop()) }()
-	c := &comparison{cfg: cfg, programs: programs, etcd: etcd.addr, progress: progress, ratios: ratios{cfg: cfg}}
+	defer func() { err = errors.Join(err, etcd.Stop()) }()
+	c := &comparison{cfg: cfg, programs: programs, etcd: etcd.Addr, progress: progress, ratios: ratios{cfg: cfg}}
 	defer c.stop()
 	for number := range cfg.Rounds {
 		if number%renewEvery == 0 {

@@ -7,6 +7,8 @@ import (
 	"io"
 	"path/filepath"
 	"time"
+
+	"github.com/understudy-rpc/understudy/internal/etcdnode"
 )
 
 // maxRepeats is how many windows, or profiles, of one system at one number of callers may be
@@ -18,7 +20,7 @@ type bench struct {
 	cfg      config
 	progress io.Writer
 	report   report
-	etcd     *embedded
+	etcd     *etcdnode.Node
 	fleets   []*fleet // plain gRPC's first
 	plain    *fleet
 }
@@ -32,11 +34,11 @@ func (b *bench) run(ctx context.Context) (err error) {
 		}
 	}
 	b.report.Begun, b.report.LoadBefore = time.Now(), loadAverage()
-	if b.etcd, err = startEtcd(ctx); err != nil {
+	if b.etcd, err = etcdnode.Start(ctx, etcdnode.Config{}); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, b.etcd.stop()) }()
-	b.fleets, err = startFleets(ctx, append([]string{systems[0].name}, b.cfg.Systems...), b.cfg, b.etcd.addr)
+	defer func() { err = errors.Join(err, b.etcd.Stop()) }()
+	b.fleets, err = startFleets(ctx, append([]string{systems[0].name}, b.cfg.Systems...), b.cfg, b.etcd.Addr)
 	defer stopFleets(b.fleets)
 	if err != nil {
 		return err
@@ -129,7 +131,7 @@ func (b *bench) restart(ctx context.Context, i int) (err error) {
 		return context.Cause(ctx)
 	}
 	b.fleets[i].stop()
-	b.fleets[i], err = startFleet(ctx, b.fleets[i].system, b.cfg, b.etcd.addr)
+	b.fleets[i], err = startFleet(ctx, b.fleets[i].system, b.cfg, b.etcd.Addr)
 	return err
 }
 

@@ -6,6 +6,8 @@ import (
 	"net"
 	"os"
 	"os/signal"
+
+	"github.com/understudy-rpc/understudy/internal/process"
 )
 
 // serverMain is the subcommand server: one server of a system, until stdin ends.
@@ -25,7 +27,7 @@ func serverMain(cfg serverConfig, in io.Reader, out, _ io.Writer) error {
 	if err != nil {
 		return err
 	}
-	told := newChild(out, m, func(ctx context.Context, c command) event {
+	answer := func(ctx context.Context, c command) (event, error) {
 		j, joins := srv.(joiner)
 		switch {
 		case c.Do == doStanding:
@@ -36,15 +38,15 @@ func serverMain(cfg serverConfig, in io.Reader, out, _ io.Writer) error {
 			if t, ok := srv.(taker); ok {
 				r.Failover = t.lastFailover()
 			}
-			return event{Server: &r}
+			return event{Server: &r}, nil
 		case c.Do == doJoin && joins:
-			return failed(j.join(ctx, c.Peers))
+			return event{}, j.join(ctx, c.Peers)
 		}
-		return unknownCommand(c)
-	})
+		return event{}, process.Unknown(c)
+	}
 	listening := make(chan error, 1)
 	go func() {
-		listening <- told.serve(ctx, in)
+		listening <- serve(ctx, in, out, m, answer)
 		cancel()
 	}()
 	if err := srv.serve(ctx, m.listen(lis)); err != nil && ctx.Err() == nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"syscall"
 	"time"
 )
 
@@ -47,15 +46,14 @@ func (f *fleet) trial(ctx context.Context, k kind) (t trial, err error) {
 		return t, err
 	}
 	leader := before.leader()
-	var victim *process
+	var victim *child
 	if k.vanish {
 		if victim, err = f.startClient("victim"); err != nil {
 			return t, err
 		}
 		answer := f.beginGap(ctx, victim)
 		defer func() {
-			victim.kill()
-			<-victim.done
+			victim.KillAndWait()
 			answer()
 		}()
 		if err := awaitCalls(ctx, victim); err != nil {
@@ -70,13 +68,13 @@ func (f *fleet) trial(ctx context.Context, k kind) (t trial, err error) {
 
 	at := time.Now()
 	if victim != nil {
-		victim.kill()
+		victim.Kill()
 	}
 	if k.stop {
-		err = f.servers[leader].cmd.Process.Signal(syscall.SIGSTOP)
-		defer f.servers[leader].resume()
+		err = f.servers[leader].Stop()
+		defer f.resume(leader)
 	} else {
-		f.servers[leader].kill()
+		f.servers[leader].Kill()
 	}
 	if err != nil {
 		return t, err
@@ -97,7 +95,7 @@ func (f *fleet) trial(ctx context.Context, k kind) (t trial, err error) {
 
 // beginGap lets a client's callers call. The function that it returns waits for the answer; it may
 // be called twice.
-func (f *fleet) beginGap(ctx context.Context, client *process) func() gapAnswer {
+func (f *fleet) beginGap(ctx context.Context, client *child) func() gapAnswer {
 	answered := make(chan gapAnswer, 1)
 	go func() {
 		e, err := client.ask(ctx, command{Do: doGap, Callers: gapCallers, For: gapBound}, gapBound+askTimeout)
@@ -122,7 +120,7 @@ type gapAnswer struct {
 }
 
 // awaitCalls returns when calls have been replied to.
-func awaitCalls(ctx context.Context, client *process) error {
+func awaitCalls(ctx context.Context, client *child) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, quietTimeout, errors.New("the callers have no replies"))
 	defer cancel()
 	for {
@@ -136,7 +134,8 @@ func awaitCalls(ctx context.Context, client *process) error {
 	}
 }
 
-func (p *process) resume() { _ = p.cmd.Process.Signal(syscall.SIGCONT) } // it fails only when the process has ended
+// resume continues a server. That fails only when it has ended.
+func (f *fleet) resume(server int) { _ = f.servers[server].Continue() }
 
 // bringBack starts or continues the server that was killed or stopped, if it can come back: the
 // state of peers is in memory, and raft forbids that a member comes back which has forgotten its
@@ -144,12 +143,12 @@ func (p *process) resume() { _ = p.cmd.Process.Signal(syscall.SIGCONT) } // it f
 func (f *fleet) bringBack(k kind, leader int) error {
 	switch {
 	case k.stop:
-		f.servers[leader].resume()
+		f.resume(leader)
 		return nil
 	case f.system.joins:
 		return nil
 	}
-	<-f.servers[leader].done
+	<-f.servers[leader].Done
 	p, err := f.startServer(leader)
 	if err == nil {
 		f.servers[leader] = p
@@ -162,7 +161,7 @@ func (f *fleet) judge(ctx context.Context, k kind, leader int, at time.Time, t *
 	there, accept := f, view.whole
 	if f.system.joins && !k.stop {
 		rest := *f
-		rest.servers = append(append([]*process(nil), f.servers[:leader]...), f.servers[leader+1:]...)
+		rest.servers = append(append([]*child(nil), f.servers[:leader]...), f.servers[leader+1:]...)
 		there, accept = &rest, view.led
 	}
 	known := f.expect.Adds + uint64(t.Gap.Calls)

@@ -10,22 +10,22 @@ import (
 	"encoding/pem"
 	"math/big"
 	"net"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	etcdtls "go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
-	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/understudy-rpc/understudy/e2e/journal"
 	"github.com/understudy-rpc/understudy/election"
 	"github.com/understudy-rpc/understudy/interceptor"
+	"github.com/understudy-rpc/understudy/internal/etcdnode"
 	"github.com/understudy-rpc/understudy/replica"
 	"github.com/understudy-rpc/understudy/transport"
 )
@@ -69,25 +69,18 @@ func certificate(t *testing.T) (cert, key string, trusting *tls.Config) {
 // for the keys of their group only: a client's to read them.
 func TestEtcdWithTLSAndUsers(t *testing.T) {
 	cert, key, trusting := certificate(t)
-	cfg := embed.NewConfig()
-	cfg.Dir = t.TempDir()
-	cfg.TickMs, cfg.ElectionMs = 10, 100
-	cfg.UnsafeNoFsync = true
-	cfg.BcryptCost = 4 // the least: under the race detector the default takes seconds for each login
-	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
-	cfg.ListenClientUrls = []url.URL{{Scheme: "https", Host: "127.0.0.1:0"}}
-	cfg.AdvertiseClientUrls = cfg.ListenClientUrls
-	cfg.ClientTLSInfo.CertFile, cfg.ClientTLSInfo.KeyFile = cert, key
-	cfg.ListenPeerUrls = []url.URL{{Scheme: "http", Host: "127.0.0.1:0"}}
-	cfg.AdvertisePeerUrls = cfg.ListenPeerUrls
-	cfg.InitialCluster = cfg.InitialClusterFromName(cfg.Name)
-	etcd, err := embed.StartEtcd(cfg)
+	etcd, err := etcdnode.Start(t.Context(), etcdnode.Config{
+		Dir: t.TempDir(), TLS: etcdtls.TLSInfo{CertFile: cert, KeyFile: key},
+		Change: func(cfg *embed.Config) {
+			quick(cfg)
+			cfg.BcryptCost = 4 // the least: under the race detector the default takes seconds for each login
+		},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(etcd.Close)
-	<-etcd.Server.ReadyNotify()
-	addr := etcd.Clients[0].Addr().String()
+	t.Cleanup(etcd.Server.Close)
+	addr := etcd.Addr
 
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()

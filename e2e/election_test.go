@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"net/url"
 	"reflect"
 	"slices"
 	"sync"
@@ -16,11 +15,11 @@ import (
 	"go.etcd.io/etcd/client/v3/naming/endpoints"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/goleak"
-	"go.uber.org/zap"
 
 	"github.com/understudy-rpc/understudy/e2e/etcdproc"
 	"github.com/understudy-rpc/understudy/election"
 	"github.com/understudy-rpc/understudy/election/electiontest"
+	"github.com/understudy-rpc/understudy/internal/etcdnode"
 )
 
 const electionLimit = 2 * time.Minute // ends a test whose State never comes
@@ -35,23 +34,18 @@ const (
 // embeddedEtcd starts an etcd inside this process, and returns its host:port.
 func embeddedEtcd(t *testing.T) string {
 	t.Helper()
-	cfg := embed.NewConfig()
-	cfg.Dir = t.TempDir()
-	cfg.TickMs, cfg.ElectionMs = 10, 100
-	cfg.UnsafeNoFsync = true
-	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
-	cfg.ListenClientUrls = []url.URL{{Scheme: "http", Host: "127.0.0.1:0"}}
-	cfg.AdvertiseClientUrls = cfg.ListenClientUrls
-	cfg.ListenPeerUrls = []url.URL{{Scheme: "http", Host: "127.0.0.1:0"}}
-	cfg.AdvertisePeerUrls = cfg.ListenPeerUrls
-	cfg.InitialCluster = cfg.InitialClusterFromName(cfg.Name)
-	etcd, err := embed.StartEtcd(cfg)
+	etcd, err := etcdnode.Start(t.Context(), etcdnode.Config{Dir: t.TempDir(), Change: quick})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(etcd.Close)
-	<-etcd.Server.ReadyNotify()
-	return etcd.Clients[0].Addr().String()
+	t.Cleanup(etcd.Server.Close)
+	return etcd.Addr
+}
+
+// quick are the timings of an etcd of these tests. It doesn't fsync.
+func quick(cfg *embed.Config) {
+	cfg.TickMs, cfg.ElectionMs = 10, 100
+	cfg.UnsafeNoFsync = true
 }
 
 // dialEtcd returns a client that ends with the test.

@@ -2,10 +2,15 @@ module github.com/understudy-rpc/understudy/e2e
 
 go 1.26.0
 
-replace github.com/understudy-rpc/understudy => ../
+replace (
+	github.com/understudy-rpc/understudy => ../
+	github.com/understudy-rpc/understudy/internal/etcdnode => ../internal/etcdnode
+)
 
 require (
 	github.com/understudy-rpc/understudy v0.0.0-00010101000000-000000000000
+	github.com/understudy-rpc/understudy/internal/etcdnode v0.0.0-00010101000000-000000000000
+	go.etcd.io/etcd/client/pkg/v3 v3.7.3
 	go.etcd.io/etcd/client/v3 v3.7.3
 	go.etcd.io/etcd/server/v3 v3.7.3
 	go.uber.org/goleak v1.3.0
@@ -45,7 +50,6 @@ require (
 	github.com/xiang90/probing v0.0.0-20221125231312-a49e3df8f510 // indirect
 	go.etcd.io/bbolt v1.5.0 // indirect
 	go.etcd.io/etcd/api/v3 v3.7.3 // indirect
-	go.etcd.io/etcd/client/pkg/v3 v3.7.3 // indirect
 	go.etcd.io/etcd/pkg/v3 v3.7.3 // indirect
 	go.etcd.io/raft/v3 v3.7.0 // indirect
 	go.opentelemetry.io/auto/sdk v1.2.1 // indirect

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/understudy-rpc/understudy/e2e/journal"
-	"github.com/understudy-rpc/understudy/e2e/process"
+	"github.com/understudy-rpc/understudy/internal/process"
 	"github.com/understudy-rpc/understudy/replica"
 )
 
@@ -22,16 +22,15 @@ import (
 // host that it is on.
 func (w *world) startReplica(
 	host, group, log string, said func(journal.Event), args ...string,
-) (*process.Process, error) {
+) (*journal.Process, error) {
 	file, err := os.OpenFile(filepath.Join(w.dir, log), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return nil, err
 	}
-	defer file.Close()
 	argv := append(w.net.on(host), filepath.Join(w.bin, "journal"), "replica", "-etcd", w.endpoints(), "-via",
 		w.net.via(host),
 		"-group", group, "-name", host, "-host", w.net.addr(host), "-level", w.level.String())
-	return process.Start(w.starter, host, append(argv, args...), file, said)
+	return process.Talk[journal.Command](spec(host, append(argv, args...), file), said)
 }
 
 // twin starts a second process of a name that lives, for a while: with the group's credentials, or
@@ -64,7 +63,7 @@ func twin(ctx context.Context, p *phase) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer second.Kill()
+	defer second.KillAndWait()
 	select {
 	case s := <-began:
 		return "", fmt.Errorf("%s has the name: it is %s", what, s.Role)
@@ -137,7 +136,7 @@ func (n *node) evict(ctx context.Context) error {
 		return nil
 	}
 	n.squatter = nil
-	defer s.Kill()
+	defer s.KillAndWait()
 	ctx, cancel := context.WithTimeoutCause(ctx, recovery, errors.New("no answer"))
 	defer cancel()
 	e, err := s.Ask(ctx, journal.Command{Do: journal.DoDump})

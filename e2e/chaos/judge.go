@@ -18,7 +18,7 @@ func (w *world) rest(ctx context.Context) error {
 	ended := make(chan error, len(w.clients))
 	for _, x := range w.clients {
 		go func() {
-			e, err := x.process.Ask(ctx, journal.Command{Do: journal.DoRest})
+			e, err := x.partner.Ask(ctx, journal.Command{Do: journal.DoRest})
 			w.mu.Lock()
 			x.ledger.Begun = e.Calls
 			w.mu.Unlock()
@@ -45,21 +45,21 @@ func (w *world) settled(ctx context.Context) (*journal.Dump, error) {
 	if err != nil {
 		return nil, err
 	}
-	e, err := leader.process.Ask(ctx, journal.Command{Do: journal.DoExecuted})
+	e, err := leader.partner.Ask(ctx, journal.Command{Do: journal.DoExecuted})
 	if err != nil {
 		return nil, err
 	}
 	executed := e.Status.Executed
-	if e, err = leader.process.Ask(ctx, journal.Command{Do: journal.DoDump}); err != nil {
+	if e, err = leader.partner.Ask(ctx, journal.Command{Do: journal.DoDump}); err != nil {
 		return nil, err
 	}
 	reference := e.Dump
 	for _, r := range w.replicas {
 		// Sessions may expire meanwhile, which are turns that leave the journal as it is.
-		if _, err := r.process.Ask(ctx, journal.Command{Do: journal.DoExecuted, Count: executed}); err != nil {
+		if _, err := r.partner.Ask(ctx, journal.Command{Do: journal.DoExecuted, Count: executed}); err != nil {
 			return nil, err
 		}
-		e, err := r.process.Ask(ctx, journal.Command{Do: journal.DoDigest})
+		e, err := r.partner.Ask(ctx, journal.Command{Do: journal.DoDigest})
 		if err != nil {
 			return nil, err
 		}

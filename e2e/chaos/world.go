@@ -21,8 +21,8 @@ import (
 	"github.com/understudy-rpc/understudy"
 	"github.com/understudy-rpc/understudy/e2e/cluster"
 	"github.com/understudy-rpc/understudy/e2e/journal"
-	"github.com/understudy-rpc/understudy/e2e/process"
 	"github.com/understudy-rpc/understudy/election"
+	"github.com/understudy-rpc/understudy/internal/process"
 	"github.com/understudy-rpc/understudy/replica"
 )
 
@@ -67,11 +67,12 @@ type node struct {
 	w       *world
 	host    string
 	process *process.Process // nil: it was killed, and not started again
+	partner *journal.Process // the same, of a replica or a client
 	stopped bool
 	off     bool // its clock was stepped
 	started int  // processes until now
 
-	squatter *process.Process // of another group, where this one's was; nil for none
+	squatter *journal.Process // of another group, where this one's was; nil for none
 
 	// Guarded by world.mu:
 	status replica.Status  // of a replica
@@ -80,14 +81,13 @@ type node struct {
 
 // A world is one group at one level, its etcd and its clients.
 type world struct {
-	net     network
-	rng     *rand.Rand
-	level   understudy.Level
-	bin     string // where the binaries are
-	dir     string // for logs and etcd's data
-	starter *process.Starter
-	etcd    *clientv3.Client
-	store   election.Election
+	net   network
+	rng   *rand.Rand
+	level understudy.Level
+	bin   string // where the binaries are
+	dir   string // for logs and etcd's data
+	etcd  *clientv3.Client
+	store election.Election
 
 	etcds, replicas, clients []*node
 
@@ -113,7 +113,7 @@ type world struct {
 func newWorld(
 	ctx context.Context, net network, rng *rand.Rand, level understudy.Level, bin, dir string,
 ) (*world, error) {
-	w := &world{net: net, rng: rng, level: level, bin: bin, dir: dir, starter: process.NewStarter()}
+	w := &world{net: net, rng: rng, level: level, bin: bin, dir: dir}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return w, err
 	}
@@ -173,13 +173,12 @@ func (w *world) quit() {
 func (w *world) close() error {
 	for _, n := range slices.Concat(w.clients, w.replicas, w.etcds) {
 		if n.process != nil {
-			n.process.Kill()
+			n.process.KillAndWait()
 		}
 		if n.squatter != nil {
-			n.squatter.Kill()
+			n.squatter.KillAndWait()
 		}
 	}
-	w.starter.Close()
 	err := w.searchLogs()
 	if w.etcd != nil {
 		err = errors.Join(err, w.etcd.Close())
@@ -232,7 +231,6 @@ func (n *node) launch() error {
 	if err != nil {
 		return err
 	}
-	defer log.Close()
 	n.started++
 	argv := n.w.net.on(n.host)
 	binary := func(name string) string { return filepath.Join(n.w.bin, name) }
@@ -245,13 +243,13 @@ func (n *node) launch() error {
 		argv = append(argv, binary("etcd"), "-dir", filepath.Join(n.w.dir, n.host+".data"), "-name", n.host,
 			"-addr", addr+":2379", "-peer", addr+":2380", "-nodes", strings.Join(nodes, ","), "-tick", "30",
 			"-election", "300")
-		n.process, err = process.StartPlain(n.w.starter, n.host, argv, log)
+		n.process, err = process.Start(spec(n.host, argv, log))
 	case n.isReplica():
 		n.said(&replica.Status{})
 		argv = append(argv, binary("journal"), "replica", "-etcd", n.w.endpoints(), "-via", n.w.net.via(n.host),
 			"-group", group, "-name", n.host, "-host", addr, "-port", replicaPort, "-peer-port", peerPort,
 			"-level", n.w.level.String())
-		n.process, err = process.Start(n.w.starter, n.host, argv, log, func(e journal.Event) { n.said(e.Status) })
+		return n.talk(spec(n.host, argv, log), func(e journal.Event) { n.said(e.Status) })
 	default:
 		ledger := &cluster.Ledger{Client: fmt.Sprintf("%s%d", n.host, n.started)}
 		n.w.mu.Lock()
@@ -260,7 +258,7 @@ func (n *node) launch() error {
 		n.w.mu.Unlock()
 		argv = append(argv, binary("journal"), "client", "-etcd", n.w.endpoints(), "-via", n.w.net.via(n.host),
 			"-group", group, "-name", ledger.Client)
-		n.process, err = process.Start(n.w.starter, ledger.Client, argv, log, func(e journal.Event) {
+		return n.talk(spec(ledger.Client, argv, log), func(e journal.Event) {
 			if e.Call != nil {
 				n.w.mu.Lock()
 				ledger.Calls = append(ledger.Calls, *e.Call)
@@ -269,6 +267,19 @@ func (n *node) launch() error {
 		})
 	}
 	return err
+}
+
+// talk starts a process of the journal.
+func (n *node) talk(s process.Spec, unasked func(journal.Event)) error {
+	p, err := process.Talk[journal.Command](s, unasked)
+	if err == nil {
+		n.process, n.partner = p.Process, p
+	}
+	return err
+}
+
+func spec(name string, argv []string, log *os.File) process.Spec {
+	return process.Spec{Name: name, Program: argv[0], Args: argv[1:], Stderr: log}
 }
 
 func (n *node) said(s *replica.Status) {
@@ -309,8 +320,8 @@ func (n *node) start(ctx context.Context) error {
 
 // kill is kill -9.
 func (n *node) kill() {
-	n.process.Kill()
-	n.process, n.stopped, n.off = nil, false, false
+	n.process.KillAndWait()
+	n.process, n.partner, n.stopped, n.off = nil, nil, false, false
 	n.w.mu.Lock()
 	defer n.w.mu.Unlock()
 	n.status = replica.Status{}
@@ -332,7 +343,7 @@ func (n *node) proceed() error {
 		return nil
 	}
 	n.stopped = false
-	return n.process.Proceed()
+	return n.process.Continue()
 }
 
 // stepClock sets by how much the process's clock is off.
@@ -449,6 +460,6 @@ func (n *node) load(ctx context.Context, rng *rand.Rand) error {
 func (n *node) ask(ctx context.Context, c journal.Command) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, recovery, errors.New("no answer"))
 	defer cancel()
-	_, err := n.process.Ask(ctx, c)
+	_, err := n.partner.Ask(ctx, c)
 	return err
 }

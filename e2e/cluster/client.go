@@ -8,7 +8,6 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/understudy-rpc/understudy/e2e/journal"
-	"github.com/understudy-rpc/understudy/e2e/process"
 	"github.com/understudy-rpc/understudy/transport"
 )
 
@@ -21,7 +20,7 @@ type Client struct {
 	Name string
 
 	c       *Cluster
-	process *process.Process
+	process *journal.Process
 	killed  bool
 	rested  bool
 	begun   uint64
@@ -155,7 +154,7 @@ func (x *Client) Stop() {
 func (x *Client) Continue() {
 	x.c.t.Helper()
 	x.c.did("client %s goes on", x.Name)
-	if err := x.process.Proceed(); err != nil {
+	if err := x.process.Continue(); err != nil {
 		x.c.t.Fatal(err)
 	}
 }
@@ -170,7 +169,7 @@ func (x *Client) Stats() transport.Stats {
 func (x *Client) Kill() time.Duration {
 	x.c.t.Helper()
 	at := x.c.did("client %s is killed", x.Name)
-	x.process.Kill()
+	x.process.KillAndWait()
 	x.killed = true
 	return at
 }

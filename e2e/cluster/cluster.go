@@ -34,7 +34,6 @@ import (
 
 	"github.com/understudy-rpc/understudy"
 	"github.com/understudy-rpc/understudy/e2e/etcdproc"
-	"github.com/understudy-rpc/understudy/e2e/process"
 	"github.com/understudy-rpc/understudy/election"
 )
 
@@ -53,14 +52,13 @@ type Cluster struct {
 	Etcd  *etcdproc.Server   // the first of its nodes
 	Etcds []*etcdproc.Server // all of them: mostly it has one
 
-	t       *testing.T
-	ctx     context.Context
-	level   understudy.Level
-	binary  string
-	starter *process.Starter
-	logs    string
-	etcd    *clientv3.Client
-	store   election.Election
+	t      *testing.T
+	ctx    context.Context
+	level  understudy.Level
+	binary string
+	logs   string
+	etcd   *clientv3.Client
+	store  election.Election
 
 	replicas []*Replica
 	clients  []*Client
@@ -108,7 +106,6 @@ func NewOn(t *testing.T, level understudy.Level, etcds ...*etcdproc.Server) *Clu
 		t.Fatal(err)
 	}
 	c.etcd, c.store = client, election.NewEtcd(client, group)
-	c.starter = process.NewStarter()
 	watched := make(chan struct{})
 	go func() {
 		defer close(watched)
@@ -135,16 +132,15 @@ func (c *Cluster) closeStore(client *clientv3.Client) {
 func (c *Cluster) end() {
 	for _, r := range c.replicas {
 		if r.process != nil {
-			r.process.Kill()
+			r.process.KillAndWait()
 		}
 	}
 	for _, x := range c.clients {
-		x.process.Kill()
+		x.process.KillAndWait()
 	}
 	for _, o := range c.others {
 		o.Kill()
 	}
-	c.starter.Close()
 	c.searchLogs()
 	if c.t.Failed() {
 		c.showLogs()
@@ -159,7 +155,7 @@ func (c *Cluster) searchLogs() {
 			c.t.Error(err)
 			continue
 		}
-		for _, bad := range []string{"WARNING: DATA RACE", "panic: ", "fatal error: "} {
+		for _, bad := range []string{"WARNING: DATA RACE", "panic: ", "fatal error: ", "said what is no event"} {
 			if i := strings.Index(string(log), bad); i >= 0 {
 				c.t.Errorf("%s: %.6000s", filepath.Base(path), log[i:])
 			}

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/understudy-rpc/understudy/e2e/journal"
-	"github.com/understudy-rpc/understudy/e2e/process"
+	"github.com/understudy-rpc/understudy/internal/process"
 )
 
 // beginLimit is how long a process may take to its first word. Busy machines were seen that let a
@@ -16,15 +16,15 @@ import (
 const beginLimit = 15 * time.Second
 
 // launch starts a process, and waits for its first word, which comes before it does anything.
-func (c *Cluster) launch(name string, args []string, unasked func(journal.Event)) *process.Process {
+func (c *Cluster) launch(name string, args []string, unasked func(journal.Event)) *journal.Process {
 	c.t.Helper()
-	log, err := os.OpenFile(c.logPath(name), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	defer log.Close()
 	for {
-		p, err := process.Start(c.starter, name, append([]string{c.binary}, args...), log, unasked)
+		log, err := os.OpenFile(c.logPath(name), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		p, err := process.Talk[journal.Command](
+			process.Spec{Name: name, Program: c.binary, Args: args, Stderr: log}, unasked)
 		if err != nil {
 			c.t.Fatal(err)
 		}
@@ -35,9 +35,9 @@ func (c *Cluster) launch(name string, args []string, unasked func(journal.Event)
 			return p
 		case <-time.After(beginLimit):
 			c.t.Logf("%s is started again: it hasn't begun, and is %s", name, p.State())
-			p.Kill()
+			p.KillAndWait()
 		case <-c.ctx.Done():
-			p.Kill()
+			p.KillAndWait()
 			c.vain(name + " begins")
 		}
 	}

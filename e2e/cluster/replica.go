@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/understudy-rpc/understudy/e2e/journal"
-	"github.com/understudy-rpc/understudy/e2e/process"
 	"github.com/understudy-rpc/understudy/replica"
 )
 
@@ -20,7 +19,7 @@ type Replica struct {
 	c        *Cluster
 	args     []string
 	peerPort int              // of all its processes
-	process  *process.Process // nil while there is none; written with Cluster.mu held
+	process  *journal.Process // nil while there is none; written with Cluster.mu held
 	stopped  bool
 
 	// Guarded by Cluster.mu:
@@ -87,7 +86,7 @@ func (r *Replica) Replace(group uint64) {
 	r.Start()
 }
 
-func (r *Replica) start() *process.Process {
+func (r *Replica) start() *journal.Process {
 	r.c.t.Helper()
 	r.c.mu.Lock()
 	r.addr, r.status = "", replica.Status{}
@@ -138,7 +137,7 @@ func (r *Replica) Rival() (log string, err error) {
 type Other struct {
 	c       *Cluster
 	name    string
-	process *process.Process
+	process *journal.Process
 	status  replica.Status // guarded by Cluster.mu
 }
 
@@ -171,7 +170,7 @@ func (r *Replica) Squat(group string) *Other {
 }
 
 // Kill is kill -9.
-func (o *Other) Kill() { o.process.Kill() }
+func (o *Other) Kill() { o.process.KillAndWait() }
 
 // Log returns what the process has logged until now.
 func (o *Other) Log() string { return o.c.log(o.name) }
@@ -267,7 +266,7 @@ func (r *Replica) Kill() time.Duration {
 		r.c.t.Fatalf("%s doesn't run", r.Name)
 	}
 	at := r.c.did("%s is killed", r.Name)
-	r.process.Kill()
+	r.process.KillAndWait()
 	r.c.broadcast(func() { r.process, r.stopped, r.status = nil, false, replica.Status{} })
 	return at
 }
@@ -308,7 +307,7 @@ func (r *Replica) Stop() time.Duration {
 func (r *Replica) Continue() time.Duration {
 	r.c.t.Helper()
 	at := r.c.did("%s goes on", r.Name)
-	if err := r.process.Proceed(); err != nil {
+	if err := r.process.Continue(); err != nil {
 		r.c.t.Fatal(err)
 	}
 	r.c.broadcast(func() { r.stopped = false })

@@ -16,12 +16,8 @@
 package etcdproc
 
 import (
-	"bufio"
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -31,6 +27,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/understudy-rpc/understudy/internal/process"
 )
 
 // startLimit bounds one start of the process; typically it takes a tenth of a second.
@@ -43,11 +41,9 @@ const startLimit = 30 * time.Second
 type Server struct {
 	t    testing.TB
 	dir  string
-	addr string   // "" until the first start has chosen a port
-	more []string // further arguments
-	cmd  *exec.Cmd
-	in   io.Closer     // the process ends when this does
-	errs *bytes.Buffer // the process's standard error; read when it has ended
+	addr string           // "" until the first start has chosen a port
+	more []string         // further arguments
+	now  *process.Process // nil while there is none
 }
 
 // Start starts an etcd with an empty data directory, and returns when it serves. It ends with the
@@ -99,7 +95,7 @@ func StartMembers(t testing.TB, n int) []*Server {
 func (s *Server) Addr() string { return s.addr }
 
 // Running reports whether there is a process, stopped or not.
-func (s *Server) Running() bool { return s.cmd != nil }
+func (s *Server) Running() bool { return s.now != nil }
 
 // Kill kills the process (SIGKILL) and returns when it is gone.
 func (s *Server) Kill() {
@@ -160,34 +156,22 @@ func (s *Server) Load(backup string) {
 // Stop stops the process (SIGSTOP) and returns when it stands still.
 func (s *Server) Stop() {
 	s.t.Helper()
-	s.signal(syscall.SIGSTOP)
-	// A stopped child is reported once to whoever waits for it so; it isn't reaped by that.
-	var status syscall.WaitStatus
-	for {
-		pid, err := syscall.Wait4(s.cmd.Process.Pid, &status, syscall.WUNTRACED, nil)
-		if errors.Is(err, syscall.EINTR) {
-			continue
-		}
-		if err != nil || pid != s.cmd.Process.Pid || !status.Stopped() {
-			s.t.Fatalf("etcdproc: Stop: the process did not stop: %v, status %v", err, status)
-		}
-		return
-	}
+	s.must("Stop", (*process.Process).Stop)
 }
 
 // Continue lets a stopped process go on (SIGCONT).
 func (s *Server) Continue() {
 	s.t.Helper()
-	s.signal(syscall.SIGCONT)
+	s.must("Continue", (*process.Process).Continue)
 }
 
-func (s *Server) signal(sig syscall.Signal) {
+func (s *Server) must(what string, do func(*process.Process) error) {
 	s.t.Helper()
 	if !s.Running() {
-		s.t.Fatalf("etcdproc: %v: there is no process", sig)
+		s.t.Fatalf("etcdproc: %s: there is no process", what)
 	}
-	if err := s.cmd.Process.Signal(sig); err != nil {
-		s.t.Fatalf("etcdproc: %v: %v", sig, err)
+	if err := do(s.now); err != nil {
+		s.t.Fatalf("etcdproc: %s: %v", what, err)
 	}
 }
 
@@ -202,51 +186,34 @@ func (s *Server) start() error {
 	if addr == "" {
 		addr = "127.0.0.1:0"
 	}
-	cmd := exec.Command(binary, append([]string{"-dir", s.data(), "-addr", addr}, s.more...)...)
-	// A process group of its own: should this process die while etcd is stopped, the kernel hangs
-	// it up.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	s.errs = &bytes.Buffer{}
-	cmd.Stderr = s.errs
-	in, err := cmd.StdinPipe()
+	args := append([]string{"-dir", s.data(), "-addr", addr}, s.more...)
+	p, err := process.Start(process.Spec{Name: "etcd", Program: binary, Args: args})
 	if err != nil {
 		return err
 	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return err
-	}
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	s.cmd, s.in = cmd, in
-	ready := make(chan string, 1)
-	go func() {
-		line, _ := bufio.NewReader(out).ReadString('\n')
-		ready <- line
-	}()
+	s.now = p
 	select {
-	case line := <-ready:
-		var ok bool
-		if s.addr, ok = strings.CutPrefix(strings.TrimSpace(line), "ready "); !ok {
-			s.end()
-			return fmt.Errorf("the process said %q, and %s", line, s.errs)
-		}
-		return nil
+	case <-p.Begun:
+	case <-p.Done:
+		s.now = nil
+		return p.Why()
 	case <-time.After(startLimit):
 		return fmt.Errorf("not ready after %v", startLimit)
 	}
+	var ok bool
+	if s.addr, ok = strings.CutPrefix(p.FirstLine(), "ready "); !ok {
+		s.end()
+		return fmt.Errorf("the process said %q, and logged %s", p.FirstLine(), p.Log())
+	}
+	return nil
 }
 
 // end kills the process, if there is one, in whatever state it is.
 func (s *Server) end() {
-	if s.cmd == nil {
-		return
+	if s.now != nil {
+		s.now.KillAndWait()
+		s.now = nil
 	}
-	_ = s.cmd.Process.Kill()
-	s.in.Close()
-	_ = s.cmd.Wait() // that it was killed is no news
-	s.cmd = nil
 }
 
 // build returns the path of cmd/etcd's binary, built once per test process. It stays in the user's

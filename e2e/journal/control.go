@@ -1,32 +1,32 @@
 package journal
 
 import (
-	"bufio"
-	"context"
-	"encoding/json"
-	"fmt"
-	"io"
-	"sync"
 	"time"
 
 	"google.golang.org/grpc/codes"
 
+	"github.com/understudy-rpc/understudy/internal/process"
 	"github.com/understudy-rpc/understudy/replica"
 	"github.com/understudy-rpc/understudy/transport"
 )
 
-// A test and its processes talk in JSON, a value a line: commands to a process's stdin, events from
-// its stdout. A process ends when its stdin does.
+// The test's end of the pipes to a process that runs the journal, and the process's own. The first
+// event that it says is empty: it comes before the process does anything.
+type (
+	Process = process.Partner[Command, Event]
+	Link    = process.Link[Command, Event]
+)
 
-// A Command asks a process for something. It is answered by one event of the same ID.
+// A Command asks a process for something. It is answered by one event.
 type Command struct {
-	ID     int               `json:"id"`
 	Do     string            `json:"do"`
 	Count  uint64            `json:"count,omitempty"`
 	Load   *Load             `json:"load,omitempty"`
 	Routes map[string]string `json:"routes,omitempty"`
 	Off    time.Duration     `json:"off,omitempty"`
 }
+
+func (c Command) String() string { return c.Do }
 
 // What a command can ask for.
 const (
@@ -54,11 +54,8 @@ type Load struct {
 	Calls    int           `json:"calls"`    // of each caller; 0: until DoRest
 }
 
-// An Event answers the command of its ID, or is what a process says unasked, with ID 0.
+// An Event answers a command, or is what a process says unasked.
 type Event struct {
-	ID       int               `json:"id,omitempty"`
-	Error    string            `json:"error,omitempty"`
-	Begun    bool              `json:"begun,omitempty"`    // the process's first word
 	Addr     string            `json:"addr,omitempty"`     // a replica listens
 	Status   *replica.Status   `json:"status,omitempty"`   // a replica's, when it changes
 	Failover *replica.Failover `json:"failover,omitempty"` // a replica has taken over
@@ -78,45 +75,3 @@ type Call struct {
 	Code  codes.Code    `json:"c,omitempty"`
 	Text  string        `json:"t,omitempty"`
 }
-
-// Link is a process's end of the conversation. Its methods may run concurrently.
-type Link struct {
-	mu  sync.Mutex // guards out
-	out *json.Encoder
-}
-
-// NewLink returns a link that writes to out.
-func NewLink(out io.Writer) *Link { return &Link{out: json.NewEncoder(out)} }
-
-// Tell writes one event. When the test is gone nobody is left to be told, and Serve is about to
-// end.
-func (l *Link) Tell(e Event) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	_ = l.out.Encode(e)
-}
-
-// Serve answers commands, each in a goroutine of its own, until in ends; then it ends the answers'
-// context, waits for them and returns. The answers' ID is set here.
-func (l *Link) Serve(ctx context.Context, in io.Reader, answer func(context.Context, Command) Event) error {
-	ctx, cancel := context.WithCancel(ctx)
-	var answering sync.WaitGroup
-	defer answering.Wait()
-	defer cancel()
-	lines := bufio.NewScanner(in)
-	for lines.Scan() {
-		var c Command
-		if err := json.Unmarshal(lines.Bytes(), &c); err != nil {
-			return fmt.Errorf("journal: control: %w", err)
-		}
-		answering.Go(func() {
-			e := answer(ctx, c)
-			e.ID = c.ID
-			l.Tell(e)
-		})
-	}
-	return lines.Err()
-}
-
-// Unknown is the answer to a command that isn't for this process.
-func Unknown(c Command) Event { return Event{Error: fmt.Sprintf("unknown command %q", c.Do)} }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/understudy-rpc/understudy/examples/greeter/helloworld"
 	"github.com/understudy-rpc/understudy/interceptor"
+	"github.com/understudy-rpc/understudy/internal/process"
 	"github.com/understudy-rpc/understudy/transport"
 )
 
@@ -49,7 +50,7 @@ func clientMain(cfg clientConfig, in io.Reader, out, errOut io.Writer) int {
 	l := newLoad(ctx, helloworld.NewGreeterClient(conn), cfg.callers)
 	if cfg.control {
 		signal.Ignore(os.Interrupt) // it is meant for the parent, whose terminal this is
-		err = newLink(out).serve(ctx, in, l.answer)
+		err = process.NewLink[command, event](out).Serve(ctx, in, l.answer)
 		if err != nil {
 			fmt.Fprintln(errOut, err)
 			return 1

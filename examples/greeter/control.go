@@ -1,24 +1,24 @@
 package main
 
 import (
-	"bufio"
-	"context"
-	"encoding/json"
-	"fmt"
-	"io"
-	"sync"
 	"time"
+
+	"github.com/understudy-rpc/understudy/internal/process"
 )
 
-// The parent and its children talk in JSON, a value a line: commands to a child's stdin, events
-// from its stdout. A child ends when its stdin does, so none outlives the parent.
+// The parent's end of the pipes to a child, this program with a subcommand, and the child's.
+type (
+	child = process.Partner[command, event]
+	link  = process.Link[command, event]
+)
 
-// A command asks a child for something. It is answered by one event of the same ID.
+// A command asks a child for something. It is answered by one event.
 type command struct {
-	ID    int         `json:"id"`
 	Do    string      `json:"do"`
 	Marks []time.Time `json:"marks,omitempty"` // of doGaps
 }
+
+func (c command) String() string { return c.Do }
 
 // What a command can ask for.
 const (
@@ -30,11 +30,8 @@ const (
 	doGaps   = "gaps"   // the longest call at each of Marks
 )
 
-// An event answers the command ID, or is what a child says unasked, with ID 0. One field at most is
-// set besides.
+// An event answers a command, or is what a child says unasked. One field at most is set.
 type event struct {
-	ID       int               `json:"id,omitempty"`
-	Error    string            `json:"error,omitempty"`
 	Status   *replicaStatus    `json:"status,omitempty"`
 	Failover *failover         `json:"failover,omitempty"`
 	Dump     map[string]uint64 `json:"dump,omitempty"`
@@ -76,48 +73,3 @@ type stats struct {
 	Calls  int       `json:"calls"`
 	Failed int       `json:"failed"`
 }
-
-// maxLine bounds a line of either direction. A tally of hundreds of callers has some ten KB.
-const maxLine = 16 << 20
-
-// link is a child's end of the pipe to its parent. Its methods may run concurrently.
-type link struct {
-	mu  sync.Mutex // guards out
-	out *json.Encoder
-}
-
-func newLink(out io.Writer) *link { return &link{out: json.NewEncoder(out)} }
-
-// tell writes one event. When the parent is gone nobody is left to be told, and serve is about to
-// end.
-func (l *link) tell(e event) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	_ = l.out.Encode(e)
-}
-
-// serve answers commands, each in a goroutine of its own, until in ends; then it cancels what it
-// started, waits for it and returns. The answer's ID is set here.
-func (l *link) serve(ctx context.Context, in io.Reader, answer func(context.Context, command) event) error {
-	ctx, cancel := context.WithCancel(ctx)
-	var answering sync.WaitGroup
-	defer answering.Wait()
-	defer cancel()
-	lines := bufio.NewScanner(in)
-	lines.Buffer(nil, maxLine)
-	for lines.Scan() {
-		var c command
-		if err := json.Unmarshal(lines.Bytes(), &c); err != nil {
-			return fmt.Errorf("control: %w", err)
-		}
-		answering.Go(func() {
-			e := answer(ctx, c)
-			e.ID = c.ID
-			l.tell(e)
-		})
-	}
-	return lines.Err()
-}
-
-// unknownCommand is the answer to a command that isn't for this child.
-func unknownCommand(c command) event { return event{Error: fmt.Sprintf("unknown command %q", c.Do)} }

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/understudy-rpc/understudy/examples/greeter/helloworld"
+	"github.com/understudy-rpc/understudy/internal/process"
 )
 
 const (
@@ -62,22 +63,22 @@ func newLoad(ctx context.Context, g helloworld.GreeterClient, callers int) *load
 }
 
 // answer answers the parent's commands.
-func (l *load) answer(_ context.Context, c command) event {
+func (l *load) answer(_ context.Context, c command) (event, error) {
 	switch c.Do {
 	case doStart:
 		l.start()
-		return event{}
+		return event{}, nil
 	case doStats:
 		s := l.stats()
-		return event{Stats: &s}
+		return event{Stats: &s}, nil
 	case doStop:
 		l.stop()
 		t := l.tally()
-		return event{Tally: &t}
+		return event{Tally: &t}, nil
 	case doGaps:
-		return event{Gaps: l.holdups.gaps(c.Marks)}
+		return event{Gaps: l.holdups.gaps(c.Marks)}, nil
 	}
-	return unknownCommand(c)
+	return event{}, process.Unknown(c)
 }
 
 func (l *load) start() {

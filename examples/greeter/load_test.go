@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/understudy-rpc/understudy/examples/greeter/helloworld"
+	"github.com/understudy-rpc/understudy/internal/process"
 )
 
 // direct is a client without a network: call is asked what becomes of the nth call, from 1.
@@ -160,36 +161,46 @@ func TestLoadAnswersTheParent(t *testing.T) {
 	commandsOut, commands := io.Pipe()
 	events, eventsIn := io.Pipe()
 	served := make(chan error, 1)
-	go func() { served <- newLink(eventsIn).serve(t.Context(), commandsOut, l.answer) }()
+	go func() { served <- process.NewLink[command, event](eventsIn).Serve(t.Context(), commandsOut, l.answer) }()
 	decoder := json.NewDecoder(events)
-	ask := func(c command) (e event) {
+	type answer struct {
+		ID    int
+		Error string
+		event
+	}
+	asked := 0
+	ask := func(c command) (a answer) {
 		t.Helper()
-		if err := json.NewEncoder(commands).Encode(c); err != nil {
+		asked++
+		if err := json.NewEncoder(commands).Encode(struct {
+			ID int `json:"id"`
+			command
+		}{asked, c}); err != nil {
 			t.Fatal(err)
 		}
-		if err := decoder.Decode(&e); err != nil {
+		if err := decoder.Decode(&a); err != nil {
 			t.Fatal(err)
 		}
-		if e.ID != c.ID {
-			t.Fatalf("answer %d to command %d", e.ID, c.ID)
+		if a.ID != asked {
+			t.Fatalf("answer %d to command %d", a.ID, asked)
 		}
-		return e
+		return a
 	}
 	before := time.Now()
-	ask(command{ID: 1, Do: doStart})
+	ask(command{Do: doStart})
 	<-enough
-	if e := ask(command{ID: 2, Do: doStats}); e.Stats == nil || e.Stats.Calls < 98 {
+	if e := ask(command{Do: doStats}); e.Stats == nil || e.Stats.Calls < 98 {
 		t.Errorf("stats: %+v", e.Stats)
 	}
-	if e := ask(command{ID: 3, Do: doStop}); e.Tally == nil ||
+	if e := ask(command{Do: doStop}); e.Tally == nil ||
 		judge(e.Tally.Accounts, map[string]map[string]uint64{"a": server.dump()}, "a").Lost != 0 {
 		t.Errorf("tally: %+v", e.Tally)
 	}
-	if e := ask(command{ID: 4, Do: doGaps, Marks: []time.Time{before, time.Now().Add(time.Hour)}}); len(e.Gaps) != 2 ||
+	if e := ask(command{Do: doGaps, Marks: []time.Time{before, time.Now().Add(time.Hour)}}); len(e.Gaps) != 2 ||
 		e.Gaps[0].Took <= 0 || e.Gaps[1].Took != 0 {
 		t.Errorf("gaps: %v", e.Gaps)
 	}
-	if e := ask(command{ID: 5, Do: "dance"}); e.Error == "" {
+	if e := ask(command{Do: "dance"}); e.Error == "" {
 		t.Errorf("the load can dance: %+v", e)
 	}
 	commands.Close()

@@ -21,6 +21,8 @@ import (
 	"os/signal"
 	"syscall"
 	"time"
+
+	"github.com/understudy-rpc/understudy/internal/etcdnode"
 )
 
 func main() { os.Exit(dispatch(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
@@ -90,17 +92,17 @@ func runMain(cfg runConfig, out, errOut io.Writer) int {
 func etcdMain(cfg etcdConfig, out, errOut io.Writer) int {
 	ctx, restore := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer restore()
-	e, err := startEtcd(ctx, cfg.listen, "")
+	e, err := etcdnode.Start(ctx, etcdnode.Config{Listen: cfg.listen})
 	if err != nil {
 		fmt.Fprintln(errOut, err)
 		return 1
 	}
-	fmt.Fprintf(out, "etcd serves on %s\n", e.addr)
+	fmt.Fprintf(out, "etcd serves on %s\n", e.Addr)
 	select {
 	case <-ctx.Done():
-		err = e.stop()
-	case err = <-e.server.Err():
-		err = errors.Join(err, e.stop())
+		err = e.Stop()
+	case err = <-e.Server.Err():
+		err = errors.Join(err, e.Stop())
 	}
 	if err != nil {
 		fmt.Fprintln(errOut, err)

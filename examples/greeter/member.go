@@ -5,6 +5,8 @@ import (
 	"io"
 	"sync"
 	"time"
+
+	"github.com/understudy-rpc/understudy/internal/process"
 )
 
 // A member is a replica's name, and the processes that bear it one after the other: whichever way
@@ -18,14 +20,14 @@ type member struct {
 	rest  time.Duration // how long the name is without a process
 
 	mu     sync.Mutex // guards what follows
-	now    *process   // nil while there is none
+	now    *child     // nil while there is none
 	killed bool       // now was killed on purpose
 }
 
 // supervise keeps the member running until ctx ends; then it stops the process and returns.
 func (m *member) supervise(ctx context.Context) {
 	for first := true; ctx.Err() == nil; first = false {
-		p, err := startProcess(m.name, m.args, m.logs, m.event)
+		p, err := process.Talk[command](process.Spec{Name: m.name, Args: m.args, Copy: m.logs}, m.event)
 		if err != nil {
 			m.say("%s can't be started: %v", m.name, err)
 		} else {
@@ -34,14 +36,14 @@ func (m *member) supervise(ctx context.Context) {
 			}
 			m.set(p)
 			select {
-			case <-p.done:
+			case <-p.Done:
 			case <-ctx.Done():
-				p.stop(2 * time.Second)
+				p.End(2 * time.Second)
 				m.set(nil)
 				return
 			}
 			if !m.set(nil) {
-				m.say("%v", p.ended())
+				m.say("%v", p.Why())
 			}
 		}
 		select {
@@ -52,7 +54,7 @@ func (m *member) supervise(ctx context.Context) {
 }
 
 // set says whether the process until now was killed on purpose.
-func (m *member) set(p *process) (killed bool) {
+func (m *member) set(p *child) (killed bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	killed, m.killed, m.now = m.killed, false, p
@@ -60,7 +62,7 @@ func (m *member) set(p *process) (killed bool) {
 }
 
 // process returns the process that there is now, or nil.
-func (m *member) process() *process {
+func (m *member) process() *child {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.now
@@ -75,7 +77,7 @@ func (m *member) kill() (time.Time, bool) {
 	}
 	m.killed = true
 	at := time.Now()
-	m.now.kill()
+	m.now.Kill()
 	return at, true
 }
 
@@ -83,7 +85,7 @@ func (m *member) kill() (time.Time, bool) {
 func (m *member) ask(ctx context.Context, c command) (event, error) {
 	p := m.process()
 	if p == nil {
-		return event{}, errEnded
+		return event{}, process.ErrEnded
 	}
-	return p.ask(ctx, c)
+	return p.Ask(ctx, c)
 }

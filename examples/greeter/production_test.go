@@ -29,6 +29,7 @@ import (
 	"github.com/understudy-rpc/understudy"
 	"github.com/understudy-rpc/understudy/examples/greeter/helloworld"
 	"github.com/understudy-rpc/understudy/interceptor"
+	"github.com/understudy-rpc/understudy/internal/etcdnode"
 	"github.com/understudy-rpc/understudy/replica"
 	"github.com/understudy-rpc/understudy/transport"
 )
@@ -140,11 +141,11 @@ func TestRollingRestart(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	ca := newAuthority(t)
-	etcd, err := startEtcd(ctx, "127.0.0.1:0", ca.identity("127.0.0.1"))
+	etcd, err := etcdnode.Start(ctx, etcdnode.Config{TLS: ca.identity("127.0.0.1").etcd()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = etcd.stop() }()
+	defer func() { _ = etcd.Stop() }()
 
 	type running struct {
 		cfg  replicaConfig
@@ -174,7 +175,7 @@ func TestRollingRestart(t *testing.T) {
 			}
 		}
 		group = append(group, start(replicaConfig{
-			name: name, group: "greeter", etcd: etcd.addr, level: understudy.Stable,
+			name: name, group: "greeter", etcd: etcd.Addr, level: understudy.Stable,
 			tls: ca.identity("greeter", "127.0.0.1"), etcdTLS: ca.identity(),
 			listen: addrs[0], peers: addrs[1], health: addrs[2],
 		}))
@@ -194,7 +195,7 @@ func TestRollingRestart(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		conn, err := grpc.NewClient("replicated://"+etcd.addr+"/greeter",
+		conn, err := grpc.NewClient("replicated://"+etcd.Addr+"/greeter",
 			append(interceptor.DialOptions(transport.WithEtcd(toEtcd, "", "")),
 				grpc.WithTransportCredentials(creds))...)
 		if err != nil {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/understudy-rpc/understudy/examples/greeter/helloworld"
 	"github.com/understudy-rpc/understudy/interceptor"
+	"github.com/understudy-rpc/understudy/internal/process"
 	"github.com/understudy-rpc/understudy/replica"
 )
 
@@ -28,10 +29,10 @@ func replicaMain(cfg replicaConfig, in io.Reader, out, errOut io.Writer) int {
 	var told func(replica.Failover)
 	if cfg.control {
 		signal.Ignore(os.Interrupt) // it is meant for the parent, whose terminal this is
-		parent := newLink(out)
-		told = func(f replica.Failover) { parent.tell(event{Failover: toFailover(f)}) }
+		parent := process.NewLink[command, event](out)
+		told = func(f replica.Failover) { parent.Tell(event{Failover: toFailover(f)}) }
 		go func() {
-			if err := parent.serve(ctx, in, s.answer); err != nil {
+			if err := parent.Serve(ctx, in, s.answer); err != nil {
 				fmt.Fprintln(errOut, err)
 			}
 			cancel()
@@ -118,15 +119,15 @@ func (s *served) status() replicaStatus {
 }
 
 // answer answers the parent's commands.
-func (s *served) answer(_ context.Context, c command) event {
+func (s *served) answer(_ context.Context, c command) (event, error) {
 	switch c.Do {
 	case doStatus:
 		now := s.status()
-		return event{Status: &now}
+		return event{Status: &now}, nil
 	case doDump:
-		return event{Dump: s.greeter.dump()}
+		return event{Dump: s.greeter.dump()}, nil
 	}
-	return unknownCommand(c)
+	return event{}, process.Unknown(c)
 }
 
 // show is for a person at a terminal: it writes a line when the replica's part in the group

@@ -11,6 +11,9 @@ import (
 	"path/filepath"
 	"sync"
 	"time"
+
+	"github.com/understudy-rpc/understudy/internal/etcdnode"
+	"github.com/understudy-rpc/understudy/internal/process"
 )
 
 // A play is one run of the whole: an etcd, the replicas, a client, and somebody who kills.
@@ -19,7 +22,7 @@ type play struct {
 	early context.Context // ends at Ctrl-C: then the run ends early, but in order
 
 	group  group
-	client *process
+	client *child
 	began  time.Time // when the callers began
 	last   stats     // the client's newest; show's, then judge's
 
@@ -66,12 +69,12 @@ func (p *play) run(ctx context.Context) (ok bool, err error) {
 
 	etcd, name := p.cfg.etcd, fmt.Sprintf("%s-%08x", defaultGroup, rand.Uint32())
 	if etcd == "" {
-		e, err := startEtcd(ctx, "127.0.0.1:0", "")
+		e, err := etcdnode.Start(ctx, etcdnode.Config{})
 		if err != nil {
 			return false, err
 		}
-		defer e.stop()
-		etcd, name = e.addr, defaultGroup
+		defer e.Stop()
+		etcd, name = e.Addr, defaultGroup
 	}
 	stop, err := p.start(ctx, etcd, name)
 	defer stop()
@@ -90,7 +93,7 @@ func (p *play) start(ctx context.Context, etcd, name string) (stop func(), err e
 	stop = func() {
 		cancel()
 		if p.client != nil {
-			p.client.stop(time.Second)
+			p.client.End(time.Second)
 		}
 		supervising.Wait()
 		for _, f := range logs {
@@ -128,7 +131,8 @@ func (p *play) start(ctx context.Context, etcd, name string) (stop func(), err e
 		logs, clientLogs = append(logs, f), f
 	}
 	args := append([]string{"client", "--callers", fmt.Sprint(p.cfg.callers)}, common...)
-	if p.client, err = startProcess("client", args, clientLogs, p.unasked); err != nil {
+	spec := process.Spec{Name: "client", Args: args, Copy: clientLogs}
+	if p.client, err = process.Talk[command](spec, p.unasked); err != nil {
 		return stop, err
 	}
 
@@ -141,8 +145,8 @@ func (p *play) start(ctx context.Context, etcd, name string) (stop func(), err e
 		}
 		err = fmt.Errorf("the replicas haven't come together: %w", err)
 		for _, m := range p.group {
-			if now := m.process(); now != nil && now.log.String() != "" {
-				err = fmt.Errorf("%w\n%s logged:\n%s", err, m.name, now.log)
+			if now := m.process(); now != nil && now.Log() != "" {
+				err = fmt.Errorf("%w\n%s logged:\n%s", err, m.name, now.Log())
 			}
 		}
 		return stop, err
@@ -178,7 +182,7 @@ func (p *play) load(ctx context.Context) error {
 	defer cancel()
 	p.began = time.Now()
 	p.last.At = p.began
-	if _, err := p.client.ask(ctx, command{Do: doStart}); err != nil {
+	if _, err := p.client.Ask(ctx, command{Do: doStart}); err != nil {
 		return err
 	}
 	var working sync.WaitGroup
@@ -192,8 +196,8 @@ func (p *play) load(ctx context.Context) error {
 	case <-ctx.Done():
 	case <-p.early.Done():
 		p.say("interrupted: once more leaves at once")
-	case <-p.client.done:
-		return p.client.ended()
+	case <-p.client.Done:
+		return p.client.Why()
 	}
 	return nil
 }
@@ -322,7 +326,7 @@ func (p *play) compare(ctx context.Context, accounts map[string]account) (verdic
 func (p *play) ask(ctx context.Context, timeout time.Duration, c command) (event, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	return p.client.ask(ctx, c)
+	return p.client.Ask(ctx, c)
 }
 
 // fillGaps asks the client for the longest calls.

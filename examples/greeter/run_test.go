@@ -73,7 +73,7 @@ func TestPlayWithoutItsClient(t *testing.T) {
 	var p *play
 	out := &script{line: func(line string) {
 		if strings.Contains(line, "calls/s") {
-			p.client.kill()
+			p.client.Kill()
 		}
 	}}
 	p = &play{cfg: runConfig{duration: time.Minute, noKill: true, callers: 4, replicas: 1}, early: t.Context(),

@@ -6,16 +6,17 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
-	"net/url"
 	"os"
 
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/storage/wal"
-	"go.uber.org/zap"
+
+	"github.com/understudy-rpc/understudy/internal/etcdnode"
 )
 
 func main() {
@@ -44,24 +45,18 @@ func serve(dir, addr, name, peer, nodes string, tick, elect uint, fsync bool) er
 		return errors.New("-dir is required")
 	}
 	wal.SegmentSizeBytes = 1 << 20 // not 64 MiB, which are allocated ahead: tests copy the data
-	cfg := embed.NewConfig()
-	cfg.Dir, cfg.Name = dir, name
-	cfg.TickMs, cfg.ElectionMs = tick, elect
-	cfg.UnsafeNoFsync = !fsync
-	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
-	cfg.ListenClientUrls = []url.URL{{Scheme: "http", Host: addr}}
-	cfg.AdvertiseClientUrls = cfg.ListenClientUrls
-	cfg.ListenPeerUrls = []url.URL{{Scheme: "http", Host: peer}}
-	cfg.AdvertisePeerUrls = cfg.ListenPeerUrls
-	if cfg.InitialCluster = nodes; nodes == "" {
-		cfg.InitialCluster = cfg.InitialClusterFromName(name)
-	}
-	etcd, err := embed.StartEtcd(cfg)
+	etcd, err := etcdnode.Start(context.Background(), etcdnode.Config{
+		Listen: addr, Peers: peer, Dir: dir,
+		Change: func(cfg *embed.Config) {
+			cfg.Name, cfg.TickMs, cfg.ElectionMs, cfg.UnsafeNoFsync = name, tick, elect, !fsync
+			if cfg.InitialCluster = nodes; nodes == "" {
+				cfg.InitialCluster = cfg.InitialClusterFromName(name)
+			}
+		},
+	})
 	if err != nil {
 		return err
 	}
-	defer etcd.Close()
-	<-etcd.Server.ReadyNotify()
-	fmt.Println("ready", etcd.Clients[0].Addr())
-	return <-etcd.Err()
+	fmt.Println("ready", etcd.Addr)
+	return errors.Join(<-etcd.Server.Err(), etcd.Stop())
 }

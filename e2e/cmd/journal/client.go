@@ -18,6 +18,7 @@ import (
 	"github.com/understudy-rpc/understudy/e2e/journal"
 	"github.com/understudy-rpc/understudy/election"
 	"github.com/understudy-rpc/understudy/interceptor"
+	"github.com/understudy-rpc/understudy/internal/process"
 	"github.com/understudy-rpc/understudy/transport"
 )
 
@@ -71,7 +72,7 @@ func (c *client) dial(ctx context.Context, addr string) (net.Conn, error) {
 	return c.dialled.dialer(c.direct)(ctx, to)
 }
 
-func (c *client) answer(ctx context.Context, cmd journal.Command) journal.Event {
+func (c *client) answer(ctx context.Context, cmd journal.Command) (journal.Event, error) {
 	switch cmd.Do {
 	case journal.DoLoad:
 		c.mu.Lock()
@@ -85,7 +86,7 @@ func (c *client) answer(ctx context.Context, cmd journal.Command) journal.Event 
 		for range cmd.Load.Callers {
 			c.callers.Go(func() { c.caller(*cmd.Load, resting) })
 		}
-		return journal.Event{}
+		return journal.Event{}, nil
 	case journal.DoAccepted:
 		return c.awaitAccepted(ctx, cmd.Count)
 	case journal.DoRest:
@@ -99,37 +100,37 @@ func (c *client) answer(ctx context.Context, cmd journal.Command) journal.Event 
 		c.callers.Wait()
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		return journal.Event{Calls: c.begun}
+		return journal.Event{Calls: c.begun}, nil
 	case journal.DoRoute:
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		c.routes = cmd.Routes
-		return journal.Event{}
+		return journal.Event{}, nil
 	case journal.DoStrand:
 		c.dialled.strand()
-		return journal.Event{}
+		return journal.Event{}, nil
 	case journal.DoStats:
 		s := c.monitor.Stats()
-		return journal.Event{Stats: &s}
+		return journal.Event{Stats: &s}, nil
 	}
 	if cmd.Do == journal.DoClock {
 		return answerClock(cmd)
 	}
-	return journal.Unknown(cmd)
+	return journal.Event{}, process.Unknown(cmd)
 }
 
-func (c *client) awaitAccepted(ctx context.Context, count uint64) journal.Event {
+func (c *client) awaitAccepted(ctx context.Context, count uint64) (journal.Event, error) {
 	for {
 		c.mu.Lock()
 		accepted, news := c.accepted, c.news
 		c.mu.Unlock()
 		if accepted >= count {
-			return journal.Event{}
+			return journal.Event{}, nil
 		}
 		select {
 		case <-news:
 		case <-ctx.Done():
-			return journal.Event{Error: fmt.Sprintf("%d calls were accepted, not %d", accepted, count)}
+			return journal.Event{}, fmt.Errorf("%d calls were accepted, not %d", accepted, count)
 		}
 	}
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/understudy-rpc/understudy"
 	"github.com/understudy-rpc/understudy/e2e/journal"
+	"github.com/understudy-rpc/understudy/internal/process"
 )
 
 func main() {
@@ -37,8 +38,8 @@ func run() error {
 	group := flags.String("group", "journal", "to be part of, or to call")
 	relay := flags.String("via", "", "host:port of a relay that everything is dialled through")
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	link := journal.NewLink(os.Stdout)
-	link.Tell(journal.Event{Begun: true})
+	link := process.NewLink[journal.Command, journal.Event](os.Stdout)
+	link.Tell(journal.Event{}) // it has begun
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	switch os.Args[1] {

@@ -18,6 +18,7 @@ import (
 	"github.com/understudy-rpc/understudy/e2e/journal"
 	"github.com/understudy-rpc/understudy/election"
 	"github.com/understudy-rpc/understudy/interceptor"
+	"github.com/understudy-rpc/understudy/internal/process"
 	"github.com/understudy-rpc/understudy/replica"
 )
 
@@ -117,40 +118,40 @@ func (m *member) watch(ctx context.Context) {
 	}
 }
 
-func (m *member) answer(ctx context.Context, c journal.Command) journal.Event {
+func (m *member) answer(ctx context.Context, c journal.Command) (journal.Event, error) {
 	switch c.Do {
 	case journal.DoDump:
 		d := m.journal.Dump()
-		return journal.Event{Dump: &d}
+		return journal.Event{Dump: &d}, nil
 	case journal.DoDigest:
 		d := m.journal.Dump()
 		d.Entries = nil
-		return journal.Event{Dump: &d}
+		return journal.Event{Dump: &d}, nil
 	case journal.DoExecuted:
 		return m.executed(ctx, c.Count)
 	case journal.DoStrand:
 		m.dialled.strand()
-		return journal.Event{}
+		return journal.Event{}, nil
 	}
 	if c.Do == journal.DoClock {
 		return answerClock(c)
 	}
-	return journal.Unknown(c)
+	return journal.Event{}, process.Unknown(c)
 }
 
 // executed waits until this replica has executed so far.
-func (m *member) executed(ctx context.Context, count uint64) journal.Event {
+func (m *member) executed(ctx context.Context, count uint64) (journal.Event, error) {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		now := m.replica.Status()
 		if now.Executed >= count {
-			return journal.Event{Status: &now}
+			return journal.Event{Status: &now}, nil
 		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return journal.Event{Error: ctx.Err().Error(), Status: &now}
+			return journal.Event{Status: &now}, ctx.Err()
 		}
 	}
 }

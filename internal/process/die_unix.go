@@ -7,6 +7,6 @@ import (
 	"syscall"
 )
 
-// dieWithStarter gives a process a group of its own: should the test die while it is stopped, the
-// kernel hangs it up.
+// dieWithStarter gives a process a group of its own: should its starter die while it is stopped,
+// the kernel hangs it up. Else the end of its stdin tells it.
 func dieWithStarter(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} }
