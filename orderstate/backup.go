@@ -87,16 +87,25 @@ func (b *Backup) Stable() OrderNum { return b.stable }
 // Message logs a message that a source, or a peer, has sent, and says whether the backup holds it
 // now: false for one that its session has answered, or of a session not known here. Bytes that fit
 // what is announced are never given up for others.
-func (b *Backup) Message(m Message) bool {
+func (b *Backup) Message(m Message) (held bool, moved Moved) {
 	if old, ok := b.h.messages[m.MessageID]; ok && (old.Digest == m.Digest || b.Announces(old)) {
-		return true
+		return true, Moved{}
 	}
 	if !b.h.log(m) && !b.logEarly(m) {
-		return false
+		return false, Moved{}
 	}
+	last := b.Last()
 	// Should what is released now not fit, then Receive will say it.
 	_ = b.advance()
-	return true
+	if b.Last() == last {
+		return true, Moved{}
+	}
+	return true, b.moved(last)
+}
+
+// moved is what has moved since the order ended at last.
+func (b *Backup) moved(last OrderNum) Moved {
+	return Moved{Grown: int(b.Last() - last), Lacks: b.lacks()}
 }
 
 // Announces says whether a message is the one that a pending entry orders: with it the order may go
@@ -162,20 +171,22 @@ func (b *Backup) logEarly(m Message) bool {
 // deposed, a newer one isn't acknowledged yet. One of the acknowledged epoch that comes before
 // Start waits for it. A malformed one is an error, and changes nothing. A DivergedError says that
 // what is held here, or may come next, isn't what the group ordered.
-func (b *Backup) Receive(r Run) error {
+func (b *Backup) Receive(r Run) (Moved, error) {
 	if r.Epoch != b.acknowledged && !without(r9Backup) || r.Count == 0 {
-		return nil
+		return Moved{}, nil
 	}
 	if err := r.check(); err != nil {
-		return err
+		return Moved{}, err
 	}
 	if err := b.learn(Start{r.Epoch, r.EpochFirst}); err != nil {
-		return err
+		return Moved{}, err
 	}
 	if err := b.insert(r); err != nil {
-		return err
+		return Moved{}, err
 	}
-	return b.advance()
+	last := b.Last()
+	err := b.advance()
+	return b.moved(last), err
 }
 
 // insert is FIG. 10's outer loop.
@@ -309,6 +320,18 @@ func (b *Backup) Lacks(limit int) []MessageID {
 	return ids
 }
 
+// lacks says whether Lacks has something to name.
+func (b *Backup) lacks() bool {
+	if len(b.pendingDestOrder) == 0 {
+		return false
+	}
+	for k := b.Last() + 1; ; k++ {
+		if o, ok := b.pendingDestOrder[k]; !ok || !b.present(o.OrderInfo) {
+			return ok
+		}
+	}
+}
+
 // Next takes the next entry of messageOrder, ready to be executed, with its message; an expiry has
 // none.
 func (b *Backup) Next() (Ordered, Message, bool) {
@@ -332,12 +355,12 @@ func (b *Backup) Taken() OrderNum { return b.executed }
 func (b *Backup) Executed(k OrderNum) { b.h.forget(min(k, b.stable, b.executed)) }
 
 // LearnStable takes the primary's word for the stable point, in an epoch.
-func (b *Backup) LearnStable(epoch Epoch, stable OrderNum) {
-	if epoch == b.acknowledged && b.started {
-		if stable = min(stable, b.Last()); stable > b.stable {
-			b.stable, b.stableIn = stable, epoch
-		}
+func (b *Backup) LearnStable(epoch Epoch, stable OrderNum) Moved {
+	if stable = min(stable, b.Last()); epoch != b.acknowledged || !b.started || stable <= b.stable {
+		return Moved{}
 	}
+	b.stable, b.stableIn = stable, epoch
+	return Moved{Stable: true}
 }
 
 // Acknowledgement is what this backup may tell: it holds order and messages up to here, in this
@@ -377,31 +400,33 @@ func (b *Backup) Answer(e Epoch) ([]Ordered, error) {
 // dropped (R9). A backup that holds an entry from there on has diverged: it must join again as a
 // new incarnation, and till then neither executes nor acknowledges. Any other error changes
 // nothing: an UnstableError says that what is stable isn't in the epoch.
-func (b *Backup) Start(e Epoch, first OrderNum, earlier []Start) error {
+func (b *Backup) Start(e Epoch, first OrderNum, earlier []Start) (Moved, error) {
 	if e < b.acknowledged {
-		return &FencedError{Epoch: e, Acknowledged: b.acknowledged}
+		return Moved{}, &FencedError{Epoch: e, Acknowledged: b.acknowledged}
 	}
 	table, err := b.h.epochs.with(append(slices.Clone(earlier), Start{e, first})...)
 	if err != nil {
-		return err
+		return Moved{}, err
 	}
 	if newest := table.newest(); newest > e {
-		return fmt.Errorf("orderstate: epoch %d can't know that epoch %d starts", e, newest)
+		return Moved{}, fmt.Errorf("orderstate: epoch %d can't know that epoch %d starts", e, newest)
 	}
 	if e == b.acknowledged && b.started {
-		return nil
+		return Moved{}, nil
 	}
 	if err := b.keepsStable(table); err != nil {
-		return err
+		return Moved{}, err
 	}
 	b.acknowledged, b.started = e, false
 	if err := b.adopt(table); err != nil {
-		return err
+		return Moved{}, err
 	}
 	b.h.prune()
 	b.started, b.validIn, b.base = true, e, first-1
 	clear(b.attached)
-	return b.advance()
+	last := b.Last()
+	err = b.advance()
+	return b.moved(last), err
 }
 
 // learn adds starts of epochs, and looks for what is void by them.

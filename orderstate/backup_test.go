@@ -24,7 +24,7 @@ func TestSnapshotBeyondTheNewEpoch(t *testing.T) {
 	b := join()
 	_, err := b.Answer(2)
 	must(t, err)
-	if err := b.Start(2, 3, []Start{{1, 1}}); !errors.As(err, &diverged) {
+	if _, err := b.Start(2, 3, []Start{{1, 1}}); !errors.As(err, &diverged) {
 		t.Errorf("holding 3, it follows an epoch that starts at 3: %v", err)
 	}
 	if _, k, ok := b.Acknowledgement(); ok {
@@ -49,8 +49,8 @@ func TestSnapshotBeyondTheNewEpoch(t *testing.T) {
 	b = join()
 	_, err = b.Answer(3)
 	must(t, err)
-	must(t, b.Receive(Run{Envelope{3, 5, 4, 1}, []OrderInfo{{OrderNum: 4, Session: 1, SeqNum: 9, First: 2}}}))
-	if err := b.Start(3, 5, []Start{{1, 1}, {2, 3}}); !errors.As(err, &diverged) {
+	moves(t)(b.Receive(Run{Envelope{3, 5, 4, 1}, []OrderInfo{{OrderNum: 4, Session: 1, SeqNum: 9, First: 2}}}))
+	if _, err := b.Start(3, 5, []Start{{1, 1}, {2, 3}}); !errors.As(err, &diverged) {
 		t.Errorf("holding a void 3, it follows: %v", err)
 	}
 
@@ -61,7 +61,7 @@ func TestSnapshotBeyondTheNewEpoch(t *testing.T) {
 	must(t, err)
 	_, err = b.Answer(5)
 	must(t, err)
-	must(t, b.Start(5, 4, []Start{{2, 2}, {4, 3}}))
+	moves(t)(b.Start(5, 4, []Start{{2, 2}, {4, 3}}))
 }
 
 func TestOpeningsInTheLog(t *testing.T) {
@@ -111,7 +111,7 @@ func TestRunBeforeStart(t *testing.T) {
 	p2, err := NewPrimary(p.h, 2, 0, []Replica{"S2"}, 32)
 	must(t, err)
 	b.Message(opening(1, 'a'))
-	must(t, b.Receive(p2.Push(0)))
+	moves(t)(b.Receive(p2.Push(0)))
 	if b.Last() != 0 {
 		t.Errorf("grows to %d before the start (R12.1)", b.Last())
 	}
@@ -122,7 +122,7 @@ func TestRunBeforeStart(t *testing.T) {
 	if first, ok := b.h.StartOf(2); len(known) != 1 || known[0].Epoch != 2 || !ok || first != 2 {
 		t.Errorf("answers %v, of an epoch that starts at %d", known, first)
 	}
-	must(t, b.Start(2, p2.First(), nil))
+	moves(t)(b.Start(2, p2.First(), nil))
 	if b.Last() != 1 {
 		t.Errorf("holds %d", b.Last())
 	}
@@ -146,7 +146,7 @@ func TestMalformedRuns(t *testing.T) {
 		"future session":  {Envelope{1, 1, 2, 1}, []OrderInfo{{OrderNum: 2, Session: 2, SeqNum: 1}}},
 	} {
 		b := newBackup(t)
-		if err := b.Receive(r); err == nil {
+		if _, err := b.Receive(r); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
 		if n := len(b.pendingDestOrder); n > 0 {
@@ -160,7 +160,7 @@ func TestRightBytesStay(t *testing.T) {
 	feed(t, b, p, 0)
 	order(t, p, message(1, 1, 0)) // 2
 	order(t, p, message(1, 2, 0)) // 3
-	must(t, b.Receive(p.Multicast(0, 1, 3, nil)))
+	moves(t)(b.Receive(p.Multicast(0, 1, 3, nil)))
 	wrong := message(1, 2, 0)
 	wrong.Digest++
 	b.Message(wrong)
@@ -182,7 +182,7 @@ func TestCorruptPrimary(t *testing.T) {
 		order(t, p, message(1, 1, 0))
 		feed(t, b, p, 0)
 		b.Message(message(1, 2, 0))
-		err := b.Receive(Run{Envelope{1, 1, 3, 1}, []OrderInfo{second}})
+		_, err := b.Receive(Run{Envelope{1, 1, 3, 1}, []OrderInfo{second}})
 		var diverged *DivergedError
 		if b.Last() != 2 || !errors.As(err, &diverged) {
 			t.Errorf("%s: follows to %d: %v", name, b.Last(), err)
@@ -204,17 +204,18 @@ func TestEpochBelowTheStablePointIsRefused(t *testing.T) {
 	must(t, err)
 	state := b.AppendTo(nil)
 	var unstable *UnstableError
-	if err := b.Start(2, 3, []Start{{1, 1}}); !errors.As(err, &unstable) || unstable.Stable != 3 || unstable.In != 1 {
+	_, err = b.Start(2, 3, []Start{{1, 1}})
+	if !errors.As(err, &unstable) || unstable.Stable != 3 || unstable.In != 1 {
 		t.Errorf("3 being stable, it follows an epoch that starts at 3: %v", err)
 	}
-	if err := b.Receive(Run{Envelope{2, 3, 3, 1},
+	if _, err := b.Receive(Run{Envelope{2, 3, 3, 1},
 		[]OrderInfo{{OrderNum: 3, Session: 1, SeqNum: 9, First: 2}}}); !errors.As(err, &unstable) {
 		t.Errorf("nor does it take an announcement of that: %v", err)
 	}
 	if !bytes.Equal(state, b.AppendTo(nil)) {
 		t.Error("the refusals have changed it")
 	}
-	must(t, b.Start(2, 5, []Start{{1, 1}}))
+	moves(t)(b.Start(2, 5, []Start{{1, 1}}))
 }
 
 // A backup finds what it is told of an announced message, however much is pending, and whatever has
@@ -238,9 +239,9 @@ func TestAnnounces(t *testing.T) {
 	for q := SeqNum(1); q <= 3; q++ {
 		order(t, p, message(1, q, 0))
 	}
-	must(t, b.Receive(p.Multicast(0, 1, 3, nil)))
+	moves(t)(b.Receive(p.Multicast(0, 1, 3, nil)))
 	announced("two are", 1, 2)
-	must(t, b.Receive(p.Multicast(0, 3, 4, nil)))
+	moves(t)(b.Receive(p.Multicast(0, 3, 4, nil)))
 	announced("three are", 1, 2, 3)
 	b.Message(message(1, 1, 0))
 	announced("the first has come", 2, 3)

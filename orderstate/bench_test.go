@@ -19,7 +19,7 @@ func newSteady(tb testing.TB, window OrderNum) *steady {
 	for _, m := range g.p.h.messages {
 		g.b.Message(m)
 	}
-	must(tb, g.b.Receive(g.p.Push(0)))
+	moves(tb)(g.b.Receive(g.p.Push(0)))
 	must(tb, g.s.Receive(Announcement{Envelope: g.p.Push(0).Envelope}))
 	g.p.Attach("S2", 1)
 	g.p.Attach("S3", 1)
@@ -31,18 +31,18 @@ func (g *steady) call(tb testing.TB) Run {
 	g.q++
 	m := Message{MessageID: MessageID{1, g.q}, AnsweredUpTo: g.q - 1}
 	g.b.Message(m)
-	o, v, push := g.p.Order(m, int64(g.q))
+	o, v, moved := g.p.Order(m, int64(g.q))
 	if v != Fresh {
 		tb.Fatal(v)
 	}
-	if push {
+	if moved.Push {
 		g.p.Null()
 	}
 	return g.p.Multicast(0, o.OrderNum-1, o.OrderNum, nil)
 }
 
 func (g *steady) backup(tb testing.TB, r Run) {
-	if err := g.b.Receive(r); err != nil {
+	if _, err := g.b.Receive(r); err != nil {
 		tb.Fatal(err)
 	}
 	for {

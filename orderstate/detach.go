@@ -119,14 +119,14 @@ func (b *Backup) Detached(n Session) bool {
 }
 
 // Attach: a follower hears a session, and its takeover would wait for it. Who joins may say so
-// before it is counted. It says whether what MayLeave says has changed.
-func (p *Primary) Attach(r Replica, n Session) bool {
+// before it is counted.
+func (p *Primary) Attach(r Replica, n Session) Moved {
 	if p.h.open(n) == nil || p.Hears(r, n) {
-		return false
+		return Moved{}
 	}
 	p.attach(r, n)
 	_, member := p.members[r]
-	return member
+	return Moved{Leave: member}
 }
 
 func (p *Primary) attach(r Replica, n Session) {

@@ -13,7 +13,7 @@ func attached(t *testing.T) (p *Primary, b *Backup) {
 	b.Message(opening(2, 'b'))
 	feed(t, b, p, 0)
 	for n := range Session(2) {
-		if !b.Attach(n+1) || !p.Attach("S2", n+1) {
+		if !b.Attach(n+1) || !p.Attach("S2", n+1).Leave {
 			t.Fatal("the session isn't known")
 		}
 		p.Attach("S3", n+1)
@@ -52,10 +52,10 @@ func TestSessionsBeginDetached(t *testing.T) {
 	if !b.Attach(1) || b.Detached(1) {
 		t.Error("a takeover doesn't wait for a session that is attached")
 	}
-	if changed := p.Attach("S2", 1); !changed || !p.MayLeave(1, k) || !p.Attached(1) {
+	if moved := p.Attach("S2", 1); !moved.Leave || !p.MayLeave(1, k) || !p.Attached(1) {
 		t.Error("a reply waits for who hears its session")
 	}
-	if p.Attach("S2", 1) {
+	if p.Attach("S2", 1).Leave {
 		t.Error("attached twice")
 	}
 	must(t, b.Valid())
@@ -64,7 +64,7 @@ func TestSessionsBeginDetached(t *testing.T) {
 
 func TestJoinerAttachesBeforeItIsCounted(t *testing.T) {
 	p, _ := attached(t)
-	if p.Attach("S4", 1) {
+	if p.Attach("S4", 1).Leave {
 		t.Error("who isn't counted has changed what may leave")
 	}
 	k := order(t, p, message(1, 1, 0))
@@ -105,10 +105,10 @@ func TestRepliesWaitForTheDeaf(t *testing.T) {
 	p, _, _ := detached(t)
 	p.Detach("S2", 1)
 	k := order(t, p, message(1, 1, 0))
-	if _, _, push := p.Order(message(1, 2, 0), 1); !push {
+	if _, _, moved := p.Order(message(1, 2, 0), 1); !moved.Push {
 		t.Error("what a detached session waits for isn't pushed")
 	}
-	if _, _, push := p.Order(message(2, 1, 0), 1); push {
+	if _, _, moved := p.Order(message(2, 1, 0), 1); moved.Push {
 		t.Error("another session's message is pushed")
 	}
 	if p.MayLeave(1, k) || !p.MayLeave(2, k) {
@@ -117,14 +117,14 @@ func TestRepliesWaitForTheDeaf(t *testing.T) {
 	for _, r := range []Replica{"S3", "S2"} {
 		moved, err := p.Acknowledge(r, 1, k)
 		must(t, err)
-		if may := p.MayLeave(1, k); may != (r == "S2") || may && !moved {
+		if may := p.MayLeave(1, k); may != (r == "S2") || may && !moved.Leave {
 			t.Errorf("%s acknowledges: the reply may leave: %v, something has changed: %v", r, may, moved)
 		}
 	}
 	if p.MayLeave(1, k+1) {
 		t.Error("a reply leaves that S2 hasn't acknowledged")
 	}
-	if changed := p.Release("S2"); !changed || !p.MayLeave(1, k+1) || len(p.DetachedAt(1)) > 0 {
+	if moved := p.Release("S2"); !moved.Leave || !p.MayLeave(1, k+1) || len(p.DetachedAt(1)) > 0 {
 		t.Error("a reply waits for who isn't a member any more")
 	}
 	must(t, p.Valid())
@@ -208,12 +208,12 @@ func TestEpochStartsWithNoneAttached(t *testing.T) {
 	if _, ok := b.Detach(2); ok || b.Attach(1) {
 		t.Error("tells a primary whose epoch hasn't started")
 	}
-	must(t, b.Start(2, 4, nil)) // 3 isn't held yet
+	moves(t)(b.Start(2, 4, nil)) // 3 isn't held yet
 	if b.Detached(1) || b.Detached(2) {
 		t.Error("detached, and what is below the epoch isn't held")
 	}
 	b.Message(message(2, 1, 0))
-	must(t, b.Receive(Run{Envelope{2, 4, 3, 1},
+	moves(t)(b.Receive(Run{Envelope{2, 4, 3, 1},
 		[]OrderInfo{{OrderNum: 3, SeqNum: 1, Session: 2, First: 1, Time: 1, Digest: message(2, 1, 0).Digest}}}))
 	if b.Last() != 3 || !b.Detached(1) || !b.Detached(2) {
 		t.Error("attached in an epoch whose primary wasn't told")
@@ -234,7 +234,7 @@ func TestNothingIsDetachedBeforeAnEpochHasStarted(t *testing.T) {
 	if b.Detached(1) || b.Attach(1) {
 		t.Error("detached, or attached")
 	}
-	if must(t, b.Start(1, 1, nil)); !b.Detached(1) {
+	if moves(t)(b.Start(1, 1, nil)); !b.Detached(1) {
 		t.Error("not detached")
 	}
 }
@@ -245,7 +245,7 @@ func TestExpiredIsntAttached(t *testing.T) {
 	feed(t, b, p, 0)
 	must(t, p.Valid())
 	must(t, b.Valid())
-	if _, ok := p.Detach("S2", 1); ok || p.Attach("S2", 1) {
+	if _, ok := p.Detach("S2", 1); ok || p.Attach("S2", 1).Leave {
 		t.Error("a session that isn't open is detached, or attached")
 	}
 	if _, ok := b.Detach(1); ok || b.Attach(1) {

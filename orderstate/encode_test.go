@@ -175,7 +175,7 @@ func ofBackup(t *testing.T) *Backup {
 	order(t, p, message(1, 2, 0)) // 3: not held
 	p.Open(Nonce{'b'}, 0, nil, 1) // 4
 	order(t, p, message(4, 1, 0)) // 5: early
-	must(t, b.Receive(p.Push(2)))
+	moves(t)(b.Receive(p.Push(2)))
 	b.Message(message(4, 1, 0))
 	b.Next()
 	b.Attach(1)
@@ -237,7 +237,7 @@ func TestEncodingIsOfTheState(t *testing.T) {
 	}
 	feed(t, a, p, 0)
 	for k := OrderNum(3); k > 0; k-- {
-		must(t, b.Receive(p.Multicast(0, k-1, k, nil)))
+		moves(t)(b.Receive(p.Multicast(0, k-1, k, nil)))
 	}
 	b.Message(opening(1, 'a'))
 	b.Message(message(1, 2, 0))

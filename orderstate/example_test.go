@@ -31,7 +31,7 @@ func Example() {
 	// Opening a session is an entry as any other; its number is its orderNum. Both replicas hold
 	// it.
 	opened, _, _ := primary.Open(orderstate.Nonce{'n'}, 0, nil, 1000)
-	if err := backup.Receive(primary.Push(0)); err != nil {
+	if _, err := backup.Receive(primary.Push(0)); err != nil {
 		panic(err)
 	}
 	for _, id := range backup.Lacks(10) {
@@ -68,7 +68,7 @@ func Example() {
 	// The source's next message to the backup reflects it.
 	destOrderInfo, _ := source.Multicast(0)
 	fmt.Println("the source reflects", destOrderInfo[0].Envelope)
-	if err := backup.Receive(run); err != nil {
+	if _, err := backup.Receive(run); err != nil {
 		panic(err)
 	}
 	for {

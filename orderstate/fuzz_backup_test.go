@@ -102,8 +102,8 @@ func (h *hostile) run(b *Backup, epoch Epoch) Run {
 }
 
 type backupRole interface {
-	Receive(Run) error
-	Start(Epoch, OrderNum, []Start) error
+	Receive(Run) (Moved, error)
+	Start(Epoch, OrderNum, []Start) (Moved, error)
 	AppendTo([]byte) []byte
 	Valid() error
 }
@@ -153,25 +153,29 @@ func assail(t *testing.T, data []byte) {
 	for len(h.data) > 0 {
 		state, copied := role().AppendTo(nil), clone(role())
 		before := b.Last()
-		wasStarted := b.Started()
+		wasStarted, lacked, stable := b.Started(), len(b.Lacks(1)) > 0, b.Stable()
+		var moved Moved // what the caller is told
+		message := func(m Message) {
+			_, more := b.Message(m)
+			moved = moved.With(more)
+			messages++
+		}
 		switch h.byte() % 16 {
 		case 0, 1, 2, 3:
-			b.Message(h.message(b))
-			messages++
+			message(h.message(b))
 		case 4, 5, 6, 7:
 			r := h.run(b, b.Epoch())
 			entries += len(r.Entries)
-			_ = role().Receive(r)
+			moved, _ = role().Receive(r)
 		case 8:
 			for _, id := range b.Lacks(h.byte()) { // as it should be
 				m := h.message(b)
 				m.MessageID = id
-				b.Message(m)
-				messages++
+				message(m)
 			}
 		case 9:
-			b.LearnStable(Epoch(h.number()), OrderNum(h.number()))
-			b.LearnStable(b.Epoch(), OrderNum(h.number()))
+			moved = b.LearnStable(Epoch(h.number()), OrderNum(h.number()))
+			moved = moved.With(b.LearnStable(b.Epoch(), OrderNum(h.number())))
 		case 10:
 			if o, m, ok := b.Next(); ok {
 				executed++
@@ -193,7 +197,7 @@ func assail(t *testing.T, data []byte) {
 			if h.rarely(4) {
 				earlier = []Start{{Epoch(h.number()), OrderNum(h.number())}}
 			}
-			_ = role().Start(b.Epoch(), first, earlier)
+			moved, _ = role().Start(b.Epoch(), first, earlier)
 		case 13:
 			if taken == nil && h.byte()%4 == 0 {
 				taken, _ = b.Elected(b.Epoch()+Epoch(h.byte()%3), []Replica{"S2"}[:h.byte()%2], h.byte()%2 == 0)
@@ -226,6 +230,11 @@ func assail(t *testing.T, data []byte) {
 		}
 		if !wasStarted && !b.Started() && b.Last() != before {
 			t.Fatalf("B3: grows from %d to %d before the epoch starts", before, b.Last())
+		}
+		if moved.Grown != int(b.Last()-before) || moved.Stable != (b.Stable() > stable) ||
+			taken == nil && !lacked && !moved.Lacks && len(b.Lacks(1)) > 0 {
+			t.Fatalf("from %d to %d, stable from %d to %d, lacks %v: the caller is told %+v", before, b.Last(), stable,
+				b.Stable(), b.Lacks(1), moved)
 		}
 		if err := role().Valid(); err != nil {
 			t.Fatal(err)

@@ -31,6 +31,15 @@ func must(t testing.TB, err error) {
 	}
 }
 
+// moves is must, of an event that says what it has moved.
+func moves(t testing.TB) func(Moved, error) Moved {
+	return func(m Moved, err error) Moved {
+		t.Helper()
+		must(t, err)
+		return m
+	}
+}
+
 func newHistory(t testing.TB) *History {
 	t.Helper()
 	h, err := NewHistory(0, 0, nil, nil)
@@ -70,7 +79,7 @@ func order(t testing.TB, p *Primary, m Message) OrderNum {
 // feed gives a backup all that a primary holds above k: announcements, and the messages.
 func feed(t testing.TB, b *Backup, p *Primary, k OrderNum) {
 	t.Helper()
-	must(t, b.Receive(p.run(k, p.Last(), nil)))
+	moves(t)(b.Receive(p.run(k, p.Last(), nil)))
 	for i := 0; i < 3; i++ {
 		for _, id := range b.Lacks(100) {
 			if m, ok := p.h.Has(id); ok {

@@ -254,6 +254,13 @@ func (h *History) Above(k OrderNum) []Ordered {
 	return h.order.all()[max(k, h.cut)-h.cut:]
 }
 
+// Newest returns the last n entries of the order, or what there is of them above the cut. The
+// caller must not change them, nor keep them past the next call.
+func (h *History) Newest(n int) []Ordered {
+	list := h.order.all()
+	return list[len(list)-min(n, len(list)):]
+}
+
 // log takes a session's message, and says whether it is held now. One that is ordered keeps its
 // place and its bytes; one that is answered gets none.
 func (h *History) log(m Message) bool {

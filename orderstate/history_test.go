@@ -24,7 +24,7 @@ func TestMarkAtTheEndOfNumbers(t *testing.T) {
 	// No honest primary orders this, since it is answered by itself.
 	m := message(1, math.MaxUint64, math.MaxUint64)
 	b.Message(m)
-	_ = b.Receive(Run{Envelope{1, 1, 3, 1},
+	_, _ = b.Receive(Run{Envelope{1, 1, 3, 1},
 		[]OrderInfo{{OrderNum: 3, Session: 1, SeqNum: m.SeqNum, Digest: m.Digest, First: 1, Time: 1}}})
 }
 

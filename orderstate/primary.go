@@ -94,7 +94,7 @@ func NewPrimary(
 			}
 		}
 	}
-	p.settle()
+	p.stabilise()
 	return p, nil
 }
 
@@ -136,55 +136,56 @@ func (p *Primary) judge(id MessageID, answeredUpTo SeqNum) Verdict {
 	return Fresh
 }
 
-// Order gives a message the next orderNum: FIG. 7. push asks for a null message (R4), as it always
-// does for a session that is detached at a member: its replies wait for that. now is in
-// microseconds since 1970. A message that isn't Fresh isn't ordered, but the mark that it declares
-// is noted.
-func (p *Primary) Order(m Message, now int64) (o OrderInfo, v Verdict, push bool) {
+// Order gives a message the next orderNum: FIG. 7. A null message is due (Push) when too many
+// entries wait for a ride (R4), and always for a session that is detached at a member: its replies
+// wait for that. The caller executes the message itself; without members it is stable at once. now
+// is in microseconds since 1970. A message that isn't Fresh isn't ordered, but the mark that it
+// declares is noted.
+func (p *Primary) Order(m Message, now int64) (o OrderInfo, v Verdict, moved Moved) {
 	if v = p.judge(m.MessageID, m.AnsweredUpTo); v != Fresh {
-		return OrderInfo{}, p.Judge(m.MessageID, m.AnsweredUpTo), false
+		return OrderInfo{}, p.Judge(m.MessageID, m.AnsweredUpTo), Moved{}
 	}
 	p.h.keep(p.h.sessions[m.Session], m) // the bytes that are executed, whatever a frame brought
-	o, push = p.order7(OrderInfo{SeqNum: m.SeqNum, Session: m.Session, Kind: Request, Digest: m.Digest}, now)
-	return o, Fresh, push
+	o, moved = p.place(OrderInfo{SeqNum: m.SeqNum, Session: m.Session, Kind: Request, Digest: m.Digest}, now)
+	return o, Fresh, moved
 }
 
 // Open orders the opening of a session (R11). A nonce opens one session only: while that is open, o
 // names it, with nothing of its entry but the orderNum, and the verdict is Duplicate.
-func (p *Primary) Open(n Nonce, digest uint64, body any, now int64) (o OrderInfo, v Verdict, push bool) {
+func (p *Primary) Open(n Nonce, digest uint64, body any, now int64) (o OrderInfo, v Verdict, moved Moved) {
 	if known, ok := p.h.byNonce[n]; ok {
-		return OrderInfo{OrderNum: OrderNum(known), Session: known, Kind: Open}, Duplicate, false
+		return OrderInfo{OrderNum: OrderNum(known), Session: known, Kind: Open}, Duplicate, Moved{}
 	}
 	number := Session(p.Last() + 1)
 	id := MessageID{number, 0}
 	p.h.keep(nil, Message{MessageID: id, Digest: digest, Nonce: n, Body: body})
-	o, push = p.order7(OrderInfo{Session: number, Kind: Open, Digest: digest}, now)
+	o, moved = p.place(OrderInfo{Session: number, Kind: Open, Digest: digest}, now)
 	if without(r11Session) {
 		for r := range p.members {
 			p.attach(r, number)
 		}
 	}
-	return o, Fresh, push
+	return o, Fresh, moved
 }
 
 // Expire orders the end of a session; one that isn't open is Unknown.
-func (p *Primary) Expire(n Session, now int64) (o OrderInfo, v Verdict, push bool) {
+func (p *Primary) Expire(n Session, now int64) (o OrderInfo, v Verdict, moved Moved) {
 	if p.h.open(n) == nil {
-		return OrderInfo{}, Unknown, false
+		return OrderInfo{}, Unknown, Moved{}
 	}
-	o, push = p.order7(OrderInfo{Session: n, Kind: Expire}, now)
+	o, moved = p.place(OrderInfo{Session: n, Kind: Expire}, now)
 	delete(p.reflected, n)
 	delete(p.held, n)
 	delete(p.declared, n)
 	for r := range p.attached {
 		p.detach(r, n)
 	}
-	return o, Fresh, push
+	return o, Fresh, moved
 }
 
-// order7 is the box of FIG. 7: increment orderNum, form orderInfo, append it to pendingSourceOrder,
+// place is the box of FIG. 7: increment orderNum, form orderInfo, append it to pendingSourceOrder,
 // and see whether the list is too long.
-func (p *Primary) order7(o OrderInfo, now int64) (OrderInfo, bool) {
+func (p *Primary) place(o OrderInfo, now int64) (OrderInfo, Moved) {
 	o.OrderNum = p.Last() + 1
 	o.First = p.epoch
 	o.Time = max(now, p.h.lastTime)
@@ -192,7 +193,8 @@ func (p *Primary) order7(o OrderInfo, now int64) (OrderInfo, bool) {
 	if len(p.members) == 0 {
 		p.stable = o.OrderNum
 	}
-	return o, !without(r4) && o.OrderNum-p.carried() > OrderNum(max(p.max, 0)) || !p.Attached(o.Session)
+	long := o.OrderNum-p.carried() > OrderNum(max(p.max, 0))
+	return o, Moved{Push: long && !without(r4) || !p.Attached(o.Session)}
 }
 
 // carried is up to where a null message has carried the order, or none needs to.
@@ -271,29 +273,32 @@ func (p *Primary) Receive(n Session, heldUpTo OrderNum, destOrderInfo []Envelope
 func (p *Primary) Reflected(n Session) OrderNum { return p.reflected[n] }
 
 // Acknowledge records that a member holds order and messages up to k in an epoch; acknowledgements
-// count only in their epoch (R1b), and cumulatively. It says whether Stable or Held has changed,
-// or, while a session is detached at that member, what MayLeave says. It is an error to acknowledge
-// what isn't ordered: that member has diverged.
-func (p *Primary) Acknowledge(r Replica, epoch Epoch, k OrderNum) (moved bool, err error) {
+// count only in their epoch (R1b), and cumulatively. Stable or Held may change, or, while a session
+// is detached at that member, what MayLeave says. It is an error to acknowledge what isn't ordered:
+// that member has diverged.
+func (p *Primary) Acknowledge(r Replica, epoch Epoch, k OrderNum) (Moved, error) {
 	before, member := p.members[r]
 	if !member || epoch != p.epoch && !without(r3InEpoch) {
-		return false, nil
+		return Moved{}, nil
 	}
 	if k > p.Last() {
-		return false, fmt.Errorf("orderstate: %s acknowledges %d, but the order ends at %d", r, k, p.Last())
+		return Moved{}, fmt.Errorf("orderstate: %s acknowledges %d, but the order ends at %d", r, k, p.Last())
 	}
 	if before.any && k <= before.upTo {
-		return false, nil
+		return Moved{}, nil
 	}
 	p.members[r] = acknowledgement{k, true, before.joined}
+	moved := Moved{Leave: p.deaf(r)}
 	if before.any && before.upTo > p.stable {
-		return p.deaf(r), nil // that waits for another
+		return moved, nil // the stable point waits for another
 	}
-	return p.settle() || !before.any && p.Held() || p.deaf(r), nil
+	moved.Stable = p.stabilise()
+	moved.Gate = !before.any && p.Held()
+	return moved, nil
 }
 
-// settle is R3: the stable point is what every member has acknowledged.
-func (p *Primary) settle() bool {
+// stabilise is R3: the stable point is what every member has acknowledged.
+func (p *Primary) stabilise() bool {
 	stable := p.Last()
 	for _, a := range p.members {
 		if !without(r3EveryBackup) {
@@ -311,25 +316,29 @@ func (p *Primary) settle() bool {
 // when it has acknowledged all that was ordered by then, and the stable point has reached the turn
 // of its snapshot: before that it couldn't tell the order between the two, if it were the one that
 // is left.
-func (p *Primary) Require(r Replica) {
-	if _, ok := p.members[r]; !ok {
-		p.members[r] = acknowledgement{joined: true}
-		p.number++
+func (p *Primary) Require(r Replica) Moved {
+	if _, ok := p.members[r]; ok {
+		return Moved{}
 	}
+	p.members[r] = acknowledgement{joined: true}
+	p.number++
+	return Moved{Required: true}
 }
 
 // Release takes a replica out of the required set: after etcd has it out of in-sync (R13, shrink),
-// or a joiner that failed. It says whether Stable or Held has changed, or what MayLeave says.
-func (p *Primary) Release(r Replica) bool {
+// or a joiner that failed. Stable, Held and what MayLeave says may change.
+func (p *Primary) Release(r Replica) Moved {
 	if _, ok := p.members[r]; !ok {
-		return false
+		return Moved{}
 	}
 	held := p.Held()
-	deaf := p.deaf(r)
+	moved := Moved{Required: true, Leave: p.deaf(r)}
 	delete(p.members, r)
 	delete(p.attached, r)
 	p.number++
-	return p.settle() || held != p.Held() || deaf
+	moved.Stable = p.stabilise()
+	moved.Gate = held != p.Held()
+	return moved
 }
 
 // Required returns the required set and its number, which grows with every change in the epoch.

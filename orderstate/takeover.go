@@ -62,17 +62,17 @@ func (b *Backup) Elected(e Epoch, peers []Replica, waitForSessions bool) (*Takeo
 
 // Receive refuses announcements of its own epoch, in which there are none yet; for others it is
 // Backup.Receive.
-func (t *Takeover) Receive(r Run) error {
+func (t *Takeover) Receive(r Run) (Moved, error) {
 	if r.Epoch == t.epoch {
-		return nil
+		return Moved{}, nil
 	}
 	return t.b.Receive(r)
 }
 
 // Start refuses to be told where its own epoch starts; for others it is Backup.Start.
-func (t *Takeover) Start(e Epoch, first OrderNum, earlier []Start) error {
+func (t *Takeover) Start(e Epoch, first OrderNum, earlier []Start) (Moved, error) {
 	if e == t.epoch {
-		return fmt.Errorf("orderstate: epoch %d is this replica's to start", e)
+		return Moved{}, fmt.Errorf("orderstate: epoch %d is this replica's to start", e)
 	}
 	return t.b.Start(e, first, earlier)
 }
@@ -236,7 +236,7 @@ func (t *Takeover) Last() OrderNum { return t.b.Last() }
 func (t *Takeover) Epoch() Epoch { return t.b.acknowledged }
 
 // Message is Backup.Message.
-func (t *Takeover) Message(m Message) bool { return t.b.Message(m) }
+func (t *Takeover) Message(m Message) (held bool, moved Moved) { return t.b.Message(m) }
 
 // Announces is Backup.Announces.
 func (t *Takeover) Announces(m Message) bool { return t.b.Announces(m) }
@@ -254,7 +254,7 @@ func (t *Takeover) Executed(k OrderNum) { t.b.Executed(k) }
 func (t *Takeover) Answer(e Epoch) ([]Ordered, error) { return t.b.Answer(e) }
 
 // LearnStable is Backup.LearnStable.
-func (t *Takeover) LearnStable(e Epoch, stable OrderNum) { t.b.LearnStable(e, stable) }
+func (t *Takeover) LearnStable(e Epoch, stable OrderNum) Moved { return t.b.LearnStable(e, stable) }
 
 // Next is Backup.Next.
 func (t *Takeover) Next() (Ordered, Message, bool) { return t.b.Next() }

@@ -65,7 +65,7 @@ func (w *world) request(r *replica, s *source, m Message, epoch Epoch, held Orde
 		envelopes[i] = a.Envelope
 	}
 	p.Receive(s.session, held, envelopes)
-	o, v, push := p.Order(m, w.tick())
+	o, v, moved := p.Order(m, w.tick())
 	switch v {
 	case Fresh:
 		w.say("%s orders %s as %d, and executes it", r.name, w.names[m.MessageID], o.OrderNum)
@@ -78,7 +78,7 @@ func (w *world) request(r *replica, s *source, m Message, epoch Epoch, held Orde
 		return true
 	}
 	r.owed = append(r.owed, owed{s, m.MessageID, o.OrderNum, held})
-	if push {
+	if moved.Push {
 		w.nullFrom(r)
 	}
 	return true
@@ -127,7 +127,7 @@ func (w *world) executeAll(r *replica, messageOrder interface {
 
 // frame: a message and reflected announcements at a backup: FIG. 10.
 func (w *world) frame(r *replica, m Message, list []Announcement) bool {
-	if !r.backup.Message(m) {
+	if held, _ := r.backup.Message(m); !held {
 		w.say("%s has no place for %s", r.name, w.names[m.MessageID])
 	}
 	for _, a := range list {
@@ -141,9 +141,9 @@ func (w *world) received(r *replica, run Run) {
 	before := r.backup.AppendTo(nil)
 	var err error
 	if r.takeover != nil {
-		err = r.takeover.Receive(run)
+		_, err = r.takeover.Receive(run)
 	} else {
-		err = r.backup.Receive(run)
+		_, err = r.backup.Receive(run)
 	}
 	if err != nil {
 		w.say("%s: %v", r.name, err)
@@ -376,7 +376,10 @@ func (w *world) fetch(name, _, _ string) error {
 	}
 	for _, id := range r.backup.Lacks(100) {
 		from, m, ok := w.holder(r, id)
-		if ok && r.backup.Message(m) {
+		if !ok {
+			continue
+		}
+		if held, _ := r.backup.Message(m); held {
 			w.say("%s fetches %s from %s", name, w.names[id], from)
 		}
 	}

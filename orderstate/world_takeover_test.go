@@ -180,7 +180,7 @@ func (w *world) evict(name, whom, _ string) error {
 		if _, member := r.primary.Acknowledged(out); !member {
 			return nil
 		}
-		if r.primary.Release(out) {
+		if moved := r.primary.Release(out); moved.Stable {
 			w.say("%s: stable up to %d", name, r.primary.Stable())
 		}
 		w.requires(r)
@@ -252,7 +252,7 @@ func (w *world) tellStart(r *replica) {
 			if b.backup == nil || b.primary != nil {
 				return true
 			}
-			if err := b.backup.Start(epoch, first, starts); err != nil {
+			if _, err := b.backup.Start(epoch, first, starts); err != nil {
 				if d := (*DivergedError)(nil); errors.As(err, &d) && w.inSync[b.name] {
 					panic(fmt.Sprintf("%s is in-sync: %v", b.name, err))
 				}

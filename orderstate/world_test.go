@@ -127,7 +127,7 @@ func newWorld(level string, most int, replicas []Replica, sources []string, deta
 		for _, m := range p.h.messages {
 			b.Message(m)
 		}
-		_ = b.Receive(p.Push(0))
+		_, _ = b.Receive(p.Push(0))
 	}
 	for _, name := range replicas[1:] {
 		_, _ = p.Acknowledge(name, 1, p.Last())

@@ -123,7 +123,7 @@ func TestAnnouncedFrameIsKept(t *testing.T) {
 	if a.logFrame(frame) {
 		t.Error("a frame beyond the share was kept")
 	}
-	err := in.backup.Receive(orderstate.Run{
+	_, err := in.backup.Receive(orderstate.Run{
 		Envelope: orderstate.Envelope{Epoch: 1, EpochFirst: 3, First: 3, Count: 1},
 		Entries: []orderstate.OrderInfo{{OrderNum: 3, SeqNum: 1 << 20, Session: 2, Kind: orderstate.Request, First: 1,
 			Digest: 7}},

@@ -149,11 +149,11 @@ func (in *incarnation) cutUnheard() {
 // heardBy is the primary's side: whom a follower hears, and whom it doesn't any more. All that may
 // have been sent to a session goes to the follower before the confirmation. Called with mu held.
 func (in *incarnation) heardBy(f *follower, req *pb.FollowRequest) {
-	changed := false
+	var moved orderstate.Moved
 	for _, s := range req.GetAttach() {
-		changed = in.primary.Attach(f.peer.id, orderstate.Session(s)) || changed
+		moved = moved.With(in.primary.Attach(f.peer.id, orderstate.Session(s)))
 	}
-	if changed {
+	if moved.Leave {
 		in.progressed()
 	}
 	var sessions []orderstate.Session

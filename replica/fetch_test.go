@@ -123,7 +123,7 @@ func TestSuspects(t *testing.T) {
 			last := in.backup.Last()
 			in.backup.Message(orderstate.Message{MessageID: orderstate.MessageID{Session: a.session, SeqNum: q},
 				Digest: uint64(q)})
-			if err := in.backup.Receive(orderstate.Run{
+			if _, err := in.backup.Receive(orderstate.Run{
 				Envelope: orderstate.Envelope{Epoch: 1, EpochFirst: 3, First: last + 1, Count: 1},
 				Entries: []orderstate.OrderInfo{{OrderNum: last + 1, SeqNum: q, Session: a.session, First: 1,
 					Digest: uint64(q)}},

@@ -397,7 +397,7 @@ func (in *incarnation) followed(u *upstream, resp *pb.FollowResponse) error {
 	u.isHeard(in.r.clock())
 	last := in.backup.Last()
 	if s := resp.GetEpochStart(); s != nil && orderstate.Epoch(s.GetEpoch()) == in.backup.Epoch() {
-		if err := in.backup.Start(orderstate.Epoch(s.GetEpoch()), orderstate.OrderNum(s.GetFirstOrderNum()),
+		if _, err := in.backup.Start(orderstate.Epoch(s.GetEpoch()), orderstate.OrderNum(s.GetFirstOrderNum()),
 			wire.StartsFromProto(s.GetEarlier())); err != nil {
 			return err
 		}
@@ -431,7 +431,7 @@ func (in *incarnation) followed(u *upstream, resp *pb.FollowResponse) error {
 // receive is FIG. 10 for announcements that were checked. Called with mu held.
 func (in *incarnation) receive(runs []orderstate.Run) error {
 	for _, r := range runs {
-		if err := in.backup.Receive(r); err != nil {
+		if _, err := in.backup.Receive(r); err != nil {
 			if !errors.As(err, new(*orderstate.UnstableError)) {
 				in.end(err)
 			}

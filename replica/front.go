@@ -254,7 +254,7 @@ func (in *incarnation) order(c *call) (orderstate.OrderInfo, orderstate.Verdict,
 	if err := in.inShare(c.msg); err != nil {
 		return orderstate.OrderInfo{}, 0, err
 	}
-	o, v, push := in.primary.Order(c.msg, in.now())
+	o, v, moved := in.primary.Order(c.msg, in.now())
 	switch v {
 	case orderstate.Fresh:
 		c.stage = ordered
@@ -263,7 +263,7 @@ func (in *incarnation) order(c *call) (orderstate.OrderInfo, orderstate.Verdict,
 		c.stage = ordered
 		in.arrived(c.msg.MessageID)
 	}
-	if push || c.header.Level == pb.Level_LEVEL_STABLE {
+	if moved.Push || c.header.Level == pb.Level_LEVEL_STABLE {
 		signal(in.push)
 	}
 	return o, v, nil

@@ -230,7 +230,7 @@ func (in *incarnation) acknowledged(f *follower, req *pb.FollowRequest) error {
 	if err != nil {
 		return err
 	}
-	if moved {
+	if moved != (orderstate.Moved{}) {
 		in.stableMoved()
 	} else if f.joins() {
 		in.progressed() // grow waits for this joiner, whatever was stable before it came
@@ -342,7 +342,7 @@ func (in *incarnation) remove(p *peer) {
 func (in *incarnation) release(id orderstate.Replica) {
 	moved := in.primary.Release(id)
 	in.tellRequired()
-	if moved {
+	if moved.Stable || moved.Gate || moved.Leave {
 		in.stableMoved()
 	}
 	in.broadcast()

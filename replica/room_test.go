@@ -61,7 +61,7 @@ func TestRoomIsGiven(t *testing.T) {
 		time.AfterFunc(10*time.Millisecond, func() {
 			in.mu.Lock()
 			defer in.mu.Unlock()
-			if moved, err := in.primary.Acknowledge("backup", 1, o.OrderNum); !moved || err != nil {
+			if moved, err := in.primary.Acknowledge("backup", 1, o.OrderNum); !moved.Stable || err != nil {
 				t.Error(moved, err)
 			}
 			in.stableMoved()
@@ -177,7 +177,7 @@ func TestAcknowledgesBytes(t *testing.T) {
 		last := in.backup.Last()
 		m := orderstate.Message{MessageID: orderstate.MessageID{Session: 1, SeqNum: q}, Digest: uint64(q), Size: size}
 		in.backup.Message(m)
-		err := in.backup.Receive(orderstate.Run{
+		_, err := in.backup.Receive(orderstate.Run{
 			Envelope: orderstate.Envelope{Epoch: 1, EpochFirst: 1, First: last + 1, Count: 1},
 			Entries: []orderstate.OrderInfo{{OrderNum: last + 1, SeqNum: q, Session: 1, Kind: orderstate.Request,
 				First: 1, Digest: uint64(q)}},

@@ -336,10 +336,10 @@ func (in *incarnation) expire(s orderstate.Session) {
 		if in.bySession[s] != nil {
 			return orderstate.OrderInfo{}, false
 		}
-		o, v, push := in.primary.Expire(s, at)
+		o, v, moved := in.primary.Expire(s, at)
 		if v == orderstate.Fresh {
 			in.own(o)
 		}
-		return o, push
+		return o, moved.Push
 	})
 }

@@ -74,7 +74,7 @@ func (w *world) serve(j int8, i int) {
 	r.primary.Receive(sessionOf(j), p.k, envelopes)
 	m := p.list[0]
 	now := int64(p.epoch)*1000 + int64(r.primary.Last()) // no two primaries have one clock
-	o, v, ask := r.primary.Order(m, now)
+	o, v, moved := r.primary.Order(m, now)
 	switch v {
 	case orderstate.Fresh:
 		r.executed = append(r.executed, turn{m.Session, m.SeqNum, o.Kind, o.Time, o.First})
@@ -89,7 +89,7 @@ func (w *world) serve(j int8, i int) {
 	for _, deaf := range r.primary.DetachedAt(m.Session) { // it has this message from nobody else (R11)
 		w.send(to, replicaNumber(deaf), &packet{kind: push, epoch: p.epoch, list: []message{m}})
 	}
-	if ask {
+	if moved.Push {
 		w.null(to)
 	}
 	r.owed = append(r.owed, owed{j, m.SeqNum, o.OrderNum, p.k})
@@ -279,7 +279,8 @@ func (w *world) receive(i int8, order run) {
 	if old {
 		before = r.appendTo(nil)
 	}
-	w.diverged(i, f.Receive(order))
+	_, err := f.Receive(order)
+	w.diverged(i, err)
 	if old && string(before) != string(r.appendTo(nil)) {
 		w.fail("I6: S%d is in epoch %d, and takes %s", i+1, f.Epoch(), inWords(order))
 	}

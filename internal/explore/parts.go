@@ -135,14 +135,14 @@ func (r *replica) history() *orderstate.History {
 type follower interface {
 	History() *orderstate.History
 	Epoch() epoch
-	Message(message) bool
-	Receive(run) error
-	Start(epoch, orderNum, []orderstate.Start) error
+	Message(message) (bool, orderstate.Moved)
+	Receive(run) (orderstate.Moved, error)
+	Start(epoch, orderNum, []orderstate.Start) (orderstate.Moved, error)
 	Answer(epoch) ([]orderstate.Ordered, error)
 	Lacks(limit int) []orderstate.MessageID
 	Next() (orderstate.Ordered, message, bool)
 	Executed(orderNum)
-	LearnStable(epoch, orderNum)
+	LearnStable(epoch, orderNum) orderstate.Moved
 	Acknowledgement() (epoch, orderNum, bool)
 	Attach(session) bool
 	Confirmed(n session, number uint64, upTo orderNum)

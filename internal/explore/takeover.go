@@ -252,7 +252,7 @@ func (w *world) started(i, from int8, p *packet) {
 	if f == nil {
 		return
 	}
-	if err := f.Start(p.epoch, p.first, p.table); err != nil {
+	if _, err := f.Start(p.epoch, p.first, p.table); err != nil {
 		w.diverged(i, err)
 		return
 	}

@@ -252,7 +252,8 @@ func (u *universe) founded() *world {
 				m, _ := p.History().Has(orderstate.MessageID{Session: sessionOf(j)})
 				b.Message(m)
 			}
-			must(b.Receive(p.Push(0)))
+			_, err = b.Receive(p.Push(0))
+			must(err)
 			_, err = p.Acknowledge(replicaName(i), 1, p.Last())
 			must(err)
 			w.replicas[i] = &replica{backup: b, acked: acked{1, p.Last()}}
