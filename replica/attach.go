@@ -22,7 +22,7 @@ import (
 // attachment is one source's stream at this replica. Its fields are guarded by the incarnation's
 // mu.
 type attachment struct {
-	in      *incarnation
+	m       *member
 	nonce   orderstate.Nonce
 	session orderstate.Session // 0 until bound, if the source doesn't know it
 	out     outbox[pb.AttachResponse]
@@ -94,7 +94,7 @@ func (c *connection) Attach(stream grpc.BidiStreamingServer[pb.AttachRequest, pb
 	}
 	in.broughtBy(hello)
 	a := &attachment{
-		in: in, nonce: orderstate.Nonce(hello.GetNonce()), session: orderstate.Session(hello.GetSession()),
+		m: in.m, nonce: orderstate.Nonce(hello.GetNonce()), session: orderstate.Session(hello.GetSession()),
 		out: newOutbox[pb.AttachResponse](cancel), told: orderstate.Epoch(hello.GetToldEpoch()),
 	}
 	stop := context.AfterFunc(in.ctx, func() { cancel(context.Cause(in.ctx)) })
@@ -110,8 +110,8 @@ func (c *connection) Attach(stream grpc.BidiStreamingServer[pb.AttachRequest, pb
 		}
 		received <- err
 	}()
-	defer in.detach(a)
-	if err := in.attach(ctx, a); err != nil {
+	defer in.m.sources.detach(a)
+	if err := in.m.sources.attach(ctx, a); err != nil {
 		cancel(err)
 		<-sent
 		return endStream(stream, err)
@@ -120,7 +120,7 @@ func (c *connection) Attach(stream grpc.BidiStreamingServer[pb.AttachRequest, pb
 	case err = <-sent:
 	case err = <-received:
 		if errors.Is(err, io.EOF) { // a source that closes its end says goodbye
-			in.goodbye(ctx, a)
+			in.m.sources.goodbye(ctx, a)
 			cancel(nil)
 			<-sent
 			return nil
@@ -150,14 +150,6 @@ func statusOf(err error) error {
 	return status.Error(codes.Unavailable, err.Error())
 }
 
-// history is what this replica holds. Called with mu held, with a state.
-func (in *incarnation) history() *orderstate.History {
-	if in.primary != nil {
-		return in.primary.History()
-	}
-	return in.backup.History()
-}
-
 // receive takes what the source sends, until the stream ends.
 func (a *attachment) receive(stream grpc.BidiStreamingServer[pb.AttachRequest, pb.AttachResponse]) error {
 	var frames wire.Assembler
@@ -167,7 +159,7 @@ func (a *attachment) receive(stream grpc.BidiStreamingServer[pb.AttachRequest, p
 			return err
 		}
 		if err := a.take(req, &frames); err != nil {
-			a.in.r.stats.refused.Add(1)
+			a.m.r.stats.refused.Add(1)
 			return status.Errorf(codes.InvalidArgument, "understudy: %v", err)
 		}
 	}
@@ -175,7 +167,7 @@ func (a *attachment) receive(stream grpc.BidiStreamingServer[pb.AttachRequest, p
 
 // take processes one message of the source: frames to the log, announcements to FIG. 10.
 func (a *attachment) take(req *pb.AttachRequest, assembler *wire.Assembler) error {
-	in := a.in
+	m := a.m
 	if req.GetHello() != nil {
 		return errors.New("a second hello")
 	}
@@ -189,14 +181,14 @@ func (a *attachment) take(req *pb.AttachRequest, assembler *wire.Assembler) erro
 		if f == nil {
 			continue
 		}
-		if f.GetGroup() != in.group {
-			return fmt.Errorf("a frame for group %x, this is a replica of group %x", f.GetGroup(), in.group)
+		if f.GetGroup() != m.group {
+			return fmt.Errorf("a frame for group %x, this is a replica of group %x", f.GetGroup(), m.group)
 		}
 		id, answeredUpTo := wire.FrameMessage(f)
 		stable = stable || f.GetLevel() == pb.Level_LEVEL_STABLE
 		messages = append(messages, orderstate.Message{
 			MessageID: id, AnsweredUpTo: answeredUpTo,
-			Digest: in.seal.Digest(id, answeredUpTo, f.GetMethod(), f.GetMessage()),
+			Digest: m.seal.Digest(id, answeredUpTo, f.GetMethod(), f.GetMessage()),
 			Body:   &machine.Body{Method: f.GetMethod(), Payload: f.GetMessage()},
 			Size:   len(f.GetMessage()) + len(f.GetMethod()),
 		})
@@ -208,7 +200,7 @@ func (a *attachment) take(req *pb.AttachRequest, assembler *wire.Assembler) erro
 	if n := len(req.GetEnded().GetAbove()); n > maxOutstanding/8 {
 		return fmt.Errorf("%d bytes say which calls have ended, at most %d may", n, maxOutstanding/8)
 	}
-	runs := in.open(announced)
+	runs := m.open(announced)
 	// no good source has one: it reflects what replicas have sealed
 	if forged := len(announced) - len(runs); forged > 0 {
 		return fmt.Errorf(
@@ -216,8 +208,8 @@ func (a *attachment) take(req *pb.AttachRequest, assembler *wire.Assembler) erro
 		)
 	}
 
-	in.mu.Lock()
-	defer in.mu.Unlock()
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	if a.gone {
 		return errors.New("the stream has ended") // what gRPC had received before must leave nothing behind
 	}
@@ -226,7 +218,7 @@ func (a *attachment) take(req *pb.AttachRequest, assembler *wire.Assembler) erro
 	}
 	a.stable = a.stable || stable
 	if a.brings(messages, assembler) { // nothing else says that a message is on its way
-		a.heard, a.missed = in.r.clock(), 0
+		a.heard, a.missed = m.r.clock(), 0
 	}
 	a.keeps(assembler)
 	for _, m := range messages {
@@ -241,14 +233,14 @@ func (a *attachment) take(req *pb.AttachRequest, assembler *wire.Assembler) erro
 	if a.frames-a.framesTold >= lazyFrames {
 		signal(a.out.wake)
 	}
-	if err := in.reflected(a, runs); err != nil {
+	if err := m.sources.reflected(a, runs); err != nil {
 		return err
 	}
 	if w := req.GetWaitingFor(); w != nil {
 		a.waits(w)
 	}
 	if e := req.GetEnded(); e != nil {
-		if a.ended = e; in.r.clock()-a.endedAt >= endedEvery {
+		if a.ended = e; m.r.clock()-a.endedAt >= endedEvery {
 			a.declares()
 		}
 	}
@@ -258,11 +250,13 @@ func (a *attachment) take(req *pb.AttachRequest, assembler *wire.Assembler) erro
 	}
 	if e := orderstate.Epoch(req.GetAcknowledgedEpoch()); e > a.acknowledged {
 		a.acknowledged = e
-		switch {
-		case in.taking != nil && e == in.taking.epoch:
-			in.taking.answered(in, a.session)
-		case in.role == following:
-			in.canHear(a)
+		switch role := m.role.(type) {
+		case *takingOver:
+			if e == role.epoch() {
+				role.answered(a.session)
+			}
+		case *following:
+			role.canHear(a)
 		}
 	}
 	return nil
@@ -281,13 +275,13 @@ func (a *attachment) brings(messages []orderstate.Message, frames *wire.Assemble
 }
 
 // open checks the seals of announcements; a forged one is refused and counted (section 11).
-func (in *incarnation) open(announced []orderstate.Announcement) []orderstate.Run {
+func (e *common) open(announced []orderstate.Announcement) []orderstate.Run {
 	var runs []orderstate.Run
 	for _, a := range announced {
-		r, err := in.seal.Open(a)
+		r, err := e.seal.Open(a)
 		if err != nil {
-			in.r.stats.forged.Add(1)
-			in.rarely(slog.LevelWarn, "refused an announcement", "run", a.Envelope.String(), "error", err)
+			e.r.stats.forged.Add(1)
+			e.rarely(slog.LevelWarn, "refused an announcement", "run", a.Envelope.String(), "error", err)
 			continue
 		}
 		runs = append(runs, r)
@@ -297,52 +291,56 @@ func (in *incarnation) open(announced []orderstate.Announcement) []orderstate.Ru
 
 // reflected takes announcements that a source reflects: FIG. 9 at the primary, FIG. 10 at a backup,
 // R12 in a takeover. Called with mu held.
-func (in *incarnation) reflected(a *attachment, runs []orderstate.Run) error {
-	switch {
-	case in.primary != nil:
+func (ss *sources) reflected(a *attachment, runs []orderstate.Run) error {
+	if len(runs) == 0 {
+		return nil
+	}
+	switch role := ss.m.role.(type) {
+	case *leading:
 		for _, r := range runs {
-			in.primary.Receive(a.session, 0, []orderstate.Envelope{r.Envelope})
+			role.primary.Receive(a.session, 0, []orderstate.Envelope{r.Envelope})
 		}
-	case in.taking != nil:
+	case *takingOver:
 		for _, r := range runs {
-			if r.Epoch >= in.taking.epoch {
+			if r.Epoch >= role.epoch() {
 				continue
 			}
-			if err := in.taking.state.SessionKnows([]orderstate.Run{r}); err != nil {
+			if err := role.state.SessionKnows([]orderstate.Run{r}); err != nil {
 				return err
 			}
 		}
-	case in.backup != nil && len(runs) > 0:
-		last := in.backup.Last()
-		if err := in.receive(runs); err != nil {
+	case *following:
+		received, err := role.receive(runs)
+		if err != nil {
 			return err
 		}
-		in.advanced(last)
+		ss.m.after(moved{Moved: received})
 	}
 	return nil
 }
 
 // newEpoch tells the source who was elected (R12.1). Called with mu held.
-func (a *attachment) newEpoch(in *incarnation) {
+func (a *attachment) newEpoch() {
 	if !a.bound {
 		return // its welcome says it
 	}
-	a.out.say().NewEpoch = newEpochToProto(in.epoch(), in.self, in.fence)
+	m := a.m
+	a.out.say().NewEpoch = newEpochToProto(m.epoch(), m.self, m.fence)
 }
 
 // lead tells the source where the epoch of this primary starts, and its required set (R12.4).
 // Called with mu held.
-func (a *attachment) lead(in *incarnation, set *pb.RequiredSet) {
+func (a *attachment) lead(start *pb.EpochStart, set *pb.RequiredSet) {
 	if !a.bound {
 		return // its welcome says all that
 	}
 	out := a.out.say()
-	out.EpochStart, out.RequiredSet = a.starts(in.start), set
+	out.EpochStart, out.RequiredSet = a.starts(start), set
 }
 
-// acknowledge tells the source what this backup holds (R1b). Called with mu held.
-func (a *attachment) acknowledge() {
-	if e, k, ok := a.in.backup.Acknowledgement(); ok {
+// acknowledge tells the source what a backup holds (R1b). Called with mu held.
+func (a *attachment) acknowledge(b *orderstate.Backup) {
+	if e, k, ok := b.Acknowledgement(); ok {
 		a.out.say().Acknowledgement = &pb.Acknowledgement{Epoch: uint64(e), OrderNum: uint64(k)}
 	}
 }
@@ -361,51 +359,53 @@ func (a *attachment) announce(r orderstate.Run) {
 		var run orderstate.Run
 		run, r = split(r, min(r.Count, sourceRun))
 		a.announced = run.Last()
-		a.addRun(a.in.seal.Close(run))
+		a.addRun(a.m.seal.Close(run))
 	}
 }
 
 // addRun queues one announcement. Called with mu held.
 func (a *attachment) addRun(run orderstate.Announcement) {
 	size := len(run.Sealed)
-	if !fits(maxQueueBytes, a.in.queued, a.out.size, size) {
+	if !fits(maxQueueBytes, a.m.sources.queued, a.out.size, size) {
 		a.out.cut(status.Errorf(codes.ResourceExhausted,
 			"understudy: %d bytes are queued for the source, which doesn't read, and %d for all; a sixteenth of %d "+
-				"is its share", a.out.size, a.in.queued, maxQueueBytes))
+				"is its share", a.out.size, a.m.sources.queued, maxQueueBytes))
 		return
 	}
 	out := a.out.say()
 	out.SourceOrderInfo = append(out.SourceOrderInfo, wire.RunToProto(run, false))
 	a.out.size += size
-	a.in.queued += size
+	a.m.sources.queued += size
 }
 
 // waits answers a source that waits under R1: a null message with what it lacks (R4). One that
 // waits for room hears what is stable, and again when that has moved. Called with mu held.
 func (a *attachment) waits(w *pb.WaitingFor) {
-	in := a.in
-	if in.role != leading || !in.gate || orderstate.Epoch(w.GetEpoch()) != in.primary.Epoch() {
+	l := a.m.ordering()
+	if l == nil || orderstate.Epoch(w.GetEpoch()) != l.primary.Epoch() {
 		return
 	}
+	p := l.primary
 	if w.GetStable() {
-		if a.tellStable(); in.primary.Stable() < in.primary.Last() {
-			in.asking[a] = struct{}{} // the backups, whose logs are as full, acknowledge unasked
+		if a.tellStable(p); p.Stable() < p.Last() {
+			l.asking[a] = struct{}{} // the backups, whose logs are as full, acknowledge unasked
 		}
 		return
 	}
-	r := in.primary.Multicast(a.session, orderstate.OrderNum(w.GetHeldUpTo()), in.primary.Last(), nil)
+	r := p.Multicast(a.session, orderstate.OrderNum(w.GetHeldUpTo()), p.Last(), nil)
 	if r.Count > wire.MaxRun {
 		r, _ = split(r, wire.MaxRun)
 	}
 	a.unqueue()               // what isn't sent is in what it lacks, or it holds it
 	a.announced = r.First - 1 // what it lacks it is told again
 	a.announce(r)
-	a.out.say().RequiredSet = in.required()
-	a.tellStable()
+	a.out.say().RequiredSet = l.required()
+	a.tellStable(p)
 }
 
-func (a *attachment) tellStable() {
-	p, out := a.in.primary, a.out.say()
+// tellStable tells the source what is stable. Called with mu held.
+func (a *attachment) tellStable(p *orderstate.Primary) {
+	out := a.out.say()
 	out.Stable, out.StableEpoch = uint64(p.Stable()), uint64(p.Epoch())
 	a.stableTold = p.Stable()
 }
@@ -413,8 +413,8 @@ func (a *attachment) tellStable() {
 // declares drops the replies that the source has said not to need. Called with mu held.
 func (a *attachment) declares() {
 	if a.ended != nil {
-		a.in.machine.Declared(a.session, orderstate.SeqNum(a.ended.GetUpTo()), a.ended.GetAbove())
-		a.ended, a.endedAt = nil, a.in.r.clock()
+		a.m.machine.Declared(a.session, orderstate.SeqNum(a.ended.GetUpTo()), a.ended.GetAbove())
+		a.ended, a.endedAt = nil, a.m.r.clock()
 	}
 }
 
@@ -439,7 +439,7 @@ func (a *attachment) starts(s *pb.EpochStart) *pb.EpochStart {
 
 // unqueue takes all announcements back that aren't sent. Called with mu held.
 func (a *attachment) unqueue() {
-	a.in.queued -= a.out.size
+	a.m.sources.queued -= a.out.size
 	a.out.size = 0
 	if a.out.next != nil {
 		a.out.next.SourceOrderInfo = nil
@@ -454,8 +454,8 @@ func (a *attachment) tellLazily() {
 	if a.frames > a.framesTold {
 		signal(a.out.wake)
 	}
-	if p := a.in.primary; a.in.role == leading && a.stableTold < a.lastOrder && p.Stable() >= a.lastOrder {
-		a.tellStable()
+	if l := a.m.leading(); l != nil && a.stableTold < a.lastOrder && l.primary.Stable() >= a.lastOrder {
+		a.tellStable(l.primary)
 	}
 }
 
@@ -481,8 +481,8 @@ func (a *attachment) send(
 // next takes what is to be sent next, nil if there is nothing: of the runs no more than a chunk, or
 // one.
 func (a *attachment) next() *pb.AttachResponse {
-	a.in.mu.Lock()
-	defer a.in.mu.Unlock()
+	a.m.mu.Lock()
+	defer a.m.mu.Unlock()
 	if !a.bound {
 		return nil
 	}
@@ -501,6 +501,6 @@ func (a *attachment) next() *pb.AttachResponse {
 		}
 	}
 	a.out.size = queued - size
-	a.in.queued -= size
+	a.m.sources.queued -= size
 	return out
 }

@@ -12,18 +12,18 @@ const maxChecks = int(authority / authorityRefresh)
 // keepAuthority is R10: this primary may transmit for A after the start of each linearizable read
 // that still names it. A read begins every A/4, whether or not those before it were answered: a
 // store that takes long for its answers isn't away. After one that failed the next begins sooner.
-func (in *incarnation) keepAuthority() {
+func (re *reign) keepAuthority() {
 	outstanding := make(chan struct{}, maxChecks)
 	failed := make(chan struct{}, 1)
 	for {
 		select {
 		case outstanding <- struct{}{}:
-		case <-in.ctx.Done():
+		case <-re.in.ctx.Done():
 			return
 		}
-		in.goes(func() {
+		re.in.goes(func() {
 			defer func() { <-outstanding }()
-			if !in.check() {
+			if !re.check() {
 				signal(failed)
 			}
 		})
@@ -34,12 +34,12 @@ func (in *incarnation) keepAuthority() {
 			next.Reset(authorityRefresh / 10)
 			select {
 			case <-next.C:
-			case <-in.ctx.Done():
+			case <-re.in.ctx.Done():
 			}
-		case <-in.ctx.Done():
+		case <-re.in.ctx.Done():
 		}
 		next.Stop()
-		if in.ctx.Err() != nil {
+		if re.in.ctx.Err() != nil {
 			return
 		}
 	}
@@ -51,34 +51,32 @@ func (in *incarnation) keepAuthority() {
 // A primary whose authority has lapsed was cut off, or the store was away: then it may be deposed,
 // and the store be one from before that names it still. So it asks the other replicas first what
 // they have seen of the store.
-func (in *incarnation) check() bool {
-	if !in.hasAuthority() {
-		in.hearMarks()
+func (re *reign) check() bool {
+	if !re.l.hasAuthority() {
+		re.in.hearMarks()
 	}
-	start := in.r.clock()
-	ctx, cancel := context.WithTimeout(in.ctx, authority)
+	start := re.in.r.clock()
+	ctx, cancel := context.WithTimeout(re.in.ctx, authority)
 	defer cancel()
-	leader, e, err := in.r.store.Primary(ctx)
+	leader, e, err := re.in.r.store.Primary(ctx)
 	if err != nil {
 		return false
 	}
-	if leader != in.self || e != uint64(in.primary.Epoch()) {
-		in.end(errDeposed)
+	if leader != re.in.self || e != uint64(re.l.primary.Epoch()) {
+		re.in.end(errDeposed)
 		return true
 	}
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	lapsed := in.authority <= in.r.clock()
-	in.authority = max(in.authority, start+authority)
-	if lapsed {
-		in.broadcast()
-	}
+	re.l.m.mu.Lock()
+	defer re.l.m.mu.Unlock()
+	lapsed := re.l.authority <= re.in.r.clock()
+	re.l.authority = max(re.l.authority, start+authority)
+	re.l.m.after(moved{rare: lapsed})
 	return true
 }
 
 // hasAuthority says whether this primary may transmit now, and change who is in-sync.
-func (in *incarnation) hasAuthority() bool {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	return in.r.clock() < in.authority
+func (l *leading) hasAuthority() bool {
+	l.m.mu.Lock()
+	defer l.m.mu.Unlock()
+	return l.m.r.clock() < l.authority
 }

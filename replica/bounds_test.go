@@ -26,11 +26,12 @@ func backup(t testing.TB) *incarnation {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if in.backup, err = orderstate.NewBackup(h, 1, 1); err != nil {
+	b, err := orderstate.NewBackup(h, 1, 1)
+	if err != nil {
 		t.Fatal(err)
 	}
-	in.upstream = newUpstream(0, nil)
-	in.role, in.group, in.seal = following, 7, wire.NewSeal(make([]byte, secretSize))
+	in.m.upstream = newUpstream(0, nil)
+	in.m.role, in.group, in.seal = newFollowing(in.m, b, nil), 7, wire.NewSeal(make([]byte, secretSize))
 	return in
 }
 
@@ -41,13 +42,13 @@ func knows(t testing.TB, in *incarnation, sessions int) []*attachment {
 	var all []*attachment
 	for n := range orderstate.Session(sessions) {
 		states = append(states, orderstate.SessionState{Session: n + 1, Nonce: orderstate.Nonce{byte(n), byte(n >> 8)}})
-		a := &attachment{in: in, bound: true, session: n + 1, out: newOutbox[pb.AttachResponse](nil)}
-		in.attached[a], in.bySession[n+1] = struct{}{}, a
+		a := &attachment{m: in.m, bound: true, session: n + 1, out: newOutbox[pb.AttachResponse](nil)}
+		in.m.sources.attached[a], in.m.sources.bySession[n+1] = struct{}{}, a
 		all = append(all, a)
 	}
 	h, err := orderstate.NewHistory(orderstate.OrderNum(sessions), 0, nil, states)
 	if err == nil {
-		in.backup, err = orderstate.NewBackup(h, 1, orderstate.OrderNum(sessions)+1)
+		in.m.following().backup, err = orderstate.NewBackup(h, 1, orderstate.OrderNum(sessions)+1)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -66,13 +67,13 @@ func (a *attachment) logs(q orderstate.SeqNum, size int) bool {
 func TestLogShares(t *testing.T) {
 	t.Parallel()
 	in := backup(t)
-	in.mu.Lock()
-	defer in.mu.Unlock()
+	in.m.mu.Lock()
+	defer in.m.mu.Unlock()
 	streams := knows(t, in, 20)
 	hostile, bytes, large := streams[0], streams[1], streams[2]
 	check := func(what string, a *attachment, messages, size, dropped int) {
 		t.Helper()
-		of := in.backup.History().Of(a.session)
+		of := in.m.following().backup.History().Of(a.session)
 		if of.Waiting != messages || of.WaitingBytes != size || int(in.r.stats.dropped.Load()) != dropped {
 			t.Errorf("%s: %+v is held, %d dropped; want %d of %d bytes, %d", what, of, in.r.stats.dropped.Load(),
 				messages, size, dropped)
@@ -112,8 +113,8 @@ func TestLogShares(t *testing.T) {
 func TestAnnouncedFrameIsKept(t *testing.T) {
 	t.Parallel()
 	in := backup(t)
-	in.mu.Lock()
-	defer in.mu.Unlock()
+	in.m.mu.Lock()
+	defer in.m.mu.Unlock()
 	a := knows(t, in, 2)[1]
 	for q := range orderstate.SeqNum(maxOutstanding) {
 		a.logs(q+1, 0)
@@ -123,7 +124,7 @@ func TestAnnouncedFrameIsKept(t *testing.T) {
 	if a.logFrame(frame) {
 		t.Error("a frame beyond the share was kept")
 	}
-	_, err := in.backup.Receive(orderstate.Run{
+	_, err := in.m.following().backup.Receive(orderstate.Run{
 		Envelope: orderstate.Envelope{Epoch: 1, EpochFirst: 3, First: 3, Count: 1},
 		Entries: []orderstate.OrderInfo{{OrderNum: 3, SeqNum: 1 << 20, Session: 2, Kind: orderstate.Request, First: 1,
 			Digest: 7}},
@@ -135,8 +136,8 @@ func TestAnnouncedFrameIsKept(t *testing.T) {
 	if other.Digest = 8; a.logFrame(other) {
 		t.Error("a frame with other bytes was kept")
 	}
-	if !a.logFrame(frame) || in.backup.Last() != 3 {
-		t.Errorf("the frame was dropped, and the order ends at %d", in.backup.Last())
+	if !a.logFrame(frame) || in.m.following().backup.Last() != 3 {
+		t.Errorf("the frame was dropped, and the order ends at %d", in.m.following().backup.Last())
 	}
 }
 
@@ -145,7 +146,7 @@ func TestAnnouncedFrameIsKept(t *testing.T) {
 func TestDroppedFramesAreNotAcknowledged(t *testing.T) {
 	t.Parallel()
 	in := backup(t)
-	a := &attachment{in: in, bound: true, session: 1, out: newOutbox[pb.AttachResponse](nil)}
+	a := &attachment{m: in.m, bound: true, session: 1, out: newOutbox[pb.AttachResponse](nil)}
 	var frames wire.Assembler
 	send := func(q uint64, size int) {
 		t.Helper()
@@ -156,13 +157,13 @@ func TestDroppedFramesAreNotAcknowledged(t *testing.T) {
 		}
 	}
 	send(1, 10)
-	in.mu.Lock()
+	in.m.mu.Lock()
 	a.logs(100, maxLogBytes/16-100)
-	in.mu.Unlock()
+	in.m.mu.Unlock()
 	send(2, 1000)
 	send(3, 10)
-	held, dropped, told := in.backup.History().Held(), in.r.stats.dropped.Load(), a.next().GetFramesUpTo()
-	if held != 3 || dropped != 1 || told != 1 {
+	held, dropped := in.m.following().backup.History().Held(), in.r.stats.dropped.Load()
+	if told := a.next().GetFramesUpTo(); held != 3 || dropped != 1 || told != 1 {
 		t.Errorf("%d are held, %d dropped, acknowledged up to %d; want 3, 1, 1", held, dropped, told)
 	}
 }
@@ -172,9 +173,9 @@ func TestDroppedFramesAreNotAcknowledged(t *testing.T) {
 func TestPartialFramesBounds(t *testing.T) {
 	t.Parallel()
 	in := backup(t)
-	in.mu.Lock()
+	in.m.mu.Lock()
 	streams := knows(t, in, 10)
-	in.mu.Unlock()
+	in.m.mu.Unlock()
 	frames := make([]wire.Assembler, len(streams))
 	send := func(i int, f *pb.Frame) {
 		t.Helper()
@@ -189,9 +190,10 @@ func TestPartialFramesBounds(t *testing.T) {
 	}
 	check := func(when string, partial int, dropped uint64, held int) {
 		t.Helper()
-		if in.partial != partial || in.r.stats.dropped.Load() != dropped || in.backup.History().Held() != held {
-			t.Errorf("%s %d bytes are kept, %d frames dropped, %d held; want %d, %d, %d", when, in.partial,
-				in.r.stats.dropped.Load(), in.backup.History().Held(), partial, dropped, held)
+		if in.m.sources.partial != partial || in.r.stats.dropped.Load() != dropped ||
+			in.m.following().backup.History().Held() != held {
+			t.Errorf("%s %d bytes are kept, %d frames dropped, %d held; want %d, %d, %d", when, in.m.sources.partial,
+				in.r.stats.dropped.Load(), in.m.following().backup.History().Held(), partial, dropped, held)
 		}
 	}
 	const large = wire.MaxMessage
@@ -217,7 +219,7 @@ func TestPartialFramesBounds(t *testing.T) {
 	send(0, &pb.Frame{Message: make([]byte, 1)})
 	check("the greatest, once whole, isn't counted twice", large-1, 2, 4)
 	for _, a := range streams {
-		in.detach(a)
+		in.m.sources.detach(a)
 	}
 	check("without streams", 0, 2, 4)
 	// who receives may notice it last
@@ -237,22 +239,22 @@ func TestStreamQueueBounds(t *testing.T) {
 		Sealed: make([]byte, 64<<10)}
 	for n := range 100 {
 		ctx, cut := context.WithCancelCause(t.Context())
-		a := &attachment{in: in, bound: true, out: newOutbox[pb.AttachResponse](cut)}
-		before := in.queued
+		a := &attachment{m: in.m, bound: true, out: newOutbox[pb.AttachResponse](cut)}
+		before := in.m.sources.queued
 		for i := 0; ctx.Err() == nil && i <= 64; i++ {
 			a.addRun(run)
 		}
-		if n == 0 && in.queued != maxQueueBytes/16 {
-			t.Errorf("a source's stream was cut after %d bytes, want %d", in.queued, maxQueueBytes/16)
+		if n == 0 && in.m.sources.queued != maxQueueBytes/16 {
+			t.Errorf("a source's stream was cut after %d bytes, want %d", in.m.sources.queued, maxQueueBytes/16)
 		}
-		if in.queued-before != a.out.size || in.queued > maxQueueBytes {
-			t.Errorf("%d bytes are queued for all, %d before, %d for one", in.queued, before, a.out.size)
+		if in.m.sources.queued-before != a.out.size || in.m.sources.queued > maxQueueBytes {
+			t.Errorf("%d bytes are queued for all, %d before, %d for one", in.m.sources.queued, before, a.out.size)
 		}
 		wantCode(t, statusOf(context.Cause(ctx)), codes.ResourceExhausted)
 		if n%2 == 0 {
-			in.detach(a)
-			if in.queued != before {
-				t.Errorf("%d bytes are left of a stream that has ended", in.queued-before)
+			in.m.sources.detach(a)
+			if in.m.sources.queued != before {
+				t.Errorf("%d bytes are left of a stream that has ended", in.m.sources.queued-before)
 			}
 		}
 	}
@@ -274,7 +276,7 @@ func TestStreamQueueBounds(t *testing.T) {
 func TestAttachmentEmptiesItsQueue(t *testing.T) {
 	t.Parallel()
 	in := backup(t)
-	a := &attachment{in: in, bound: true, out: newOutbox[pb.AttachResponse](func(err error) {
+	a := &attachment{m: in.m, bound: true, out: newOutbox[pb.AttachResponse](func(err error) {
 		t.Errorf("cut: %v", err)
 	})}
 	run := orderstate.Announcement{Envelope: orderstate.Envelope{Epoch: 1, EpochFirst: 1, First: 1, Count: 1},

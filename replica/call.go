@@ -29,7 +29,7 @@ type call struct {
 
 	// Set by the front door.
 	received time.Duration // when the front door did
-	in       *incarnation
+	leads    *leading
 	msg      orderstate.Message
 	of       *knownSession // that the RPC counts for; nil: none that is known here
 	counts   bool          // the RPC counts as one that waits
@@ -86,17 +86,17 @@ type chained struct {
 
 // through calls the rest of the chain. A call that isn't ordered when that is done never will be.
 func (c *call) through(ctx context.Context, next func(context.Context) (any, error)) (done chained) {
-	in, returned := c.in, false
+	l, m, returned := c.leads, c.leads.m, false
 	defer func() { // whatever an interceptor does
 		if done.result = c.result.Load(); done.result != nil && returned {
 			return // transmit says that it doesn't wait any more
 		}
-		in.mu.Lock()
-		defer in.mu.Unlock()
-		in.goesOn(c)
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.goesOn(c)
 		if done.result = c.result.Load(); done.result == nil && c.stage == onItsWay {
 			c.stage, done.gone = gone, true
-			in.arrived(c.msg.MessageID)
+			l.arrived(c.msg.MessageID)
 		}
 	}()
 	done.value, done.err = next(ctx)

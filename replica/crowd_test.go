@@ -16,15 +16,15 @@ import (
 func crowded(t *testing.T) *incarnation {
 	t.Helper()
 	in := leadingAlone(t)
-	in.mu.Lock()
-	defer in.mu.Unlock()
+	in.m.mu.Lock()
+	defer in.m.mu.Unlock()
 	in.seal = wire.NewSeal(make([]byte, secretSize))
-	in.primary.Release("backup")
+	in.m.leading().primary.Release("backup")
 	for n := range maxSessions {
-		o, _, _ := in.primary.Open(orderstate.Nonce{byte(n), byte(n >> 8), 1}, 1, nil, in.now())
-		in.own(o)
-		in.bySession[o.Session] = &attachment{in: in, session: o.Session, bound: true}
-		in.attached[in.bySession[o.Session]] = struct{}{}
+		o, _, _ := in.m.leading().primary.Open(orderstate.Nonce{byte(n), byte(n >> 8), 1}, 1, nil, in.m.leading().now())
+		in.m.own(o)
+		in.m.sources.bySession[o.Session] = &attachment{m: in.m, session: o.Session, bound: true}
+		in.m.sources.attached[in.m.sources.bySession[o.Session]] = struct{}{}
 	}
 	return in
 }
@@ -32,7 +32,7 @@ func crowded(t *testing.T) *incarnation {
 // opens opens one more session.
 func opens(t *testing.T, in *incarnation, n byte) error {
 	t.Helper()
-	return in.attach(t.Context(), &attachment{in: in, nonce: orderstate.Nonce{n, n, 2},
+	return in.m.sources.attach(t.Context(), &attachment{m: in.m, nonce: orderstate.Nonce{n, n, 2},
 		out: newOutbox[pb.AttachResponse](nil)})
 }
 
@@ -46,7 +46,7 @@ func TestMaxSessions(t *testing.T) {
 		if waited := time.Since(began); waited != reconcileTimeout {
 			t.Errorf("after %v", waited)
 		}
-		if n := in.primary.History().OpenSessions(); n != maxSessions {
+		if n := in.m.leading().primary.History().OpenSessions(); n != maxSessions {
 			t.Errorf("%d sessions", n)
 		}
 	})
@@ -59,24 +59,24 @@ func TestOldestSessionEndsForAnother(t *testing.T) {
 		in := crowded(t)
 		for _, s := range []orderstate.Session{7, 3, 5} {
 			time.Sleep(time.Second)
-			in.detach(in.bySession[s])
+			in.m.sources.detach(in.m.sources.bySession[s])
 		}
 		time.Sleep(2 * time.Second)
-		in.expireSessions() // nobody wants their places
+		in.m.leading().expireSessions() // nobody wants their places
 		synctest.Wait()
 		go func() {
 			for range 10 {
 				time.Sleep(reconnect / 2)
-				in.expireSessions()
+				in.m.leading().expireSessions()
 			}
 		}()
 		if err := opens(t, in, 1); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Second)
-		in.mu.Lock()
-		defer in.mu.Unlock()
-		h := in.primary.History()
+		in.m.mu.Lock()
+		defer in.m.mu.Unlock()
+		h := in.m.history()
 		if h.Known(7) || !h.Known(3) || !h.Known(5) || h.OpenSessions() != maxSessions {
 			t.Errorf("known are 7: %v, 3: %v, 5: %v, of %d", h.Known(7), h.Known(3), h.Known(5), h.OpenSessions())
 		}
@@ -88,37 +88,37 @@ func TestOldestSessionEndsForAnother(t *testing.T) {
 func TestWhoWaitsForASessionIsNotWoken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		in := leadingAlone(t)
-		in.mu.Lock()
-		in.gate = false
+		in.m.mu.Lock()
+		in.m.leading().gate = false
 		woken := 0
 		for n := range 3 {
 			go func() {
-				in.mu.Lock()
-				defer in.mu.Unlock()
-				_ = in.comes(t.Context(), orderstate.Nonce{byte(n)})
+				in.m.mu.Lock()
+				defer in.m.mu.Unlock()
+				_ = in.m.sources.comes(t.Context(), orderstate.Nonce{byte(n)})
 				woken++
 			}()
 		}
-		in.mu.Unlock()
+		in.m.mu.Unlock()
 		synctest.Wait()
-		in.mu.Lock()
-		o, _, _ := in.primary.Open(orderstate.Nonce{9}, 1, nil, in.now())
-		in.progressWaiters++
-		in.own(o)
-		in.progressWaiters--
-		in.opened(orderstate.Nonce{1})
-		in.mu.Unlock()
+		in.m.mu.Lock()
+		o, _, _ := in.m.leading().primary.Open(orderstate.Nonce{9}, 1, nil, in.m.leading().now())
+		in.m.bells.waiting++
+		in.m.own(o)
+		in.m.bells.waiting--
+		in.m.sources.opened(orderstate.Nonce{1})
+		in.m.mu.Unlock()
 		synctest.Wait()
-		in.mu.Lock()
-		if woken != 1 || len(in.coming) != 2 {
-			t.Errorf("%d were woken, %d nonces are waited for", woken, len(in.coming))
+		in.m.mu.Lock()
+		if woken != 1 || len(in.m.sources.coming) != 2 {
+			t.Errorf("%d were woken, %d nonces are waited for", woken, len(in.m.sources.coming))
 		}
-		in.mu.Unlock()
+		in.m.mu.Unlock()
 		time.Sleep(2 * lookAgain)
-		in.mu.Lock()
-		defer in.mu.Unlock()
-		if woken != 3 || len(in.coming) != 0 {
-			t.Errorf("later %d were woken, %d nonces are waited for", woken, len(in.coming))
+		in.m.mu.Lock()
+		defer in.m.mu.Unlock()
+		if woken != 3 || len(in.m.sources.coming) != 0 {
+			t.Errorf("later %d were woken, %d nonces are waited for", woken, len(in.m.sources.coming))
 		}
 	})
 }

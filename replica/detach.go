@@ -18,55 +18,52 @@ import (
 
 // isHeard says whether a source has acknowledged the epoch on its stream, before which it has sent
 // all that it holds (R12.1), and is trusted to send the rest. Called with mu held, while following.
-func (in *incarnation) isHeard(a *attachment) bool {
-	if a == nil || a.acknowledged < in.backup.Epoch() {
+func (f *following) isHeard(a *attachment) bool {
+	if a == nil || a.acknowledged < f.backup.Epoch() {
 		return false
 	}
-	s := in.suspects[a.session]
+	s := f.suspects[a.session]
 	return s == nil || s.until == 0
 }
 
 // tellAll begins anew with the primary, on a new stream: there no session is attached but those
 // that are told from now on. Called with mu held.
-func (in *incarnation) tellAll() {
-	if in.backup == nil {
-		return
-	}
-	in.tellHeard()
-	for _, s := range in.backup.Attached() {
-		if !in.isHeard(in.bySession[s]) {
-			in.cantHear(s)
+func (f *following) tellAll() {
+	f.tellHeard()
+	for _, s := range f.backup.Attached() {
+		if !f.isHeard(f.m.sources.bySession[s]) {
+			f.cantHear(s)
 		}
 	}
 }
 
 // tellHeard tells all that are heard: on a new stream, and when the epoch has started. Called with
 // mu held, while following.
-func (in *incarnation) tellHeard() {
-	for _, a := range in.bySession {
-		in.canHear(a)
+func (f *following) tellHeard() {
+	for _, a := range f.m.sources.bySession {
+		f.canHear(a)
 	}
 }
 
 // canHear: a source has sent something, or this backup's epoch has started. Called with mu held,
 // while following.
-func (in *incarnation) canHear(a *attachment) {
-	if in.isHeard(a) && in.backup.Attach(a.session) {
-		in.upstream.attached(a.session)
+func (f *following) canHear(a *attachment) {
+	if f.isHeard(a) && f.backup.Attach(a.session) {
+		f.m.upstream.attached(a.session)
 	}
 }
 
 // cantHear: the session's stream has ended. Called with mu held, while following.
-func (in *incarnation) cantHear(s orderstate.Session) {
-	if number, ok := in.backup.Detach(s); ok {
-		in.upstream.detached(s, number)
+func (f *following) cantHear(s orderstate.Session) {
+	if number, ok := f.backup.Detach(s); ok {
+		f.m.upstream.detached(s, number)
 	}
 }
 
 // confirmed takes the primary's confirmations. Called with mu held.
-func (in *incarnation) confirmed(detached []*pb.Detached) {
+func (f *following) confirmed(detached []*pb.Detached) {
 	for _, d := range detached {
-		in.backup.Confirmed(orderstate.Session(d.GetSession()), d.GetNumber(), orderstate.OrderNum(d.GetUpTo()))
+		f.backup.Confirmed(orderstate.Session(d.GetSession()), d.GetNumber(), orderstate.OrderNum(d.GetUpTo()))
 	}
 }
 
@@ -96,50 +93,50 @@ const (
 
 // missed notes that messages have to be fetched whose sources have streams here; before has those
 // of the look before. Called with mu held, while following.
-func (in *incarnation) missed(ids []orderstate.MessageID, before map[orderstate.MessageID]bool) {
-	now := in.r.clock()
+func (f *following) missed(ids []orderstate.MessageID, before map[orderstate.MessageID]bool) {
+	now := f.m.r.clock()
 	counted := map[orderstate.Session]bool{}
 	for _, id := range ids {
-		a := in.bySession[id.Session]
+		a := f.m.sources.bySession[id.Session]
 		if a == nil {
 			continue
 		}
 		if a.missed == 0 {
 			a.missed = now
 		}
-		if before[id] || counted[id.Session] || !in.isHeard(a) {
+		if before[id] || counted[id.Session] || !f.isHeard(a) {
 			continue
 		}
 		counted[id.Session] = true
-		s := in.suspects[id.Session]
+		s := f.suspects[id.Session]
 		if s == nil {
 			s = new(suspect)
-			in.suspects[id.Session] = s
+			f.suspects[id.Session] = s
 		}
 		if s.score += suspectStep; s.score >= suspectLimit {
 			s.penalty = min(max(suspectFirst, 2*s.penalty), suspectMost)
 			s.score, s.until = 0, now+s.penalty
-			in.cantHear(id.Session)
+			f.cantHear(id.Session)
 		}
 	}
 }
 
 // forgive tries again with those whose time is over. Called with mu held, while following.
-func (in *incarnation) forgive() {
-	now := in.r.clock()
-	for n, s := range in.suspects {
+func (f *following) forgive() {
+	now := f.m.r.clock()
+	for n, s := range f.suspects {
 		if s.until != 0 && now >= s.until {
 			s.until = 0
-			in.canHear(in.bySession[n])
+			f.canHear(f.m.sources.bySession[n])
 		}
 	}
 }
 
 // cutUnheard ends the streams on which nothing has come for too long. Called with mu held, while
 // following.
-func (in *incarnation) cutUnheard() {
-	now := in.r.clock()
-	for _, a := range in.bySession {
+func (f *following) cutUnheard() {
+	now := f.m.r.clock()
+	for _, a := range f.m.sources.bySession {
 		if a.missed != 0 && now-a.missed > silence {
 			a.out.cut(errUnheard)
 		}
@@ -148,20 +145,18 @@ func (in *incarnation) cutUnheard() {
 
 // heardBy is the primary's side: whom a follower hears, and whom it doesn't any more. All that may
 // have been sent to a session goes to the follower before the confirmation. Called with mu held.
-func (in *incarnation) heardBy(f *follower, req *pb.FollowRequest) {
-	var moved orderstate.Moved
+func (rs *roster) heardBy(f *follower, req *pb.FollowRequest) {
+	var what orderstate.Moved
 	for _, s := range req.GetAttach() {
-		moved = moved.With(in.primary.Attach(f.peer.id, orderstate.Session(s)))
+		what = what.With(rs.l.primary.Attach(f.peer.id, orderstate.Session(s)))
 	}
-	if moved.Leave {
-		in.progressed()
-	}
+	rs.m.after(moved{Moved: what})
 	var sessions []orderstate.Session
 	var confirmed []*pb.Detached
 	for _, d := range req.GetDetach() {
 		s := orderstate.Session(d.GetSession())
-		if upTo, ok := in.primary.Detach(f.peer.id, s); ok { // else the session has ended meanwhile
-			in.rarely(slog.LevelInfo, "a backup can't hear a session", "backup", f.peer.member.String(), "session",
+		if upTo, ok := rs.l.primary.Detach(f.peer.id, s); ok { // else the session has ended meanwhile
+			rs.m.rarely(slog.LevelInfo, "a backup can't hear a session", "backup", f.peer.member.String(), "session",
 				d.GetSession())
 			sessions = append(sessions, s)
 			confirmed = append(confirmed,
@@ -171,17 +166,17 @@ func (in *incarnation) heardBy(f *follower, req *pb.FollowRequest) {
 	if len(confirmed) == 0 {
 		return
 	}
-	in.catchUp(f)
-	in.sendMessages(f, func(s orderstate.Session) bool { return slices.Contains(sessions, s) })
+	rs.catchUp(f)
+	rs.sendMessages(f, func(s orderstate.Session) bool { return slices.Contains(sessions, s) })
 	out := f.out.say()
 	out.Detached = append(out.Detached, confirmed...)
 }
 
 // hearsAll says whether a follower hears every session that has a stream here. Called with mu held,
 // while leading.
-func (in *incarnation) hearsAll(f *follower) bool {
-	for s := range in.bySession {
-		if !in.primary.Hears(f.peer.id, s) {
+func (rs *roster) hearsAll(f *follower) bool {
+	for s := range rs.m.sources.bySession {
+		if !rs.l.primary.Hears(f.peer.id, s) {
 			return false
 		}
 	}
@@ -192,19 +187,19 @@ func (in *incarnation) hearsAll(f *follower) bool {
 // can't acknowledge to its source either (R1b): so the reply waits until all members have
 // acknowledged here, and says so by its stable point. So does what a read-only method has seen at
 // Stable, which nobody acknowledges to its source. Called with mu held, while leading.
-func (in *incarnation) mayLeave(s orderstate.Session, k orderstate.OrderNum, stable, reads bool) bool {
-	if !in.primary.MayLeave(s, k) {
+func (l *leading) mayLeave(s orderstate.Session, k orderstate.OrderNum, stable, reads bool) bool {
+	if !l.primary.MayLeave(s, k) {
 		return false
 	}
-	return !stable || in.primary.Stable() >= k || !reads && in.primary.Attached(s)
+	return !stable || l.primary.Stable() >= k || !reads && l.primary.Attached(s)
 }
 
 // sendToDeaf sends a message that has just been ordered to the backups that don't hear its session;
 // its order follows as a null message. A joiner has its messages with that. Called with mu held.
-func (in *incarnation) sendToDeaf(id orderstate.MessageID) {
-	for _, r := range in.primary.DetachedAt(id.Session) {
-		if p := in.roster[r]; p != nil && p.stream != nil && !p.stream.joins() {
-			in.sendMessage(p.stream, id)
+func (rs *roster) sendToDeaf(id orderstate.MessageID) {
+	for _, deaf := range rs.l.primary.DetachedAt(id.Session) {
+		if p := rs.peers[deaf]; p != nil && p.stream != nil && !p.stream.joins() {
+			rs.sendMessage(p.stream, id)
 		}
 	}
 }

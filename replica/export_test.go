@@ -19,9 +19,9 @@ func RequestHeader(ctx context.Context) *wire.Header {
 // Sessions is how many sessions this replica knows.
 func (r *Replica) Sessions() int {
 	in := r.current()
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	return len(in.history().Sessions())
+	in.m.mu.Lock()
+	defer in.m.mu.Unlock()
+	return len(in.m.history().Sessions())
 }
 
 // ReplyBytes is what the replies count that this replica keeps.
@@ -35,10 +35,10 @@ const MaxReplyBytes = machine.MaxReplyBytes
 // Waiting is how many streams wait for their sessions.
 func (r *Replica) Waiting() int {
 	in := r.current()
-	in.mu.Lock()
-	defer in.mu.Unlock()
+	in.m.mu.Lock()
+	defer in.m.mu.Unlock()
 	n := 0
-	for _, c := range in.coming {
+	for _, c := range in.m.sources.coming {
 		n += c.streams
 	}
 	return n

@@ -17,23 +17,18 @@ import (
 // This file has how a backup gets messages that are ordered and haven't come from their sources.
 
 // fetcher asks the primary for messages that are ordered, and late from their source (¶47).
-func (in *incarnation) fetcher(ctx context.Context) {
+func (in *incarnation) fetcher(ctx context.Context, f *following) {
 	since, asked := map[orderstate.MessageID]time.Duration{}, map[orderstate.MessageID]bool{}
 	for {
 		select {
-		case <-in.lacking:
+		case <-f.lacking:
 		case <-ctx.Done():
 			return
 		}
-		in.mu.Lock()
-		if ctx.Err() != nil { // it may follow nobody any more
-			in.mu.Unlock()
-			signal(in.lacking) // of this replica's next stream
-			return
-		}
-		lacked := in.backup.Lacks(fetchBatch)
+		in.m.mu.Lock()
+		lacked := f.backup.Lacks(fetchBatch)
 		if len(lacked) > 0 {
-			signal(in.lacking) // look again, until they have come
+			signal(f.lacking) // look again, until they have come
 		}
 		now, before := in.r.clock(), since
 		since = make(map[orderstate.MessageID]time.Duration, len(lacked))
@@ -43,14 +38,14 @@ func (in *incarnation) fetcher(ctx context.Context) {
 				since[id] = at
 			}
 		}
-		late := slices.DeleteFunc(lacked, func(id orderstate.MessageID) bool { return !in.late(id, since[id], now) })
-		in.missed(late, asked)
+		late := slices.DeleteFunc(lacked, func(id orderstate.MessageID) bool { return !f.late(id, since[id], now) })
+		f.missed(late, asked)
 		clear(asked)
 		for _, id := range late {
 			asked[id] = true
 		}
-		r, ok := in.view.Replica(in.leader.Name)
-		in.mu.Unlock()
+		r, ok := in.m.view.Replica(in.m.leader.Name)
+		in.m.mu.Unlock()
 		if len(late) > 0 && ok {
 			if err := in.fetch(ctx, r, late); err != nil && ctx.Err() == nil {
 				in.log.Info("can't fetch messages", "from", r.Member.String(), "error", err)
@@ -67,11 +62,11 @@ func (in *incarnation) fetcher(ctx context.Context) {
 // late says whether a message that is lacked since then must be fetched: its source's stream has
 // brought nothing for as long, or later messages, or is too slow. Large messages are long on their
 // way, and to fetch them would make that longer. Called with mu held.
-func (in *incarnation) late(id orderstate.MessageID, since, now time.Duration) bool {
+func (f *following) late(id orderstate.MessageID, since, now time.Duration) bool {
 	if now-since < fetchAfter {
 		return false
 	}
-	a := in.bySession[id.Session]
+	a := f.m.sources.bySession[id.Session]
 	return a == nil || a.dropped || a.frames >= id.SeqNum || now-a.heard >= fetchAfter || now-since >= fetchAnyway
 }
 
@@ -109,17 +104,19 @@ func (in *incarnation) fetch(ctx context.Context, from election.Replica, ids []o
 			return err
 		}
 		patience.moved()
-		in.mu.Lock()
-		last := in.history().Last()
-		for _, m := range resp.GetMessages() {
-			if bytes += len(m.GetMessage()); err == nil {
-				err = in.logMessage(&messages, m)
+		in.m.mu.Lock()
+		if f := in.m.logs(); f != nil {
+			var what orderstate.Moved
+			for _, m := range resp.GetMessages() {
+				if bytes += len(m.GetMessage()); err == nil {
+					var logged orderstate.Moved
+					logged, err = f.logMessage(&messages, m)
+					what = what.With(logged)
+				}
 			}
+			in.m.after(moved{Moved: what})
 		}
-		if in.primary == nil {
-			in.advanced(last)
-		}
-		in.mu.Unlock()
+		in.m.mu.Unlock()
 		if err != nil || bytes > wire.MaxMessage { // the rest is asked for again, if this backup may still hold it
 			return err
 		}

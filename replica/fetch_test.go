@@ -16,8 +16,8 @@ func TestOnlyNewFramesAreHeard(t *testing.T) {
 	in := backup(t)
 	now := time.Hour
 	in.r.clock = func() time.Duration { return now }
-	a := &attachment{in: in, bound: true, session: 1, out: newOutbox[pb.AttachResponse](nil)}
-	in.attached[a] = struct{}{}
+	a := &attachment{m: in.m, bound: true, session: 1, out: newOutbox[pb.AttachResponse](nil)}
+	in.m.sources.attached[a] = struct{}{}
 	var frames wire.Assembler
 	frame := func(q uint64, more uint32) *pb.AttachRequest {
 		f := &pb.Frame{Group: in.group, Session: 1, SeqNum: q, Outstanding: q, Method: "/m", Message: []byte("x"),
@@ -85,11 +85,12 @@ func TestLate(t *testing.T) {
 			a.heard, a.dropped = lacked+fetchAfter, true
 		}), fetchAfter - 1, false},
 	} {
-		in := &incarnation{bySession: map[orderstate.Session]*attachment{}}
+		f := &following{m: newMember(new(common))}
 		if tt.a != nil {
-			in.bySession[1] = tt.a
+			f.m.sources.bySession[1] = tt.a
 		}
-		if late := in.late(orderstate.MessageID{Session: 1, SeqNum: 7}, lacked, lacked+tt.since); late != tt.late {
+		late := f.late(orderstate.MessageID{Session: 1, SeqNum: 7}, lacked, lacked+tt.since)
+		if late != tt.late {
 			t.Errorf("%s: late is %v", name, late)
 		}
 	}
@@ -100,44 +101,46 @@ func TestLate(t *testing.T) {
 func TestSuspects(t *testing.T) {
 	t.Parallel()
 	in := backup(t)
-	in.mu.Lock()
-	defer in.mu.Unlock()
+	in.m.mu.Lock()
+	defer in.m.mu.Unlock()
 	streams := knows(t, in, 2)
 	hostile, honest := streams[0], streams[1]
 	now := time.Hour
 	in.r.clock = func() time.Duration { return now }
-	in.tellAll()
+	in.m.following().tellAll()
 	for _, a := range streams {
 		a.acknowledged = 1
-		in.canHear(a)
+		in.m.following().canHear(a)
 	}
-	in.upstream.tell(new(pb.FollowRequest))
+	in.m.upstream.tell(new(pb.FollowRequest))
 	q := orderstate.SeqNum(0)
 	misses := func(a *attachment) {
 		q++
-		in.missed([]orderstate.MessageID{{Session: a.session, SeqNum: q}}, nil)
+		in.m.following().missed([]orderstate.MessageID{{Session: a.session, SeqNum: q}}, nil)
 	}
 	orders := func(a *attachment, n int) {
 		for range n {
 			q++
-			last := in.backup.Last()
-			in.backup.Message(orderstate.Message{MessageID: orderstate.MessageID{Session: a.session, SeqNum: q},
+			last := in.m.following().backup.Last()
+			in.m.following().backup.Message(orderstate.Message{MessageID: orderstate.MessageID{Session: a.session,
+				SeqNum: q},
 				Digest: uint64(q)})
-			if _, err := in.backup.Receive(orderstate.Run{
+			received, err := in.m.following().backup.Receive(orderstate.Run{
 				Envelope: orderstate.Envelope{Epoch: 1, EpochFirst: 3, First: last + 1, Count: 1},
 				Entries: []orderstate.OrderInfo{{OrderNum: last + 1, SeqNum: q, Session: a.session, First: 1,
 					Digest: uint64(q)}},
-			}); err != nil {
+			})
+			if err != nil {
 				t.Fatal(err)
 			}
-			in.advanced(last)
+			in.m.after(moved{Moved: received})
 		}
 	}
 	told := func(when string, attached, detached int) {
 		t.Helper()
-		in.forgive()
+		in.m.following().forgive()
 		req := new(pb.FollowRequest)
-		in.upstream.tell(req)
+		in.m.upstream.tell(req)
 		if len(req.Attach) != attached || len(req.Detach) != detached {
 			t.Errorf("%s: told %v", when, req)
 		}
@@ -149,7 +152,7 @@ func TestSuspects(t *testing.T) {
 	told("late now and then", 0, 0)
 	misses(hostile)
 	misses(hostile)
-	in.missed([]orderstate.MessageID{{Session: hostile.session, SeqNum: q}},
+	in.m.following().missed([]orderstate.MessageID{{Session: hostile.session, SeqNum: q}},
 		map[orderstate.MessageID]bool{{Session: hostile.session, SeqNum: q}: true})
 	told("fetched twice, and once more of it", 0, 0)
 	for penalty := suspectFirst; penalty < 2*suspectMost; penalty *= 2 {
@@ -158,7 +161,7 @@ func TestSuspects(t *testing.T) {
 			orders(hostile, 2) // between them
 		}
 		told("again and again", 0, 1)
-		in.canHear(hostile)
+		in.m.following().canHear(hostile)
 		now += min(penalty, suspectMost) - 1
 		told("for a while", 0, 0)
 		now++

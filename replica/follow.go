@@ -10,7 +10,6 @@ import (
 
 	"google.golang.org/grpc"
 
-	"github.com/understudy-rpc/understudy"
 	"github.com/understudy-rpc/understudy/internal/wire"
 	"github.com/understudy-rpc/understudy/orderstate"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
@@ -24,17 +23,18 @@ func (in *incarnation) follow() error {
 		return err
 	}
 	for {
-		in.mu.Lock()
-		before := in.epoch()
-		in.mu.Unlock()
+		in.m.mu.Lock()
+		before := in.m.epoch()
+		in.m.mu.Unlock()
 		err := in.followOnce()
-		in.mu.Lock()
-		joined, epoch := in.inSync, in.epoch()
-		in.mu.Unlock()
+		in.m.mu.Lock()
+		f, epoch := in.m.following(), in.m.epoch()
+		joined := f != nil && f.inSync
+		in.m.mu.Unlock()
 		switch {
 		case in.ctx.Err() != nil:
 			return context.Cause(in.ctx)
-		case !joined && !in.admitted():
+		case !joined && !in.admitted(f):
 			return fmt.Errorf("replica: the state transfer ended: %w", err)
 		case errors.Is(err, errEvicted) || isDiverged(err):
 			return err
@@ -51,7 +51,7 @@ func (in *incarnation) follow() error {
 			continue // another primary has asked (R12.1): follow it
 		}
 		in.log.Info("lost the primary", "error", err)
-		won, err := in.stand(epoch, time.Now())
+		won, err := candidate{in}.stand(epoch, time.Now())
 		if err != nil {
 			return err
 		}
@@ -63,25 +63,27 @@ func (in *incarnation) follow() error {
 
 // admitted asks etcd whether a joiner with a state is in-sync: its primary may have written that,
 // and died before it said so (R13). While etcd doesn't answer, it may be.
-func (in *incarnation) admitted() bool {
-	in.mu.Lock()
-	restored, epoch := in.role == following, in.epoch()
-	in.mu.Unlock()
-	for restored {
+func (in *incarnation) admitted(f *following) bool {
+	if f == nil {
+		return false
+	}
+	in.m.mu.Lock()
+	epoch := f.epoch()
+	in.m.mu.Unlock()
+	for {
 		ctx, cancel := context.WithTimeout(in.ctx, authority)
 		view, err := in.r.store.Read(ctx)
 		cancel()
 		if err == nil {
-			in.mu.Lock()
-			defer in.mu.Unlock()
-			in.inSync = view.IsInSync(in.self)
-			return in.inSync
+			in.m.mu.Lock()
+			defer in.m.mu.Unlock()
+			f.inSync = view.IsInSync(in.self)
+			return f.inSync
 		}
 		if in.later(epoch, err) != nil {
 			return false
 		}
 	}
-	return false
 }
 
 func isDiverged(err error) bool {
@@ -91,30 +93,31 @@ func isDiverged(err error) bool {
 
 // findLeader waits until etcd names a primary that is alive.
 func (in *incarnation) findLeader() error {
-	in.mu.Lock()
-	defer in.mu.Unlock()
+	in.m.mu.Lock()
+	defer in.m.mu.Unlock()
 	for said := false; ; {
-		if err := in.compatible(); err != nil {
+		if err := in.m.compatible(); err != nil {
 			return err
 		}
-		if r, ok := in.view.Replica(in.view.Primary.Name); ok && r.Member == in.view.Primary && r.Member != in.self {
-			in.leader, in.fence = in.view.Primary, in.view.Fence
+		if r, ok := in.m.view.Replica(in.m.view.Primary.Name); ok && r.Member == in.m.view.Primary &&
+			r.Member != in.self {
+			in.m.leader, in.m.fence = in.m.view.Primary, in.m.view.Fence
 			return nil
 		}
-		if !said && in.down() {
+		if !said && in.m.down() {
 			said = true
 			in.log.Error(errDown.Error())
 		}
-		if err := in.changes(in.ctx); err != nil {
+		if err := in.m.changes(in.ctx); err != nil {
 			return err
 		}
 	}
 }
 
 // down says whether no in-sync replica is alive. Called with mu held.
-func (in *incarnation) down() bool {
-	for _, m := range in.view.InSync {
-		if r, ok := in.view.Replica(m.Name); ok && r.Member == m {
+func (m *member) down() bool {
+	for _, other := range m.view.InSync {
+		if r, ok := m.view.Replica(other.Name); ok && r.Member == other {
 			return false
 		}
 	}
@@ -122,41 +125,42 @@ func (in *incarnation) down() bool {
 }
 
 // compatible compares this replica with the group that it joins. Called with mu held.
-func (in *incarnation) compatible() error {
-	g := in.view.Group
+func (m *member) compatible() error {
+	g := m.view.Group
 	switch {
 	case g.IsZero():
 		return nil
-	case in.group != 0 && in.group != g.ID: // the view is believed
+	case m.group != 0 && m.group != g.ID: // the view is believed
 		return errReplaced
 	case g.Protocol != wire.Protocol:
 		return mismatchedProtocol(g.Protocol)
-	case g.Level != in.r.config.level.String():
-		return &MismatchError{"level", in.r.config.level.String(), g.Level}
-	case g.Version != in.r.config.version:
-		return &MismatchError{"version", in.r.config.version, g.Version}
+	case g.Level != m.r.config.level.String():
+		return &MismatchError{"level", m.r.config.level.String(), g.Level}
+	case g.Version != m.r.config.version:
+		return &MismatchError{"version", m.r.config.version, g.Version}
 	}
 	return nil
 }
 
 // followOnce follows the known leader on one stream, until that ends.
 func (in *incarnation) followOnce() error {
-	in.mu.Lock()
-	leader, epoch, joined, group := in.leader, in.epoch(), in.inSync, in.view.Group.ID
-	r, ok := in.view.Replica(leader.Name)
+	in.m.mu.Lock()
+	leader, epoch, f, group := in.m.leader, in.m.epoch(), in.m.following(), in.m.view.Group.ID
+	joined := f != nil && f.inSync
+	r, ok := in.m.view.Replica(leader.Name)
 	if !ok || r.Member != leader {
-		in.mu.Unlock()
+		in.m.mu.Unlock()
 		return errors.New("replica: the primary isn't registered")
 	}
 	ctx, cancel := context.WithCancelCause(in.ctx)
 	u := newUpstream(in.r.clock(), cancel) // a peer that asks isn't told that the primary is heard until it is
-	in.upstream = u
-	in.mu.Unlock()
+	in.m.upstream = u
+	in.m.mu.Unlock()
 	defer func() {
 		cancel(nil)
-		in.mu.Lock()
-		in.upstream = nil
-		in.mu.Unlock()
+		in.m.mu.Lock()
+		in.m.upstream = nil
+		in.m.mu.Unlock()
 	}()
 
 	peer, err := in.peers.client(r.PeerAddr)
@@ -168,9 +172,11 @@ func (in *incarnation) followOnce() error {
 		return err
 	}
 	go in.listen(ctx, u)
-	in.mu.Lock()
-	in.tellAll()
-	in.mu.Unlock()
+	if f != nil {
+		in.m.mu.Lock()
+		f.tellAll()
+		in.m.mu.Unlock()
+	}
 	err = stream.Send(&pb.FollowRequest{Hello: &pb.FollowHello{
 		Protocol: wire.Protocol, Group: group, Replica: in.self.Name, Incarnation: in.self.Incarnation,
 		Epoch: uint64(epoch), Joining: !joined, Avoid: in.r.joins.avoided(),
@@ -179,7 +185,11 @@ func (in *incarnation) followOnce() error {
 	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
-	err = in.read(ctx, stream, u, joined)
+	if joined {
+		err = in.read(ctx, stream, u, f)
+	} else {
+		err = in.readJoining(ctx, stream, u, f)
+	}
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
 		err = cause
 	}
@@ -211,13 +221,13 @@ func (in *incarnation) listen(ctx context.Context, u *upstream) {
 	for {
 		select {
 		case <-t.C:
-			in.mu.Lock()
+			in.m.mu.Lock()
 			limit := silence
-			if !in.inSync && in.view.Primary == in.leader {
+			if f := in.m.following(); (f == nil || !f.inSync) && in.m.view.Primary == in.m.leader {
 				limit = joinSilence
 			}
 			silent := in.r.clock()-u.heard > limit
-			in.mu.Unlock()
+			in.m.mu.Unlock()
 			if silent {
 				u.cut(errors.New("replica: the primary is silent"))
 				return
@@ -228,29 +238,38 @@ func (in *incarnation) listen(ctx context.Context, u *upstream) {
 	}
 }
 
-// read takes what the primary sends. A joiner keeps it until it has its snapshot.
+// read takes what the primary sends a backup.
 func (in *incarnation) read(
-	ctx context.Context, stream grpc.BidiStreamingClient[pb.FollowRequest, pb.FollowResponse], u *upstream, joined bool,
+	ctx context.Context, stream grpc.BidiStreamingClient[pb.FollowRequest, pb.FollowResponse], u *upstream,
+	f *following,
 ) error {
-	if joined {
-		for first := true; ; first = false {
-			resp, err := receiveFrom(stream)
-			if err != nil {
-				return err
-			}
-			if err := in.followed(u, resp); err != nil {
-				return err
-			}
-			if first { // not before: see startAcks
-				in.startAcks(ctx, stream, u)
-				in.goes(func() { in.fetcher(ctx) })
-			}
+	for first := true; ; first = false {
+		resp, err := receiveFrom(stream)
+		if err != nil {
+			return err
+		}
+		if err := f.followed(u, resp); err != nil {
+			return err
+		}
+		if first { // not before: see startAcks
+			in.startAcks(ctx, stream, u)
+			in.goes(func() { in.fetcher(ctx, f) })
 		}
 	}
+}
+
+// readJoining takes what the primary sends a joiner, which keeps it until it has its snapshot: then
+// it is f.
+func (in *incarnation) readJoining(
+	ctx context.Context, stream grpc.BidiStreamingClient[pb.FollowRequest, pb.FollowResponse], u *upstream,
+	f *following,
+) error {
 	var kept keptBack
-	var restored chan error
+	var welcome *pb.FollowWelcome
+	restored := make(chan *following, 1)
+	failed := make(chan error, 2)                  // of the two that are started here
 	transfer, stop := ctx, context.CancelFunc(nil) // until it begins
-	responses, failed := make(chan *pb.FollowResponse), make(chan error, 1)
+	responses := make(chan *pb.FollowResponse)
 	go func() {
 		for {
 			resp, err := receiveFrom(stream)
@@ -268,12 +287,12 @@ func (in *incarnation) read(
 	for {
 		select {
 		case resp := <-responses:
-			in.mu.Lock()
+			in.m.mu.Lock()
 			u.isHeard(in.r.clock())
-			in.mu.Unlock()
+			in.m.mu.Unlock()
 			switch {
-			case resp.GetWelcome() != nil && restored == nil:
-				restored = make(chan error, 1)
+			case resp.GetWelcome() != nil && welcome == nil:
+				welcome = resp.GetWelcome()
 				start := resp.GetEpochStart()
 				var moving context.Context
 				var p *patience
@@ -281,13 +300,19 @@ func (in *incarnation) read(
 				defer stop()
 				transfer = moving
 				// The next incarnation doesn't begin before this ends: both restore one state.
-				in.goes(func() { restored <- in.restore(moving, p, resp.GetWelcome(), start) })
+				in.goes(func() {
+					if f, err := in.restore(moving, p, welcome, start); err != nil {
+						failed <- err
+					} else {
+						restored <- f
+					}
+				})
 				in.startAcks(ctx, stream, u)
 				if err := kept.add(resp); err != nil {
 					return err
 				}
-			case in.hasState():
-				if err := in.followed(u, resp); err != nil {
+			case f != nil:
+				if err := f.followed(u, resp); err != nil {
 					return err
 				}
 			default:
@@ -295,21 +320,18 @@ func (in *incarnation) read(
 					return err
 				}
 			}
-		case err := <-restored:
-			if err != nil {
-				return err
-			}
+		case f = <-restored:
 			stop()
 			transfer = ctx
-			in.becomes(following)
+			in.follows(f, welcome)
 			for _, resp := range kept.responses {
-				if err := in.followed(u, resp); err != nil {
+				if err := f.followed(u, resp); err != nil {
 					return err
 				}
 			}
 			kept = keptBack{}
 			u.isDue()
-			in.goes(func() { in.fetcher(ctx) })
+			in.goes(func() { in.fetcher(ctx, f) })
 		case err := <-failed:
 			return err
 		case <-transfer.Done(): // or the stream was cut; who receives may not say so
@@ -318,17 +340,14 @@ func (in *incarnation) read(
 	}
 }
 
-func (in *incarnation) hasState() bool {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	return in.role == following
-}
-
-func (in *incarnation) becomes(r role) {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	in.role = r
-	in.broadcast()
+// follows makes this incarnation a backup of the group that has welcomed it.
+func (in *incarnation) follows(f *following, w *pb.FollowWelcome) {
+	in.m.mu.Lock()
+	defer in.m.mu.Unlock()
+	in.group, in.secret, in.seal = w.GetGroup(), w.GetSecret(), wire.NewSeal(w.GetSecret())
+	in.learn(w.GetMark())
+	in.m.role = f
+	in.m.after(moved{rare: true})
 }
 
 // startAcks acknowledges: at once when asked to, and at every heartbeat, which is all that a joiner
@@ -350,12 +369,12 @@ func (in *incarnation) startAcks(
 			case <-u.due:
 				runtime.Gosched() // as in pusher
 			case <-t.C:
-				in.mu.Lock()
-				if in.role == following {
-					in.cutUnheard()
-					in.forgive()
+				in.m.mu.Lock()
+				if f := in.m.following(); f != nil {
+					f.cutUnheard()
+					f.forgive()
 				}
-				in.mu.Unlock()
+				in.m.mu.Unlock()
 			case <-ctx.Done():
 				return
 			}
@@ -365,20 +384,26 @@ func (in *incarnation) startAcks(
 
 // says is what a follower says now; nil when it is none any more.
 func (in *incarnation) says(u *upstream) *pb.FollowRequest {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	switch in.role {
+	in.m.mu.Lock()
+	defer in.m.mu.Unlock()
+	switch role := in.m.role.(type) {
 	case joining:
 		return &pb.FollowRequest{}
-	case following:
-	default:
-		return nil
+	case *following:
+		return role.says(u)
 	}
-	req := &pb.FollowRequest{Restored: true, SnapshotBytes: in.gave, Executed: uint64(in.machine.Executed()),
-		LogBytes: uint64(in.backup.History().Logged())}
-	in.gave = 0
+	return nil
+}
+
+// says is what a backup says now. Called with mu held.
+func (f *following) says(u *upstream) *pb.FollowRequest {
+	req := &pb.FollowRequest{
+		Restored: true, SnapshotBytes: f.gave, Executed: uint64(f.m.machine.Executed()),
+		LogBytes: uint64(f.backup.History().Logged()),
+	}
+	f.gave = 0
 	u.tell(req)
-	if e, k, ok := in.backup.Acknowledgement(); ok {
+	if e, k, ok := f.backup.Acknowledgement(); ok {
 		req.Acknowledgement = &pb.Acknowledgement{Epoch: uint64(e), OrderNum: uint64(k)}
 		u.acked = k
 	}
@@ -386,101 +411,77 @@ func (in *incarnation) says(u *upstream) *pb.FollowRequest {
 }
 
 // followed takes one message of the primary.
-func (in *incarnation) followed(u *upstream, resp *pb.FollowResponse) error {
+func (f *following) followed(u *upstream, resp *pb.FollowResponse) error {
 	announced, err := wire.RunsFromProto(resp.GetSourceOrderInfo())
 	if err != nil {
 		return err
 	}
-	runs := in.open(announced)
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	u.isHeard(in.r.clock())
-	last := in.backup.Last()
-	if s := resp.GetEpochStart(); s != nil && orderstate.Epoch(s.GetEpoch()) == in.backup.Epoch() {
-		if _, err := in.backup.Start(orderstate.Epoch(s.GetEpoch()), orderstate.OrderNum(s.GetFirstOrderNum()),
-			wire.StartsFromProto(s.GetEarlier())); err != nil {
+	runs := f.m.open(announced)
+	f.m.mu.Lock()
+	defer f.m.mu.Unlock()
+	u.isHeard(f.m.r.clock())
+	what := moved{kept: true}
+	if s := resp.GetEpochStart(); s != nil && orderstate.Epoch(s.GetEpoch()) == f.backup.Epoch() {
+		started, err := f.backup.Start(orderstate.Epoch(s.GetEpoch()), orderstate.OrderNum(s.GetFirstOrderNum()),
+			wire.StartsFromProto(s.GetEarlier()))
+		if err != nil {
 			return err
 		}
-		in.start = s
-		in.tellHeard()
+		what.Moved = started
+		f.start = s
+		f.tellHeard()
 		u.isDue()
-		signal(in.work)
-		in.broadcast()
+		what.begun, what.rare = true, true
 	}
 	for _, m := range resp.GetMessages() {
-		if err := in.logMessage(&u.incoming, m); err != nil {
+		logged, err := f.logMessage(&u.incoming, m)
+		if err != nil {
 			return err
 		}
+		what.Moved = what.With(logged)
 	}
-	if err := in.receive(runs); err != nil {
+	received, err := f.receive(runs)
+	if err != nil {
 		return err
 	}
-	in.advanced(last)
-	in.backup.LearnStable(in.backup.Epoch(), orderstate.OrderNum(resp.GetStable()))
-	in.forget()
-	in.confirmed(resp.GetDetached())
+	what.Moved = what.With(received)
+	f.backup.LearnStable(f.backup.Epoch(), orderstate.OrderNum(resp.GetStable()))
+	f.confirmed(resp.GetDetached())
 	u.waitsFor(orderstate.OrderNum(resp.GetAcknowledge()))
-	if resp.GetInSync() && !in.inSync {
-		in.inSync = true
-		in.log.Info("joined", "epoch", in.backup.Epoch(), "at", in.backup.Last())
-		in.broadcast()
+	if resp.GetInSync() && !f.inSync {
+		f.inSync = true
+		f.m.log.Info("joined", "epoch", f.backup.Epoch(), "at", f.backup.Last())
+		what.rare = true
 	}
+	f.m.after(what)
 	return nil
 }
 
 // receive is FIG. 10 for announcements that were checked. Called with mu held.
-func (in *incarnation) receive(runs []orderstate.Run) error {
+func (f *following) receive(runs []orderstate.Run) (what orderstate.Moved, err error) {
 	for _, r := range runs {
-		if _, err := in.backup.Receive(r); err != nil {
+		received, err := f.backup.Receive(r)
+		if err != nil {
 			if !errors.As(err, new(*orderstate.UnstableError)) {
-				in.end(err)
+				f.m.end(err)
 			}
-			return err
+			return what, err
 		}
+		what = what.With(received)
 	}
-	return nil
+	return what, nil
 }
 
 // logMessage logs a message that a peer has sent, once the last part of it has come. Called with mu
 // held.
-func (in *incarnation) logMessage(stream *parts, p *pb.LoggedMessage) error {
-	p, err := stream.add(p)
+func (f *following) logMessage(stream *parts, p *pb.LoggedMessage) (what orderstate.Moved, err error) {
+	p, err = stream.add(p)
 	if p == nil {
-		return err
+		return what, err
 	}
-	m, err := in.messageOf(p)
-	if err == nil && in.primary == nil {
-		in.backup.Message(m)
+	m, err := f.m.messageOf(p)
+	if err == nil {
+		_, what = f.backup.Message(m)
 	}
-	return err
-}
-
-// advanced does what follows when the order may have grown: executes, acknowledges, fetches. Called
-// with mu held; last is where the order ended before.
-func (in *incarnation) advanced(last orderstate.OrderNum) {
-	grown := in.backup.History().Above(last)
-	if len(grown) > 0 {
-		signal(in.work)
-		in.upstream.grows(in.backup)
-	}
-	for _, o := range grown {
-		if o.Kind == orderstate.Open {
-			m, _ := in.backup.History().Has(o.Message())
-			in.opened(m.Nonce)
-			in.upstream.isDue()
-			continue
-		}
-		if len(in.suspects) > 0 {
-			if s := in.suspects[o.Session]; s != nil && s.score > 0 {
-				s.score--
-			}
-		}
-		if a := in.bySession[o.Session]; a != nil && in.backup.Started() &&
-			(a.stable || in.r.config.level == understudy.Stable) {
-			a.acknowledge()
-		}
-	}
-	if len(in.backup.Lacks(1)) > 0 {
-		signal(in.lacking)
-	}
+	return what, err
 }

@@ -79,11 +79,11 @@ func TestPrimaryOfAnotherProtocol(t *testing.T) {
 func TestBackupHearsBeforeItSays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		in := backup(t)
-		in.tellAll()
+		in.m.following().tellAll()
 		ctx, cancel := context.WithCancel(in.ctx)
 		stream := &followStream{ctx: ctx, heard: make(chan *pb.FollowResponse), sent: make(chan *pb.FollowRequest, 1)}
 		ended := make(chan error)
-		go func() { ended <- in.read(ctx, stream, in.upstream, true) }()
+		go func() { ended <- in.read(ctx, stream, in.m.upstream, in.m.following()) }()
 		synctest.Wait()
 		if len(stream.sent) > 0 {
 			t.Errorf("it has sent %v, and heard nothing", <-stream.sent)

@@ -28,24 +28,24 @@ func (r *Replica) handle(ctx context.Context, c *call, next func(context.Context
 		return c.refused(errNotPrimary)
 	}
 	if n := len(c.request.b); n > wire.MaxMessage { // the replicas couldn't send it each other
-		return in.refuses(c, errRequestTooLarge(n))
+		return in.m.refuses(c, errRequestTooLarge(n))
 	}
 	if c.reads() {
 		return in.serveRead(ctx, c, next)
 	}
 	id, answeredUpTo := c.header.Request()
-	v, err := in.admit(ctx, c, id, answeredUpTo)
+	l, v, err := in.m.admit(ctx, c, id, answeredUpTo)
 	if err != nil {
-		return in.refuses(c, err)
+		return in.m.refuses(c, err)
 	}
 	switch v {
 	case orderstate.Fresh:
-		if c.in != nil { // an interceptor in front of ours has called it before
-			in.mu.Lock()
+		if c.leads != nil { // an interceptor in front of ours has called it before
+			in.m.mu.Lock()
 			c.stage = onItsWay
-			in.mu.Unlock()
+			in.m.mu.Unlock()
 		}
-		c.in = in
+		c.leads = l
 		c.msg = orderstate.Message{
 			MessageID: id, AnsweredUpTo: answeredUpTo,
 			Digest: in.seal.Digest(id, answeredUpTo, c.invocation.Method.Name, c.request.b),
@@ -55,9 +55,9 @@ func (r *Replica) handle(ctx context.Context, c *call, next func(context.Context
 		done := c.through(ctx, next)
 		switch {
 		case done.result != nil:
-			return in.transmit(ctx, c, done.result.said.OrderNum, c.outcome(done))
+			return l.transmit(ctx, c, done.result.said.OrderNum, c.outcome(done))
 		case done.gone: // an interceptor has answered, and it won't be executed
-			o := in.refuses(c, done.err)
+			o := in.m.refuses(c, done.err)
 			o.reply = done.value
 			return o
 		}
@@ -65,21 +65,21 @@ func (r *Replica) handle(ctx context.Context, c *call, next func(context.Context
 	case orderstate.Duplicate:
 		r.stats.duplicates.Add(1)
 	default:
-		return in.refuses(c, refusal(v))
+		return in.m.refuses(c, refusal(v))
 	}
 	said := in.machine.Await(ctx, id)
 	if said == nil || said.Ended {
-		in.mu.Lock()
-		in.goesOn(c)
-		in.mu.Unlock()
+		in.m.mu.Lock()
+		in.m.goesOn(c)
+		in.m.mu.Unlock()
 	}
 	switch {
 	case said == nil:
-		return in.refuses(c, in.gaveUp(ctx, nil))
+		return in.m.refuses(c, gaveUp(ctx))
 	case said.Ended:
-		return in.refuses(c, errAnswered)
+		return in.m.refuses(c, errAnswered)
 	}
-	return in.transmit(ctx, c, said.OrderNum,
+	return l.transmit(ctx, c, said.OrderNum,
 		outcome{reply: c.says(said), err: said.Err(), header: said.Header, trailer: said.Trailer})
 }
 
@@ -94,124 +94,124 @@ func (c *call) refused(err error) outcome {
 }
 
 // refuses refuses a request, and tells its source of the epoch.
-func (in *incarnation) refuses(c *call, err error) outcome {
-	in.r.stats.refused.Add(1)
+func (m *member) refuses(c *call, err error) outcome {
+	m.r.stats.refused.Add(1)
 	o := c.refused(err)
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	c.replyHeader.SourceEpoch = in.epoch()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c.replyHeader.SourceEpoch = m.epoch()
 	return o
 }
 
 // admit waits until this replica may take requests, and judges one. The epoch that its source has
 // acknowledged must be this primary's own (R9).
-func (in *incarnation) admit(
+func (m *member) admit(
 	ctx context.Context, c *call, id orderstate.MessageID, answeredUpTo orderstate.SeqNum,
-) (verdict orderstate.Verdict, err error) {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	if err := in.enter(ctx, c); err != nil {
-		return 0, err
+) (l *leading, verdict orderstate.Verdict, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if l, err = m.enter(ctx, c); err != nil {
+		return nil, 0, err
 	}
 	defer func() {
 		if err != nil || verdict != orderstate.Fresh && verdict != orderstate.Duplicate {
-			in.goesOn(c)
+			m.goesOn(c)
 		}
 	}()
 	for {
-		v := in.primary.Judge(id, answeredUpTo)
+		v := l.primary.Judge(id, answeredUpTo)
 		if v != orderstate.Fresh {
-			return v, nil
+			return l, v, nil
 		}
-		done, arriving := in.arriving[id]
+		done, arriving := l.arriving[id]
 		if !arriving {
 			break
 		}
 		// A copy of this RPC is on its way to its turn: what becomes of it decides.
 		if done == nil {
 			done = make(chan struct{})
-			in.arriving[id] = done
+			l.arriving[id] = done
 		}
-		in.mu.Unlock()
+		m.mu.Unlock()
 		select {
 		case <-done:
 		case <-ctx.Done():
 		}
-		in.mu.Lock()
-		if ctx.Err() != nil || in.role != leading {
-			return 0, in.gaveUp(ctx, nil)
+		m.mu.Lock()
+		if ctx.Err() != nil || l.over() {
+			return nil, 0, gaveUp(ctx)
 		}
 	}
-	if in.primary.Stable() < orderstate.OrderNum(id.Session) {
-		return 0, errUnknownSession // R11: nobody was told its number yet
+	if l.primary.Stable() < orderstate.OrderNum(id.Session) {
+		return nil, 0, errUnknownSession // R11: nobody was told its number yet
 	}
-	if err := in.room(ctx, id.Session); err != nil {
-		return 0, err
+	if err := l.room(ctx, id.Session); err != nil {
+		return nil, 0, err
 	}
-	if want := in.r.config.minInSync; want > 1 {
-		if have := in.roster.members() + 1; have < want {
-			return 0, errMinInSync(have, want)
+	if want := m.r.config.minInSync; want > 1 {
+		if have := l.roster.peers.members() + 1; have < want {
+			return nil, 0, errMinInSync(have, want)
 		}
 	}
-	in.arriving[id] = nil
-	return orderstate.Fresh, nil
+	l.arriving[id] = nil
+	return l, orderstate.Fresh, nil
 }
 
 // enter waits until this replica may take requests, refuses what isn't for this primary, or not of
 // the session's source, or beyond its share, and does FIG. 9. The RPC counts from then on. Called
 // with mu held.
-func (in *incarnation) enter(ctx context.Context, c *call) error {
+func (m *member) enter(ctx context.Context, c *call) (*leading, error) {
 	h := &c.header
-	if in.role != leading && in.role != takingOver || h.DestEpoch != in.epoch() {
-		return errNotPrimary
+	if m.leading() == nil && m.takingOver() == nil || h.DestEpoch != m.epoch() {
+		return nil, errNotPrimary
 	}
-	if err := in.owns(h); err != nil {
-		return err
+	if err := m.owns(h); err != nil {
+		return nil, err
 	}
-	if err := in.waits(c, h.Session); err != nil {
-		return err
+	if err := m.waits(c, h.Session); err != nil {
+		return nil, err
 	}
-	if in.role != leading || !in.gate {
-		err := in.await(ctx, func() bool { return in.role != takingOver && (in.role != leading || in.gate) })
-		if err == nil && (in.role != leading || h.DestEpoch != in.primary.Epoch()) {
-			err = errNotPrimary
+	l := m.ordering()
+	if l == nil {
+		err := m.await(ctx, func() bool {
+			return m.ordering() != nil || m.leading() == nil && m.takingOver() == nil
+		})
+		if l = m.ordering(); err != nil || l == nil || h.DestEpoch != l.primary.Epoch() {
+			m.goesOn(c)
+			return nil, gaveUp(ctx)
 		}
-		if err != nil {
-			in.goesOn(c)
-			return in.gaveUp(ctx, err)
-		}
 	}
-	in.primary.Receive(h.Session, h.HeldUpTo, wire.Envelopes(h.DestOrderInfo)) // FIG. 9
-	return nil
+	l.primary.Receive(h.Session, h.HeldUpTo, wire.Envelopes(h.DestOrderInfo)) // FIG. 9
+	return l, nil
 }
 
 // arrived: a request that admit judged fresh has had its turn, or never will have it. Called with
 // mu held.
-func (in *incarnation) arrived(id orderstate.MessageID) {
-	if done := in.arriving[id]; done != nil {
+func (l *leading) arrived(id orderstate.MessageID) {
+	if done := l.arriving[id]; done != nil {
 		close(done)
 	}
-	delete(in.arriving, id)
+	delete(l.arriving, id)
 }
 
 // room waits while what is ordered is at the log's bound, and refuses when that lasts: the backups
 // don't acknowledge, and etcd, without which they can't be evicted, is away. While less than half
 // is free, a session beyond its share waits alone. Called with mu held.
-func (in *incarnation) room(ctx context.Context, s orderstate.Session) error {
+func (l *leading) room(ctx context.Context, s orderstate.Session) error {
 	var used, own int
 	free := func() bool {
-		if in.role != leading {
+		if l.over() {
 			return true
 		}
-		used = in.primary.History().Logged()
-		if in.primary.Last()-in.primary.History().CutAt() >= maxLog || used >= maxLogBytes {
+		used = l.primary.History().Logged()
+		if l.primary.Last()-l.primary.History().CutAt() >= maxLog || used >= maxLogBytes {
 			own = 0
 			return false
 		}
 		if used < maxLogBytes/2 {
 			return true
 		}
-		own = in.primary.History().Of(s).Logged
+		own = l.primary.History().Of(s).Logged
 		return own == 0 || own <= (maxLogBytes-used)/8
 	}
 	if free() {
@@ -219,9 +219,9 @@ func (in *incarnation) room(ctx context.Context, s orderstate.Session) error {
 	}
 	waiting, cancel := context.WithTimeout(ctx, reconcileTimeout)
 	defer cancel()
-	err := in.awaitProgress(waiting, free)
+	err := l.m.awaitProgress(waiting, free)
 	switch {
-	case err == nil && in.role == leading:
+	case err == nil && !l.over():
 		return nil
 	case ctx.Err() == nil && waiting.Err() != nil && own > 0:
 		return errShare(
@@ -231,83 +231,81 @@ func (in *incarnation) room(ctx context.Context, s orderstate.Session) error {
 	case ctx.Err() == nil && waiting.Err() != nil:
 		return errLogFull()
 	default:
-		return in.gaveUp(ctx, err)
+		return gaveUp(ctx)
 	}
 }
 
-// gaveUp turns the end of a wait into what the caller sees.
-func (in *incarnation) gaveUp(ctx context.Context, err error) error {
+// gaveUp is what the caller sees of a wait that has ended: its own end, or that of the incarnation,
+// after which whoever leads will take the request.
+func gaveUp(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return status.FromContextError(ctx.Err()).Err()
 	}
-	_ = err // the incarnation has ended: whoever leads now will take the request
 	return errNotPrimary
 }
 
 // order is FIG. 7 for a request that has its turn.
-func (in *incarnation) order(c *call) (orderstate.OrderInfo, orderstate.Verdict, error) {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	if in.role != leading || !in.gate || c.stage == gone {
+func (l *leading) order(c *call) (orderstate.OrderInfo, orderstate.Verdict, error) {
+	l.m.mu.Lock()
+	defer l.m.mu.Unlock()
+	if l.over() || !l.gate || c.stage == gone {
 		return orderstate.OrderInfo{}, 0, errNotPrimary
 	}
-	if err := in.inShare(c.msg); err != nil {
+	if err := l.inShare(c.msg); err != nil {
 		return orderstate.OrderInfo{}, 0, err
 	}
-	o, v, moved := in.primary.Order(c.msg, in.now())
+	o, v, what := l.primary.Order(c.msg, l.now())
 	switch v {
 	case orderstate.Fresh:
 		c.stage = ordered
-		in.sendToDeaf(c.msg.MessageID)
+		l.roster.sendToDeaf(c.msg.MessageID)
 	case orderstate.Duplicate:
 		c.stage = ordered
-		in.arrived(c.msg.MessageID)
+		l.arrived(c.msg.MessageID)
 	}
-	if moved.Push || c.header.Level == pb.Level_LEVEL_STABLE {
-		signal(in.push)
-	}
+	// what is stable is told once the turn is over
+	l.m.after(moved{Moved: orderstate.Moved{Push: what.Push || c.header.Level == pb.Level_LEVEL_STABLE}})
 	return o, v, nil
 }
 
 // transmit makes the reply's header: FIG. 8's first loop, with R2, R5 and R10. It waits while the
 // primary's authority has run out (etcd is away), and refuses when the primary was deposed: then
 // nothing leaves.
-func (in *incarnation) transmit(ctx context.Context, c *call, orderNum orderstate.OrderNum, o outcome) outcome {
-	h, id := &c.header, c.header.Session
-	in.mu.Lock()
-	p := in.primary
-	stable := h.Level == pb.Level_LEVEL_STABLE || in.r.config.level == understudy.Stable
+func (l *leading) transmit(ctx context.Context, c *call, orderNum orderstate.OrderNum, o outcome) outcome {
+	h, id, m, p := &c.header, c.header.Session, l.m, l.primary
+	m.mu.Lock()
+	stable := h.Level == pb.Level_LEVEL_STABLE || m.r.config.level == understudy.Stable
 	ready := func() bool {
-		return in.role != leading || in.r.clock() < in.authority && in.mayLeave(id, orderNum, stable, c.reads())
+		return l.over() || m.r.clock() < l.authority && l.mayLeave(id, orderNum, stable, c.reads())
 	}
 	var err error
 	if !ready() {
-		in.waitsOn(c)
-		err = in.awaitProgress(ctx, ready)
+		m.waitsOn(c)
+		err = m.awaitProgress(ctx, ready)
 	}
-	in.goesOn(c)
+	m.goesOn(c)
 	if err != nil {
-		in.mu.Unlock()
-		return in.refuses(c, in.gaveUp(ctx, err))
+		m.mu.Unlock()
+		return m.refuses(c, gaveUp(ctx))
 	}
 	switch {
-	case in.role != leading:
-		in.mu.Unlock()
-		return in.refuses(c, errNotPrimary)
+	case l.over():
+		m.mu.Unlock()
+		return m.refuses(c, errNotPrimary)
 	case c.reads() && !p.Attached(id): // a takeover wouldn't wait for who reads
-		in.mu.Unlock()
-		return in.refuses(c, errOrderIt)
+		m.mu.Unlock()
+		return m.refuses(c, errOrderIt)
 	}
 	w := &c.replyHeader
 	*w = wire.Header{
 		SourceEpoch: p.Epoch(), OrderNum: orderNum, FirstOrderNum: p.First(), Stable: p.Stable(),
 		RequiredSet: p.Number(),
-		AuthorityUs: uint64((in.authority - c.received) / time.Microsecond), Code: status.Code(o.err),
+		AuthorityUs: uint64((l.authority - c.received) / time.Microsecond), Code: status.Code(o.err),
 	}
 	scratch := entries.Get().(*[]orderstate.OrderInfo)
 	defer entries.Put(scratch)
 	above := h.HeldUpTo
-	session := in.bySession[id]
+	session := m.sources.bySession[id]
 	if session != nil {
 		session.lastOrder, session.stableTold = max(session.lastOrder, orderNum), p.Stable()
 		above = max(above, session.announced) // R5: the stream has it, or soon will
@@ -319,17 +317,17 @@ func (in *incarnation) transmit(ctx context.Context, c *call, orderNum orderstat
 	if run.Count > wire.MostEntries(inHeader) { // don't seal it first
 		run = session.overflow(run)
 	}
-	in.mu.Unlock()
+	m.mu.Unlock()
 
 	if run.Count == 0 {
 		return o
 	}
-	announcement := in.seal.Close(run)
+	announcement := m.seal.Close(run)
 	if len(announcement.Sealed) > inHeader {
-		in.mu.Lock()
+		m.mu.Lock()
 		run = session.overflow(run)
-		in.mu.Unlock()
-		announcement = in.seal.Close(run)
+		m.mu.Unlock()
+		announcement = m.seal.Close(run)
 	}
 	w.Announce(announcement)
 	if w.Size() > wire.MaxHeader {
@@ -361,16 +359,4 @@ func split(r orderstate.Run, n int) (older, newer orderstate.Run) {
 	older.Count, older.Entries = n, r.Entries[:n]
 	newer.First, newer.Count, newer.Entries = r.First+orderstate.OrderNum(n), r.Count-n, r.Entries[n:]
 	return older, newer
-}
-
-// epoch is the acknowledged epoch. Called with mu held.
-func (in *incarnation) epoch() orderstate.Epoch {
-	switch {
-	case in.primary != nil:
-		return in.primary.Epoch()
-	case in.backup != nil:
-		return in.backup.Epoch()
-	default:
-		return 0
-	}
 }

@@ -54,15 +54,15 @@ func FuzzFollowed(f *testing.F) {
 			return
 		}
 		in := backup(t)
-		in.mu.Lock()
-		in.backup.Detach(1)
-		in.mu.Unlock()
+		in.m.mu.Lock()
+		in.m.following().backup.Detach(1)
+		in.m.mu.Unlock()
 		for range 2 { // what is repeated changes nothing
-			if in.followed(in.upstream, &m) != nil {
+			if in.m.following().followed(in.m.upstream, &m) != nil {
 				return
 			}
 		}
-		valid(t, in.backup.Valid())
+		valid(t, in.m.following().backup.Valid())
 	})
 }
 
@@ -84,8 +84,8 @@ func FuzzTake(f *testing.F) {
 			return
 		}
 		in := backup(t)
-		a := &attachment{in: in, session: 1, bound: true, out: newOutbox[pb.AttachResponse](func(error) {})}
-		in.bySession[1] = a
+		a := &attachment{m: in.m, session: 1, bound: true, out: newOutbox[pb.AttachResponse](func(error) {})}
+		in.m.sources.bySession[1] = a
 		var frames wire.Assembler
 		for range 2 {
 			if a.take(&m, &frames) != nil {
@@ -93,7 +93,7 @@ func FuzzTake(f *testing.F) {
 			}
 			a.next()
 		}
-		valid(t, in.backup.Valid())
+		valid(t, in.m.following().backup.Valid())
 	})
 }
 
@@ -113,17 +113,17 @@ func FuzzAcknowledged(f *testing.F) {
 		}
 		in := leadingAlone(t)
 		in.seal = wire.NewSeal(make([]byte, secretSize))
-		o, _, _ := in.primary.Open(orderstate.Nonce{1}, 1, nil, in.now())
-		in.mu.Lock()
-		in.own(o)
+		o, _, _ := in.m.leading().primary.Open(orderstate.Nonce{1}, 1, nil, in.m.leading().now())
+		in.m.mu.Lock()
+		in.m.own(o)
 		follows := streams(in, &peer{id: "backup", stage: inSync}, func(error) {})
-		in.mu.Unlock()
+		in.m.mu.Unlock()
 		for range 2 {
-			if in.acknowledged(follows, &m) != nil {
+			if _, err := in.m.leading().roster.acknowledged(follows, &m); err != nil {
 				return
 			}
 		}
-		valid(t, in.primary.Valid())
+		valid(t, in.m.leading().primary.Valid())
 	})
 }
 
@@ -141,8 +141,8 @@ func BenchmarkTake(b *testing.B) {
 		b.Run(fmt.Sprint(together), func(b *testing.B) {
 			in := backup(b)
 			seal := wire.NewSeal(make([]byte, secretSize))
-			a := &attachment{in: in, session: 1, bound: true, out: newOutbox[pb.AttachResponse](func(error) {})}
-			in.bySession[1] = a
+			a := &attachment{m: in.m, session: 1, bound: true, out: newOutbox[pb.AttachResponse](func(error) {})}
+			in.m.sources.bySession[1] = a
 			var frames wire.Assembler
 			next, payload := uint64(1), make([]byte, 100)
 			b.ReportAllocs()
@@ -171,16 +171,17 @@ func BenchmarkTake(b *testing.B) {
 				if err := a.take(&m, &frames); err != nil {
 					b.Fatal(err)
 				}
-				in.mu.Lock()
-				turns := in.next(nil)
+				in.m.mu.Lock()
+				turns := in.m.next(nil)
 				for len(turns) > 0 {
 					in.machine.Own(turns[len(turns)-1].OrderInfo)
-					in.turned(len(turns))
-					turns = in.next(turns[:0])
+					in.r.stats.turns.Add(uint64(len(turns)))
+					in.m.after(moved{executed: true})
+					turns = in.m.next(turns[:0])
 				}
-				in.backup.LearnStable(1, in.machine.Executed())
-				in.forget()
-				in.mu.Unlock()
+				in.m.following().backup.LearnStable(1, in.machine.Executed())
+				in.m.forget()
+				in.m.mu.Unlock()
 			}
 			if in.machine.Executed() < orderstate.OrderNum(b.N) {
 				b.Errorf("%d of %d were executed", in.machine.Executed(), b.N)

@@ -4,137 +4,32 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/understudy-rpc/understudy/election"
-	"github.com/understudy-rpc/understudy/internal/clock"
-	"github.com/understudy-rpc/understudy/internal/logs"
 	"github.com/understudy-rpc/understudy/internal/wire"
 	"github.com/understudy-rpc/understudy/orderstate"
-	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 	"github.com/understudy-rpc/understudy/replica/internal/machine"
 )
 
-// incarnation is one life of a replica, from joining its group to being deposed or evicted. What it
-// held is not carried into the next one.
-//
-// One mutex guards the protocol's state; it is never held while something is sent, executed, or
-// asked of etcd. Turns (Replica.turns) are taken before it.
+// incarnation is one life of a replica, from joining its group to being deposed or evicted: its
+// goroutines, and what they are connected to. What it held is not carried into the next one.
 type incarnation struct {
-	r    *env
-	self election.Member
-	log  *logs.Logger
-
-	life context.Context // Serve's
-	ctx  context.Context // of this life
-	end  context.CancelCauseFunc
-	wg   sync.WaitGroup // its goroutines
-
+	*common
+	life  context.Context // Serve's
 	reg   election.Registration
 	peers *peers
-
-	machine *machine.Machine // the application in this life
-
-	// Set before the first role, and constant then.
-	group  uint64
-	secret []byte
-	seal   *wire.Seal
-
-	mu sync.Mutex
-	// closed, and made anew, at changes that are rare: role, epoch, gate, stable point where
-	// someone waits for it
-	changed chan struct{}
-	work    chan struct{} // capacity 1: messageOrder has grown
-	lacking chan struct{} // capacity 1: messages are ordered and not held
-	role    role
-	view    election.State // the newest that is believed; what was, not what is
-	suspect error          // why the store isn't believed now; nil: it is
-
-	backup  *orderstate.Backup  // while following, and taking over
-	taking  *takeover           // while taking over
-	primary *orderstate.Primary // while leading
-	tail    *orderstate.Tail    // while leading after a takeover: what is up to N, and not executed yet
-	leader  election.Member     // of the acknowledged epoch
-	fence   int64               // as the leader has read it since its election (pb.NewEpoch)
-	start   *pb.EpochStart      // of the acknowledged epoch, once known
-
-	progressWaiters int           // who wants to be woken when the stable point moves, or a turn was executed
-	progress        chan struct{} // closed then, and made anew, while somebody does
-
-	coming   map[orderstate.Nonce]*coming // streams wait until these have opened their sessions
-	openings chan struct{}                // has room for the openings that are under way
-	crowded  int                          // leading: how many openings wait for a session to end
-	lines    rareLines
-
-	// leading: requests between the front door and their turn; a channel where a copy waits
-	arriving  map[orderstate.MessageID]chan struct{}
-	rpcs      rpcs          // that wait
-	gate      bool          // leading: calls may be ordered (R12.4)
-	authority time.Duration // leading: up to this reading of the clock (R10)
-	wall      *clock.Steady // leading: what is recorded as a turn's time
-
-	attached  map[*attachment]struct{}
-	asking    map[*attachment]struct{} // leading: whose sources wait for what is to become stable
-	bySession map[orderstate.Session]*attachment
-	queued    int                                  // bytes that are queued for sources
-	partial   int                                  // bytes that the streams keep of frames that aren't whole yet
-	suspects  map[orderstate.Session]*suspect      // following
-	absent    map[orderstate.Session]time.Duration // since when a session has no stream here
-	known     map[orderstate.Session]*knownSession // of sessions that are open
-
-	// Following.
-	upstream *upstream // nil without one
-	inSync   bool
-	gave     uint64 // bytes of the last snapshot that it gave; 0 once the primary was told
-
-	// Leading.
-	roster     roster              // while taking over, too
-	push       chan struct{}       // capacity 1: a null message is due
-	stoodAt    orderstate.OrderNum // what was executed when it moved last, or when no backup was ahead
-	stoodSince time.Duration       // when that was
-	warned     time.Duration       // when the primary has last warned of a large state
-}
-
-type role int
-
-const (
-	joining role = iota
-	following
-	takingOver
-	leading
-	ended
-)
-
-func (r role) String() string {
-	return [...]string{"joining", "following", "taking over", "leading", "ended"}[r]
+	m     *member
 }
 
 func newIncarnation(ctx context.Context, r *env) *incarnation {
-	in := &incarnation{
-		r:        r,
-		self:     election.Member{Name: r.config.name, Incarnation: newNumber()},
-		progress: make(chan struct{}), coming: map[orderstate.Nonce]*coming{},
-		openings: make(chan struct{}, maxOpenings),
-		changed:  make(chan struct{}), work: make(chan struct{}, 1), lacking: make(chan struct{}, 1),
-		push:     make(chan struct{}, 1),
-		machine:  machine.New(r.app),
-		wall:     clock.NewSteady(r.wall, r.clock),
-		attached: map[*attachment]struct{}{}, asking: map[*attachment]struct{}{},
-		bySession: map[orderstate.Session]*attachment{}, suspects: map[orderstate.Session]*suspect{},
-		absent: map[orderstate.Session]time.Duration{}, known: map[orderstate.Session]*knownSession{},
-		roster:   roster{},
-		arriving: map[orderstate.MessageID]chan struct{}{},
+	e := &common{
+		r: r, self: election.Member{Name: r.config.name, Incarnation: newNumber()}, machine: machine.New(r.app),
 	}
-	in.log = r.log.With("replica", in.self.String())
-	in.life = ctx
-	in.ctx, in.end = context.WithCancelCause(ctx)
-	in.peers = newPeers(r)
-	return in
+	e.log = r.log.With("replica", e.self.String())
+	e.ctx, e.end = context.WithCancelCause(ctx)
+	return &incarnation{common: e, life: ctx, peers: newPeers(r), m: newMember(e)}
 }
-
-// replicaID is how a member is called in acknowledgements and required sets.
-func replicaID(m election.Member) orderstate.Replica { return orderstate.Replica(m.String()) }
 
 // run runs the incarnation until its end, and returns why it ended; then it must be closed. After a
 // panic nothing is closed: who panicked may hold mu, and to wait for that would hide the panic.
@@ -164,22 +59,13 @@ func (in *incarnation) run() error {
 	return in.follow()
 }
 
-// goes starts a goroutine of this life; close waits for it.
-func (in *incarnation) goes(f func()) {
-	in.wg.Add(1)
-	go func() {
-		defer in.wg.Done()
-		f()
-	}()
-}
-
 func (in *incarnation) close() {
 	in.end(errStopped)
-	in.mu.Lock()
-	in.role = ended
+	in.m.mu.Lock()
+	in.m.role = ended{in.m.role}
 	in.machine.Close()
-	in.broadcast()
-	in.mu.Unlock()
+	in.m.after(moved{rare: true})
+	in.m.mu.Unlock()
 	in.peers.close()
 	if in.reg != nil {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(in.ctx), heartbeat)
@@ -187,41 +73,6 @@ func (in *incarnation) close() {
 		cancel()
 	}
 	in.awaitGoroutines()
-}
-
-// broadcast wakes whoever waits for a change. Called with mu held.
-func (in *incarnation) broadcast() {
-	close(in.changed)
-	in.changed = make(chan struct{})
-}
-
-// await waits, with mu held, until cond holds, and says why it can't any more. mu is given up while
-// it waits.
-func (in *incarnation) await(ctx context.Context, cond func() bool) error {
-	for !cond() {
-		changed := in.changed
-		in.mu.Unlock()
-		select {
-		case <-changed:
-		case <-ctx.Done():
-		case <-in.ctx.Done():
-		}
-		in.mu.Lock()
-		if in.ctx.Err() != nil {
-			return context.Cause(in.ctx)
-		}
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-	}
-	return nil
-}
-
-func signal(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
 }
 
 // watch keeps the view.
@@ -261,14 +112,14 @@ func (in *incarnation) idler() {
 	for part := orderstate.Session(0); ; part = (part + 1) % lazyParts {
 		select {
 		case <-t.C:
-			in.mu.Lock()
-			for s, a := range in.bySession {
+			in.m.mu.Lock()
+			for s, a := range in.m.sources.bySession {
 				if s%lazyParts == part {
 					a.tellLazily()
 				}
 			}
-			view := in.view
-			in.mu.Unlock()
+			view := in.m.view
+			in.m.mu.Unlock()
 			if part == 0 {
 				in.peers.prune(view)
 			}
@@ -361,94 +212,31 @@ func (in *incarnation) found(view election.State) error {
 		return err
 	}
 	in.machine.Begin(secret)
-	in.mu.Lock()
-	in.group, in.secret, in.seal, in.fence = id, secret, wire.NewSeal(secret), int64(epoch)
-	in.leads(primary)
-	in.mu.Unlock()
+	in.m.mu.Lock()
+	in.group, in.secret, in.seal, in.m.fence = id, secret, wire.NewSeal(secret), int64(epoch)
+	l := in.m.leads(primary, nil, others{})
+	in.m.mu.Unlock()
 	if old != 0 {
 		in.log.Warn("began the group anew, without the state of the one that it replaces", "replaced",
 			fmt.Sprintf("%x", old), "group", fmt.Sprintf("%x", id))
 	}
 	in.log.Info("made the group", "epoch", epoch)
-	return in.lead(began, Failover{})
+	return (&reign{in, l}).lead(began, Failover{})
 }
 
 // own does the turn of an entry of the group's own. Called with mu held, in a turn.
-func (in *incarnation) own(o orderstate.OrderInfo) {
+func (m *member) own(o orderstate.OrderInfo) {
 	if o.Kind == orderstate.Expire {
-		delete(in.known, o.Session)
+		delete(m.known, o.Session)
 	}
-	in.machine.Own(o)
-	in.turned(1)
+	m.machine.Own(o)
+	m.turned()
 }
 
-// turned: the last few turns were just executed. Called with mu held.
-func (in *incarnation) turned(turns int) {
-	in.r.stats.turns.Add(uint64(turns))
-	in.forget()
-	in.progressed()
-}
-
-// awaitProgress is await for a condition that turns, the stable point or what a member has
-// acknowledged decide: the members are asked to acknowledge at once. Called with mu held.
-func (in *incarnation) awaitProgress(ctx context.Context, cond func() bool) error {
-	if cond() {
-		return nil
-	}
-	in.progressWaiters++
-	for _, p := range in.roster {
-		if p.stream != nil {
-			signal(p.stream.out.wake)
-		}
-	}
-	defer func() { in.progressWaiters-- }()
-	for !cond() {
-		changed, progress := in.changed, in.progress
-		in.mu.Unlock()
-		select {
-		case <-changed:
-		case <-progress:
-		case <-ctx.Done():
-		case <-in.ctx.Done():
-		}
-		in.mu.Lock()
-		if in.ctx.Err() != nil {
-			return context.Cause(in.ctx)
-		}
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-	}
-	return nil
-}
-
-// progressed wakes those who wait for the stable point, for a turn, or for what a member
-// acknowledges. Called with mu held.
-func (in *incarnation) progressed() {
-	if in.progressWaiters > 0 {
-		close(in.progress)
-		in.progress = make(chan struct{})
-	}
-}
-
-// forget cuts the log at what is executed, stable, and not kept for a joiner. Called with mu held.
-func (in *incarnation) forget() {
-	executed := in.machine.Executed()
-	upTo := executed
-	for _, p := range in.roster {
-		if p.stream != nil && p.stream.joins() {
-			upTo = min(upTo, p.stream.keptAbove)
-		}
-	}
-	if in.primary != nil && upTo < min(executed, in.primary.Stable()) && in.halfFull() {
-		in.dropPinning()
-		upTo = executed
-	}
-	if in.primary != nil {
-		in.primary.Executed(upTo)
-	} else if in.backup != nil {
-		in.backup.Executed(upTo)
-	}
+// turned: the primary has just executed a turn. Called with mu held.
+func (m *member) turned() {
+	m.r.stats.turns.Add(1)
+	m.after(moved{executed: true})
 }
 
 // executor executes messageOrder, one entry after the other: all of a backup's turns, and those
@@ -465,15 +253,15 @@ func (in *incarnation) executes(turns []machine.Entry) {
 		}
 	}()
 	for in.ctx.Err() == nil {
-		in.mu.Lock()
-		turns = in.next(turns)
-		in.mu.Unlock()
+		in.m.mu.Lock()
+		turns = in.m.next(turns)
+		in.m.mu.Unlock()
 		if len(turns) > 0 {
-			in.machine.Replay(in.ctx, &turns, in.replayed)
+			in.machine.Replay(in.ctx, &turns, in.m.replayed)
 			continue
 		}
 		select {
-		case <-in.work:
+		case <-in.m.bells.work:
 		case <-in.ctx.Done():
 		}
 	}
@@ -482,19 +270,22 @@ func (in *incarnation) executes(turns []machine.Entry) {
 
 // next takes from messageOrder, up to as much as may be executed at once; while leading what was
 // ordered before the epoch. Called with mu held.
-func (in *incarnation) next(turns []machine.Entry) []machine.Entry {
+func (m *member) next(turns []machine.Entry) []machine.Entry {
 	var messageOrder interface {
 		Next() (orderstate.Ordered, orderstate.Message, bool)
 	}
-	switch {
-	case in.backup != nil:
-		messageOrder = in.backup
-	case in.tail != nil:
-		messageOrder = in.tail
+	switch role := m.role.(type) {
+	case *following:
+		messageOrder = role.backup
+	case *leading:
+		if role.tail == nil {
+			return turns
+		}
+		messageOrder = role.tail
 	default:
 		return turns
 	}
-	for in.ctx.Err() == nil && len(turns) < machine.AtOnce {
+	for m.ctx.Err() == nil && len(turns) < machine.AtOnce {
 		o, m, ok := messageOrder.Next()
 		if !ok {
 			break

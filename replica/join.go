@@ -21,21 +21,23 @@ import (
 
 // restore takes a snapshot from the donor that the primary named, and makes this joiner a backup
 // whose state is that snapshot. What was ordered since comes on the stream to the primary (R13).
-func (in *incarnation) restore(ctx context.Context, p *patience, w *pb.FollowWelcome, start *pb.EpochStart) error {
+func (in *incarnation) restore(
+	ctx context.Context, p *patience, w *pb.FollowWelcome, start *pb.EpochStart,
+) (*following, error) {
 	if start == nil || len(w.GetSecret()) != secretSize || w.GetGroup() == 0 {
-		return errors.New("replica: the primary's welcome is malformed")
+		return nil, errors.New("replica: the primary's welcome is malformed")
 	}
 	in.r.joins.avoids(w.GetDonor()) // unless its snapshot arrives
 	donor, err := in.peers.client(w.GetDonorAddr())
 	if err != nil {
-		return err
+		return nil, err
 	}
 	stream, err := donor.Snapshot(ctx, &pb.SnapshotRequest{
 		Group: w.GetGroup(), Replica: in.self.Name, Incarnation: in.self.Incarnation, Epoch: start.GetEpoch(),
 		ExecutedAtLeast: w.GetKeptAbove(),
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var h pb.History
 	var state bytes.Buffer
@@ -48,49 +50,46 @@ func (in *incarnation) restore(ctx context.Context, p *patience, w *pb.FollowWel
 			if ctx.Err() != nil {
 				err = context.Cause(ctx)
 			}
-			return fmt.Errorf("replica: the snapshot of %s: %w", w.GetDonor(), err)
+			return nil, fmt.Errorf("replica: the snapshot of %s: %w", w.GetDonor(), err)
 		}
 		p.moved()
 		proto.Merge(&h, resp.GetHistory()) // chunks append
 		if state.Len()+len(resp.GetState()) > maxSnapshot {
-			return errTooLarge
+			return nil, errTooLarge
 		}
 		state.Write(resp.GetState())
 	}
 	in.r.joins.avoids("")
 	past, replies, err := machine.ReadHistory(&h)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	history, err := orderstate.NewHistory(past.Executed, past.LastTime, past.Starts, past.Sessions)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	backup, err := orderstate.NewBackup(history, orderstate.Epoch(start.GetEpoch()),
 		orderstate.OrderNum(start.GetFirstOrderNum()))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	p.now(transferSilence, &errTurnHangs)
 	if err := in.machine.Take(ctx); err != nil {
-		return context.Cause(ctx)
+		return nil, context.Cause(ctx)
 	}
 	p.now(restoreSilence, &errUnrestored)
 	err = in.machine.Restore(w.GetSecret(), past.Executed, replies, movingReader{ctx, &state, p})
 	in.machine.End()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	in.group, in.secret, in.seal = w.GetGroup(), w.GetSecret(), wire.NewSeal(w.GetSecret())
-	in.learn(w.GetMark())
-	in.backup, in.start = backup, start
+	in.m.mu.Lock()
+	defer in.m.mu.Unlock()
 	now := in.r.clock()
 	for s, absent := range past.Absent { // no stream is bound before there is a state
-		in.absent[s] = now - min(absent, sessionTimeout)
+		in.m.sources.absent[s] = now - min(absent, sessionTimeout)
 	}
-	return nil
+	return newFollowing(in.m, backup, start), nil
 }
 
 var errTooLarge = status.Errorf(codes.ResourceExhausted, "understudy: the state has more than %d bytes", maxSnapshot)
@@ -100,11 +99,11 @@ var errTooLarge = status.Errorf(codes.ResourceExhausted, "understudy: the state 
 func (in *incarnation) sendSnapshot(
 	ctx context.Context, req *pb.SnapshotRequest, stream grpc.ServerStreamingServer[pb.SnapshotResponse], p *patience,
 ) error {
-	in.mu.Lock()
+	in.m.mu.Lock()
 	least := orderstate.OrderNum(req.GetExecutedAtLeast())
-	err := in.awaitProgress(ctx, func() bool { return in.machine.Executed() >= least })
-	stale := in.epoch() != orderstate.Epoch(req.GetEpoch())
-	in.mu.Unlock()
+	err := in.m.awaitProgress(ctx, func() bool { return in.machine.Executed() >= least })
+	stale := in.m.epoch() != orderstate.Epoch(req.GetEpoch())
+	in.m.mu.Unlock()
 	if err != nil {
 		return err
 	}
@@ -114,9 +113,9 @@ func (in *incarnation) sendSnapshot(
 	if err := in.machine.Take(ctx); err != nil {
 		return err
 	}
-	in.mu.Lock()
-	past := in.past()
-	in.mu.Unlock()
+	in.m.mu.Lock()
+	past := in.m.past()
+	in.m.mu.Unlock()
 	snapshot, err := in.machine.Snapshot(past)
 	in.machine.End()
 	if err != nil {
@@ -141,14 +140,14 @@ func (in *incarnation) sendSnapshot(
 }
 
 // past is what the protocol knows as of the last executed turn. Called with mu held, in a turn.
-func (in *incarnation) past() machine.Past {
-	h, executed := in.history(), in.machine.Executed()
+func (m *member) past() machine.Past {
+	h, executed := m.history(), m.machine.Executed()
 	past := machine.Past{
 		Executed: executed, LastTime: h.TimeAt(executed), Starts: h.Starts(),
-		Sessions: h.SessionStates(executed), Absent: make(map[orderstate.Session]time.Duration, len(in.absent)),
+		Sessions: h.SessionStates(executed), Absent: make(map[orderstate.Session]time.Duration, len(m.sources.absent)),
 	}
-	now := in.r.clock()
-	for s, since := range in.absent {
+	now := m.r.clock()
+	for s, since := range m.sources.absent {
 		past.Absent[s] = now - since
 	}
 	return past

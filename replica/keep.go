@@ -9,10 +9,10 @@ import (
 
 // backAgain lists the members that are there, and whose eviction was tried with an unknown outcome:
 // it may have taken place, or do so at any time.
-func (in *incarnation) backAgain() (back []election.Member) {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	for _, p := range in.roster {
+func (rs *roster) backAgain() (back []election.Member) {
+	rs.m.mu.Lock()
+	defer rs.m.mu.Unlock()
+	for _, p := range rs.peers {
 		if p.doubted && p.stage.isMember() && p.stream != nil {
 			back = append(back, p.member)
 		}
@@ -22,20 +22,20 @@ func (in *incarnation) backAgain() (back []election.Member) {
 
 // keep makes sure that a member is in-sync: once it is written again, no removal from before can
 // take place. It has been in the required set all the time, so it holds what it must (R13).
-func (in *incarnation) keep(m election.Member) {
-	ctx, cancel := context.WithTimeout(in.ctx, authority)
+func (re *reign) keep(m election.Member) {
+	ctx, cancel := context.WithTimeout(re.in.ctx, authority)
 	defer cancel()
-	err := in.r.store.AddInSync(ctx, uint64(in.primary.Epoch()), m)
+	err := re.in.r.store.AddInSync(ctx, uint64(re.l.primary.Epoch()), m)
 	switch {
 	case errors.Is(err, election.ErrDeposed):
-		in.end(errDeposed)
+		re.in.end(errDeposed)
 	case err != nil: // tried again
-		in.log.Info("can't keep a member in-sync", "member", m.String(), "error", err)
+		re.in.log.Info("can't keep a member in-sync", "member", m.String(), "error", err)
 	default:
-		in.mu.Lock()
-		if p := in.roster[replicaID(m)]; p != nil {
+		re.l.m.mu.Lock()
+		if p := re.l.roster.peers[replicaID(m)]; p != nil {
 			p.doubted = false
 		}
-		in.mu.Unlock()
+		re.l.m.mu.Unlock()
 	}
 }

@@ -20,121 +20,105 @@ import (
 func (in *incarnation) settle() {
 	ctx, cancel := context.WithTimeout(in.ctx, silence)
 	defer cancel()
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	if in.role != leading || !in.gate {
+	in.m.mu.Lock()
+	defer in.m.mu.Unlock()
+	l := in.m.ordering()
+	if l == nil {
 		return
 	}
-	in.gate = false
-	target := in.primary.Last()
-	for _, p := range in.roster {
+	l.gate = false
+	target := l.primary.Last()
+	for _, p := range l.roster.peers {
 		if f := p.stream; f != nil {
-			in.catchUp(f)
-			in.sendMessages(f, func(orderstate.Session) bool { return true })
+			l.roster.catchUp(f)
+			l.roster.sendMessages(f, func(orderstate.Session) bool { return true })
 		}
 	}
-	_ = in.awaitProgress(ctx, func() bool { return in.role != leading || in.primary.Stable() >= target })
+	_ = in.m.awaitProgress(ctx, func() bool { return l.over() || l.primary.Stable() >= target })
 }
 
-// leads makes this incarnation its group's primary. Called with mu held.
-func (in *incarnation) leads(p *orderstate.Primary) {
-	in.role, in.primary, in.leader = leading, p, in.self
-	in.start = &pb.EpochStart{
-		Epoch: uint64(p.Epoch()), FirstOrderNum: uint64(p.First()), Stable: uint64(p.Stable()),
-		Earlier: wire.StartsToProto(p.History().Starts()),
-	}
-	now := in.r.clock()
-	for _, s := range p.History().Sessions() {
-		if in.bySession[s] != nil {
-			continue
-		}
-		// Who has had no stream here for long may have had one at the former primary: it has a
-		// little to come.
-		since, ok := in.absent[s]
-		if least := now - (sessionTimeout - sessionGrace); !ok {
-			since = now
-		} else if since < least {
-			since = least
-		}
-		in.absent[s] = since
-	}
-	in.broadcast()
+// reign is what a primary does by itself: the goroutines of its epoch.
+type reign struct {
+	in *incarnation
+	l  *leading
 }
 
 // lead runs the epoch: it opens the gate when R12.4 allows, and ends with this incarnation.
-func (in *incarnation) lead(began time.Duration, report Failover) error {
-	in.goes(in.keepAuthority)
-	in.goes(in.pusher)
-	in.goes(func() { in.keepMembers(began) })
-	in.mu.Lock()
-	err := in.await(in.ctx, func() bool { return in.primary.Held() && in.machine.Executed() >= in.primary.First()-1 })
+func (re *reign) lead(began time.Duration, report Failover) error {
+	re.in.goes(re.keepAuthority)
+	re.in.goes(re.pusher)
+	re.in.goes(func() { re.keepMembers(began) })
+	re.l.m.mu.Lock()
+	err := re.l.m.await(re.in.ctx, func() bool {
+		return re.l.primary.Held() && re.in.machine.Executed() >= re.l.primary.First()-1
+	})
 	if err != nil {
-		in.mu.Unlock()
+		re.l.m.mu.Unlock()
 		return err
 	}
-	in.gate = true
-	in.start = proto.CloneOf(in.start) // the followers have the other one, and are sending it
-	in.start.Stable = uint64(in.primary.Stable())
-	in.broadcast() // requests that wait come before the news to sources, of whom there may be many
-	set := in.required()
-	for a := range in.attached {
-		a.lead(in, set)
+	re.l.gate = true
+	re.l.start = proto.CloneOf(re.l.start) // the followers have the other one, and are sending it
+	re.l.start.Stable = uint64(re.l.primary.Stable())
+	re.l.m.after(moved{rare: true}) // requests that wait come before the news to sources, of whom there may be many
+	set := re.l.required()
+	for a := range re.l.m.sources.attached {
+		a.lead(re.l.start, set)
 	}
-	report.FirstOrderNum = uint64(in.primary.First())
-	in.mu.Unlock()
+	report.FirstOrderNum = uint64(re.l.primary.First())
+	re.l.m.mu.Unlock()
 	if report.Epoch != 0 {
 		report.Opened = time.Now()
-		in.log.Info("took over", "from", report.From, "epoch", report.Epoch, "firstOrderNum", report.FirstOrderNum,
+		re.in.log.Info("took over", "from", report.From, "epoch", report.Epoch, "firstOrderNum", report.FirstOrderNum,
 			"election", report.Elected.Sub(report.Suspected), "takeover", report.Opened.Sub(report.Elected))
-		if f := in.r.config.onFailover; f != nil {
+		if f := re.in.r.config.onFailover; f != nil {
 			go func() { // which doesn't outlive the incarnation, unless f does
-				_ = in.r.app.Apart(in.ctx, "OnFailover", func() error { f(report); return nil })
+				_ = re.in.r.app.Apart(re.in.ctx, "OnFailover", func() error { f(report); return nil })
 			}()
 		}
 	}
-	<-in.ctx.Done()
-	return context.Cause(in.ctx)
+	<-re.in.ctx.Done()
+	return context.Cause(re.in.ctx)
 }
 
 // pusher sends null messages (FIG. 7, R4): when one is due, and when the oldest entry that none has
 // carried is an idle interval old. That is told by the ticks that it has seen: an entry's recorded
 // time is of a wall clock, perhaps another replica's, and that one leaps.
-func (in *incarnation) pusher() {
+func (re *reign) pusher() {
 	t := time.NewTicker(idle / 2)
 	defer t.Stop()
 	var last, before orderstate.OrderNum // where the order ended at the last tick, and at the one before that
 	for {
 		select {
-		case <-in.push:
+		case <-re.l.push:
 			runtime.Gosched() // whoever can order something does it first: one message takes it all
-			in.null()
+			re.null()
 		case <-t.C:
-			in.mu.Lock()
-			o, ok := in.primary.Unpushed()
+			re.l.m.mu.Lock()
+			o, ok := re.l.primary.Unpushed()
 			due := ok && o.OrderNum <= before
-			before, last = last, in.primary.Last()
-			in.mu.Unlock()
+			before, last = last, re.l.primary.Last()
+			re.l.m.mu.Unlock()
 			if due {
-				in.null()
+				re.null()
 			}
-		case <-in.ctx.Done():
+		case <-re.in.ctx.Done():
 			return
 		}
 	}
 }
 
 // null queues one null message for every follower.
-func (in *incarnation) null() {
-	in.mu.Lock()
-	r := in.primary.Null()
-	in.mu.Unlock()
+func (re *reign) null() {
+	re.l.m.mu.Lock()
+	r := re.l.primary.Null()
+	re.l.m.mu.Unlock()
 	var sealed *pb.Run
 	if r.Count > 0 {
-		sealed = wire.RunToProto(in.seal.Close(r), false)
+		sealed = wire.RunToProto(re.in.seal.Close(r), false)
 	}
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	for _, p := range in.roster {
+	re.l.m.mu.Lock()
+	defer re.l.m.mu.Unlock()
+	for _, p := range re.l.roster.peers {
 		f := p.stream
 		switch {
 		case f == nil:
@@ -142,30 +126,30 @@ func (in *incarnation) null() {
 			f.sent = r.Last()
 			f.sayRun(sealed)
 		default:
-			in.catchUp(f)
+			re.l.roster.catchUp(f)
 		}
 	}
 }
 
 // catchUp queues what a follower's stream hasn't carried; a joiner gets the messages, too, since
 // sources may not send it theirs yet. Called with mu held.
-func (in *incarnation) catchUp(f *follower) {
+func (rs *roster) catchUp(f *follower) {
 	if !f.joins() {
-		f.sent = max(f.sent, in.primary.Stable())
+		f.sent = max(f.sent, rs.l.primary.Stable())
 	}
-	for f.sent < in.primary.Last() {
-		r := in.primary.Push(f.sent)
-		if r.Count == 0 {
+	for f.sent < rs.l.primary.Last() {
+		run := rs.l.primary.Push(f.sent)
+		if run.Count == 0 {
 			return
 		}
-		if r.Count > wire.MaxRun {
-			r.Count, r.Entries = wire.MaxRun, r.Entries[:wire.MaxRun]
+		if run.Count > wire.MaxRun {
+			run.Count, run.Entries = wire.MaxRun, run.Entries[:wire.MaxRun]
 		}
-		f.sent = r.Last()
-		f.sayRun(wire.RunToProto(in.seal.Close(r), false))
+		f.sent = run.Last()
+		f.sayRun(wire.RunToProto(rs.m.seal.Close(run), false))
 		if f.joins() {
-			for _, o := range r.Entries {
-				in.sendMessage(f, o.Message())
+			for _, o := range run.Entries {
+				rs.sendMessage(f, o.Message())
 			}
 		}
 	}
@@ -173,8 +157,8 @@ func (in *incarnation) catchUp(f *follower) {
 }
 
 // sendMessage queues one message of the log. Called with mu held.
-func (in *incarnation) sendMessage(f *follower, id orderstate.MessageID) {
-	if m, ok := in.primary.History().Has(id); ok {
+func (rs *roster) sendMessage(f *follower, id orderstate.MessageID) {
+	if m, ok := rs.l.primary.History().Has(id); ok {
 		out := f.say(m.Size)
 		out.Messages = append(out.Messages, loggedMessage(m))
 	}
@@ -182,133 +166,117 @@ func (in *incarnation) sendMessage(f *follower, id orderstate.MessageID) {
 
 // sendMessages queues the pending messages of some sessions, which their sources can't send; a
 // joiner has them with their order. Called with mu held.
-func (in *incarnation) sendMessages(f *follower, of func(orderstate.Session) bool) {
+func (rs *roster) sendMessages(f *follower, of func(orderstate.Session) bool) {
 	if f.joins() {
 		return
 	}
-	for _, o := range in.primary.PendingSourceOrder() {
+	for _, o := range rs.l.primary.PendingSourceOrder() {
 		if of(o.Session) {
-			in.sendMessage(f, o.Message())
+			rs.sendMessage(f, o.Message())
 		}
 	}
 }
 
-// acknowledged takes a follower's word for what it holds (R3).
-func (in *incarnation) acknowledged(f *follower, req *pb.FollowRequest) error {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	f.heard = in.r.clock()
+// acknowledged takes a follower's word for what it holds (R3). It says whether a joiner is to grow:
+// it is counted, and must be written to in-sync.
+func (rs *roster) acknowledged(f *follower, req *pb.FollowRequest) (grows bool, err error) {
+	rs.m.mu.Lock()
+	defer rs.m.mu.Unlock()
+	f.heard = rs.m.r.clock()
 	p := f.peer
-	if in.role != leading || p.stream != f {
-		return errEvicted
+	if rs.l.over() || p.stream != f {
+		return false, errEvicted
 	}
 	if f.since == 0 && req.GetRestored() {
 		f.since, f.moved = f.heard, f.heard
 		p.stage = max(p.stage, restored)
 	}
-	f.executes(in, req)
-	in.heardBy(f, req)
+	f.executes(rs.m.machine.Executed(), req)
+	rs.heardBy(f, req)
 	a := req.GetAcknowledgement()
-	if a == nil || orderstate.Epoch(a.GetEpoch()) != in.primary.Epoch() {
-		return nil
+	if a == nil || orderstate.Epoch(a.GetEpoch()) != rs.l.primary.Epoch() {
+		return false, nil
 	}
 	k := orderstate.OrderNum(a.GetOrderNum())
 	if p.stage < counted {
-		if p.stage < restored || k < f.keptAbove || k > in.primary.Last() {
-			return nil
+		if p.stage < restored || k < f.keptAbove || k > rs.l.primary.Last() {
+			return false, nil
 		}
-		if f.heard-f.since < silence && !in.hearsAll(f) { // replies to the others will wait for it (R11)
-			return nil
+		if f.heard-f.since < silence && !rs.hearsAll(f) { // replies to the others will wait for it (R11)
+			return false, nil
 		}
 		// R13, grow: count it first; its acknowledgements so far count from now on.
 		p.stage = counted
-		in.primary.Require(p.id)
-		in.tellRequired()
-		in.goes(func() { in.grow(f) })
+		rs.l.primary.Require(p.id)
+		rs.l.tellRequired()
+		grows = true
 	}
-	moved, err := in.primary.Acknowledge(p.id, in.primary.Epoch(), k)
+	what, err := rs.l.primary.Acknowledge(p.id, rs.l.primary.Epoch(), k)
 	if err != nil {
-		return err
+		return grows, err
 	}
-	if moved != (orderstate.Moved{}) {
-		in.stableMoved()
-	} else if f.joins() {
-		in.progressed() // grow waits for this joiner, whatever was stable before it came
-	}
-	return nil
-}
-
-// stableMoved does what waited for the stable point. Called with mu held.
-func (in *incarnation) stableMoved() {
-	in.forget()
-	for a := range in.asking {
-		a.tellStable()
-	}
-	clear(in.asking)
-	in.progressed()
-	if !in.gate {
-		in.broadcast()
-	}
+	// grow waits for a joiner, whatever was stable before it came
+	rs.m.after(moved{Moved: what, member: f.joins()})
+	return grows, nil
 }
 
 // grow writes a joiner to in-sync when it holds what was ordered by the time it was counted (R13).
-func (in *incarnation) grow(f *follower) {
+func (re *reign) grow(f *follower) {
 	p := f.peer
-	in.mu.Lock()
+	re.l.m.mu.Lock()
 	// What was stable before it was counted, it may lack: nothing else sends it that. And its
 	// snapshot may hold turns that another backup doesn't yet; from a joiner that led, that one
 	// couldn't get them. So everyone must hold all of it first.
-	in.catchUp(f)
-	target := in.primary.Last()
-	err := in.awaitProgress(in.ctx, func() bool {
-		held, _ := in.primary.Acknowledged(p.id)
-		return p.stream != f || held >= target && in.primary.Stable() >= target && in.gate &&
-			in.r.clock() < in.authority
+	re.l.roster.catchUp(f)
+	target := re.l.primary.Last()
+	err := re.l.m.awaitProgress(re.in.ctx, func() bool {
+		held, _ := re.l.primary.Acknowledged(p.id)
+		return p.stream != f || held >= target && re.l.primary.Stable() >= target && re.l.gate &&
+			re.in.r.clock() < re.l.authority
 	})
 	if gone := p.stream != f; err != nil || gone {
-		in.mu.Unlock()
+		re.l.m.mu.Unlock()
 		return // who removed it has released it
 	}
 	// From here on it may be in-sync, whatever becomes of its stream: so it stays in the required
 	// set until its removal from etcd is certain.
 	p.stage = adding
-	in.mu.Unlock()
-	ctx, cancel := context.WithTimeout(in.ctx, authority)
+	re.l.m.mu.Unlock()
+	ctx, cancel := context.WithTimeout(re.in.ctx, authority)
 	defer cancel()
-	err = in.r.store.AddInSync(ctx, uint64(in.primary.Epoch()), p.member)
-	in.mu.Lock()
-	defer in.mu.Unlock()
+	err = re.in.r.store.AddInSync(ctx, uint64(re.l.primary.Epoch()), p.member)
+	re.l.m.mu.Lock()
+	defer re.l.m.mu.Unlock()
 	switch {
 	case err == nil && p.stream != nil:
 		p.stage = inSync
 		p.stream.say(0).InSync = true
-		in.log.Info("in-sync", "joiner", p.member.String())
-		in.forget()
-		in.broadcast()
+		re.in.log.Info("in-sync", "joiner", p.member.String())
+		re.l.m.after(moved{kept: true, rare: true})
 	case err == nil || election.IsUnknown(err):
 		p.stage = inSync // unknown counts as not done, and may be
 		f.out.cut(errors.New("replica: the joiner left, or etcd is away"))
 	default:
 		if errors.Is(err, election.ErrDeposed) {
-			in.end(errDeposed)
+			re.in.end(errDeposed)
 		}
-		in.log.Warn("a joiner can't become in-sync", "joiner", p.member.String(), "error", err)
+		re.in.log.Warn("a joiner can't become in-sync", "joiner", p.member.String(), "error", err)
 		f.out.cut(err)
-		in.remove(p)
+		re.l.roster.remove(p)
 	}
 }
 
 // left forgets a follower whose stream has ended.
-func (in *incarnation) left(f *follower) {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	if in.parted(f) {
-		in.forget()
+func (rs *roster) left(f *follower) {
+	rs.m.mu.Lock()
+	defer rs.m.mu.Unlock()
+	if rs.parted(f) {
+		rs.m.after(moved{kept: true})
 	}
 }
 
 // parted takes a follower out of the followers, if it is one still. Called with mu held.
-func (in *incarnation) parted(f *follower) bool {
+func (rs *roster) parted(f *follower) bool {
 	p := f.peer
 	if p.stream != f {
 		return false
@@ -316,76 +284,73 @@ func (in *incarnation) parted(f *follower) bool {
 	p.stream = nil
 	switch {
 	case p.stage.isMember():
-		p.lost = in.r.clock()
+		p.lost = rs.m.r.clock()
 	case p.stage == counted:
-		in.remove(p) // R13: a joiner that fails leaves the required set
+		rs.remove(p) // R13: a joiner that fails leaves the required set
 	default:
-		delete(in.roster, p.id)
-		in.primary.DetachAll(p.id)
+		delete(rs.peers, p.id)
+		rs.l.primary.DetachAll(p.id)
 	}
-	in.broadcast()
+	rs.m.after(moved{rare: true})
 	return true
 }
 
 // remove forgets a replica, and takes it out of the required set. A stream that it still has is
 // cut. Called with mu held.
-func (in *incarnation) remove(p *peer) {
-	delete(in.roster, p.id)
+func (rs *roster) remove(p *peer) {
+	delete(rs.peers, p.id)
 	if f := p.stream; f != nil {
 		p.stream = nil
 		f.out.cut(errEvicted)
 	}
-	in.release(p.id)
+	rs.release(p.id)
 }
 
 // release takes a replica out of the required set, and tells the sources. Called with mu held.
-func (in *incarnation) release(id orderstate.Replica) {
-	moved := in.primary.Release(id)
-	in.tellRequired()
-	if moved.Stable || moved.Gate || moved.Leave {
-		in.stableMoved()
-	}
-	in.broadcast()
+func (rs *roster) release(id orderstate.Replica) {
+	what := rs.l.primary.Release(id)
+	rs.l.tellRequired()
+	rs.m.after(moved{Moved: what, rare: true})
 }
 
 // keepMembers evicts in-sync replicas that are gone (R6, R13). began is when the epoch did: peers
 // that answered have silence to open their streams.
-func (in *incarnation) keepMembers(began time.Duration) {
+func (re *reign) keepMembers(began time.Duration) {
 	t := time.NewTicker(reconnect / 2)
 	defer t.Stop()
 	for {
 		select {
 		case <-t.C:
-		case <-in.ctx.Done():
+		case <-re.in.ctx.Done():
 			return
 		}
-		if in.outrun() {
-			in.end(errHangs)
+		if re.l.outrun() {
+			re.in.end(errHangs)
 			return
 		}
-		if !in.hasAuthority() { // it may be deposed, and the store one from before: it changes nothing
+		if !re.l.hasAuthority() { // it may be deposed, and the store one from before: it changes nothing
 			continue
 		}
-		for _, l := range in.gone(began) {
-			if err := in.evict(l); err != nil {
-				in.log.Warn("can't evict", "member", l.member.String(), "error", err)
+		for _, gone := range re.l.roster.gone(began) {
+			if err := re.evict(gone); err != nil {
+				re.in.log.Warn("can't evict", "member", gone.member.String(), "error", err)
 			}
 		}
-		for _, m := range in.backAgain() {
-			in.keep(m)
+		for _, m := range re.l.roster.backAgain() {
+			re.keep(m)
 		}
-		in.dropSilent()
-		in.expireSessions()
+		re.l.roster.dropSilent()
+		re.l.expireSessions()
 	}
 }
 
 // gone lists the members that aren't there, or don't move.
-func (in *incarnation) gone(began time.Duration) []leaving {
-	in.mu.Lock()
-	defer in.mu.Unlock()
+func (rs *roster) gone(began time.Duration) []leaving {
+	rs.m.mu.Lock()
+	defer rs.m.mu.Unlock()
 	var gone []leaving
-	now := in.r.clock()
-	for _, p := range in.roster {
+	now := rs.m.r.clock()
+	for _, p := range rs.peers {
 		f := p.stream
 		switch {
 		case p.stage != inSync: // its removal must come after it was added
@@ -394,7 +359,7 @@ func (in *incarnation) gone(began time.Duration) []leaving {
 			f == nil && p.lost == 0 && now-began > silence:
 			gone = append(gone, leaving{p.member, errSilent})
 		case f != nil:
-			if err := in.stuck(f, now); err != nil {
+			if err := rs.stuck(f, now); err != nil {
 				gone = append(gone, leaving{p.member, err})
 			}
 		}
@@ -404,18 +369,18 @@ func (in *incarnation) gone(began time.Duration) []leaving {
 
 // evict is R13, shrink: etcd first, then the required set; its stream is cut. An unknown outcome
 // counts as not done, and is tried again.
-func (in *incarnation) evict(l leaving) error {
-	m := l.member
-	if err := in.shrink(in.primary.Epoch(), m); err != nil {
+func (re *reign) evict(gone leaving) error {
+	m := gone.member
+	if err := re.in.shrink(re.l.primary.Epoch(), m); err != nil {
 		return err
 	}
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	in.log.Info("evicted", "member", m.String(), "because", l.because)
-	if p := in.roster[replicaID(m)]; p != nil {
-		in.remove(p)
+	re.l.m.mu.Lock()
+	defer re.l.m.mu.Unlock()
+	re.in.log.Info("evicted", "member", m.String(), "because", gone.because)
+	if p := re.l.roster.peers[replicaID(m)]; p != nil {
+		re.l.roster.remove(p)
 	}
-	in.forget()
+	re.l.m.after(moved{kept: true})
 	return nil
 }
 
@@ -428,19 +393,19 @@ func (in *incarnation) shrink(e orderstate.Epoch, m election.Member) error {
 	case errors.Is(err, election.ErrDeposed):
 		in.end(errDeposed)
 	case election.IsUnknown(err):
-		in.mu.Lock()
-		if p := in.roster[replicaID(m)]; p != nil {
+		in.m.mu.Lock()
+		if p := in.m.others()[replicaID(m)]; p != nil {
 			p.doubted = true
 		}
-		in.mu.Unlock()
+		in.m.mu.Unlock()
 	}
 	return err
 }
 
 // tellRequired pushes the required set on the sessions' streams (R1b). Called with mu held.
-func (in *incarnation) tellRequired() {
-	set, mark := in.required(), in.sealedMark()
-	for a := range in.attached {
+func (l *leading) tellRequired() {
+	set, mark := l.required(), l.m.sealedMark()
+	for a := range l.m.sources.attached {
 		if a.bound {
 			out := a.out.say()
 			out.RequiredSet, out.Mark = set, mark
@@ -449,9 +414,9 @@ func (in *incarnation) tellRequired() {
 }
 
 // required is the required set as it travels. Called with mu held.
-func (in *incarnation) required() *pb.RequiredSet {
-	number, members := in.primary.Required()
-	set := &pb.RequiredSet{Epoch: uint64(in.primary.Epoch()), Number: number}
+func (l *leading) required() *pb.RequiredSet {
+	number, members := l.primary.Required()
+	set := &pb.RequiredSet{Epoch: uint64(l.primary.Epoch()), Number: number}
 	for _, m := range members {
 		set.Replicas = append(set.Replicas, string(m))
 	}

@@ -18,26 +18,27 @@ func behind(t testing.TB, entries int) (*incarnation, *attachment) {
 	t.Helper()
 	in := leadingAlone(t)
 	in.seal = wire.NewSeal(make([]byte, secretSize))
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	in.authority = math.MaxInt64
-	opening, _, _ := in.primary.Open(orderstate.Nonce{1}, 1, nil, in.now())
-	if _, err := in.primary.Acknowledge("backup", 1, opening.OrderNum); err != nil {
+	in.m.mu.Lock()
+	defer in.m.mu.Unlock()
+	in.m.leading().authority = math.MaxInt64
+	opening, _, _ := in.m.leading().primary.Open(orderstate.Nonce{1}, 1, nil, in.m.leading().now())
+	if _, err := in.m.leading().primary.Acknowledge("backup", 1, opening.OrderNum); err != nil {
 		t.Fatal(err)
 	}
-	in.primary.Attach("backup", opening.Session)
-	a := &attachment{in: in, session: opening.Session, bound: true, out: newOutbox[pb.AttachResponse](func(err error) {
+	in.m.leading().primary.Attach("backup", opening.Session)
+	a := &attachment{m: in.m, session: opening.Session, bound: true, out: newOutbox[pb.AttachResponse](func(err error) {
 		t.Errorf("cut: %v", err)
 	})}
-	in.bySession[a.session] = a
+	in.m.sources.bySession[a.session] = a
 	orderMore(in, a.session, 1, entries)
 	return in, a
 }
 
 func orderMore(in *incarnation, s orderstate.Session, first orderstate.SeqNum, n int) {
 	for q := first; q < first+orderstate.SeqNum(n); q++ {
-		in.primary.Order(orderstate.Message{MessageID: orderstate.MessageID{Session: s, SeqNum: q}, Digest: uint64(q)},
-			in.now())
+		in.m.leading().primary.Order(orderstate.Message{MessageID: orderstate.MessageID{Session: s, SeqNum: q},
+			Digest: uint64(q)},
+			in.m.leading().now())
 	}
 }
 
@@ -46,7 +47,7 @@ func orderMore(in *incarnation, s orderstate.Session, first orderstate.SeqNum, n
 func replies(t testing.TB, in *incarnation, a *attachment, k orderstate.OrderNum) *wire.Header {
 	t.Helper()
 	c := &call{header: wire.Header{Session: a.session, SeqNum: orderstate.SeqNum(k - 1), SourceEpoch: 1, DestEpoch: 1}}
-	if o := in.transmit(context.Background(), c, k, outcome{}); o.err != nil {
+	if o := in.m.leading().transmit(context.Background(), c, k, outcome{}); o.err != nil {
 		t.Fatal(o.err)
 	}
 	return &c.replyHeader
@@ -88,7 +89,7 @@ func drain(t testing.TB, a *attachment, s *orderstate.Source) (bytes int) {
 			if bytes += len(r.Sealed); i > 0 && proto.Size(out) > wire.ChunkSize+1<<10 {
 				t.Errorf("a message has %d bytes and %d runs", proto.Size(out), len(runs))
 			}
-			if _, err := a.in.seal.Open(r); err != nil {
+			if _, err := a.m.seal.Open(r); err != nil {
 				t.Error(err)
 			}
 		}
@@ -105,7 +106,7 @@ func TestOverflowIsAnnouncedOnce(t *testing.T) {
 	const entries, callers = 20_000, 64
 	in, a := behind(t, entries)
 	s := source(t)
-	last := in.primary.Last()
+	last := in.m.leading().primary.Last()
 	for i := range orderstate.OrderNum(callers) {
 		h := replies(t, in, a, last-(i*37)%callers) // in no order
 		if h.Size() > wire.MaxHeader {
@@ -122,10 +123,10 @@ func TestOverflowIsAnnouncedOnce(t *testing.T) {
 	if s.HeldUpTo() != last {
 		t.Errorf("the source holds %d of %d", s.HeldUpTo(), last)
 	}
-	in.mu.Lock()
+	in.m.mu.Lock()
 	orderMore(in, a.session, entries+1, 1000)
-	in.mu.Unlock()
-	last = in.primary.Last()
+	in.m.mu.Unlock()
+	last = in.m.leading().primary.Last()
 	hears(t, s, replies(t, in, a, last).SourceOrderInfo...)
 	if bytes := drain(t, a, s); bytes > 20*1000 {
 		t.Errorf("the stream carried %d bytes for %d more entries", bytes, 1000)
@@ -140,12 +141,12 @@ func TestOverflowIsAnnouncedOnce(t *testing.T) {
 func TestOverlappingRunsAreAnnouncedOnce(t *testing.T) {
 	t.Parallel()
 	in, a := behind(t, 1000)
-	first := in.primary.Multicast(a.session, 0, 600, nil)
-	in.mu.Lock()
+	first := in.m.leading().primary.Multicast(a.session, 0, 600, nil)
+	in.m.mu.Lock()
 	for _, upTo := range []orderstate.OrderNum{600, 600, 400, 1000} {
-		a.announce(in.primary.Multicast(a.session, 0, upTo, nil))
+		a.announce(in.m.leading().primary.Multicast(a.session, 0, upTo, nil))
 	}
-	in.mu.Unlock()
+	in.m.mu.Unlock()
 	out := a.next().GetSourceOrderInfo()
 	if len(out) != 2 || out[0].GetFirst() != uint64(first.First) || out[0].GetCount() != uint32(first.Count) ||
 		out[1].GetFirst() != 601 || out[1].GetCount() != 400 {
@@ -157,12 +158,12 @@ func TestOverlappingRunsAreAnnouncedOnce(t *testing.T) {
 func TestANewStreamHasAnnouncedNothing(t *testing.T) {
 	t.Parallel()
 	in, a := behind(t, 1000)
-	last := in.primary.Last()
+	last := in.m.leading().primary.Last()
 	replies(t, in, a, last)
-	a = &attachment{in: in, session: a.session, bound: true, out: newOutbox[pb.AttachResponse](a.out.cut)}
-	in.mu.Lock()
-	in.bySession[a.session] = a
-	in.mu.Unlock()
+	a = &attachment{m: in.m, session: a.session, bound: true, out: newOutbox[pb.AttachResponse](a.out.cut)}
+	in.m.mu.Lock()
+	in.m.sources.bySession[a.session] = a
+	in.m.mu.Unlock()
 	s := source(t)
 	hears(t, s, replies(t, in, a, last).SourceOrderInfo...)
 	drain(t, a, s)
@@ -176,7 +177,7 @@ func TestANewStreamHasAnnouncedNothing(t *testing.T) {
 func TestWhoWaitsIsToldAgain(t *testing.T) {
 	t.Parallel()
 	in, a := behind(t, 1000)
-	last := in.primary.Last()
+	last := in.m.leading().primary.Last()
 	h := replies(t, in, a, last)
 	for a.next() != nil { // lost
 	}
@@ -197,7 +198,7 @@ func TestRunsAreWithinTheirBound(t *testing.T) {
 	t.Parallel()
 	in, a := behind(t, 2*wire.MaxRun+10)
 	s := source(t)
-	last := in.primary.Last()
+	last := in.m.leading().primary.Last()
 	hears(t, s, replies(t, in, a, last).SourceOrderInfo...)
 	drain(t, a, s)
 	if s.HeldUpTo() != last {

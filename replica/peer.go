@@ -48,8 +48,8 @@ func (p *peerServer) of(group uint64) (*incarnation, error) {
 	if in == nil {
 		return nil, status.Error(codes.Unavailable, "understudy: this replica isn't running")
 	}
-	in.mu.Lock()
-	defer in.mu.Unlock()
+	in.m.mu.Lock()
+	defer in.m.mu.Unlock()
 	if in.group == 0 {
 		return nil, status.Error(codes.Unavailable, "understudy: this replica has no state yet")
 	}
@@ -66,11 +66,11 @@ func (p *peerServer) Hears(_ context.Context, req *pb.HearsRequest) (*pb.HearsRe
 	if in == nil {
 		return nil, status.Error(codes.Unavailable, "understudy: this replica isn't running")
 	}
-	in.mu.Lock()
-	defer in.mu.Unlock()
+	in.m.mu.Lock()
+	defer in.m.mu.Unlock()
 	resp := &pb.HearsResponse{
 		Incarnation: in.self.Incarnation, Replica: in.self.Name, GroupName: in.r.group,
-		AcknowledgedEpoch: uint64(in.epoch()),
+		AcknowledgedEpoch: uint64(in.m.epoch()),
 	}
 	if in.group == 0 || req.GetGroup() != in.group {
 		return resp, nil
@@ -80,11 +80,11 @@ func (p *peerServer) Hears(_ context.Context, req *pb.HearsRequest) (*pb.HearsRe
 	if req.GetEpoch() != resp.AcknowledgedEpoch {
 		return resp, nil
 	}
-	switch in.role {
-	case leading, takingOver:
+	switch in.m.role.(type) {
+	case *leading, *takingOver:
 		resp.Hears = true
-	case following:
-		resp.Hears = in.hearsLeader()
+	case *following:
+		resp.Hears = in.m.hearsLeader()
 	}
 	return resp, nil
 }
@@ -103,28 +103,29 @@ func (p *peerServer) Answer(req *pb.AnswerRequest, stream grpc.ServerStreamingSe
 		return stream.Send(&pb.AnswerResponse{Mark: markToProto(in.r.store.Known())})
 	}
 	in.learn(req.GetMark())
-	in.mu.Lock()
-	if e > in.epoch() && (in.role == leading || in.role == takingOver) {
+	in.m.mu.Lock()
+	f := in.m.following()
+	if f == nil && e > in.m.epoch() && in.m.history() != nil {
 		in.end(errDeposed)
 	}
-	if in.role != following {
-		in.mu.Unlock()
+	if f == nil {
+		in.m.mu.Unlock()
 		return status.Error(codes.FailedPrecondition, "understudy: this replica isn't a backup")
 	}
-	known, err := in.backup.Answer(e)
+	known, err := f.backup.Answer(e)
 	if err != nil {
-		in.mu.Unlock()
+		in.m.mu.Unlock()
 		return status.Error(codes.FailedPrecondition, err.Error())
 	}
-	in.leader = election.Member{Name: req.GetNewEpoch().GetPrimary(), Incarnation: req.GetNewEpoch().GetIncarnation()}
-	in.fence, in.start = req.GetNewEpoch().GetFence(), nil
-	resp := &pb.AnswerResponse{Starts: wire.StartsToProto(in.backup.History().Starts())}
-	runs, err := in.runsOf(known)
-	if in.upstream != nil {
-		in.upstream.cut(errNewEpoch)
+	in.m.leader = election.Member{Name: req.GetNewEpoch().GetPrimary(), Incarnation: req.GetNewEpoch().GetIncarnation()}
+	in.m.fence, f.start = req.GetNewEpoch().GetFence(), nil
+	resp := &pb.AnswerResponse{Starts: wire.StartsToProto(f.backup.History().Starts())}
+	runs, err := f.runsOf(known)
+	if in.m.upstream != nil {
+		in.m.upstream.cut(errNewEpoch)
 	}
-	in.broadcast()
-	in.mu.Unlock()
+	in.m.after(moved{rare: true})
+	in.m.mu.Unlock()
 	if err != nil {
 		return status.Error(codes.Internal, err.Error())
 	}
@@ -145,11 +146,11 @@ func (p *peerServer) Answer(req *pb.AnswerRequest, stream grpc.ServerStreamingSe
 var errNewEpoch = errors.New("replica: another primary was elected")
 
 // runsOf makes runs of entries: of one epoch each, without gaps. Called with mu held.
-func (in *incarnation) runsOf(known []orderstate.Ordered) ([]*pb.Run, error) {
+func (f *following) runsOf(known []orderstate.Ordered) ([]*pb.Run, error) {
 	var runs []*pb.Run
 	for len(known) > 0 {
 		first := known[0]
-		start, ok := in.backup.History().StartOf(first.Epoch)
+		start, ok := f.backup.History().StartOf(first.Epoch)
 		if !ok {
 			return nil, fmt.Errorf("replica: no start is known of epoch %d", first.Epoch)
 		}
@@ -160,7 +161,7 @@ func (in *incarnation) runsOf(known []orderstate.Ordered) ([]*pb.Run, error) {
 			r.Count++
 		}
 		known = known[r.Count:]
-		runs = append(runs, wire.RunToProto(in.seal.Close(r), false))
+		runs = append(runs, wire.RunToProto(f.m.seal.Close(r), false))
 	}
 	return runs, nil
 }
@@ -176,10 +177,10 @@ func (p *peerServer) Fetch(req *pb.FetchRequest, stream grpc.ServerStreamingServ
 			len(req.GetMessages()), fetchBatch)
 	}
 	for _, id := range req.GetMessages() {
-		in.mu.Lock()
-		m, ok := in.history().Has(orderstate.MessageID{Session: orderstate.Session(id.GetSession()),
+		in.m.mu.Lock()
+		m, ok := in.m.history().Has(orderstate.MessageID{Session: orderstate.Session(id.GetSession()),
 			SeqNum: orderstate.SeqNum(id.GetSeqNum())})
-		in.mu.Unlock()
+		in.m.mu.Unlock()
 		if !ok {
 			continue
 		}
@@ -228,18 +229,21 @@ func (p *peerServer) Follow(stream grpc.BidiStreamingServer[pb.FollowRequest, pb
 	defer cut(nil)
 	stop := context.AfterFunc(in.ctx, func() { cut(context.Cause(in.ctx)) })
 	defer stop()
-	f, err := in.admitFollower(ctx, hello, cut, stream)
+	l, f, err := in.admitFollower(ctx, hello, cut, stream)
 	if err != nil {
 		return endStream(stream, err)
 	}
-	defer in.left(f)
+	defer l.roster.left(f)
 	received := make(chan error, 1)
 	go func() { // ends with the stream's context, when this returns
 		for {
 			req, err := stream.Recv()
 			if err == nil {
-				in.warnOfSnapshot(f.peer.member, req.GetSnapshotBytes())
-				err = in.acknowledged(f, req)
+				l.warnOfSnapshot(f.peer.member, req.GetSnapshotBytes())
+				var grows bool
+				if grows, err = l.roster.acknowledged(f, req); grows {
+					in.goes(func() { (&reign{in, l}).grow(f) })
+				}
 			}
 			if err != nil {
 				received <- err
@@ -248,7 +252,7 @@ func (p *peerServer) Follow(stream grpc.BidiStreamingServer[pb.FollowRequest, pb
 		}
 	}()
 	sent := make(chan error, 1)
-	go func() { sent <- in.sendTo(ctx, f, stream) }()
+	go func() { sent <- l.sendTo(ctx, f, stream) }()
 	select {
 	case err = <-received:
 		cut(err)
@@ -272,88 +276,90 @@ func (p *peerServer) Follow(stream grpc.BidiStreamingServer[pb.FollowRequest, pb
 func (in *incarnation) admitFollower(
 	ctx context.Context, hello *pb.FollowHello, cut context.CancelCauseFunc,
 	stream grpc.BidiStreamingServer[pb.FollowRequest, pb.FollowResponse],
-) (*follower, error) {
+) (*leading, *follower, error) {
 	in.learn(hello.GetMark())
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	for in.role == takingOver {
+	in.m.mu.Lock()
+	defer in.m.mu.Unlock()
+	for in.m.takingOver() != nil {
 		wait, cancel := context.WithTimeout(ctx, heartbeat)
-		_ = in.await(wait, func() bool { return in.role != takingOver })
+		_ = in.m.await(wait, func() bool { return in.m.takingOver() == nil })
 		cancel()
 		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
+			return nil, nil, context.Cause(ctx)
 		}
-		in.mu.Unlock()
+		in.m.mu.Unlock()
 		err := stream.Send(&pb.FollowResponse{})
-		in.mu.Lock()
+		in.m.mu.Lock()
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
-	if in.role != leading {
-		return nil, status.Error(codes.Unavailable, errNotPrimary.text)
+	l := in.m.leading()
+	if l == nil {
+		return nil, nil, status.Error(codes.Unavailable, errNotPrimary.text)
 	}
 	m := election.Member{Name: hello.GetReplica(), Incarnation: hello.GetIncarnation()}
 	id := replicaID(m)
 	epoch := orderstate.Epoch(hello.GetEpoch())
-	p := in.roster[id]
+	p := l.roster.peers[id]
 	member := p != nil && p.stage.isMember()
 	switch {
 	case m.Validate() != nil || m == in.self:
-		return nil, status.Errorf(codes.InvalidArgument, "understudy: %v can't follow %v", m, in.self)
-	case epoch > in.primary.Epoch():
+		return nil, nil, status.Errorf(codes.InvalidArgument, "understudy: %v can't follow %v", m, in.self)
+	case epoch > l.primary.Epoch():
 		in.end(errDeposed)
-		return nil, status.Error(codes.Unavailable, errDeposed.Error())
-	case !hello.GetJoining() && (!member || epoch < in.primary.Epoch()):
-		return nil, errNotFollower
+		return nil, nil, status.Error(codes.Unavailable, errDeposed.Error())
+	case !hello.GetJoining() && (!member || epoch < l.primary.Epoch()):
+		return nil, nil, errNotFollower
 	case hello.GetJoining() && hello.GetLevel() != pb.Level(in.r.config.level+1):
-		return nil, status.Errorf(codes.FailedPrecondition, "understudy: the group's level is %v", in.r.config.level)
+		return nil, nil, status.Errorf(codes.FailedPrecondition, "understudy: the group's level is %v",
+			in.r.config.level)
 	case hello.GetJoining() && hello.GetVersion() != in.r.config.version:
-		return nil, status.Errorf(codes.FailedPrecondition, "understudy: the group's version is %q",
+		return nil, nil, status.Errorf(codes.FailedPrecondition, "understudy: the group's version is %q",
 			in.r.config.version)
 	}
 	if p != nil && p.stream != nil {
 		p.stream.out.cut(errors.New("replica: another stream of the same follower"))
-		in.parted(p.stream)
+		l.roster.parted(p.stream)
 	}
 	if !member {
-		p = in.roster.add(m, empty)
+		p = l.roster.peers.add(m, empty)
 	}
-	f := &follower{peer: p, out: newOutbox[pb.FollowResponse](cut), heard: in.r.clock(), sent: in.primary.Stable()}
-	in.primary.DetachAll(id)
+	f := &follower{peer: p, out: newOutbox[pb.FollowResponse](cut), heard: in.r.clock(), sent: l.primary.Stable()}
+	l.primary.DetachAll(id)
 	w := &pb.FollowWelcome{Protocol: wire.Protocol, Group: in.group, Secret: in.secret,
 		Mark: markToProto(in.r.store.Known())}
 	if f.joins() {
-		f.sent = in.primary.History().CutAt() // and nothing above is cut until it is in-sync
+		f.sent = l.primary.History().CutAt() // and nothing above is cut until it is in-sync
 		f.keptAbove = f.sent
 		w.KeptAbove = uint64(f.keptAbove)
-		w.Donor, w.DonorAddr = in.donor(hello.GetAvoid())
+		w.Donor, w.DonorAddr = l.roster.donor(hello.GetAvoid())
 		f.donor = w.Donor
 	}
 	out := f.out.say()
-	out.Welcome, out.EpochStart = w, in.start
+	out.Welcome, out.EpochStart = w, l.start
 	p.stream, p.lost = f, 0
-	in.catchUp(f)
-	return f, nil
+	l.roster.catchUp(f)
+	return l, f, nil
 }
 
 // donor chooses who gives a joiner its snapshot: a backup if there is one, so that the primary's
 // turns aren't held up; but not the one from which the joiner couldn't get it. Called with mu held.
-func (in *incarnation) donor(avoid string) (name, addr string) {
-	for _, p := range in.roster {
+func (rs *roster) donor(avoid string) (name, addr string) {
+	for _, p := range rs.peers {
 		m := p.member
 		if !p.stage.isMember() || p.stream == nil || m.Name == avoid {
 			continue
 		}
-		if r, ok := in.view.Replica(m.Name); ok && r.Member == m {
+		if r, ok := rs.m.view.Replica(m.Name); ok && r.Member == m {
 			return r.Name, r.PeerAddr
 		}
 	}
-	return in.self.Name, in.r.peerAddr
+	return rs.m.self.Name, rs.m.r.peerAddr
 }
 
 // sendTo sends a follower what is queued for it, or a heartbeat.
-func (in *incarnation) sendTo(
+func (l *leading) sendTo(
 	ctx context.Context, f *follower, stream grpc.BidiStreamingServer[pb.FollowRequest, pb.FollowResponse],
 ) error {
 	t := time.NewTicker(heartbeat)
@@ -366,13 +372,13 @@ func (in *incarnation) sendTo(
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
-		in.mu.Lock()
-		f.out.message().Stable = uint64(in.primary.Stable()) // a heartbeat says no more
+		l.m.mu.Lock()
+		f.out.message().Stable = uint64(l.primary.Stable()) // a heartbeat says no more
 		out, _ := f.out.take()
-		if in.progressWaiters > 0 || !in.gate {
-			out.Acknowledge = uint64(in.primary.Last())
+		if l.m.bells.waiting > 0 || !l.gate {
+			out.Acknowledge = uint64(l.primary.Last())
 		}
-		in.mu.Unlock()
+		l.m.mu.Unlock()
 		for _, part := range before(out) {
 			if err := stream.Send(part); err != nil {
 				return err
@@ -397,7 +403,7 @@ func loggedMessage(m orderstate.Message) *pb.LoggedMessage {
 }
 
 // messageOf checks a message that a peer has sent.
-func (in *incarnation) messageOf(p *pb.LoggedMessage) (orderstate.Message, error) {
+func (e *common) messageOf(p *pb.LoggedMessage) (orderstate.Message, error) {
 	id := orderstate.MessageID{Session: orderstate.Session(p.GetSession()), SeqNum: orderstate.SeqNum(p.GetSeqNum())}
 	if id.SeqNum == 0 {
 		if len(p.GetMessage()) != len(orderstate.Nonce{}) {
@@ -406,14 +412,14 @@ func (in *incarnation) messageOf(p *pb.LoggedMessage) (orderstate.Message, error
 					len(p.GetMessage()))
 		}
 		n := orderstate.Nonce(p.GetMessage())
-		return orderstate.Message{MessageID: id, Digest: in.seal.DigestOpening(n), Nonce: n, Size: len(n)}, nil
+		return orderstate.Message{MessageID: id, Digest: e.seal.DigestOpening(n), Nonce: n, Size: len(n)}, nil
 	}
 	if p.GetOutstanding() == 0 || p.GetOutstanding() > p.GetSeqNum() {
 		return orderstate.Message{}, fmt.Errorf("replica: message %v can't have %d outstanding", id, p.GetOutstanding())
 	}
 	mark := orderstate.SeqNum(p.GetSeqNum() - p.GetOutstanding())
 	return orderstate.Message{
-		MessageID: id, AnsweredUpTo: mark, Digest: in.seal.Digest(id, mark, p.GetMethod(), p.GetMessage()),
+		MessageID: id, AnsweredUpTo: mark, Digest: e.seal.Digest(id, mark, p.GetMethod(), p.GetMessage()),
 		Body: &machine.Body{Method: p.GetMethod(), Payload: p.GetMessage()},
 		Size: len(p.GetMessage()) + len(p.GetMethod()),
 	}, nil

@@ -23,9 +23,9 @@ var (
 )
 
 // executes notes how far a follower says to be. Called with mu held, while leading.
-func (f *follower) executes(in *incarnation, req *pb.FollowRequest) {
+func (f *follower) executes(here orderstate.OrderNum, req *pb.FollowRequest) {
 	k := orderstate.OrderNum(req.GetExecuted())
-	if k > f.executed || k >= in.machine.Executed() {
+	if k > f.executed || k >= here {
 		f.moved = f.heard
 	}
 	f.executed, f.logBytes = max(f.executed, k), req.GetLogBytes()
@@ -34,17 +34,17 @@ func (f *follower) executes(in *incarnation, req *pb.FollowRequest) {
 // stuck says why a follower that is heard can't stay: it executes nothing though there is something
 // to execute, or what it hasn't executed is more than a log may have. A slow one that moves stays.
 // Called with mu held, while leading.
-func (in *incarnation) stuck(f *follower, now time.Duration) error {
+func (rs *roster) stuck(f *follower, now time.Duration) error {
 	if f.peer.stage == empty || f.since == 0 {
 		return nil
 	}
 	limit := executeSilence
-	if in.gives(f) {
+	if rs.gives(f) {
 		limit += transferSilence // its Snapshot takes a turn, and ends with the transfer
 	}
-	held, _ := in.primary.Acknowledged(f.peer.id)
+	held, _ := rs.l.primary.Acknowledged(f.peer.id)
 	switch {
-	case f.executed < in.machine.Executed() && now-f.moved > limit:
+	case f.executed < rs.m.machine.Executed() && now-f.moved > limit:
 		return errHangs
 	case f.logBytes > maxLogBytes || held > f.executed+maxLog:
 		return errFull
@@ -54,8 +54,8 @@ func (in *incarnation) stuck(f *follower, now time.Duration) error {
 
 // gives says whether a follower is giving a joiner its snapshot. Called with mu held, while
 // leading.
-func (in *incarnation) gives(f *follower) bool {
-	for _, p := range in.roster {
+func (rs *roster) gives(f *follower) bool {
+	for _, p := range rs.peers {
 		if p.stage == empty && p.stream != nil && p.stream.donor == f.peer.member.Name {
 			return true
 		}
@@ -66,20 +66,20 @@ func (in *incarnation) gives(f *follower) bool {
 // outrun says whether this primary executes nothing, for as long as it wouldn't bear of a backup,
 // while one has got further: whoever was elected, or called, waits for a handler that hangs here
 // only. Nobody loses anything when it ends: the others hold all that it has ordered.
-func (in *incarnation) outrun() bool {
-	in.mu.Lock()
-	defer in.mu.Unlock()
+func (l *leading) outrun() bool {
+	l.m.mu.Lock()
+	defer l.m.mu.Unlock()
 	ahead := false
-	for _, p := range in.roster {
-		if p.stage.isMember() && p.stream != nil && p.stream.executed > in.machine.Executed() {
+	for _, p := range l.roster.peers {
+		if p.stage.isMember() && p.stream != nil && p.stream.executed > l.m.machine.Executed() {
 			ahead = true
 		}
 	}
-	now := in.r.clock()
-	if !ahead || in.machine.Executed() != in.stoodAt {
-		in.stoodAt, in.stoodSince = in.machine.Executed(), now
+	now := l.m.r.clock()
+	if !ahead || l.m.machine.Executed() != l.stoodAt {
+		l.stoodAt, l.stoodSince = l.m.machine.Executed(), now
 	}
-	return now-in.stoodSince > executeSilence && in.primary.Stable() >= in.primary.Last()
+	return now-l.stoodSince > executeSilence && l.primary.Stable() >= l.primary.Last()
 }
 
 // leaving is a member that must leave in-sync, and why.

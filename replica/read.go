@@ -16,25 +16,25 @@ func (in *incarnation) serveRead(
 	ctx context.Context, c *call, next func(context.Context) (any, error),
 ) outcome {
 	if !c.invocation.Method.Reads {
-		return in.refuses(c, errHeader(errors.New("a request without a seqNum, of a method that isn't read-only")))
+		return in.m.refuses(c, errHeader(errors.New("a request without a seqNum, of a method that isn't read-only")))
 	}
 	s := c.header.Session
-	in.mu.Lock()
-	err := in.enter(ctx, c)
-	if err == nil && (!in.primary.History().Known(s) || in.primary.Stable() < orderstate.OrderNum(s)) {
+	in.m.mu.Lock()
+	l, err := in.m.enter(ctx, c)
+	if err == nil && (!l.primary.History().Known(s) || l.primary.Stable() < orderstate.OrderNum(s)) {
 		err = errUnknownSession
-		in.goesOn(c)
+		in.m.goesOn(c)
 	}
-	in.mu.Unlock()
+	in.m.mu.Unlock()
 	if err != nil {
-		return in.refuses(c, err)
+		return in.m.refuses(c, err)
 	}
-	c.in = in
+	c.leads = l
 	done := c.through(ctx, next)
 	if done.result == nil { // it had no turn
-		o := in.refuses(c, done.err)
+		o := in.m.refuses(c, done.err)
 		o.reply = done.value
 		return o
 	}
-	return in.transmit(ctx, c, done.result.said.OrderNum, c.outcome(done))
+	return l.transmit(ctx, c, done.result.said.OrderNum, c.outcome(done))
 }

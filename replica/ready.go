@@ -48,31 +48,43 @@ func (r *Replica) unready() string {
 	if why != "" {
 		why = " (the last attempt to join failed: " + why + ")"
 	}
-	in.mu.Lock()
-	defer in.mu.Unlock()
+	in.m.mu.Lock()
+	defer in.m.mu.Unlock()
 	switch {
-	case in.suspect != nil: // whoever is restarted now can't join
-		return in.suspect.Error()
-	case in.ctx.Err() != nil || in.role == ended:
+	case in.m.suspect != nil: // whoever is restarted now can't join
+		return in.m.suspect.Error()
+	case in.ctx.Err() != nil:
 		return "it begins again as a new incarnation, or ends" + why
-	case in.role == joining:
+	}
+	switch role := in.m.role.(type) {
+	case ended:
+		return "it begins again as a new incarnation, or ends" + why
+	case joining:
 		return "it waits for a primary and its state" + why
-	case in.role == following && !in.inSync:
-		return "it has a state, and isn't in-sync yet"
-	case in.role == following && !in.hearsLeader():
-		return "it doesn't hear its primary"
-	case in.role == takingOver || in.role == leading && !in.gate:
+	case *following:
+		switch {
+		case !role.inSync:
+			return "it has a state, and isn't in-sync yet"
+		case !in.m.hearsLeader():
+			return "it doesn't hear its primary"
+		}
+	case *takingOver:
 		return "it leads, and executes no calls yet, or no more"
-	case in.role == leading && in.authority <= in.r.clock():
-		return "it leads, and etcd hasn't said so for too long"
+	case *leading:
+		switch {
+		case !role.gate:
+			return "it leads, and executes no calls yet, or no more"
+		case role.authority <= in.r.clock():
+			return "it leads, and etcd hasn't said so for too long"
+		}
 	}
 	return ""
 }
 
 // hearsLeader says whether the primary is heard on the present stream to it. Called with mu held.
-func (in *incarnation) hearsLeader() bool {
-	u := in.upstream
-	return u != nil && u.hearing && in.r.clock()-u.heard < silence
+func (m *member) hearsLeader() bool {
+	u := m.upstream
+	return u != nil && u.hearing && m.r.clock()-u.heard < silence
 }
 
 // reporter keeps a health server's statuses as this replica's readiness is. It looks at each

@@ -23,20 +23,20 @@ func replaying(t *testing.T, handler func(in *incarnation)) *incarnation {
 			handler(in)
 			return new(emptypb.Empty), nil
 		}, nil))
-	in.mu.Lock()
-	defer in.mu.Unlock()
+	in.m.mu.Lock()
+	defer in.m.mu.Unlock()
 	in.machine.Own(orderstate.OrderInfo{OrderNum: 1, Session: 1, Kind: orderstate.Open})
 	run := orderstate.Run{Envelope: orderstate.Envelope{Epoch: 1, EpochFirst: 1, First: 2, Count: machine.AtOnce}}
 	for i := range machine.AtOnce {
 		q := orderstate.SeqNum(i + 1)
-		(&attachment{in: in,
+		(&attachment{m: in.m,
 			session: 1}).logFrame(orderstate.Message{MessageID: orderstate.MessageID{Session: 1,
 			SeqNum: q}, Digest: uint64(q), Body: &machine.Body{Method: "/a/b"}})
 		run.Entries = append(run.Entries,
 			orderstate.OrderInfo{OrderNum: orderstate.OrderNum(i + 2), Session: 1, SeqNum: q, First: 1,
 				Digest: uint64(q)})
 	}
-	if err := in.receive([]orderstate.Run{run}); err != nil {
+	if _, err := in.m.following().receive([]orderstate.Run{run}); err != nil {
 		t.Fatal(err)
 	}
 	return in

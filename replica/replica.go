@@ -357,7 +357,7 @@ func (r *Replica) listenPeers(lis net.Listener) (net.Listener, error) {
 // Status says what this replica knows of itself; it may be called at any time.
 func (r *Replica) Status() Status {
 	s := Status{
-		Role: joining.String(), Name: r.config.name,
+		Role: joining{}.String(), Name: r.config.name,
 		Turns: r.stats.turns.Load(), Duplicates: r.stats.duplicates.Load(), Refused: r.stats.refused.Load(),
 		Forged: r.stats.forged.Load(), Dropped: r.stats.dropped.Load(),
 	}
@@ -366,23 +366,20 @@ func (r *Replica) Status() Status {
 	if in == nil {
 		return s
 	}
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	s.Role, s.Primary, s.Epoch = in.role.String(), in.leader.Name, uint64(in.epoch())
+	in.m.mu.Lock()
+	defer in.m.mu.Unlock()
+	s.Role, s.Primary, s.Epoch = in.m.role.String(), in.m.leader.Name, uint64(in.m.epoch())
 	s.Executed = uint64(in.machine.Executed())
-	switch {
-	case in.primary != nil:
-		s.Stable = uint64(in.primary.Stable())
-		for _, n := range in.primary.History().Sessions() {
-			s.Detached += len(in.primary.DetachedAt(n))
+	s.Stable = uint64(in.m.role.stable())
+	if l := in.m.leading(); l != nil {
+		for _, n := range l.primary.History().Sessions() {
+			s.Detached += len(l.primary.DetachedAt(n))
 		}
-	case in.backup != nil:
-		s.Stable = uint64(in.backup.Stable())
 	}
-	if in.suspect != nil {
-		s.Suspect = in.suspect.Error()
+	if in.m.suspect != nil {
+		s.Suspect = in.m.suspect.Error()
 	}
-	for _, m := range in.view.InSync {
+	for _, m := range in.m.view.InSync {
 		s.InSync = append(s.InSync, m.Name)
 	}
 	return s
@@ -399,9 +396,9 @@ func (r *Replica) awaitState(ctx context.Context) (*incarnation, error) {
 		in, made := r.life.Load(), r.lifeMade
 		r.mu.Unlock()
 		if in != nil {
-			in.mu.Lock()
-			err := in.await(ctx, func() bool { return in.role != joining })
-			in.mu.Unlock()
+			in.m.mu.Lock()
+			err := in.m.await(ctx, func() bool { return in.m.role != joining{} })
+			in.m.mu.Unlock()
 			if err == nil && in.ctx.Err() == nil {
 				return in, nil
 			}

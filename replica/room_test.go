@@ -32,17 +32,16 @@ func leadingAlone(t testing.TB) *incarnation {
 	if err != nil {
 		t.Fatal(err)
 	}
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	in.leads(p)
-	in.gate = true
+	in.m.mu.Lock()
+	defer in.m.mu.Unlock()
+	in.m.leads(p, nil, others{}).gate = true
 	return in
 }
 
 // streams gives another replica a stream at a primary.
 func streams(in *incarnation, p *peer, cut context.CancelCauseFunc) *follower {
 	p.stream = &follower{peer: p, out: newOutbox[pb.FollowResponse](cut)}
-	in.roster[p.id] = p
+	in.m.leading().roster.peers[p.id] = p
 	return p.stream
 }
 
@@ -50,26 +49,27 @@ func streams(in *incarnation, p *peer, cut context.CancelCauseFunc) *follower {
 func TestRoomIsGiven(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		in := leadingAlone(t)
-		in.mu.Lock()
-		o, _, _ := in.primary.Open(orderstate.Nonce{1}, 1, nil, in.now())
-		in.own(o)
-		o, _, _ = in.primary.Order(orderstate.Message{MessageID: orderstate.MessageID{Session: 1, SeqNum: 1},
-			Size: maxLogBytes}, in.now())
-		in.own(o)
+		in.m.mu.Lock()
+		o, _, _ := in.m.leading().primary.Open(orderstate.Nonce{1}, 1, nil, in.m.leading().now())
+		in.m.own(o)
+		o, _, _ = in.m.leading().primary.Order(orderstate.Message{MessageID: orderstate.MessageID{Session: 1,
+			SeqNum: 1},
+			Size: maxLogBytes}, in.m.leading().now())
+		in.m.own(o)
 		streams(in, &peer{id: "backup", stage: inSync}, nil)
-		in.mu.Unlock()
+		in.m.mu.Unlock()
 		time.AfterFunc(10*time.Millisecond, func() {
-			in.mu.Lock()
-			defer in.mu.Unlock()
-			if moved, err := in.primary.Acknowledge("backup", 1, o.OrderNum); !moved.Stable || err != nil {
+			in.m.mu.Lock()
+			defer in.m.mu.Unlock()
+			if moved, err := in.m.leading().primary.Acknowledge("backup", 1, o.OrderNum); !moved.Stable || err != nil {
 				t.Error(moved, err)
 			}
-			in.stableMoved()
+			in.m.after(moved{Moved: orderstate.Moved{Stable: true}})
 		})
 		began := time.Now()
-		in.mu.Lock()
-		err := in.room(context.Background(), 1)
-		in.mu.Unlock()
+		in.m.mu.Lock()
+		err := in.m.leading().room(context.Background(), 1)
+		in.m.mu.Unlock()
 		if waited := time.Since(began); err != nil || waited != 10*time.Millisecond {
 			t.Errorf("after %v: %v", waited, err)
 		}
@@ -81,11 +81,11 @@ func TestRoomIsGiven(t *testing.T) {
 func TestRoomCountsWhatIsOrdered(t *testing.T) {
 	t.Parallel()
 	in := backup(t)
-	in.mu.Lock()
-	defer in.mu.Unlock()
+	in.m.mu.Lock()
+	defer in.m.mu.Unlock()
 	m := orderstate.Message{MessageID: orderstate.MessageID{Session: 1, SeqNum: 2}, Size: maxLogBytes}
-	in.backup.Message(m)
-	taken, err := in.backup.Elected(2, nil, false)
+	in.m.following().backup.Message(m)
+	taken, err := in.m.following().backup.Elected(2, nil, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,8 +93,8 @@ func TestRoomCountsWhatIsOrdered(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	in.leads(p)
-	if err := in.room(t.Context(), 1); err != nil || p.History().Bytes() != maxLogBytes {
+	in.m.leads(p, nil, others{})
+	if err := in.m.leading().room(t.Context(), 1); err != nil || p.History().Bytes() != maxLogBytes {
 		t.Errorf("with %d bytes that nobody ordered: %v", p.History().Bytes(), err)
 	}
 }
@@ -103,25 +103,27 @@ func TestRoomCountsWhatIsOrdered(t *testing.T) {
 func TestRoomHasShares(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		in := leadingAlone(t)
-		in.mu.Lock()
-		defer in.mu.Unlock()
+		in.m.mu.Lock()
+		defer in.m.mu.Unlock()
 		for n := range orderstate.Session(2) {
-			in.primary.Open(orderstate.Nonce{byte(n)}, 1, nil, in.now())
+			in.m.leading().primary.Open(orderstate.Nonce{byte(n)}, 1, nil, in.m.leading().now())
 		}
-		in.primary.Order(orderstate.Message{MessageID: orderstate.MessageID{Session: 2, SeqNum: 1}, Size: 1 << 20},
-			in.now())
+		in.m.leading().primary.Order(orderstate.Message{MessageID: orderstate.MessageID{Session: 2, SeqNum: 1},
+			Size: 1 << 20},
+			in.m.leading().now())
 		orders := func(size int) {
-			q := orderstate.SeqNum(in.primary.Last())
-			in.primary.Order(orderstate.Message{MessageID: orderstate.MessageID{Session: 1, SeqNum: q}, Size: size},
-				in.now())
+			q := orderstate.SeqNum(in.m.leading().primary.Last())
+			in.m.leading().primary.Order(orderstate.Message{MessageID: orderstate.MessageID{Session: 1, SeqNum: q},
+				Size: size},
+				in.m.leading().now())
 		}
 		orders(maxLogBytes / 4)
-		if err := in.room(t.Context(), 1); err != nil {
+		if err := in.m.leading().room(t.Context(), 1); err != nil {
 			t.Errorf("a quarter, of one: %v", err)
 		}
 		orders(maxLogBytes / 4)
-		wantCode(t, in.room(t.Context(), 1), codes.ResourceExhausted)
-		if err := in.room(t.Context(), 2); err != nil {
+		wantCode(t, in.m.leading().room(t.Context(), 1), codes.ResourceExhausted)
+		if err := in.m.leading().room(t.Context(), 2); err != nil {
 			t.Errorf("another session: %v", err)
 		}
 	})
@@ -131,10 +133,10 @@ func TestRoomHasShares(t *testing.T) {
 func TestSourceAsksForRoom(t *testing.T) {
 	t.Parallel()
 	in := leadingAlone(t)
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	a := &attachment{in: in, session: 1, bound: true, out: newOutbox[pb.AttachResponse](nil)}
-	in.attached[a] = struct{}{}
+	in.m.mu.Lock()
+	defer in.m.mu.Unlock()
+	a := &attachment{m: in.m, session: 1, bound: true, out: newOutbox[pb.AttachResponse](nil)}
+	in.m.sources.attached[a] = struct{}{}
 	told := func(what string, want uint64) {
 		t.Helper()
 		if got := a.out.next.GetStable(); got != want || want > 0 && a.out.next.GetStableEpoch() != 1 {
@@ -142,11 +144,12 @@ func TestSourceAsksForRoom(t *testing.T) {
 		}
 		a.out.take()
 	}
-	open, _, _ := in.primary.Open(orderstate.Nonce{1}, 1, nil, in.now())
-	_, _ = in.primary.Acknowledge("backup", 1, open.OrderNum)
-	in.stableMoved()
+	open, _, _ := in.m.leading().primary.Open(orderstate.Nonce{1}, 1, nil, in.m.leading().now())
+	_, _ = in.m.leading().primary.Acknowledge("backup", 1, open.OrderNum)
+	in.m.after(moved{Moved: orderstate.Moved{Stable: true}})
 	told("nobody has asked", 0)
-	o, _, _ := in.primary.Order(orderstate.Message{MessageID: orderstate.MessageID{Session: 1, SeqNum: 1}}, in.now())
+	o, _, _ := in.m.leading().primary.Order(orderstate.Message{MessageID: orderstate.MessageID{Session: 1, SeqNum: 1}},
+		in.m.leading().now())
 
 	a.waits(&pb.WaitingFor{Epoch: 2, Stable: true})
 	told("asked in another epoch", 0)
@@ -155,13 +158,13 @@ func TestSourceAsksForRoom(t *testing.T) {
 	if len(a.out.next.GetSourceOrderInfo()) > 0 {
 		t.Errorf("announced: %v", a.out.next.GetSourceOrderInfo())
 	}
-	_, _ = in.primary.Acknowledge("backup", 1, o.OrderNum)
-	in.stableMoved()
+	_, _ = in.m.leading().primary.Acknowledge("backup", 1, o.OrderNum)
+	in.m.after(moved{Moved: orderstate.Moved{Stable: true}})
 	told("it has moved", 2)
-	in.stableMoved()
+	in.m.after(moved{Moved: orderstate.Moved{Stable: true}})
 	told("it was told", 0)
 	a.waits(&pb.WaitingFor{Epoch: 1, Stable: true})
-	if told("all is stable", 2); len(in.asking) > 0 {
+	if told("all is stable", 2); len(in.m.leading().asking) > 0 {
 		t.Error("all is stable, and it waits")
 	}
 }
@@ -171,23 +174,23 @@ func TestSourceAsksForRoom(t *testing.T) {
 func TestAcknowledgesBytes(t *testing.T) {
 	t.Parallel()
 	in := backup(t)
-	in.mu.Lock()
-	defer in.mu.Unlock()
+	in.m.mu.Lock()
+	defer in.m.mu.Unlock()
 	holds := func(q orderstate.SeqNum, size int) bool {
-		last := in.backup.Last()
+		last := in.m.following().backup.Last()
 		m := orderstate.Message{MessageID: orderstate.MessageID{Session: 1, SeqNum: q}, Digest: uint64(q), Size: size}
-		in.backup.Message(m)
-		_, err := in.backup.Receive(orderstate.Run{
+		in.m.following().backup.Message(m)
+		received, err := in.m.following().backup.Receive(orderstate.Run{
 			Envelope: orderstate.Envelope{Epoch: 1, EpochFirst: 1, First: last + 1, Count: 1},
 			Entries: []orderstate.OrderInfo{{OrderNum: last + 1, SeqNum: q, Session: 1, Kind: orderstate.Request,
 				First: 1, Digest: uint64(q)}},
 		})
-		if err != nil || in.backup.Last() != last+1 {
-			t.Fatal(in.backup.Last(), err)
+		if err != nil || in.m.following().backup.Last() != last+1 {
+			t.Fatal(in.m.following().backup.Last(), err)
 		}
-		in.advanced(last)
+		in.m.after(moved{Moved: received})
 		select {
-		case <-in.upstream.due:
+		case <-in.m.upstream.due:
 			return true
 		default:
 			return false
@@ -206,19 +209,20 @@ func TestQuestionsReplaceWhatIsNotSent(t *testing.T) {
 	t.Parallel()
 	in := leadingAlone(t)
 	in.seal = wire.NewSeal(make([]byte, secretSize))
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	in.primary.Open(orderstate.Nonce{1}, 1, nil, in.now())
-	a := &attachment{in: in, session: 1, bound: true, out: newOutbox[pb.AttachResponse](func(err error) {
+	in.m.mu.Lock()
+	defer in.m.mu.Unlock()
+	in.m.leading().primary.Open(orderstate.Nonce{1}, 1, nil, in.m.leading().now())
+	a := &attachment{m: in.m, session: 1, bound: true, out: newOutbox[pb.AttachResponse](func(err error) {
 		t.Errorf("cut: %v", err)
 	})}
 	for q := range orderstate.SeqNum(1000) {
-		in.primary.Order(orderstate.Message{MessageID: orderstate.MessageID{Session: 1, SeqNum: q + 1}}, in.now())
+		in.m.leading().primary.Order(orderstate.Message{MessageID: orderstate.MessageID{Session: 1, SeqNum: q + 1}},
+			in.m.leading().now())
 		a.waits(&pb.WaitingFor{Epoch: 1})
 	}
 	runs := a.out.next.GetSourceOrderInfo()
 	if len(runs) != 1 || runs[0].GetFirst() != 1 || runs[0].GetCount() != 1001 ||
-		a.out.size != len(runs[0].GetSealed()) || in.queued != a.out.size {
+		a.out.size != len(runs[0].GetSealed()) || in.m.sources.queued != a.out.size {
 		t.Errorf("%d runs of %d bytes are queued", len(runs), a.out.size)
 	}
 	a.waits(&pb.WaitingFor{Epoch: 1, HeldUpTo: 900})

@@ -2,6 +2,7 @@ package replica
 
 import (
 	"errors"
+	"math"
 	"time"
 
 	"github.com/understudy-rpc/understudy/election"
@@ -34,20 +35,20 @@ type peer struct {
 	stream  *follower     // nil without one
 }
 
-// roster has the other replicas of the group. While taking over, they are those that are in-sync.
-type roster map[orderstate.Replica]*peer
+// others has the other replicas of the group. While taking over, they are those that are in-sync.
+type others map[orderstate.Replica]*peer
 
 // add makes a record for a replica.
-func (r roster) add(m election.Member, s stage) *peer {
+func (o others) add(m election.Member, s stage) *peer {
 	p := &peer{member: m, id: replicaID(m), stage: s}
-	r[p.id] = p
+	o[p.id] = p
 	return p
 }
 
 // members is how many may be in-sync.
-func (r roster) members() int {
+func (o others) members() int {
 	n := 0
-	for _, p := range r {
+	for _, p := range o {
 		if p.stage.isMember() {
 			n++
 		}
@@ -89,4 +90,52 @@ func (f *follower) say(bytes int) *pb.FollowResponse {
 func (f *follower) sayRun(sealed *pb.Run) {
 	out := f.say(len(sealed.Sealed))
 	out.SourceOrderInfo = append(out.SourceOrderInfo, sealed)
+}
+
+// roster is the primary's side of the streams to the other replicas.
+type roster struct {
+	m     *member
+	l     *leading
+	peers others
+}
+
+// others has the other replicas, nil for who doesn't need to know them. Called with mu held.
+func (m *member) others() others {
+	switch role := m.role.(type) {
+	case *takingOver:
+		return role.peers
+	case *leading:
+		return role.roster.peers
+	}
+	return nil
+}
+
+// wake lets all streams say what is asked of their followers. Called with mu held.
+func (rs *roster) wake() {
+	for _, p := range rs.peers {
+		if p.stream != nil {
+			signal(p.stream.out.wake)
+		}
+	}
+}
+
+// keptAbove is from where on the log is kept for joiners. Called with mu held.
+func (rs *roster) keptAbove() orderstate.OrderNum {
+	above := orderstate.OrderNum(math.MaxUint64)
+	for _, p := range rs.peers {
+		if p.stream != nil && p.stream.joins() {
+			above = min(above, p.stream.keptAbove)
+		}
+	}
+	return above
+}
+
+// sendOpening sends the opening of a session, which nobody else has (R11). Called with mu held.
+func (rs *roster) sendOpening(o orderstate.OrderInfo) {
+	for _, p := range rs.peers {
+		if f := p.stream; f != nil {
+			rs.catchUp(f)
+			rs.sendMessage(f, o.Message())
+		}
+	}
 }

@@ -21,43 +21,43 @@ const (
 )
 
 // waits counts an RPC of a session, or refuses it. Called with mu held.
-func (in *incarnation) waits(c *call, n orderstate.Session) error {
+func (m *member) waits(c *call, n orderstate.Session) error {
 	size := len(c.request.b)
-	of := in.known[n]
+	of := m.known[n]
 	var own rpcs
 	if of != nil {
 		own = of.rpcs
 	}
-	if in.rpcs.n >= maxRPCs || own.n >= maxRPCsOfSession || size > 0 &&
-		!fits(maxRPCBytes, in.rpcs.bytes, own.bytes, size) {
+	if m.rpcs.n >= maxRPCs || own.n >= maxRPCsOfSession || size > 0 &&
+		!fits(maxRPCBytes, m.rpcs.bytes, own.bytes, size) {
 		return errShare("%d RPCs of %d bytes wait for the session, and %d of %d bytes for all; a session may have "+
 			"%d and a sixteenth of the bytes, or less while others have much, of %d and %d for all",
-			own.n, own.bytes, in.rpcs.n, in.rpcs.bytes, maxRPCsOfSession, maxRPCs, maxRPCBytes)
+			own.n, own.bytes, m.rpcs.n, m.rpcs.bytes, maxRPCsOfSession, maxRPCs, maxRPCBytes)
 	}
 	c.of = of
-	in.waitsOn(c)
+	m.waitsOn(c)
 	return nil
 }
 
 // waitsOn counts an RPC that can't be refused any more. Called with mu held.
-func (in *incarnation) waitsOn(c *call) {
+func (m *member) waitsOn(c *call) {
 	if c.counts {
 		return
 	}
 	c.counts = true
-	in.rpcs.add(1, len(c.request.b))
+	m.rpcs.add(1, len(c.request.b))
 	if c.of != nil {
 		c.of.rpcs.add(1, len(c.request.b))
 	}
 }
 
 // goesOn: an RPC doesn't wait any more. Called with mu held.
-func (in *incarnation) goesOn(c *call) {
+func (m *member) goesOn(c *call) {
 	if !c.counts {
 		return
 	}
 	c.counts = false
-	in.rpcs.add(-1, -len(c.request.b))
+	m.rpcs.add(-1, -len(c.request.b))
 	if c.of != nil {
 		c.of.rpcs.add(-1, -len(c.request.b))
 	}

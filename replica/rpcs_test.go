@@ -14,22 +14,24 @@ import (
 func TestWaitingRPCs(t *testing.T) {
 	t.Parallel()
 	in := leadingAlone(t)
-	in.mu.Lock()
-	defer in.mu.Unlock()
+	in.m.mu.Lock()
+	defer in.m.mu.Unlock()
 	in.seal = wire.NewSeal(make([]byte, secretSize))
 	for n := range byte(20) {
-		in.primary.Open(orderstate.Nonce{n}, 1, nil, in.now())
+		in.m.leading().primary.Open(orderstate.Nonce{n}, 1, nil, in.m.leading().now())
 	}
 	enters := func(s orderstate.Session, bytes int) (*call, error) {
 		c := new(call)
 		c.request.b = make([]byte, bytes)
-		nonce, _ := in.primary.History().Nonce(s)
-		c.header = wire.Header{Session: s, SeqNum: 1, DestEpoch: 1, Token: in.token(s, nonce)}
-		return c, in.enter(t.Context(), c)
+		nonce, _ := in.m.leading().primary.History().Nonce(s)
+		c.header = wire.Header{Session: s, SeqNum: 1, DestEpoch: 1, Token: in.m.token(s, nonce)}
+		_, err := in.m.enter(t.Context(), c)
+		return c, err
 	}
 	forged := wire.Header{Session: 1, SeqNum: 1, DestEpoch: 1, Token: 1}
 	for range 2 * maxRPCsOfSession {
-		wantCode(t, in.enter(t.Context(), &call{header: forged}), codes.PermissionDenied)
+		_, err := in.m.enter(t.Context(), &call{header: forged})
+		wantCode(t, err, codes.PermissionDenied)
 	}
 	var first *call
 	for n := range maxRPCsOfSession {
@@ -41,8 +43,8 @@ func TestWaitingRPCs(t *testing.T) {
 	}
 	_, err := enters(1, 1)
 	wantCode(t, err, codes.ResourceExhausted)
-	in.goesOn(first)
-	in.goesOn(first)
+	in.m.goesOn(first)
+	in.m.goesOn(first)
 	if _, err := enters(1, 1); err != nil {
 		t.Errorf("after one has gone on: %v", err)
 	}
@@ -54,8 +56,8 @@ func TestWaitingRPCs(t *testing.T) {
 	if _, err := enters(3, 1<<20); err != nil {
 		t.Errorf("another session's: %v", err)
 	}
-	for s := orderstate.Session(4); in.rpcs.n < maxRPCs; s++ {
-		for range min(maxRPCsOfSession, maxRPCs-in.rpcs.n) {
+	for s := orderstate.Session(4); in.m.rpcs.n < maxRPCs; s++ {
+		for range min(maxRPCsOfSession, maxRPCs-in.m.rpcs.n) {
 			if _, err := enters(s, 0); err != nil {
 				t.Fatal(err)
 			}

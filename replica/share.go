@@ -28,62 +28,62 @@ func fits(bound, taken, mine, more int) bool {
 // of its session's share; beyond that such a frame is dropped, as one that is whole would be.
 // Called with mu held.
 func (a *attachment) keeps(frames *wire.Assembler) {
-	in := a.in
-	in.partial -= a.partial
+	m := a.m
+	m.sources.partial -= a.partial
 	a.partial = 0
 	held := frames.Held()
 	if held == 0 {
 		return
 	}
-	if h := in.history(); !fits(maxLogBytes, h.Bytes()+in.partial, h.Of(a.session).WaitingBytes, held) {
+	if h := m.history(); !fits(maxLogBytes, h.Bytes()+m.sources.partial, h.Of(a.session).WaitingBytes, held) {
 		a.drops(held)
 		frames.Drop()
 		return
 	}
 	a.partial = held
-	in.partial += held
+	m.sources.partial += held
 }
 
 // logFrame logs a message for its order to come. The primary has its messages from the RPCs. Frames
 // beyond the session's share of the log are dropped: what is ordered of them is fetched. But one
 // that was announced is always kept: the order waits for it. It says false of one that was dropped.
 // Called with mu held.
-func (a *attachment) logFrame(m orderstate.Message) bool {
-	in := a.in
-	if in.backup == nil || in.primary != nil {
+func (a *attachment) logFrame(msg orderstate.Message) bool {
+	m := a.m
+	f := m.logs()
+	if f == nil {
 		return true
 	}
-	h := in.backup.History()
-	old, again := h.Has(m.MessageID)
-	of, more := h.Of(m.Session), m.Size-old.Size
+	h := f.backup.History()
+	old, again := h.Has(msg.MessageID)
+	of, more := h.Of(msg.Session), msg.Size-old.Size
 	inShare := again || of.Waiting < maxOutstanding && fits(maxLog, h.Held(), of.Waiting, 1)
 	if more > 0 {
-		inShare = inShare && fits(maxLogBytes, h.Bytes()+in.partial, of.WaitingBytes+a.partial-old.Size, more)
+		inShare = inShare && fits(maxLogBytes, h.Bytes()+m.sources.partial, of.WaitingBytes+a.partial-old.Size, more)
 	}
-	if !inShare && !in.backup.Announces(m) {
-		a.drops(m.Size)
+	if !inShare && !f.backup.Announces(msg) {
+		a.drops(msg.Size)
 		return false
 	}
-	last := in.backup.Last()
-	in.backup.Message(m)
-	in.advanced(last)
+	_, logged := f.backup.Message(msg)
+	m.after(moved{Moved: logged})
 	return true
 }
 
 // drops notes that a frame was dropped, and says so once for each stream. Called with mu held.
 func (a *attachment) drops(size int) {
-	in := a.in
-	in.r.stats.dropped.Add(1)
+	m := a.m
+	m.r.stats.dropped.Add(1)
 	if a.dropped {
 		return
 	}
 	a.dropped = true
-	of := in.history().Of(a.session)
-	in.rarely(slog.LevelWarn,
+	of := m.history().Of(a.session)
+	m.rarely(slog.LevelWarn,
 		"dropped a request that nobody has ordered, beyond its session's share of the log: what is ordered is fetched",
 		"session", uint64(a.session), "bytes", size, "waiting", of.Waiting, "waitingBytes", of.WaitingBytes,
-		"share", maxOutstanding, "shareBytes", maxLogBytes/16, "log", in.history().Held(), "logBytes",
-		in.history().Bytes()+in.partial)
+		"share", maxOutstanding, "shareBytes", maxLogBytes/16, "log", m.history().Held(), "logBytes",
+		m.history().Bytes()+m.sources.partial)
 }
 
 // errReplies says that a session must have its replies first.
@@ -92,17 +92,17 @@ var errReplies = errors.New("replica: too many replies are kept for the session"
 // inShare says why a request can't be ordered now: too many replies of its session are kept, which
 // nobody has declared to have. It is asked in the request's turn, so that nothing comes between.
 // Called with mu held, while leading.
-func (in *incarnation) inShare(m orderstate.Message) error {
-	outstanding := in.primary.History().Of(m.Session).Outstanding
+func (l *leading) inShare(m orderstate.Message) error {
+	outstanding := l.primary.History().Of(m.Session).Outstanding
 	// A source that keeps the bound by the distance of its seqNums has no more ordered, whatever
 	// came first.
 	crowded := outstanding > maxOutstanding || outstanding == maxOutstanding &&
-		m.AnsweredUpTo <= in.primary.History().AnsweredUpTo(m.Session)
-	beyond := in.machine.Beyond(m.Session)
+		m.AnsweredUpTo <= l.primary.History().AnsweredUpTo(m.Session)
+	beyond := l.m.machine.Beyond(m.Session)
 	switch {
 	case !crowded && !beyond:
 		return nil
-	case in.primary.Judge(m.MessageID, m.AnsweredUpTo) != orderstate.Fresh:
+	case l.primary.Judge(m.MessageID, m.AnsweredUpTo) != orderstate.Fresh:
 		return nil // it isn't ordered anyway
 	case crowded:
 		return errShare(
@@ -110,8 +110,8 @@ func (in *incarnation) inShare(m orderstate.Message) error {
 			outstanding, maxOutstanding,
 		)
 	}
-	in.machine.Declared(m.Session, m.AnsweredUpTo, nil) // what it says itself counts, though it isn't ordered yet
-	if in.machine.Beyond(m.Session) {
+	l.m.machine.Declared(m.Session, m.AnsweredUpTo, nil) // what it says itself counts, though it isn't ordered yet
+	if l.m.machine.Beyond(m.Session) {
 		return errReplies
 	}
 	return nil
@@ -119,8 +119,8 @@ func (in *incarnation) inShare(m orderstate.Message) error {
 
 // awaitReplies waits until the source of a session has declared that it has some of its replies,
 // which waiting bounds. Whether this is the primary yet, its turn says.
-func (in *incarnation) awaitReplies(ctx, waiting context.Context, s orderstate.Session) error {
-	own, all, within := in.machine.AwaitShare(waiting, s)
+func (m *member) awaitReplies(ctx, waiting context.Context, s orderstate.Session) error {
+	own, all, within := m.machine.AwaitShare(waiting, s)
 	switch {
 	case within:
 		return nil

@@ -14,15 +14,15 @@ import (
 func TestOutstandingSeqNums(t *testing.T) {
 	t.Parallel()
 	in := leadingAlone(t)
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	in.primary.Open(orderstate.Nonce{1}, 1, nil, in.now())
+	in.m.mu.Lock()
+	defer in.m.mu.Unlock()
+	in.m.leading().primary.Open(orderstate.Nonce{1}, 1, nil, in.m.leading().now())
 	asks := func(q, mark orderstate.SeqNum) error {
 		m := orderstate.Message{MessageID: orderstate.MessageID{Session: 1, SeqNum: q}, AnsweredUpTo: mark}
-		if err := in.inShare(m); err != nil {
+		if err := in.m.leading().inShare(m); err != nil {
 			return err
 		}
-		in.primary.Order(m, in.now())
+		in.m.leading().primary.Order(m, in.m.leading().now())
 		return nil
 	}
 	// A good source's come in any order, and the next ones declare the first.
@@ -38,7 +38,7 @@ func TestOutstandingSeqNums(t *testing.T) {
 	if err := asks(2*maxOutstanding+2, maxOutstanding); err != nil {
 		t.Errorf("with a mark: %v", err)
 	}
-	if n := in.primary.History().Of(1).Outstanding; n != maxOutstanding/2+1 {
+	if n := in.m.leading().primary.History().Of(1).Outstanding; n != maxOutstanding/2+1 {
 		t.Errorf("%d are outstanding", n)
 	}
 	// Marks in a gap free nothing.
@@ -47,7 +47,7 @@ func TestOutstandingSeqNums(t *testing.T) {
 			break
 		}
 	}
-	if n := in.primary.History().Of(1).Outstanding; n != maxOutstanding {
+	if n := in.m.leading().primary.History().Of(1).Outstanding; n != maxOutstanding {
 		t.Errorf("%d are outstanding", n)
 	}
 }

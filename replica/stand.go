@@ -10,86 +10,89 @@ import (
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
+// candidate is a backup that suspects that there is no primary.
+type candidate struct{ in *incarnation }
+
 // stand decides whether to stand for election, and does: nobody in-sync hears the primary, and etcd
 // still names the epoch that this replica knows (R8). It returns how it was elected; nil when there
 // is, or may be, a primary to follow.
-func (in *incarnation) stand(epoch orderstate.Epoch, suspected time.Time) (*elected, error) {
-	ctx, cancel := context.WithTimeout(in.ctx, authority)
+func (c candidate) stand(epoch orderstate.Epoch, suspected time.Time) (*elected, error) {
+	ctx, cancel := context.WithTimeout(c.in.ctx, authority)
 	defer cancel()
-	if in.hearsAgain(ctx) {
+	if c.hearsAgain(ctx) {
 		return nil, nil
 	}
-	view, err := in.r.store.Read(ctx)
+	view, err := c.in.r.store.Read(ctx)
 	if election.IsSuspect(err) {
 		view.Suspect = err
-		in.viewed(view)
+		c.in.viewed(view)
 	}
 	if err != nil {
-		return nil, in.later(epoch, err)
+		return nil, c.in.later(epoch, err)
 	}
-	in.viewed(view)
-	in.mu.Lock()
-	if err := in.compatible(); err != nil {
-		in.mu.Unlock()
+	c.in.viewed(view)
+	c.in.m.mu.Lock()
+	if err := c.in.m.compatible(); err != nil {
+		c.in.m.mu.Unlock()
 		return nil, err
 	}
-	known, acknowledged := in.leader, in.epoch()
-	in.mu.Unlock()
+	known, acknowledged := c.in.m.leader, c.in.m.epoch()
+	c.in.m.mu.Unlock()
 	e := elected{former: known, suspected: suspected}
 	switch {
-	case view.Primary == in.self:
+	case view.Primary == c.in.self:
 		// It stood before, didn't learn the outcome, and the transaction took place later.
-		return in.outcome(epoch, e)
-	case !view.IsInSync(in.self):
+		return c.outcome(epoch, e)
+	case !view.IsInSync(c.in.self):
 		return nil, errEvicted
 	case acknowledged > epoch:
 		return nil, nil // another primary has asked meanwhile (R12.1): it is the former one that isn't heard
 	// a store that was replaced or restored, or a primary that such a one has elected
 	case orderstate.Epoch(view.Epoch) < acknowledged:
-		return nil, in.later(epoch,
+		return nil, c.in.later(epoch,
 			fmt.Errorf("replica: the store has epoch %d, and epoch %d was acknowledged", view.Epoch, acknowledged))
-	case view.Primary != known || orderstate.Epoch(view.Epoch) > acknowledged && in.hearsPrimary(ctx, view):
+	case view.Primary != known || orderstate.Epoch(view.Epoch) > acknowledged && c.hearsPrimary(ctx, view):
 		// Somebody else was elected; it will ask (R12.1). One that didn't, nor is heard now, has
 		// died before it could.
-		return nil, in.awaitEpoch(view)
+		return nil, c.awaitEpoch(view)
 	}
-	if in.heardByPeers(ctx, view, view.Epoch) {
-		return nil, in.later(epoch, nil)
+	if c.heardByPeers(ctx, view, view.Epoch) {
+		return nil, c.in.later(epoch, nil)
 	}
-	if err := in.r.store.Judge(view); err != nil { // a peer has seen more
-		return nil, in.later(epoch, err)
+	if err := c.in.r.store.Judge(view); err != nil { // a peer has seen more
+		return nil, c.in.later(epoch, err)
 	}
-	_, err = in.r.store.Elect(ctx, in.reg, view.Epoch)
+	_, err = c.in.r.store.Elect(ctx, c.in.reg, view.Epoch)
 	switch {
 	case err == nil || election.IsUnknown(err):
-		return in.outcome(epoch, e)
-	case in.ctx.Err() != nil:
-		return nil, context.Cause(in.ctx)
+		return c.outcome(epoch, e)
+	case c.in.ctx.Err() != nil:
+		return nil, context.Cause(c.in.ctx)
 	// somebody was faster, or it was evicted, or the lease is being renewed, or etcd is away: the
 	// next view says
 	default:
-		return nil, in.later(epoch, nil)
+		return nil, c.in.later(epoch, nil)
 	}
 }
 
 // outcome reads how an election ended. From here on only this replica changes in-sync: the view
 // before may lack a joiner that the former primary wrote at the last moment. And only now does it
 // see its own election, since when the former one's authority runs out (R12.2).
-func (in *incarnation) outcome(epoch orderstate.Epoch, e elected) (*elected, error) {
+func (c candidate) outcome(epoch orderstate.Epoch, e elected) (*elected, error) {
 	for {
-		began := in.r.clock()
-		ctx, cancel := context.WithTimeout(in.ctx, authority)
-		view, err := in.r.store.Read(ctx)
+		began := c.in.r.clock()
+		ctx, cancel := context.WithTimeout(c.in.ctx, authority)
+		view, err := c.in.r.store.Read(ctx)
 		cancel()
 		if err == nil {
-			if view.Primary != in.self {
-				return nil, in.later(epoch, nil)
+			if view.Primary != c.in.self {
+				return nil, c.in.later(epoch, nil)
 			}
 			e.epoch, e.view, e.authority, e.saw, e.at = orderstate.Epoch(view.Epoch), view, began+authority,
-				in.r.clock(), time.Now()
+				c.in.r.clock(), time.Now()
 			return &e, nil
 		}
-		if err := in.later(epoch, err); err != nil {
+		if err := c.in.later(epoch, err); err != nil {
 			return nil, err
 		}
 	}
@@ -107,40 +110,40 @@ type elected struct {
 }
 
 // hearsAgain tries once more to reach the primary: a connection can break without anyone dying.
-func (in *incarnation) hearsAgain(ctx context.Context) bool {
-	in.mu.Lock()
-	view := in.view
-	view.Primary, view.Epoch = in.leader, uint64(in.epoch())
-	in.mu.Unlock()
-	return in.hearsPrimary(ctx, view)
+func (c candidate) hearsAgain(ctx context.Context) bool {
+	c.in.m.mu.Lock()
+	view := c.in.m.view
+	view.Primary, view.Epoch = c.in.m.leader, uint64(c.in.m.epoch())
+	c.in.m.mu.Unlock()
+	return c.hearsPrimary(ctx, view)
 }
 
 // hearsPrimary says whether the primary of a view answers, as such.
-func (in *incarnation) hearsPrimary(ctx context.Context, view election.State) bool {
+func (c candidate) hearsPrimary(ctx context.Context, view election.State) bool {
 	r, ok := view.Replica(view.Primary.Name)
 	if !ok || r.Member != view.Primary {
 		return false
 	}
-	heard, _ := in.hears(ctx, r, view.Epoch)
+	heard, _ := c.in.hears(ctx, r, view.Epoch)
 	return heard
 }
 
 // heardByPeers asks the other in-sync replicas whether they hear the primary; who doesn't answer in
 // time doesn't hear it.
-func (in *incarnation) heardByPeers(ctx context.Context, view election.State, epoch uint64) bool {
+func (c candidate) heardByPeers(ctx context.Context, view election.State, epoch uint64) bool {
 	answers := make(chan bool)
 	asked := 0
 	for _, m := range view.InSync {
 		r, ok := view.Replica(m.Name)
-		if !ok || r.Member != m || m == in.self || m == view.Primary {
+		if !ok || r.Member != m || m == c.in.self || m == view.Primary {
 			continue
 		}
 		asked++
 		go func() {
-			heard, err := in.hears(ctx, r, epoch)
+			heard, err := c.in.hears(ctx, r, epoch)
 			select {
 			case answers <- heard && err == nil:
-			case <-in.ctx.Done():
+			case <-c.in.ctx.Done():
 			}
 		}()
 	}
@@ -149,7 +152,7 @@ func (in *incarnation) heardByPeers(ctx context.Context, view election.State, ep
 		select {
 		case h := <-answers:
 			heard = heard || h
-		case <-in.ctx.Done():
+		case <-c.in.ctx.Done():
 			return true
 		}
 	}
@@ -184,11 +187,11 @@ func (in *incarnation) later(epoch orderstate.Epoch, err error) error {
 	if err != nil {
 		in.log.Info("can't stand for election yet", "error", err)
 	}
-	in.mu.Lock()
-	defer in.mu.Unlock()
+	in.m.mu.Lock()
+	defer in.m.mu.Unlock()
 	ctx, cancel := context.WithTimeout(in.ctx, reconnect/2)
 	defer cancel()
-	_ = in.await(ctx, func() bool { return in.epoch() > epoch })
+	_ = in.m.await(ctx, func() bool { return in.m.epoch() > epoch })
 	if in.ctx.Err() != nil {
 		return context.Cause(in.ctx)
 	}
@@ -198,18 +201,18 @@ func (in *incarnation) later(epoch orderstate.Epoch, err error) error {
 // awaitEpoch waits a little for a new primary's question (R12.1). One that doesn't come, from a
 // primary that etcd names, is followed all the same: its answer to the stream says whether it still
 // counts this replica.
-func (in *incarnation) awaitEpoch(view election.State) error {
+func (c candidate) awaitEpoch(view election.State) error {
 	e := orderstate.Epoch(view.Epoch)
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	ctx, cancel := context.WithTimeout(in.ctx, silence)
+	c.in.m.mu.Lock()
+	defer c.in.m.mu.Unlock()
+	ctx, cancel := context.WithTimeout(c.in.ctx, silence)
 	defer cancel()
-	_ = in.await(ctx, func() bool { return in.epoch() >= e })
-	if in.ctx.Err() != nil {
-		return context.Cause(in.ctx)
+	_ = c.in.m.await(ctx, func() bool { return c.in.m.epoch() >= e })
+	if c.in.ctx.Err() != nil {
+		return context.Cause(c.in.ctx)
 	}
-	if in.epoch() < e {
-		in.leader, in.fence = view.Primary, view.Fence
+	if c.in.m.epoch() < e {
+		c.in.m.leader, c.in.m.fence = view.Primary, view.Fence
 	}
 	return nil
 }

@@ -57,26 +57,30 @@ func (r *Replica) awaitHeir(ctx context.Context) error {
 	if in == nil {
 		return nil
 	}
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	for in.isLast() {
-		if !in.hasJoiner() || ctx.Err() != nil {
+	in.m.mu.Lock()
+	defer in.m.mu.Unlock()
+	l := in.m.leading()
+	if l == nil {
+		return nil
+	}
+	for l.roster.isLast() {
+		if !l.roster.hasJoiner() || ctx.Err() != nil {
 			return ErrLastInSync
 		}
 		wait, cancel := context.WithTimeout(ctx, heartbeat)
-		_ = in.await(wait, func() bool { return !in.isLast() })
+		_ = in.m.await(wait, func() bool { return !l.roster.isLast() })
 		cancel()
 	}
 	return nil
 }
 
 // isLast says whether nobody else is in-sync. Called with mu held.
-func (in *incarnation) isLast() bool {
-	if in.ctx.Err() != nil || in.role != leading {
+func (rs *roster) isLast() bool {
+	if rs.m.ctx.Err() != nil || rs.l.over() {
 		return false
 	}
-	now := in.r.clock()
-	for _, p := range in.roster {
+	now := rs.m.r.clock()
+	for _, p := range rs.peers {
 		if p.stage == inSync && p.stream != nil && now-p.stream.heard <= silence {
 			return false
 		}
@@ -86,10 +90,10 @@ func (in *incarnation) isLast() bool {
 
 // hasJoiner says whether somebody is joining, who can be written to in-sync. Called with mu held,
 // while leading.
-func (in *incarnation) hasJoiner() bool {
-	now := in.r.clock()
-	for _, p := range in.roster {
-		if f := p.stream; f != nil && f.joins() && now-f.heard <= silence && now < in.authority {
+func (rs *roster) hasJoiner() bool {
+	now := rs.m.r.clock()
+	for _, p := range rs.peers {
+		if f := p.stream; f != nil && f.joins() && now-f.heard <= silence && now < rs.l.authority {
 			return true
 		}
 	}

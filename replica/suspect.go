@@ -39,15 +39,15 @@ func (in *incarnation) firstView() (election.State, error) {
 
 // viewed takes a view of the store.
 func (in *incarnation) viewed(view election.State) {
-	in.mu.Lock()
-	before := in.suspect
-	if in.suspect = view.Suspect; view.Suspect == nil &&
-		(view.Revision >= in.view.Revision || view.Group != in.view.Group) {
-		in.view = view
+	in.m.mu.Lock()
+	before := in.m.suspect
+	if in.m.suspect = view.Suspect; view.Suspect == nil &&
+		(view.Revision >= in.m.view.Revision || view.Group != in.m.view.Group) {
+		in.m.view = view
 	}
-	in.noteReplaced()
-	in.broadcast()
-	in.mu.Unlock()
+	in.m.noteReplaced()
+	in.m.after(moved{rare: true})
+	in.m.mu.Unlock()
 	switch {
 	case view.Suspect != nil && (before == nil || before.Error() != view.Suspect.Error()):
 		in.log.Error("the store isn't believed: state and log are kept, and calls wait", "error", view.Suspect)
@@ -58,9 +58,9 @@ func (in *incarnation) viewed(view election.State) {
 
 // noteReplaced ends an incarnation when the view that it believes has another group, which then has
 // taken its group's place. Called with mu held.
-func (in *incarnation) noteReplaced() {
-	if in.group != 0 && !in.view.Group.IsZero() && in.view.Group.ID != in.group {
-		in.end(fmt.Errorf("%w: group %x by %x", errReplaced, in.group, in.view.Group.ID))
+func (m *member) noteReplaced() {
+	if m.group != 0 && !m.view.Group.IsZero() && m.view.Group.ID != m.group {
+		m.end(fmt.Errorf("%w: group %x by %x", errReplaced, m.group, m.view.Group.ID))
 	}
 }
 
@@ -101,18 +101,18 @@ func markFromProto(group uint64, m *pb.StoreMark) election.Mark {
 }
 
 // learn takes a peer's mark of the store.
-func (in *incarnation) learn(m *pb.StoreMark) {
+func (e *common) learn(m *pb.StoreMark) {
 	if m != nil {
-		in.r.store.Learn(markFromProto(in.group, m))
+		e.r.store.Learn(markFromProto(e.group, m))
 	}
 }
 
 // hearMarks asks all replicas that are registered how far they have seen the store, and takes their
 // word. Whoever lives, and can be reached, has the time to answer over a new connection.
 func (in *incarnation) hearMarks() {
-	in.mu.Lock()
-	replicas := in.view.Replicas
-	in.mu.Unlock()
+	in.m.mu.Lock()
+	replicas := in.m.view.Replicas
+	in.m.mu.Unlock()
 	ctx, cancel := context.WithTimeout(in.ctx, silence)
 	defer cancel()
 	var asked sync.WaitGroup
@@ -136,30 +136,30 @@ func (in *incarnation) hearMarks() {
 }
 
 // sealedMark is how far this replica has seen the store, for a source to bring to other replicas.
-func (in *incarnation) sealedMark() *pb.StoreMark {
-	m := markToProto(in.r.store.Known())
-	in.seal.CloseMark(m)
+func (e *common) sealedMark() *pb.StoreMark {
+	m := markToProto(e.r.store.Known())
+	e.seal.CloseMark(m)
 	return m
 }
 
 // broughtBy takes a mark that a source brings: if a replica of this group has sealed it.
-func (in *incarnation) broughtBy(hello *pb.Hello) {
+func (e *common) broughtBy(hello *pb.Hello) {
 	switch m := hello.GetMark(); {
 	case m == nil:
-	case in.seal.OpenMark(m):
-		in.learn(m)
+	case e.seal.OpenMark(m):
+		e.learn(m)
 	default:
-		in.r.stats.forged.Add(1)
+		e.r.stats.forged.Add(1)
 	}
 }
 
 // disown ends an incarnation that was elected by a store which lacked what a peer has seen: it
 // isn't the primary of anything.
-func (in *incarnation) disown(peer election.Member, m *pb.StoreMark) error {
-	in.r.store.Relearn(markFromProto(in.group, m))
+func (e *common) disown(peer election.Member, m *pb.StoreMark) error {
+	e.r.store.Relearn(markFromProto(e.group, m))
 	err := fmt.Errorf("replica: elected by a store from before: %v has seen a change of who is in-sync at revision %d",
 		peer, m.GetFence())
-	in.end(err)
+	e.end(err)
 	return err
 }
 

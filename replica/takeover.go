@@ -15,21 +15,22 @@ import (
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
-// takeover is R12 under way, from the election until N is fixed. It is guarded by the incarnation's
-// mu.
-type takeover struct {
-	epoch   orderstate.Epoch
-	state   *orderstate.Takeover
-	givenUp int
-	awaited int // how many sessions may answer before reconcile looks again: each look is at all of them
-}
+// over says whether N is fixed, or the incarnation has ended.
+func (t *takingOver) over() bool { return t.m.role != role(t) }
 
 // answered: a session has acknowledged the epoch. Called with mu held.
-func (t *takeover) answered(in *incarnation, s orderstate.Session) {
+func (t *takingOver) answered(s orderstate.Session) {
 	t.state.SessionAnswered(s)
 	if t.awaited--; t.awaited <= 0 {
-		in.broadcast()
+		t.m.after(moved{rare: true})
 	}
+}
+
+// takeover drives R12, from the election until N is fixed.
+type takeover struct {
+	elected
+	in *incarnation
+	t  *takingOver
 }
 
 // takeOver is R12: it asks peers and sessions, fixes N, and leads.
@@ -39,70 +40,78 @@ func (in *incarnation) takeOver(e elected) error {
 		Group: in.r.group, From: e.former.Name, To: in.self.Name, Epoch: uint64(e.epoch), Suspected: e.suspected,
 		Elected: e.at,
 	}
-	if err := in.ask(e); err != nil {
+	t, peers, err := in.m.elected(e)
+	if err != nil {
 		return err
 	}
-	if err := in.reconcile(e, &report); err != nil {
+	to := &takeover{e, in, t}
+	for _, p := range peers {
+		in.goes(func() { to.askPeer(p) })
+	}
+	l, err := to.reconcile(&report)
+	if err != nil {
 		return err
 	}
-	return in.lead(in.r.clock(), report)
+	return (&reign{in, l}).lead(in.r.clock(), report)
 }
 
-// ask is R12.1: S2 tells peers and sessions of its epoch, which fences S1.
-func (in *incarnation) ask(e elected) error {
-	t := &takeover{epoch: e.epoch}
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	var peers []orderstate.Replica
-	for _, m := range e.view.InSync {
-		if m != in.self && m != e.former {
-			peers = append(peers, in.roster.add(m, inSync).id)
+// elected is R12.1: S2 tells the sessions of its epoch, which fences S1; the peers are to be asked.
+func (m *member) elected(e elected) (*takingOver, []election.Member, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	f := m.following()
+	if f == nil {
+		return nil, nil, context.Cause(m.ctx)
+	}
+	t := &takingOver{m: m, former: f, peers: others{}}
+	var peers []election.Member
+	var ids []orderstate.Replica
+	for _, other := range e.view.InSync {
+		if other != m.self && other != e.former {
+			peers, ids = append(peers, other), append(ids, t.peers.add(other, inSync).id)
 		}
 	}
 	// At Stable peers are enough for what was ordered. But as long as a session may accept what S1
 	// has read for it, nothing new may be ordered.
-	waitForSessions := in.r.config.level != understudy.Stable || in.r.app.Reads()
+	waitForSessions := m.r.config.level != understudy.Stable || m.r.app.Reads()
 	var err error
-	if t.state, err = in.backup.Elected(e.epoch, peers, waitForSessions); err != nil {
-		return err
+	if t.state, err = f.backup.Elected(e.epoch, ids, waitForSessions); err != nil {
+		return nil, nil, err
 	}
-	for _, s := range in.backup.History().Sessions() {
-		if waitForSessions && in.backup.Detached(s) {
-			in.rarely(slog.LevelInfo, "doesn't wait for a session that it couldn't hear", "session", uint64(s))
+	for _, s := range f.backup.History().Sessions() {
+		if waitForSessions && f.backup.Detached(s) {
+			m.rarely(slog.LevelInfo, "doesn't wait for a session that it couldn't hear", "session", uint64(s))
 		}
 	}
-	in.role, in.leader, in.fence, in.start, in.taking = takingOver, in.self, e.view.Fence, nil, t
-	for a := range in.attached {
-		a.newEpoch(in)
+	m.role, m.leader, m.fence = t, m.self, e.view.Fence
+	for a := range m.sources.attached {
+		a.newEpoch()
 	}
-	for _, p := range in.roster {
-		in.goes(func() { in.askPeer(e, p.member) })
-	}
-	in.broadcast()
-	return nil
+	m.after(moved{rare: true})
+	return t, peers, nil
 }
 
 // askPeer asks one in-sync peer until it has answered, or evicts it.
-func (in *incarnation) askPeer(e elected, m election.Member) {
-	for began := in.r.clock(); in.ctx.Err() == nil; {
-		err := in.peerAnswers(e, m)
+func (to *takeover) askPeer(m election.Member) {
+	for began := to.in.r.clock(); to.in.ctx.Err() == nil; {
+		err := to.peerAnswers(m)
 		if err == nil {
 			return
 		}
-		if in.r.clock()-began > silence {
-			in.log.Info("an in-sync peer doesn't answer", "peer", m.String(), "error", err)
-			if err = in.shrink(e.epoch, m); err == nil {
-				in.mu.Lock()
-				if in.taking != nil {
-					in.taking.state.Evicted(replicaID(m))
-					delete(in.roster, replicaID(m))
+		if to.in.r.clock()-began > silence {
+			to.in.log.Info("an in-sync peer doesn't answer", "peer", m.String(), "error", err)
+			if err = to.in.shrink(to.epoch, m); err == nil {
+				to.t.m.mu.Lock()
+				if !to.t.over() {
+					to.t.state.Evicted(replicaID(m))
+					delete(to.t.peers, replicaID(m))
 				}
-				in.broadcast()
-				in.mu.Unlock()
+				to.t.m.after(moved{rare: true})
+				to.t.m.mu.Unlock()
 				return
 			}
 		}
-		if in.later(e.epoch, nil) != nil {
+		if to.in.later(to.epoch, nil) != nil {
 			return
 		}
 	}
@@ -111,22 +120,22 @@ func (in *incarnation) askPeer(e elected, m election.Member) {
 var errPeerStalled = fmt.Errorf("replica: nothing of the peer's answer has come for %v", silence)
 
 // peerAnswers asks a peer once.
-func (in *incarnation) peerAnswers(e elected, m election.Member) error {
-	in.mu.Lock()
-	r, ok := in.view.Replica(m.Name)
-	in.mu.Unlock()
+func (to *takeover) peerAnswers(m election.Member) error {
+	to.t.m.mu.Lock()
+	r, ok := to.t.m.view.Replica(m.Name)
+	to.t.m.mu.Unlock()
 	if !ok || r.Member != m {
 		return errors.New("replica: the peer isn't registered")
 	}
-	peer, err := in.peers.client(r.PeerAddr)
+	peer, err := to.in.peers.client(r.PeerAddr)
 	if err != nil {
 		return err
 	}
-	ctx, patience, stop := withPatience(in.ctx, silence, &errPeerStalled) // what it has to say may be long
+	ctx, patience, stop := withPatience(to.in.ctx, silence, &errPeerStalled) // what it has to say may be long
 	defer stop()
 	stream, err := peer.Answer(ctx, &pb.AnswerRequest{
-		Group: in.group, NewEpoch: newEpochToProto(e.epoch, in.self, e.view.Fence),
-		Mark: markToProto(in.r.store.Known()),
+		Group: to.in.group, NewEpoch: newEpochToProto(to.epoch, to.in.self, to.view.Fence),
+		Mark: markToProto(to.in.r.store.Known()),
 	})
 	if err != nil {
 		return err
@@ -140,30 +149,30 @@ func (in *incarnation) peerAnswers(e elected, m election.Member) error {
 			return err
 		}
 		if resp.GetMark() != nil {
-			return in.disown(m, resp.GetMark())
+			return to.in.disown(m, resp.GetMark())
 		}
 		patience.moved()
 		announced, err := wire.RunsFromProto(resp.GetOrder())
 		if err != nil {
 			return err
 		}
-		runs := in.open(announced)
-		in.mu.Lock()
-		if in.taking == nil {
-			in.mu.Unlock()
+		runs := to.in.open(announced)
+		to.t.m.mu.Lock()
+		if to.t.over() {
+			to.t.m.mu.Unlock()
 			return nil
 		}
-		err = in.taking.state.PeerKnows(wire.StartsFromProto(resp.GetStarts()), runs)
+		err = to.t.state.PeerKnows(wire.StartsFromProto(resp.GetStarts()), runs)
 		if err == nil && resp.GetDone() {
-			in.taking.state.PeerAnswered(replicaID(m))
-			in.broadcast()
+			to.t.state.PeerAnswered(replicaID(m))
+			to.t.m.after(moved{rare: true})
 		}
-		in.mu.Unlock()
+		to.t.m.mu.Unlock()
 		if errors.As(err, new(*orderstate.UnstableError)) {
 			return err // this replica's state is kept; the peer is asked again, or evicted
 		}
 		if err != nil {
-			in.end(err) // what the peers hold can't be merged: nothing that this replica does now would be right
+			to.in.end(err) // what the peers hold can't be merged: nothing that this replica does now would be right
 			return err
 		}
 		if resp.GetDone() {
@@ -172,27 +181,26 @@ func (in *incarnation) peerAnswers(e elected, m election.Member) error {
 	}
 }
 
-// reconcile is R12.2 and 3: it waits for whom it must, fixes N, and is the primary then.
-func (in *incarnation) reconcile(e elected, report *Failover) error {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	t := in.taking
-	_, sessions := t.state.Waiting()
+// reconcile is R12.2 and 3: it waits for whom it must, fixes N, and makes this replica the primary.
+func (to *takeover) reconcile(report *Failover) (*leading, error) {
+	to.t.m.mu.Lock()
+	defer to.t.m.mu.Unlock()
+	_, sessions := to.t.state.Waiting()
 	report.SessionsAwaited = len(sessions)
 	for _, s := range sessions { // a stream that came up since the election has acknowledged already
-		if a := in.bySession[s]; a != nil && a.acknowledged >= e.epoch {
-			t.state.SessionAnswered(s)
+		if a := to.t.m.sources.bySession[s]; a != nil && a.acknowledged >= to.epoch {
+			to.t.state.SessionAnswered(s)
 		}
 	}
 	for fetched := false; ; {
-		peers, sessions := t.state.Waiting()
-		t.awaited = len(sessions)
-		wait := in.giveUp(e, sessions)
+		peers, sessions := to.t.state.Waiting()
+		to.t.awaited = len(sessions)
+		wait := to.giveUp(sessions)
 		// also while sessions are waited for: one that is detached only as long as a message of its
 		// is lacked
 		if len(peers) == 0 && !fetched {
-			if missing := t.state.Lacks(fetchBatch); len(missing) > 0 {
-				fetched = in.fetchFromPeers(missing)
+			if missing := to.t.state.Lacks(fetchBatch); len(missing) > 0 {
+				fetched = to.fetchFromPeers(missing)
 				continue
 			}
 		}
@@ -200,45 +208,44 @@ func (in *incarnation) reconcile(e elected, report *Failover) error {
 			break
 		}
 		fetched = false
-		ctx, cancel := context.WithTimeout(in.ctx, max(wait, time.Millisecond))
+		ctx, cancel := context.WithTimeout(to.in.ctx, max(wait, time.Millisecond))
 		if len(peers) > 0 {
 			cancel()
-			ctx, cancel = context.WithCancel(in.ctx)
+			ctx, cancel = context.WithCancel(to.in.ctx)
 		}
-		_ = in.changes(ctx)
+		_ = to.t.m.changes(ctx)
 		cancel()
-		if in.ctx.Err() != nil {
-			return context.Cause(in.ctx)
+		if to.in.ctx.Err() != nil {
+			return nil, context.Cause(to.in.ctx)
 		}
 	}
-	report.PeersAnswered, report.SessionsGivenUp = len(in.roster), t.givenUp
-	primary, tail, err := t.state.Fix(in.r.pendingMax())
+	report.PeersAnswered, report.SessionsGivenUp = len(to.t.peers), to.t.givenUp
+	primary, tail, err := to.t.state.Fix(to.in.r.pendingMax())
 	if err != nil {
-		return err
+		return nil, err
 	}
-	in.taking, in.backup, in.tail = nil, nil, tail
-	in.leads(primary)
-	in.authority = e.authority // else the first replies would wait for another read
-	signal(in.work)            // now what is up to N may be executed
-	return nil
+	l := to.t.m.leads(primary, tail, to.t.peers)
+	l.authority = to.authority // else the first replies would wait for another read
+	return l, nil
 }
 
 // giveUp gives up the sessions whose time is over, and returns how long the others may take: 0 when
 // there are none. A session without a stream has A + margin since S2 saw its own election: no reply
 // of S1 is accepted after that (R10). Any other has the reconcile timeout. Called with mu held.
-func (in *incarnation) giveUp(e elected, sessions []orderstate.Session) time.Duration {
-	passed := in.r.clock() - e.saw
+func (to *takeover) giveUp(sessions []orderstate.Session) time.Duration {
+	passed := to.in.r.clock() - to.saw
 	var wait time.Duration
 	for _, s := range sessions {
 		limit := reconcileTimeout
-		if in.bySession[s] == nil {
+		if to.t.m.sources.bySession[s] == nil {
 			limit = authority + margin
 		}
 		if passed > limit {
-			in.rarely(slog.LevelInfo, "gave up a session", "session", uint64(s), "hasStream", in.bySession[s] != nil)
-			in.taking.givenUp++
-			in.taking.awaited--
-			in.taking.state.SessionAnswered(s)
+			to.in.rarely(slog.LevelInfo, "gave up a session", "session", uint64(s),
+				"hasStream", to.t.m.sources.bySession[s] != nil)
+			to.t.givenUp++
+			to.t.awaited--
+			to.t.state.SessionAnswered(s)
 			continue
 		}
 		if left := limit - passed + time.Millisecond; wait == 0 || left < wait {
@@ -250,20 +257,20 @@ func (in *incarnation) giveUp(e elected, sessions []orderstate.Session) time.Dur
 
 // fetchFromPeers asks every peer for messages that are ordered, and that nobody has sent (¶47). It
 // says whether asking again is of no use. Called with mu held, which it gives up.
-func (in *incarnation) fetchFromPeers(ids []orderstate.MessageID) bool {
+func (to *takeover) fetchFromPeers(ids []orderstate.MessageID) bool {
 	var peers []election.Replica
-	for _, p := range in.roster {
-		if r, ok := in.view.Replica(p.member.Name); ok && r.Member == p.member {
+	for _, p := range to.t.peers {
+		if r, ok := to.t.m.view.Replica(p.member.Name); ok && r.Member == p.member {
 			peers = append(peers, r)
 		}
 	}
-	in.mu.Unlock()
+	to.t.m.mu.Unlock()
 	for _, r := range peers {
-		if err := in.fetch(in.ctx, r, ids); err != nil {
-			in.log.Info("can't fetch messages", "from", r.Member.String(), "error", err)
+		if err := to.in.fetch(to.in.ctx, r, ids); err != nil {
+			to.in.log.Info("can't fetch messages", "from", r.Member.String(), "error", err)
 		}
 	}
-	in.mu.Lock()
-	left := in.taking.state.Lacks(1)
+	to.t.m.mu.Lock()
+	left := to.t.state.Lacks(1)
 	return len(left) > 0 && left[0] == ids[0]
 }

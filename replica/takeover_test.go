@@ -25,11 +25,13 @@ func (c *endsSoon) Err() error {
 func TestTakeoverEnds(t *testing.T) {
 	t.Parallel()
 	in := backup(t)
-	state, err := in.backup.Elected(2, []orderstate.Replica{"peer#1"}, false)
+	f := in.m.following()
+	state, err := f.backup.Elected(2, []orderstate.Replica{"peer#1"}, false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	in.role, in.taking = takingOver, &takeover{epoch: 2, state: state}
+	taking := &takingOver{m: in.m, former: f, state: state, peers: others{}}
+	in.m.role = taking
 	in.ctx = &endsSoon{Context: context.Background()}
 	done := make(chan struct{})
 	defer close(done)
@@ -39,13 +41,14 @@ func TestTakeoverEnds(t *testing.T) {
 			case <-done:
 				return
 			default:
-				in.mu.Lock()
-				in.broadcast()
-				in.mu.Unlock()
+				in.m.mu.Lock()
+				in.m.after(moved{rare: true})
+				in.m.mu.Unlock()
 			}
 		}
 	}()
-	if err := in.reconcile(elected{epoch: 2}, &Failover{}); in.primary != nil || err == nil {
-		t.Errorf("reconciled: %v, %v", in.primary, err)
+	to := &takeover{elected{epoch: 2}, in, taking}
+	if p, err := to.reconcile(&Failover{}); p != nil || err == nil {
+		t.Errorf("reconciled: %v, %v", p, err)
 	}
 }

@@ -146,7 +146,7 @@ func (j *joins) avoided() string {
 // lifeEnded notes how an incarnation has ended that another one will follow, and says when that
 // begins: soon if this one was a member; who fails to join waits twice as long each time.
 func (r *Replica) lifeEnded(in *incarnation, because error) (pause time.Duration) {
-	member := in.isMember()
+	member := in.m.isMember()
 	failed := r.joins.ended(member, because)
 	if member {
 		in.log.Info("beginning again as a new incarnation", "because", because)
@@ -163,15 +163,25 @@ func (r *Replica) lifeEnded(in *incarnation, because error) (pause time.Duration
 }
 
 // isMember says whether the incarnation has been in-sync.
-func (in *incarnation) isMember() bool {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	return in.inSync || in.primary != nil
+func (m *member) isMember() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	role := m.role
+	if over, ok := role.(ended); ok {
+		role = over.role
+	}
+	switch role := role.(type) {
+	case *following:
+		return role.inSync
+	case *takingOver, *leading:
+		return true
+	}
+	return false
 }
 
 // joinFailure is why the last attempt to join has failed, while this replica isn't in-sync.
 func (r *Replica) joinFailure() string {
-	if in := r.current(); in != nil && in.isMember() {
+	if in := r.current(); in != nil && in.m.isMember() {
 		return ""
 	}
 	return r.joins.failure()
@@ -179,26 +189,26 @@ func (r *Replica) joinFailure() string {
 
 // halfFull says whether the log is at half of one of its bounds. Called with mu held, while
 // leading.
-func (in *incarnation) halfFull() bool {
-	return in.primary.Last()-in.primary.History().CutAt() >= maxLog/2 || in.primary.History().Logged() >= maxJoinBytes
+func (l *leading) halfFull() bool {
+	return l.primary.Last()-l.primary.History().CutAt() >= maxLog/2 || l.primary.History().Logged() >= maxJoinBytes
 }
 
 // dropPinning cuts the joiners for which the log is kept. Called with mu held, while leading.
-func (in *incarnation) dropPinning() {
-	for _, p := range in.roster {
+func (rs *roster) dropPinning() {
+	for _, p := range rs.peers {
 		if f := p.stream; f != nil && f.joins() {
-			in.drop(f, errPinsLog)
+			rs.drop(f, errPinsLog)
 		}
 	}
 }
 
 // dropSilent cuts the joiners that aren't heard, or don't move: one that is counted holds up the
 // stable point.
-func (in *incarnation) dropSilent() {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	now := in.r.clock()
-	for _, p := range in.roster {
+func (rs *roster) dropSilent() {
+	rs.m.mu.Lock()
+	defer rs.m.mu.Unlock()
+	now := rs.m.r.clock()
+	for _, p := range rs.peers {
 		f := p.stream
 		if f == nil || !f.joins() {
 			continue
@@ -207,21 +217,21 @@ func (in *incarnation) dropSilent() {
 		if p.stage >= counted {
 			limit = silence
 		}
-		why := in.stuck(f, now)
+		why := rs.stuck(f, now)
 		if now-f.heard > limit {
 			why = errSilent
 		}
 		if why != nil {
-			in.drop(f, why)
+			rs.drop(f, why)
 		}
 	}
 }
 
 // drop cuts a joiner's stream, and forgets it at once: whoever sends to it may notice late. Called
 // with mu held, while leading.
-func (in *incarnation) drop(f *follower, why error) {
+func (rs *roster) drop(f *follower, why error) {
 	f.out.cut(&droppedError{why})
-	in.parted(f)
+	rs.parted(f)
 }
 
 // droppedError says why the primary has cut a joiner's stream.
@@ -233,36 +243,36 @@ func (e *droppedError) Unwrap() error { return e.because }
 // gaveSnapshot notes the size of a snapshot that this replica gave: the primary warns of one that
 // is near its limit, and a backup tells the primary.
 func (in *incarnation) gaveSnapshot(bytes int) {
-	in.mu.Lock()
-	leads := in.primary != nil
-	if !leads {
-		in.gave = uint64(bytes)
+	in.m.mu.Lock()
+	f, l := in.m.logs(), in.m.leading()
+	if f != nil {
+		f.gave = uint64(bytes)
 	}
-	in.mu.Unlock()
-	if leads {
-		in.warnOfSnapshot(in.self, uint64(bytes))
+	in.m.mu.Unlock()
+	if l != nil {
+		l.warnOfSnapshot(in.self, uint64(bytes))
 	}
 }
 
 // warnOfSnapshot warns of a state that is about to be too large, on the primary, where people look.
-func (in *incarnation) warnOfSnapshot(donor election.Member, bytes uint64) {
+func (l *leading) warnOfSnapshot(donor election.Member, bytes uint64) {
 	if bytes <= maxSnapshot/2 {
 		return
 	}
-	in.mu.Lock()
-	now := in.r.clock()
-	again := in.warned != 0 && now-in.warned < snapshotWarnings
+	l.m.mu.Lock()
+	now := l.m.r.clock()
+	again := l.warned != 0 && now-l.warned < snapshotWarnings
 	if !again {
-		in.warned = now
+		l.warned = now
 	}
-	in.mu.Unlock()
+	l.m.mu.Unlock()
 	switch {
 	case again:
 	case bytes > maxSnapshot:
-		in.log.Error("the state is larger than a snapshot may be: no replica can join", "from", donor.String(), "limit",
-			maxSnapshot)
+		l.m.log.Error("the state is larger than a snapshot may be: no replica can join", "from", donor.String(),
+			"limit", maxSnapshot)
 	default:
-		in.log.Warn("the state has outgrown half of what a snapshot may have: beyond the limit no replica can join",
+		l.m.log.Warn("the state has outgrown half of what a snapshot may have: beyond the limit no replica can join",
 			"from", donor.String(), "bytes", bytes, "limit", maxSnapshot)
 	}
 }

@@ -50,27 +50,27 @@ func TestSilentJoinerIsDropped(t *testing.T) {
 		}()
 		joins := func(name string, s stage) context.Context {
 			ctx, cut := context.WithCancelCause(t.Context())
-			in.mu.Lock()
-			defer in.mu.Unlock()
-			p := in.roster.add(memberOf(name), s)
+			in.m.mu.Lock()
+			defer in.m.mu.Unlock()
+			p := in.m.leading().roster.peers.add(memberOf(name), s)
 			streams(in, p, cut)
 			if s == counted {
-				in.primary.Require(p.id)
+				in.m.leading().primary.Require(p.id)
 			}
 			return ctx
 		}
 		early, late := joins("early", empty), joins("late", counted)
 		time.Sleep(silence + time.Millisecond)
-		in.dropSilent()
+		in.m.leading().roster.dropSilent()
 		if early.Err() != nil || !errors.Is(context.Cause(late), errSilent) {
 			t.Errorf("after %v: %v, %v", silence, context.Cause(early), context.Cause(late))
 		}
-		if _, set := in.primary.Required(); len(set) != 1 {
+		if _, set := in.m.leading().primary.Required(); len(set) != 1 {
 			t.Errorf("required are %v", set)
 		}
 		time.Sleep(joinSilence)
-		in.dropSilent()
-		if !errors.Is(context.Cause(early), errSilent) || len(in.roster) != 0 {
+		in.m.leading().roster.dropSilent()
+		if !errors.Is(context.Cause(early), errSilent) || len(in.m.leading().roster.peers) != 0 {
 			t.Errorf("after %v: %v", joinSilence, context.Cause(early))
 		}
 	})

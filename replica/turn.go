@@ -15,9 +15,8 @@ import (
 // executes the handler. A message whose caller has gone is dropped un-ordered; once ordered, the
 // turn finishes (R7).
 func (c *call) turn(ctx context.Context, req any) (any, error) {
-	in := c.in
 	switch {
-	case in == nil:
+	case c.leads == nil:
 		return nil, status.Error(codes.Internal, "understudy: the server was made without interceptor.ServerOptions")
 	case req != c.invocation.Req:
 		return nil, errRequestReplaced(c.invocation.Method.Name)
@@ -44,38 +43,38 @@ func (c *call) turn(ctx context.Context, req any) (any, error) {
 // execute runs the handler of a call that is ordered. However it ends, its turn ends, and what it
 // has said is logged.
 func (c *call) execute(o orderstate.OrderInfo) (value any, err error) {
-	in, said := c.in, new(machine.Reply)
+	l, m, said := c.leads, c.leads.m, new(machine.Reply)
 	defer func() {
 		c.turned.said, c.turned.value = said, value
-		in.mu.Lock()
-		in.turned(1)
-		in.arrived(c.msg.MessageID)
+		m.mu.Lock()
+		m.turned()
+		l.arrived(c.msg.MessageID)
 		c.result.Store(&c.turned)
-		in.mu.Unlock()
-		in.machine.End()
+		m.mu.Unlock()
+		m.machine.End()
 	}()
-	value = in.machine.Execute(&c.invocation, o, c.msg.AnsweredUpTo, said)
+	value = m.machine.Execute(&c.invocation, o, c.msg.AnsweredUpTo, said)
 	return value, said.Err()
 }
 
 // takeTurn takes a turn, and orders the message (FIG. 7). The turn goes on if the message is fresh,
 // and otherwise has ended.
 func (c *call) takeTurn(ctx context.Context) (o orderstate.OrderInfo, v orderstate.Verdict, err error) {
-	in := c.in
+	m := c.leads.m
 	var waiting context.Context
 	for {
-		if err := in.machine.Take(ctx); err != nil {
+		if err := m.machine.Take(ctx); err != nil {
 			return o, v, status.FromContextError(err).Err()
 		}
 		if ctx.Err() != nil { // the turn was free, or came at the same time
-			in.machine.End()
+			m.machine.End()
 			return o, v, status.FromContextError(ctx.Err()).Err()
 		}
-		o, v, err = in.order(c)
+		o, v, err = c.leads.order(c)
 		if err == nil && v == orderstate.Fresh {
 			return o, v, nil
 		}
-		in.machine.End()
+		m.machine.End()
 		if !errors.Is(err, errReplies) {
 			return o, v, err
 		}
@@ -84,7 +83,7 @@ func (c *call) takeTurn(ctx context.Context) (o orderstate.OrderInfo, v ordersta
 			waiting, cancel = context.WithTimeout(ctx, reconcileTimeout)
 			defer cancel()
 		}
-		if err := in.awaitReplies(ctx, waiting, c.msg.Session); err != nil {
+		if err := m.awaitReplies(ctx, waiting, c.msg.Session); err != nil {
 			return o, v, err
 		}
 	}
@@ -92,19 +91,19 @@ func (c *call) takeTurn(ctx context.Context) (o orderstate.OrderInfo, v ordersta
 
 // read executes a read-only method between turns, of which it has seen all up to its orderNum.
 func (c *call) read(ctx context.Context) (any, error) {
-	in := c.in
-	place, err := in.machine.TakeRead(ctx, c.invocation.Method)
+	l, m := c.leads, c.leads.m
+	place, err := m.machine.TakeRead(ctx, c.invocation.Method)
 	if err != nil {
 		return nil, status.FromContextError(err).Err()
 	}
-	defer in.machine.EndRead(place)
-	in.mu.Lock()
-	leads := in.role == leading && in.gate
-	seen := orderstate.OrderInfo{OrderNum: in.machine.Executed()}
+	defer m.machine.EndRead(place)
+	m.mu.Lock()
+	leads := !l.over() && l.gate
+	seen := orderstate.OrderInfo{OrderNum: m.machine.Executed()}
 	if leads {
-		seen.Time = in.now()
+		seen.Time = l.now()
 	}
-	in.mu.Unlock()
+	m.mu.Unlock()
 	if !leads {
 		return nil, errNotPrimary
 	}
@@ -113,7 +112,7 @@ func (c *call) read(ctx context.Context) (any, error) {
 		reply machine.Reply
 	}
 	has.said = &has.reply
-	has.value = in.machine.Read(ctx, &c.invocation, seen, has.said)
+	has.value = m.machine.Read(ctx, &c.invocation, seen, has.said)
 	if !c.result.CompareAndSwap(nil, &has.result) {
 		first := c.result.Load() // of an interceptor that calls its handler once more
 		return first.value, first.said.Err()
@@ -122,48 +121,46 @@ func (c *call) read(ctx context.Context) (any, error) {
 }
 
 // replayed acts on turns that were executed. Called in their turn.
-func (in *incarnation) replayed(turns []machine.Entry) {
-	in.mu.Lock()
-	defer in.mu.Unlock()
+func (m *member) replayed(turns []machine.Entry) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	for _, t := range turns {
 		switch t.Kind {
 		case orderstate.Open:
-			if in.bySession[t.Session] == nil {
-				in.absent[t.Session] = in.r.clock()
+			if m.sources.bySession[t.Session] == nil {
+				m.sources.absent[t.Session] = m.r.clock()
 			}
 		case orderstate.Expire:
-			delete(in.known, t.Session)
-			delete(in.suspects, t.Session)
-			delete(in.absent, t.Session)
+			delete(m.known, t.Session)
+			if f := m.logs(); f != nil {
+				delete(f.suspects, t.Session)
+			}
+			delete(m.sources.absent, t.Session)
 		}
 	}
-	in.turned(len(turns))
-	if in.role == takingOver || in.role == leading {
-		in.broadcast() // who opens the gate waits for the last one
-	}
+	m.r.stats.turns.Add(uint64(len(turns)))
+	m.after(moved{executed: true, rare: m.following() == nil}) // who opens the gate waits for the last one
 }
 
 // now is the time that a primary records for a turn, in microseconds since 1970. Called with mu
 // held.
-func (in *incarnation) now() int64 { return in.wall.Next(in.primary.History().LastTime()) }
+func (l *leading) now() int64 { return l.wall.Next(l.primary.History().LastTime()) }
 
 // ownTurn takes a turn for an entry of the group's own (a session's opening, its expiry): order
 // runs with mu held.
-func (in *incarnation) ownTurn(
+func (l *leading) ownTurn(
 	ctx context.Context, order func(now int64) (orderstate.OrderInfo, bool),
 ) (orderstate.OrderInfo, error) {
-	if err := in.machine.Take(ctx); err != nil {
+	if err := l.m.machine.Take(ctx); err != nil {
 		return orderstate.OrderInfo{}, err
 	}
-	defer in.machine.End()
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	if in.role != leading || !in.gate {
+	defer l.m.machine.End()
+	l.m.mu.Lock()
+	defer l.m.mu.Unlock()
+	if l.over() || !l.gate {
 		return orderstate.OrderInfo{}, errNotPrimary
 	}
-	o, push := order(in.now())
-	if push {
-		signal(in.push)
-	}
+	o, push := order(l.now())
+	l.m.after(moved{Moved: orderstate.Moved{Push: push}})
 	return o, nil
 }

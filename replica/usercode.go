@@ -49,10 +49,10 @@ func (c *call) exits(ctx context.Context) {
 
 // hadTurn says whether the request was ordered.
 func (c *call) hadTurn() bool {
-	if c.in == nil {
+	if c.leads == nil {
 		return false
 	}
-	c.in.mu.Lock()
-	defer c.in.mu.Unlock()
+	c.leads.m.mu.Lock()
+	defer c.leads.m.mu.Unlock()
 	return c.stage == ordered
 }
