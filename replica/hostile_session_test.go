@@ -10,12 +10,9 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protodesc"
-	"google.golang.org/protobuf/reflect/protoregistry"
-	"google.golang.org/protobuf/types/descriptorpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/understudy-rpc/understudy/internal/testservice"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 	"github.com/understudy-rpc/understudy/replica"
 )
@@ -23,45 +20,10 @@ import (
 const read = "/test.Reader/Read"
 
 // readerDesc has a method that is read-only, as its descriptor says, of the same journal.
-var readerDesc = grpc.ServiceDesc{
-	ServiceName: "test.Reader", HandlerType: (*any)(nil),
-	Methods: []grpc.MethodDesc{{MethodName: "Read",
-		Handler: func(srv any, ctx context.Context, dec func(any) error, i grpc.UnaryServerInterceptor) (any, error) {
-			in := new(wrapperspb.StringValue)
-			if err := dec(in); err != nil {
-				return nil, err
-			}
-			h := func(context.Context, any) (any, error) {
-				return wrapperspb.Int64(int64(len(srv.(*journal).read()))), nil
-			}
-			if i == nil {
-				return h(ctx, in)
-			}
-			return i(ctx, in, &grpc.UnaryServerInfo{Server: srv, FullMethod: read}, h)
-		}}},
-}
-
-// The descriptor that a generated file would register.
-func init() {
-	file, err := protodesc.NewFile(&descriptorpb.FileDescriptorProto{
-		Name: proto.String("test/reader.proto"), Package: proto.String("test"), Syntax: proto.String("proto3"),
-		Dependency: []string{"google/protobuf/wrappers.proto"},
-		Service: []*descriptorpb.ServiceDescriptorProto{{Name: proto.String("Reader"),
-			Method: []*descriptorpb.MethodDescriptorProto{{
-				Name: proto.String("Read"), InputType: proto.String(".google.protobuf.StringValue"),
-				OutputType: proto.String(".google.protobuf.Int64Value"),
-				Options: &descriptorpb.MethodOptions{
-					IdempotencyLevel: descriptorpb.MethodOptions_NO_SIDE_EFFECTS.Enum(),
-				},
-			}}}},
-	}, protoregistry.GlobalFiles)
-	if err == nil {
-		err = protoregistry.GlobalFiles.RegisterFile(file)
-	}
-	if err != nil {
-		panic(err)
-	}
-}
+var readerDesc = testservice.Describe("test.Reader", testservice.Unary("Read",
+	func(j *journal, _ context.Context, _ *wrapperspb.StringValue) (*wrapperspb.Int64Value, error) {
+		return wrapperspb.Int64(int64(len(j.read()))), nil
+	}).ReadOnly())
 
 func registerReader(s grpc.ServiceRegistrar) replica.Snapshotter {
 	j := registerJournal(s)

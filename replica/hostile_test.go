@@ -23,6 +23,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/understudy-rpc/understudy/internal/testservice"
 	"github.com/understudy-rpc/understudy/internal/wire"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 	"github.com/understudy-rpc/understudy/replica"
@@ -65,25 +66,12 @@ func (j *journal) read() []string {
 
 const write = "/test.Journal/Write"
 
-var journalDesc = grpc.ServiceDesc{
-	ServiceName: "test.Journal", HandlerType: (*any)(nil),
-	Methods: []grpc.MethodDesc{{MethodName: "Write",
-		Handler: func(srv any, ctx context.Context, dec func(any) error, i grpc.UnaryServerInterceptor) (any, error) {
-			in := new(wrapperspb.StringValue)
-			if err := dec(in); err != nil {
-				return nil, err
-			}
-			h := func(_ context.Context, req any) (any, error) {
-				return wrapperspb.Int64(
-					srv.(interface{ add(string) int64 }).add(req.(*wrapperspb.StringValue).GetValue()),
-				), nil
-			}
-			if i == nil {
-				return h(ctx, in)
-			}
-			return i(ctx, in, &grpc.UnaryServerInfo{Server: srv, FullMethod: write}, h)
-		}}},
-}
+var journalDesc = testservice.Describe("test.Journal", testservice.Unary("Write",
+	func(j interface{ add(string) int64 }, _ context.Context, value *wrapperspb.StringValue) (
+		*wrapperspb.Int64Value, error,
+	) {
+		return wrapperspb.Int64(j.add(value.GetValue())), nil
+	}))
 
 // verbose shows what replicas and clients log.
 var verbose = slog.New(slog.DiscardHandler)

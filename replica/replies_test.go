@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/understudy-rpc/understudy/internal/testservice"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 	"github.com/understudy-rpc/understudy/replica"
 	"github.com/understudy-rpc/understudy/understudytest"
@@ -19,20 +20,10 @@ import (
 const large = "/test.Large/Get"
 
 // largeDesc has a method whose replies are of as many bytes as the request says.
-var largeDesc = grpc.ServiceDesc{
-	ServiceName: "test.Large", HandlerType: (*any)(nil),
-	Methods: []grpc.MethodDesc{{MethodName: "Get",
-		Handler: func(srv any, ctx context.Context, dec func(any) error, i grpc.UnaryServerInterceptor) (any, error) {
-			in := new(wrapperspb.Int64Value)
-			if err := dec(in); err != nil {
-				return nil, err
-			}
-			h := func(_ context.Context, req any) (any, error) {
-				return wrapperspb.Bytes(make([]byte, req.(*wrapperspb.Int64Value).GetValue())), nil
-			}
-			return i(ctx, in, &grpc.UnaryServerInfo{Server: srv, FullMethod: large}, h)
-		}}},
-}
+var largeDesc = testservice.Describe("test.Large", testservice.Unary("Get",
+	func(_ any, _ context.Context, bytes *wrapperspb.Int64Value) (*wrapperspb.BytesValue, error) {
+		return wrapperspb.Bytes(make([]byte, bytes.GetValue())), nil
+	}))
 
 func registerLarge(s grpc.ServiceRegistrar) replica.Snapshotter {
 	j := registerJournal(s)

@@ -14,13 +14,10 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protodesc"
-	"google.golang.org/protobuf/reflect/protoregistry"
-	"google.golang.org/protobuf/types/descriptorpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/understudy-rpc/understudy"
+	"github.com/understudy-rpc/understudy/internal/testservice"
 	"github.com/understudy-rpc/understudy/internal/turn"
 	"github.com/understudy-rpc/understudy/replica"
 )
@@ -247,57 +244,16 @@ const (
 
 // Two services, so that a group without read-only methods is tested, too.
 var (
-	serviceDesc = describe("simulation.Service", "Do", server.do)
-	readerDesc  = describe("simulation.Reader", "Read", server.read)
+	serviceDesc = testservice.Describe("simulation.Service", unary("Do", server.do))
+	readerDesc  = testservice.Describe("simulation.Reader", unary("Read", server.read).ReadOnly())
 )
 
-func describe(
-	service, name string, handle func(s server, ctx context.Context, in string) (string, error),
-) grpc.ServiceDesc {
-	return grpc.ServiceDesc{
-		ServiceName: service, HandlerType: (*server)(nil),
-		Methods: []grpc.MethodDesc{{MethodName: name,
-			Handler: func(srv any, ctx context.Context, dec func(any) error, i grpc.UnaryServerInterceptor) (any,
-				error) {
-				in := new(wrapperspb.StringValue)
-				if err := dec(in); err != nil {
-					return nil, err
-				}
-				h := func(ctx context.Context, req any) (any, error) {
-					out, err := handle(srv.(server), ctx, req.(*wrapperspb.StringValue).GetValue())
-					if err != nil {
-						return nil, err
-					}
-					return wrapperspb.String(out), nil
-				}
-				if i == nil {
-					return h(ctx, in)
-				}
-				return i(ctx, in, &grpc.UnaryServerInfo{Server: srv, FullMethod: "/" + service + "/" + name}, h)
-			}}},
-	}
-}
-
-// The descriptor that a generated file would register: Read has no side effects.
-func init() {
-	const text = "google.protobuf.StringValue"
-	file, err := protodesc.NewFile(&descriptorpb.FileDescriptorProto{
-		Name: proto.String("simulation/reader.proto"), Package: proto.String("simulation"),
-		Syntax: proto.String("proto3"), Dependency: []string{"google/protobuf/wrappers.proto"},
-		Service: []*descriptorpb.ServiceDescriptorProto{{Name: proto.String("Reader"),
-			Method: []*descriptorpb.MethodDescriptorProto{{
-				Name: proto.String("Read"), InputType: proto.String("." + text), OutputType: proto.String("." + text),
-				Options: &descriptorpb.MethodOptions{
-					IdempotencyLevel: descriptorpb.MethodOptions_NO_SIDE_EFFECTS.Enum(),
-				},
-			}}}},
-	}, protoregistry.GlobalFiles)
-	if err == nil {
-		err = protoregistry.GlobalFiles.RegisterFile(file)
-	}
-	if err != nil {
-		panic(err)
-	}
+func unary(name string, handle func(s server, ctx context.Context, in string) (string, error)) testservice.Method {
+	return testservice.Unary(name,
+		func(s server, ctx context.Context, in *wrapperspb.StringValue) (*wrapperspb.StringValue, error) {
+			out, err := handle(s, ctx, in.GetValue())
+			return wrapperspb.String(out), err
+		})
 }
 
 // Invoke makes one call, and returns the service's reply, if there is one: an error of the

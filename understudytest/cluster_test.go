@@ -13,13 +13,10 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protodesc"
-	"google.golang.org/protobuf/reflect/protoregistry"
-	"google.golang.org/protobuf/types/descriptorpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/understudy-rpc/understudy"
+	"github.com/understudy-rpc/understudy/internal/testservice"
 	"github.com/understudy-rpc/understudy/replica"
 	"github.com/understudy-rpc/understudy/understudytest"
 )
@@ -76,61 +73,16 @@ func (c *counter) get(context.Context) (sum int64) {
 }
 
 // counterDesc has a method that counts, and one that is read-only, as its descriptor says.
-var counterDesc = grpc.ServiceDesc{
-	ServiceName: "test.Counter", HandlerType: (*counterServer)(nil),
-	Methods: []grpc.MethodDesc{
-		unary("Add", func(srv any, ctx context.Context, name string) (int64, error) {
-			return srv.(counterServer).add(ctx, name)
+var counterDesc = testservice.Describe("test.Counter",
+	testservice.Unary("Add",
+		func(c counterServer, ctx context.Context, name *wrapperspb.StringValue) (*wrapperspb.Int64Value, error) {
+			n, err := c.add(ctx, name.GetValue())
+			return wrapperspb.Int64(n), err
 		}),
-		unary("Get", func(srv any, ctx context.Context, _ string) (int64, error) {
-			return srv.(counterServer).get(ctx), nil
-		}),
-	},
-}
-
-func unary(name string, handle func(srv any, ctx context.Context, name string) (int64, error)) grpc.MethodDesc {
-	return grpc.MethodDesc{MethodName: name,
-		Handler: func(srv any, ctx context.Context, dec func(any) error, i grpc.UnaryServerInterceptor) (any, error) {
-			in := new(wrapperspb.StringValue)
-			if err := dec(in); err != nil {
-				return nil, err
-			}
-			h := func(ctx context.Context, req any) (any, error) {
-				n, err := handle(srv, ctx, req.(*wrapperspb.StringValue).GetValue())
-				return wrapperspb.Int64(n), err
-			}
-			if i == nil {
-				return h(ctx, in)
-			}
-			return i(ctx, in, &grpc.UnaryServerInfo{Server: srv, FullMethod: "/test.Counter/" + name}, h)
-		}}
-}
-
-// The descriptor that a generated file would register.
-func init() {
-	method := func(name string, level descriptorpb.MethodOptions_IdempotencyLevel) *descriptorpb.MethodDescriptorProto {
-		return &descriptorpb.MethodDescriptorProto{
-			Name: &name, InputType: proto.String(".google.protobuf.StringValue"),
-			OutputType: proto.String(".google.protobuf.Int64Value"),
-			Options:    &descriptorpb.MethodOptions{IdempotencyLevel: &level},
-		}
-	}
-	file, err := protodesc.NewFile(&descriptorpb.FileDescriptorProto{
-		Name: proto.String("test/counter.proto"), Package: proto.String("test"), Syntax: proto.String("proto3"),
-		Dependency: []string{"google/protobuf/wrappers.proto"},
-		Service: []*descriptorpb.ServiceDescriptorProto{{Name: proto.String("Counter"),
-			Method: []*descriptorpb.MethodDescriptorProto{
-				method("Add", descriptorpb.MethodOptions_IDEMPOTENCY_UNKNOWN),
-				method("Get", descriptorpb.MethodOptions_NO_SIDE_EFFECTS),
-			}}},
-	}, protoregistry.GlobalFiles)
-	if err == nil {
-		err = protoregistry.GlobalFiles.RegisterFile(file)
-	}
-	if err != nil {
-		panic(err)
-	}
-}
+	testservice.Unary("Get",
+		func(c counterServer, ctx context.Context, _ *wrapperspb.StringValue) (*wrapperspb.Int64Value, error) {
+			return wrapperspb.Int64(c.get(ctx)), nil
+		}).ReadOnly())
 
 func registerCounter(s grpc.ServiceRegistrar) replica.Snapshotter {
 	c := &counter{count: map[string]int64{}}

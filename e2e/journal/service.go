@@ -12,7 +12,6 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/gob"
-	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
@@ -26,6 +25,7 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/understudy-rpc/understudy"
+	"github.com/understudy-rpc/understudy/internal/testservice"
 )
 
 // An Entry is one call of one client, as it identifies itself.
@@ -137,31 +137,12 @@ func (j *Journal) Restore(r io.Reader) error {
 
 const method = "/understudy.e2e.Journal/Append"
 
-// Register registers the journal's service, as generated code would.
-func (j *Journal) Register(s grpc.ServiceRegistrar) {
-	s.RegisterService(&grpc.ServiceDesc{
-		ServiceName: "understudy.e2e.Journal",
-		HandlerType: (*any)(nil),
-		Methods: []grpc.MethodDesc{{MethodName: "Append",
-			Handler: func(srv any, ctx context.Context, dec func(any) error,
-				interceptor grpc.UnaryServerInterceptor) (any, error) {
-				in := new(wrapperspb.StringValue)
-				if err := dec(in); err != nil {
-					return nil, err
-				}
-				if interceptor == nil {
-					return j.handle(ctx, in)
-				}
-				return interceptor(ctx, in, &grpc.UnaryServerInfo{Server: srv, FullMethod: method}, j.handle)
-			}}},
-	}, j)
-}
+var desc = testservice.Describe("understudy.e2e.Journal", testservice.Unary("Append", (*Journal).serveAppend))
 
-func (j *Journal) handle(ctx context.Context, req any) (any, error) {
-	in, ok := req.(*wrapperspb.StringValue)
-	if !ok {
-		return nil, errors.New("journal: another type of request")
-	}
+// Register registers the journal's service, as generated code would.
+func (j *Journal) Register(s grpc.ServiceRegistrar) { s.RegisterService(&desc, j) }
+
+func (j *Journal) serveAppend(ctx context.Context, in *wrapperspb.StringValue) (*wrapperspb.UInt64Value, error) {
 	id, padding, _ := strings.Cut(in.GetValue(), " ")
 	e, err := parseEntry(id)
 	if err != nil {
