@@ -121,11 +121,11 @@ func (b *Backup) Announces(m Message) bool {
 		}
 	}
 	o, ok := b.pendingDestOrder[b.named[m.MessageID]]
-	return ok && o.Kind != Expire && o.Message() == m.MessageID && o.Digest == m.Digest
+	return ok && o.Kind.HasMessage() && o.Message() == m.MessageID && o.Digest == m.Digest
 }
 
 func (b *Backup) name(k OrderNum, o Ordered) {
-	if o.Kind != Expire {
+	if o.Kind.HasMessage() {
 		b.named[o.Message()] = k
 	}
 }
@@ -297,7 +297,7 @@ func (b *Backup) dropEarly() {
 
 // present says whether an entry's message is held, with the bytes that were ordered.
 func (b *Backup) present(o OrderInfo) bool {
-	if o.Kind == Expire {
+	if !o.Kind.HasMessage() {
 		return true
 	}
 	m, ok := b.h.messages[o.Message()]
@@ -332,8 +332,7 @@ func (b *Backup) lacks() bool {
 	}
 }
 
-// Next takes the next entry of messageOrder, ready to be executed, with its message; an expiry has
-// none.
+// Next takes the next entry of messageOrder, ready to be executed, with its message, if it has one.
 func (b *Backup) Next() (Ordered, Message, bool) {
 	o, ok := b.h.At(b.executed + 1)
 	// R12.1: nothing is executed between the answer and the epoch's start
@@ -341,7 +340,7 @@ func (b *Backup) Next() (Ordered, Message, bool) {
 		return Ordered{}, Message{}, false
 	}
 	b.executed++
-	if o.Kind == Expire {
+	if !o.Kind.HasMessage() {
 		return o, Message{}, true
 	}
 	return o, b.h.messages[o.Message()], true

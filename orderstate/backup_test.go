@@ -130,6 +130,10 @@ func TestRunBeforeStart(t *testing.T) {
 
 func TestMalformedRuns(t *testing.T) {
 	entry := func(k OrderNum) OrderInfo { return OrderInfo{OrderNum: k, Session: 1, SeqNum: SeqNum(k), First: 1} }
+	one := func(o OrderInfo) Run {
+		o.OrderNum = 2
+		return Run{Envelope{1, 1, 2, 1}, []OrderInfo{o}}
+	}
 	const last = math.MaxUint64
 	for name, r := range map[string]Run{
 		"count":           {Envelope{1, 1, 2, 2}, []OrderInfo{entry(2)}},
@@ -138,12 +142,17 @@ func TestMalformedRuns(t *testing.T) {
 		"zero":            {Envelope{1, 1, 0, 2}, []OrderInfo{entry(0), entry(1)}},
 		"overflow":        {Envelope{1, 1, last, 2}, []OrderInfo{entry(last), entry(0)}},
 		"last":            {Envelope{1, 1, last, 1}, []OrderInfo{entry(last)}},
-		"kind":            {Envelope{1, 1, 2, 1}, []OrderInfo{{OrderNum: 2, Session: 1, SeqNum: 1, Kind: 9}}},
-		"request 0":       {Envelope{1, 1, 2, 1}, []OrderInfo{{OrderNum: 2, Session: 1}}},
-		"opening of else": {Envelope{1, 1, 2, 1}, []OrderInfo{{OrderNum: 2, Session: 3, Kind: Open}}},
-		"opening 1":       {Envelope{1, 1, 2, 1}, []OrderInfo{{OrderNum: 2, Session: 2, SeqNum: 1, Kind: Open}}},
-		"expiry 1":        {Envelope{1, 1, 2, 1}, []OrderInfo{{OrderNum: 2, Session: 1, SeqNum: 1, Kind: Expire}}},
-		"future session":  {Envelope{1, 1, 2, 1}, []OrderInfo{{OrderNum: 2, Session: 2, SeqNum: 1}}},
+		"first ordered":   one(OrderInfo{Session: 1, SeqNum: 1, First: 2}),
+		"kind":            one(OrderInfo{Session: 1, SeqNum: 1, Kind: 9, First: 1}),
+		"request 0":       one(OrderInfo{Session: 1, First: 1}),
+		"opening of else": one(OrderInfo{Session: 3, Kind: Open, First: 1}),
+		"opening 1":       one(OrderInfo{Session: 2, SeqNum: 1, Kind: Open, First: 1}),
+		"expiry 1":        one(OrderInfo{Session: 1, SeqNum: 1, Kind: Expire, First: 1}),
+		"future session":  one(OrderInfo{Session: 2, SeqNum: 1, First: 1}),
+		"break":           one(OrderInfo{Session: 1, SeqNum: 1, Kind: Break, First: 1}),
+		"mark":            one(OrderInfo{Session: 1, SeqNum: 1, Kind: Mark, First: 1}),
+		"outcome":         one(OrderInfo{SeqNum: 1, Kind: Outcome, First: 1}),
+		"timer":           one(OrderInfo{SeqNum: 1, Kind: Timer, First: 1}),
 	} {
 		b := newBackup(t)
 		if _, err := b.Receive(r); err == nil {

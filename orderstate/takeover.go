@@ -213,7 +213,7 @@ func newTail(h *History, executed OrderNum) *Tail {
 	return t
 }
 
-// Next takes the next entry, ready to be executed, with its message; an expiry has none.
+// Next takes the next entry, ready to be executed, with its message, if it has one.
 func (t *Tail) Next() (Ordered, Message, bool) {
 	if len(t.left) == 0 {
 		return Ordered{}, Message{}, false

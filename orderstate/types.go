@@ -21,25 +21,61 @@ type (
 
 const lastOrderNum OrderNum = math.MaxUint64 - 1
 
-// Kind says what an orderInfo orders.
+// Kind says what an entry orders, and with that whose it is, what its number counts, and whether
+// there is a message to it:
+//
+//	kind     owner    number                message
+//	Request  session  the session's seqNum  the request
+//	Open     session  0                     the source's nonce
+//	Expire   session  0                     none
+//	Break    session  the call's seqNum     none
+//	Mark     session  the call's seqNum     none
+//	Outcome  group    the group's own       what came out
+//	Timer    group    the group's own       none
+//
+// The last four are notes: what happens to the primary alone, and has to happen at one place of the
+// order on every replica. What a session owns of them has no message, so that a MessageID names one
+// message, and those of the session 0 are the group's. Their form is fixed, and nothing orders them
+// yet: a run that has one is refused.
 type Kind uint8
 
 const (
 	// Request is a message of a session, to be delivered to the application.
 	Request Kind = iota
-	// Open opens a session: Session equals OrderNum, SeqNum is 0, and the message's body is the
-	// source's nonce.
+	// Open opens a session: Session equals OrderNum.
 	Open
-	// Expire ends a session; there is no message to it.
+	// Expire ends a session.
 	Expire
+	// Break is where a stream of a session's has broken off.
+	Break
+	// Mark is up to where a stream of a session's has got.
+	Mark
+	// Outcome is what something outside, a nested call say, has said.
+	Outcome
+	// Timer is where a timer of the group's own has run out.
+	Timer
 )
 
+// IsNote says whether an entry of this kind orders what no source has sent.
+func (k Kind) IsNote() bool { return k >= Break }
+
+// HasMessage says whether there is a message to an entry of this kind.
+func (k Kind) HasMessage() bool { return k == Request || k == Open || k == Outcome }
+
+func (k Kind) String() string {
+	names := [...]string{"request", "open", "expire", "break", "mark", "outcome", "timer"}
+	if int(k) < len(names) {
+		return names[k]
+	}
+	return fmt.Sprintf("kind %d", uint8(k))
+}
+
 // OrderInfo is the patent's structure of the same name (¶98): the place of one message in the
-// order.
+// order. Kind says what the fields are.
 type OrderInfo struct {
 	OrderNum OrderNum
-	SeqNum   SeqNum
-	Session  Session // the patent's C
+	SeqNum   SeqNum  // a number of the owner's
+	Session  Session // the owner, the patent's C; 0 is the group
 	Kind     Kind
 	// First is the epoch in which the message was first ordered: Rand is seeded from it, so it
 	// survives re-announcement.
@@ -64,19 +100,24 @@ func (o OrderInfo) check() error {
 		return nil
 	case o.Kind == Expire && o.SeqNum == 0 && o.Session > 0 && OrderNum(o.Session) < o.OrderNum:
 		return nil
+	case o.Kind.IsNote():
+		return fmt.Errorf("orderstate: the entry at orderNum %d is a note (%v), which this version doesn't order",
+			o.OrderNum, o.Kind)
 	}
-	return fmt.Errorf("orderstate: malformed entry: kind %d, session %d, seqNum %d at orderNum %d", o.Kind, o.Session,
+	return fmt.Errorf("orderstate: malformed entry: %v, session %d, seqNum %d at orderNum %d", o.Kind, o.Session,
 		o.SeqNum, o.OrderNum)
 }
 
 func (o OrderInfo) String() string {
 	switch o.Kind {
+	case Request:
+		return fmt.Sprintf("%d:%d/%d", o.OrderNum, o.Session, o.SeqNum)
 	case Open:
 		return fmt.Sprintf("%d:open", o.OrderNum)
 	case Expire:
 		return fmt.Sprintf("%d:expire %d", o.OrderNum, o.Session)
 	default:
-		return fmt.Sprintf("%d:%d/%d", o.OrderNum, o.Session, o.SeqNum)
+		return fmt.Sprintf("%d:%v %d/%d", o.OrderNum, o.Kind, o.Session, o.SeqNum)
 	}
 }
 

@@ -22,8 +22,8 @@ const (
 	MaxRun = 1 << 16
 	// minEntry is the least that an entry takes when packed: flags, time, digest.
 	minEntry = 2 + digestSize
-	// maxEntry is the most: flags, session, seqNum, epoch, time, digest.
-	maxEntry = 1 + 4*binary.MaxVarintLen64 + digestSize
+	// maxEntry is the most: flags, sub-kind, session, seqNum, epoch, time, digest.
+	maxEntry = 2 + 4*binary.MaxVarintLen64 + digestSize
 )
 
 // MostEntries is how many entries of a run fit at most in some sealed bytes.
@@ -35,6 +35,9 @@ func FewestEntries(bytes int) int { return (bytes - macSize) / maxEntry }
 // ErrForged says that a run's seal doesn't fit: some source changed it, or it is from another
 // group.
 var ErrForged = errors.New("wire: a run's seal doesn't fit")
+
+// ErrUnknownNote says that a run has a note of a kind that this version doesn't know.
+var ErrUnknownNote = errors.New("wire: a note of an unknown kind: another version has sealed it")
 
 // Seal keys the MACs of one group (docs/concepts.md, "seal"). It may be used concurrently.
 type Seal struct {
@@ -140,6 +143,7 @@ func (s *Seal) Open(a orderstate.Announcement) (orderstate.Run, error) {
 //
 //	flags     kind (2 bits), known: session is in the run's table,
 //	          next: seqNum is one more than the session's last, first: First is the run's epoch
+//	sub-kind  of a note: 1 break, 2 mark, 3 outcome, 4 timer
 //	session   known: index into the table, else the session, which enters it
 //	seqNum    unless next: the seqNum
 //	First     unless first: the epoch
@@ -149,6 +153,8 @@ func (s *Seal) Open(a orderstate.Announcement) (orderstate.Run, error) {
 // All numbers are varints. The table has tableSize places, used in turn.
 const (
 	flagKind  = 3
+	kindNote  = 3 // of flagKind: what the sub-kind says, from 1 to lastNote
+	lastNote  = byte(orderstate.Timer-orderstate.Break) + 1
 	flagKnown = 1 << 2
 	flagNext  = 1 << 3
 	flagFirst = 1 << 4
@@ -181,7 +187,7 @@ func pack(b []byte, r orderstate.Run) []byte {
 	var t table
 	var time int64
 	for _, o := range r.Entries {
-		flags := byte(o.Kind) & flagKind
+		flags := min(byte(o.Kind), kindNote)
 		i, known := t.find(o.Session)
 		if known {
 			flags |= flagKnown
@@ -195,6 +201,9 @@ func pack(b []byte, r orderstate.Run) []byte {
 			flags |= flagFirst
 		}
 		b = append(b, flags)
+		if o.Kind.IsNote() {
+			b = append(b, byte(o.Kind-orderstate.Break)+1)
+		}
 		if known {
 			b = binary.AppendUvarint(b, uint64(i))
 		} else {
@@ -226,6 +235,13 @@ func unpack(e orderstate.Envelope, b []byte) (orderstate.Run, error) {
 		flags := rd.byte()
 		o := orderstate.OrderInfo{OrderNum: e.First + orderstate.OrderNum(n), Kind: orderstate.Kind(flags & flagKind),
 			First: e.Epoch}
+		if o.Kind == kindNote {
+			sub := rd.byte()
+			if !rd.short && (sub == 0 || sub > lastNote) {
+				return orderstate.Run{}, fmt.Errorf("%w: %d, entry %d of run %v", ErrUnknownNote, sub, n, e)
+			}
+			o.Kind = orderstate.Break + orderstate.Kind(sub) - 1
+		}
 		var i int
 		if flags&flagKnown != 0 {
 			at := rd.uvarint()
@@ -250,7 +266,7 @@ func unpack(e orderstate.Envelope, b []byte) (orderstate.Run, error) {
 		for range digestSize {
 			o.Digest = o.Digest<<8 | uint64(rd.byte())
 		}
-		if rd.short || o.Kind > orderstate.Expire {
+		if rd.short {
 			return orderstate.Run{}, fmt.Errorf("wire: run %v is malformed at entry %d", e, n)
 		}
 		t.last[i], time = o.SeqNum, o.Time

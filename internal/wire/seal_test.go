@@ -2,6 +2,7 @@ package wire
 
 import (
 	"bytes"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"math"
@@ -55,7 +56,7 @@ func TestSealRoundTrip(t *testing.T) {
 	open := func(s orderstate.Session) orderstate.OrderInfo {
 		return orderstate.OrderInfo{Kind: orderstate.Open, Session: s, First: 7, Time: 5, Digest: 1}
 	}
-	most := orderstate.OrderInfo{Kind: orderstate.Expire, Session: math.MaxUint64, SeqNum: math.MaxUint64,
+	most := orderstate.OrderInfo{Kind: orderstate.Timer, Session: math.MaxUint64, SeqNum: math.MaxUint64,
 		First: math.MaxUint64, Time: math.MaxInt64, Digest: digestMax}
 	least := orderstate.OrderInfo{Time: math.MinInt64}
 	for name, r := range map[string]orderstate.Run{
@@ -72,6 +73,11 @@ func TestSealRoundTrip(t *testing.T) {
 		"expiry": run(7, 3, open(3),
 			orderstate.OrderInfo{Kind: orderstate.Expire, Session: 3, First: 7, Time: 6},
 			orderstate.OrderInfo{Kind: orderstate.Expire, Session: 2, First: 7, Time: 6}),
+		"notes": run(7, 3, open(3),
+			orderstate.OrderInfo{Kind: orderstate.Break, Session: 3, SeqNum: 1, First: 7, Time: 6},
+			orderstate.OrderInfo{Kind: orderstate.Mark, Session: 3, SeqNum: 2, First: 7, Time: 6},
+			orderstate.OrderInfo{Kind: orderstate.Outcome, SeqNum: 1, First: 7, Time: 6, Digest: 2},
+			orderstate.OrderInfo{Kind: orderstate.Timer, SeqNum: 2, First: 6, Time: 7}),
 		"first ordered before": run(7, 3,
 			orderstate.OrderInfo{Session: 1, SeqNum: 9, First: 6, Time: 6, Digest: 2},
 			orderstate.OrderInfo{Session: 1, SeqNum: 10, First: 7, Time: 6, Digest: 2},
@@ -95,6 +101,26 @@ func TestSealRoundTrip(t *testing.T) {
 				t.Errorf("got %v, want %v; %v", got, r, err)
 			}
 		})
+	}
+}
+
+// TestPackedBytes: a kind's bytes are what they were, whatever is added.
+func TestPackedBytes(t *testing.T) {
+	t.Parallel()
+	r := run(7, 3)
+	for k := orderstate.Request; k <= orderstate.Timer; k++ {
+		r.Entries = append(r.Entries, orderstate.OrderInfo{Kind: k, Session: 3, SeqNum: 1 + orderstate.SeqNum(k)/2,
+			First: 7 - orderstate.Epoch(k)%2, Time: 10, Digest: 1})
+	}
+	want := "18" + "03" + "14" + "000000000001" + // request, the first of a session
+		"05" + "00" + "01" + "06" + "00" + "000000000001" + // open, from the epoch before
+		"1e" + "00" + "00" + "000000000001" + // expire
+		"07" + "01" + "00" + "02" + "06" + "00" + "000000000001" + // break
+		"1f" + "02" + "00" + "00" + "000000000001" + // mark
+		"07" + "03" + "00" + "03" + "06" + "00" + "000000000001" + // outcome
+		"1f" + "04" + "00" + "00" + "000000000001" // timer
+	if got := hex.EncodeToString(pack(nil, r)); got != want {
+		t.Errorf("packed\n%s, want\n%s", got, want)
 	}
 }
 
@@ -186,7 +212,12 @@ func TestMalformedRuns(t *testing.T) {
 		"a place far away": {1,
 			entry(flagKnown|flagNext|flagFirst, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01, 0),
 			"refers to session place"},
-		"a kind that isn't there": {1, entry(3|flagNext|flagFirst, 9, 0), "malformed at entry 0"},
+		"a note before the first": {1, entry(kindNote|flagNext|flagFirst, 0, 9, 0), "note of an unknown kind"},
+		"a note after the last": {1, entry(kindNote|flagNext|flagFirst, 5, 9, 0),
+			"unknown kind: another version has sealed it: 5, entry 0"},
+		"the highest note": {1, entry(kindNote|flagNext|flagFirst, 255, 9, 0), "note of an unknown kind"},
+		"a note without its kind": {2, append(entry(flagNext|flagFirst, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+			0xff, 0x01, 0), flagNext|flagFirst|kindNote), "malformed at entry 1"},
 		"a varint that doesn't end": {1,
 			entry(flagNext|flagFirst, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff),
 			"malformed at entry 0"},
@@ -318,7 +349,7 @@ func entriesOf(data []byte) []orderstate.OrderInfo {
 		what, a, b, c := data[0], data[1], data[2], data[3]
 		data = data[4:]
 		o := orderstate.OrderInfo{
-			Kind: orderstate.Kind(what % 3), Session: orderstate.Session(a), SeqNum: orderstate.SeqNum(b),
+			Kind: orderstate.Kind(what % 7), Session: orderstate.Session(a), SeqNum: orderstate.SeqNum(b),
 			First: orderstate.Epoch(c % 4), Time: last.Time + int64(c), Digest: uint64(a)<<40 | uint64(b),
 		}
 		if what&0x10 != 0 {
