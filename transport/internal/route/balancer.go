@@ -8,10 +8,6 @@ import (
 	"google.golang.org/grpc/resolver"
 )
 
-// policy is the name of our load-balancing policy: one connection to each replica, chosen by its
-// name.
-const policy = "understudy"
-
 func init() { balancer.Register(policyBuilder{}) }
 
 type policyBuilder struct{}
@@ -28,13 +24,6 @@ type replicaBalancer struct {
 	client *Client // of the first roster
 	conns  map[string]*replicaConn
 	next   map[string]*replicaConn // to take the place of one that says nothing, once it is there
-}
-
-type replicaConn struct {
-	Address
-	sub   balancer.SubConn
-	state connectivity.State
-	err   error // of the last attempt to connect
 }
 
 func (b *replicaBalancer) UpdateClientConnState(s balancer.ClientConnState) error {

@@ -50,6 +50,14 @@ func choiceOf(ctx context.Context) *Choice {
 	return ch
 }
 
+// replicaConn is the connection to one replica.
+type replicaConn struct {
+	Address
+	sub   balancer.SubConn
+	state connectivity.State
+	err   error // of the last attempt to connect
+}
+
 // picker is one immutable view of the connections.
 type picker struct{ conns map[string]replicaConn }
 

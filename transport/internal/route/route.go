@@ -15,6 +15,10 @@ import (
 // Scheme is the scheme of targets.
 const Scheme = "replicated"
 
+// policy is the name of our load-balancing policy: one connection to each replica, chosen by its
+// name.
+const policy = "understudy"
+
 // A Client is whom gRPC's resolver and balancer of one ClientConn serve. What is called when a
 // connection changes mustn't wait.
 type Client struct {
