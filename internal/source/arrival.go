@@ -1,8 +1,6 @@
 package source
 
 import (
-	"time"
-
 	"github.com/understudy-rpc/understudy/internal/wire"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
@@ -27,44 +25,6 @@ const (
 	FailureGone            // the connection is, or the replica: not executed, if a replica says so
 	FailureFull            // somebody has no room: not executed, if a replica says so
 )
-
-// arrived is FIG. 9, whether or not the reply will be accepted, and then the first judgement of it.
-func (k *call) arrived(a Arrival, sent time.Duration, from string) verdict {
-	s := k.session
-	src := s.of
-	src.mu.Lock()
-	defer src.mu.Unlock()
-	k.try.cancel()
-	k.try.cancel = nil
-	if a.Bad == nil && a.Header != nil {
-		for _, run := range a.Header.SourceOrderInfo {
-			if a.Bad == nil {
-				a.Bad = s.announce(run)
-			}
-		}
-	}
-	if a.Bad != nil {
-		src.counts.malformed.Add(1)
-		src.log.Error("a reply's header is malformed", "method", k.Method, "replica", from, "err", a.Bad)
-		a.Header = nil
-	}
-	if h := a.Header; h != nil {
-		s.source.LearnStable(h.SourceEpoch, h.Stable)
-		s.learned()
-	}
-	k.reply = reply{header: a.Header, err: a.Err, sent: sent, size: a.Size}
-	k.verdict = k.judge(&a)
-	switch k.verdict {
-	case verdictWait:
-		if k.wake == nil {
-			k.wake = make(chan struct{}, 1)
-		}
-		s.waiting = append(s.waiting, k)
-	case verdictAccept:
-		k.leave(endAccepted)
-	}
-	return k.verdict
-}
 
 // judge is the first look at an attempt's end.
 func (k *call) judge(a *Arrival) verdict {

@@ -93,11 +93,18 @@ func (src *Source) awaitEntrance(ctx context.Context, until entrance) error {
 	case <-ctx.Done():
 		why := "too much is outstanding on the connection, or a call that may end its replica is alone there"
 		if !until.full {
-			why = src.problem()
+			why = src.why()
 		}
 		return errEnded(false, why)
 	}
 	return nil
+}
+
+// why is problem, for a call that ends.
+func (src *Source) why() string {
+	src.mu.Lock()
+	defer src.mu.Unlock()
+	return src.problem()
 }
 
 // giveUp is for a call that doesn't begin.
@@ -170,9 +177,47 @@ func (k *call) attempts(a Attempt, p *prepared) (verdict, error) {
 			if src.ctx.Err() != nil {
 				return v, ErrClosed
 			}
-			return v, errEnded(k.maybe, src.problem())
+			return v, errEnded(k.maybe, src.why())
 		}
 	}
+}
+
+// arrived is FIG. 9, whether or not the reply will be accepted, and then the first judgement of it.
+func (k *call) arrived(a Arrival, sent time.Duration, from string) verdict {
+	s := k.session
+	src := s.of
+	src.mu.Lock()
+	defer src.mu.Unlock()
+	k.try.cancel()
+	k.try.cancel = nil
+	if a.Bad == nil && a.Header != nil {
+		for _, run := range a.Header.SourceOrderInfo {
+			if a.Bad == nil {
+				a.Bad = s.announce(run)
+			}
+		}
+	}
+	if a.Bad != nil {
+		src.counts.malformed.Add(1)
+		src.log.Error("a reply's header is malformed", "method", k.Method, "replica", from, "err", a.Bad)
+		a.Header = nil
+	}
+	if h := a.Header; h != nil {
+		s.source.LearnStable(h.SourceEpoch, h.Stable)
+		s.learned()
+	}
+	k.reply = reply{header: a.Header, err: a.Err, sent: sent, size: a.Size}
+	k.verdict = k.judge(&a)
+	switch k.verdict {
+	case verdictWait:
+		if k.wake == nil {
+			k.wake = make(chan struct{}, 1)
+		}
+		s.waiting = append(s.waiting, k)
+	case verdictAccept:
+		k.leave(endAccepted)
+	}
+	return k.verdict
 }
 
 // next prepares another attempt.

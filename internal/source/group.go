@@ -131,8 +131,6 @@ func (src *Source) refused() error {
 
 // problem says what a call waits for, for its error: which replicas aren't reached, and why.
 func (src *Source) problem() string {
-	src.mu.Lock()
-	defer src.mu.Unlock()
 	var b strings.Builder
 	if src.group.suspect != nil {
 		fmt.Fprintf(&b, "%v; ", src.group.suspect)
