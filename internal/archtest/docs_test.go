@@ -205,3 +205,112 @@ func uncompiled(t *testing.T, fsys fs.FS) (found []string) {
 	}
 	return found
 }
+
+// TestWhereThingsAre checks that what docs/protocol.md says of the code is there: `Primary.Order`
+// is a method or a field of a type of that name, or a package's function; `orderstate/primary.go`
+// is a file.
+func TestWhereThingsAre(t *testing.T) {
+	t.Parallel()
+	for _, v := range misplaced(t, os.DirFS("../..")) {
+		t.Error(v)
+	}
+}
+
+// TestWhereThingsAreBites names what is there, and what isn't.
+func TestWhereThingsAreBites(t *testing.T) {
+	t.Parallel()
+	const code = "package replica\n\ntype life struct{ gate bool }\nfunc (*life) run() {}\nfunc join() {}\n" +
+		"type store interface{ Read() }\n"
+	const good = "`life.run`, `life.gate`, `replica.join`, `store.Read`, `replica/a.go`, `doc.go`, `run`"
+	for _, c := range []struct {
+		doc      string
+		reported int
+	}{
+		{good, 0},
+		{good + " `life.walk`", 1},
+		{good + " `death.run`", 1},
+		{good + " `replica/b.go`", 1},
+	} {
+		tree := fstest.MapFS{"replica/a.go": {Data: []byte(code)}, "docs/protocol.md": {Data: []byte(c.doc)}}
+		if got := misplaced(t, tree); len(got) != c.reported {
+			t.Errorf("%q: %d reported, want %d: %q", c.doc, len(got), c.reported, got)
+		}
+	}
+}
+
+var (
+	placed = regexp.MustCompile("`(\\w+\\.[A-Za-z]\\w*)`")
+	filed  = regexp.MustCompile("`(\\w+/[\\w/]+\\.go)`")
+)
+
+// misplaced returns the names in docs/protocol.md that no type and no package has.
+func misplaced(t *testing.T, fsys fs.FS) (found []string) {
+	t.Helper()
+	doc, err := fs.ReadFile(fsys, "docs/protocol.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	there := map[string]bool{}
+	for _, f := range parse(t, fsys, false) {
+		for _, d := range f.syntax.Decls {
+			switch d := d.(type) {
+			case *ast.FuncDecl:
+				of := path.Base(f.folder)
+				if d.Recv != nil {
+					of = receiver(d.Recv.List[0].Type)
+				}
+				there[of+"."+d.Name.Name] = true
+			case *ast.GenDecl:
+				for _, s := range d.Specs {
+					if values, ok := s.(*ast.ValueSpec); ok {
+						for _, n := range values.Names {
+							there[path.Base(f.folder)+"."+n.Name] = true
+						}
+					}
+					spec, ok := s.(*ast.TypeSpec)
+					if !ok {
+						continue
+					}
+					var members *ast.FieldList
+					switch t := spec.Type.(type) {
+					case *ast.StructType:
+						members = t.Fields
+					case *ast.InterfaceType:
+						members = t.Methods
+					default:
+						continue
+					}
+					for _, m := range members.List {
+						for _, n := range m.Names {
+							there[spec.Name.Name+"."+n.Name] = true
+						}
+					}
+				}
+			}
+		}
+	}
+	for _, m := range placed.FindAllStringSubmatch(string(doc), -1) {
+		if ext := path.Ext(m[1]); ext != ".go" && ext != ".md" && !there[m[1]] {
+			found = append(found, "docs/protocol.md names "+m[1]+", which is nowhere")
+		}
+	}
+	for _, m := range filed.FindAllStringSubmatch(string(doc), -1) {
+		if _, err := fs.Stat(fsys, m[1]); err != nil {
+			found = append(found, "docs/protocol.md names the file "+m[1]+", which isn't there")
+		}
+	}
+	return found
+}
+
+// receiver is the name of the type whose method it is.
+func receiver(e ast.Expr) string {
+	switch e := e.(type) {
+	case *ast.StarExpr:
+		return receiver(e.X)
+	case *ast.IndexExpr:
+		return receiver(e.X)
+	case *ast.Ident:
+		return e.Name
+	}
+	return ""
+}
