@@ -21,19 +21,18 @@ type call struct {
 	header  wire.Header                 // the request's, which its message or its metadata carries
 	chain   grpc.UnaryServerInterceptor // the server's
 
-	returned bool // the chain has, whatever it returned
-
 	// The user's handler, the chain's last link, which is known at the chain's beginning, as is its
 	// request: as every replica has it, of the request's own bytes.
 	invocation machine.Invocation
 
-	// Set by the front door.
+	// Set by the front door, but for returned.
 	received time.Duration // when the front door did
 	leads    *leading
 	msg      orderstate.Message
 	of       *knownSession // that the RPC counts for; nil: none that is known here
 	counts   bool          // the RPC counts as one that waits
 	stage    callStage     // guarded by the incarnation's mu
+	returned bool          // the chain has, whatever it returned
 
 	// What the turn has brought, once it has: an interceptor may not wait for that. It is set once.
 	result atomic.Pointer[result]
