@@ -32,33 +32,12 @@ func dialable(addr string) error {
 	return nil
 }
 
-// publish finds out what to publish, given the listeners' own addresses.
-func (r *Replica) publish(clients, peers net.Addr) error {
-	r.addr = r.config.advertise
-	if r.addr == "" {
-		r.addr = clients.String()
-		if err := dialable(r.addr); err != nil {
-			return fmt.Errorf(
-				"replica: the address of Serve's listener: %w: say what clients dial with replica.Advertise", err,
-			)
-		}
-	}
-	r.peerAddr = r.config.advertisePeers
-	if r.peerAddr != "" {
-		return nil
-	}
-	r.peerAddr = peers.String()
-	err := dialable(r.peerAddr)
-	if errors.Is(err, errUnspecified) {
-		host, _, _ := net.SplitHostPort(r.addr)
-		_, port, _ := net.SplitHostPort(r.peerAddr)
-		r.peerAddr, err = net.JoinHostPort(host, port), nil
-	}
+// loopback says whether a listener can be reached from this host only.
+func loopback(a net.Addr) bool {
+	host, _, err := net.SplitHostPort(a.String())
 	if err != nil {
-		return fmt.Errorf(
-			"replica: the address of the replicas' own listener: %w: say what they dial with replica.AdvertisePeers",
-			err,
-		)
+		return a.Network() == "bufconn" || a.Network() == "unix"
 	}
-	return nil
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsLoopback()
 }

@@ -137,19 +137,6 @@ func (c *connection) Attach(stream grpc.BidiStreamingServer[pb.AttachRequest, pb
 	return endStream(stream, err)
 }
 
-func statusOf(err error) error {
-	if err == nil {
-		return nil
-	}
-	if _, ok := status.FromError(err); ok {
-		return err
-	}
-	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		return status.FromContextError(err).Err()
-	}
-	return status.Error(codes.Unavailable, err.Error())
-}
-
 // receive takes what the source sends, until the stream ends.
 func (a *attachment) receive(stream grpc.BidiStreamingServer[pb.AttachRequest, pb.AttachResponse]) error {
 	var frames wire.Assembler

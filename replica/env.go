@@ -1,6 +1,11 @@
 package replica
 
 import (
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
 	"sync/atomic"
 	"time"
 
@@ -40,4 +45,52 @@ func (e *env) pendingMax() int {
 		return pendingSourceOrderMax
 	}
 	return 0
+}
+
+const secretSize = 32
+
+func newSecret() []byte {
+	b := make([]byte, secretSize)
+	_, _ = rand.Read(b) // never fails, says its documentation
+	return b
+}
+
+// newNumber is random and never 0.
+func newNumber() uint64 {
+	for {
+		if n := binary.LittleEndian.Uint64(newSecret()); n != 0 {
+			return n
+		}
+	}
+}
+
+// publish finds out what to publish, given the listeners' own addresses.
+func (e *env) publish(clients, peers net.Addr) error {
+	e.addr = e.config.advertise
+	if e.addr == "" {
+		e.addr = clients.String()
+		if err := dialable(e.addr); err != nil {
+			return fmt.Errorf(
+				"replica: the address of Serve's listener: %w: say what clients dial with replica.Advertise", err,
+			)
+		}
+	}
+	e.peerAddr = e.config.advertisePeers
+	if e.peerAddr != "" {
+		return nil
+	}
+	e.peerAddr = peers.String()
+	err := dialable(e.peerAddr)
+	if errors.Is(err, errUnspecified) {
+		host, _, _ := net.SplitHostPort(e.addr)
+		_, port, _ := net.SplitHostPort(e.peerAddr)
+		e.peerAddr, err = net.JoinHostPort(host, port), nil
+	}
+	if err != nil {
+		return fmt.Errorf(
+			"replica: the address of the replicas' own listener: %w: say what they dial with replica.AdvertisePeers",
+			err,
+		)
+	}
+	return nil
 }

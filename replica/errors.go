@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strconv"
@@ -113,6 +114,19 @@ func endStream(stream grpc.ServerStream, err error) error {
 
 func refusalTrailer(r pb.Refusal) metadata.MD {
 	return metadata.Pairs(wire.HeaderKey, (&wire.Header{Refusal: r}).MetadataValue())
+}
+
+func statusOf(err error) error {
+	if err == nil {
+		return nil
+	}
+	if _, ok := status.FromError(err); ok {
+		return err
+	}
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return status.FromContextError(err).Err()
+	}
+	return status.Error(codes.Unavailable, err.Error())
 }
 
 func refusal(v orderstate.Verdict) error {

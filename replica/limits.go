@@ -11,29 +11,29 @@ import (
 // it serves sources, carry messages of nearly this size.
 const least = 1 << 20
 
-// checkLimits refuses a server whose limits would cut the sources' streams again and again.
-func (r *Replica) checkLimits(s *grpc.Server) error {
+// checkLimits refuses a server whose limits would cut the sources' streams again and again, and
+// says how many bytes of a request it takes; 0: that isn't known.
+func checkLimits(s *grpc.Server) (maxRequest int, err error) {
 	if n, ok := serverOption(s, "maxConcurrentStreams"); ok && n < 2 {
-		return fmt.Errorf(
+		return 0, fmt.Errorf(
 			"replica: the server was made with grpc.MaxConcurrentStreams(%d): a client's session is a stream, and "+
 				"leaves none for its calls: give at least 2", n,
 		)
 	}
 	if n, ok := serverOption(s, "maxSendMessageSize"); ok && n < least {
-		return fmt.Errorf(
+		return 0, fmt.Errorf(
 			"replica: the server was made with grpc.MaxSendMsgSize(%d): the streams of clients' sessions need at "+
 				"least %d", n, least,
 		)
 	}
 	n, ok := serverOption(s, "maxReceiveMessageSize")
 	if ok && n < least {
-		return fmt.Errorf(
+		return 0, fmt.Errorf(
 			"replica: the server was made with grpc.MaxRecvMsgSize(%d): the streams of clients' sessions need at "+
 				"least %d", n, least,
 		)
 	}
-	r.maxRequest = int(n)
-	return nil
+	return int(n), nil
 }
 
 // serverOption reads what a server was made with, which gRPC tells nobody. ok is false if this gRPC

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"runtime"
 	"time"
 
@@ -19,9 +18,6 @@ import (
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 	"github.com/understudy-rpc/understudy/replica/internal/machine"
 )
-
-// maxPeerMessage bounds a message between replicas: a queue's bound, and the frame that overran it.
-const maxPeerMessage = maxQueueBytes + wire.MaxMessage + 1<<20
 
 // peerServer serves Peer on the replicas' own listener.
 type peerServer struct {
@@ -423,14 +419,4 @@ func (e *common) messageOf(p *pb.LoggedMessage) (orderstate.Message, error) {
 		Body: &machine.Body{Method: p.GetMethod(), Payload: p.GetMessage()},
 		Size: len(p.GetMessage()) + len(p.GetMethod()),
 	}, nil
-}
-
-// loopback says whether a listener can be reached from this host only.
-func loopback(a net.Addr) bool {
-	host, _, err := net.SplitHostPort(a.String())
-	if err != nil {
-		return a.Network() == "bufconn" || a.Network() == "unix"
-	}
-	ip := net.ParseIP(host)
-	return ip != nil && ip.IsLoopback()
 }

@@ -17,6 +17,9 @@ import (
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
+// maxPeerMessage bounds a message between replicas: a queue's bound, and the frame that overran it.
+const maxPeerMessage = maxQueueBytes + wire.MaxMessage + 1<<20
+
 // peers is one incarnation's connections to the other replicas, by address.
 type peers struct {
 	r     *env

@@ -3,8 +3,6 @@ package replica
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -300,9 +298,11 @@ func (r *Replica) reach(ctx context.Context) error {
 
 // check refuses services that would be executed by one replica only.
 func (r *Replica) check(s *grpc.Server) error {
-	if err := r.checkLimits(s); err != nil {
+	maxRequest, err := checkLimits(s)
+	if err != nil {
 		return err
 	}
+	r.maxRequest = maxRequest
 	services := s.GetServiceInfo()
 	_, connected := services[pb.Connection_ServiceDesc.ServiceName]
 	switch {
@@ -411,23 +411,6 @@ func (r *Replica) awaitState(ctx context.Context) (*incarnation, error) {
 		case <-ctx.Done():
 		case <-r.stopped:
 			return nil, status.Error(codes.Unavailable, errStopped.Error())
-		}
-	}
-}
-
-const secretSize = 32
-
-func newSecret() []byte {
-	b := make([]byte, secretSize)
-	_, _ = rand.Read(b) // never fails, says its documentation
-	return b
-}
-
-// newNumber is random and never 0.
-func newNumber() uint64 {
-	for {
-		if n := binary.LittleEndian.Uint64(newSecret()); n != 0 {
-			return n
 		}
 	}
 }
