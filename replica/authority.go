@@ -48,14 +48,12 @@ func (re *reign) keepAuthority() {
 // check reads once who is primary, and says whether it was told. Of several reads under way, the
 // authority is of the one that began last, whichever is answered last.
 //
-// A primary whose authority has lapsed was cut off, or the store was away: then it may be deposed,
-// and the store be one from before that names it still. So it asks the other replicas first what
-// they have seen of the store.
+// A primary whose authority has lapsed was cut off, or the store was away, or is slow: then it may
+// be deposed, and the store be one from before that names it still. So it asks the other replicas
+// first what they have seen of the store, and has no authority before each that was in-sync has
+// answered, or isn't registered any more: its successor is one of them.
 func (re *reign) check() bool {
-	if !re.l.hasAuthority() {
-		re.in.hearMarks()
-	}
-	start := re.in.r.clock()
+	start, known := re.in.r.clock(), re.in.r.store.Known()
 	ctx, cancel := context.WithTimeout(re.in.ctx, authority)
 	defer cancel()
 	leader, e, err := re.in.r.store.Primary(ctx)
@@ -66,11 +64,29 @@ func (re *reign) check() bool {
 		re.in.end(errDeposed)
 		return true
 	}
-	re.l.m.mu.Lock()
-	defer re.l.m.mu.Unlock()
-	lapsed := re.l.authority <= re.in.r.clock()
-	re.l.authority = max(re.l.authority, start+authority)
-	re.l.m.after(moved{rare: lapsed})
+	if re.l.extend(start, false) {
+		return true
+	}
+	if !re.in.hearMarks() {
+		return false
+	}
+	if now := re.in.r.store.Known(); now.Epoch != known.Epoch || now.Fence != known.Fence {
+		return false // the store is judged anew by what they have seen
+	}
+	return re.l.extend(start, true)
+}
+
+// extend gives authority for A from the start of a read, unless it has lapsed and the others
+// weren't heard.
+func (l *leading) extend(start time.Duration, heard bool) bool {
+	l.m.mu.Lock()
+	defer l.m.mu.Unlock()
+	lapsed := l.authority <= l.m.r.clock()
+	if lapsed && !heard {
+		return false
+	}
+	l.authority = max(l.authority, start+authority)
+	l.m.after(moved{rare: lapsed})
 	return true
 }
 
@@ -79,4 +95,27 @@ func (l *leading) hasAuthority() bool {
 	l.m.mu.Lock()
 	defer l.m.mu.Unlock()
 	return l.m.r.clock() < l.authority
+}
+
+// underAuthority is for a change of who is in-sync: it ends after A, and as soon as this primary
+// has no authority any more. A request that is still under way then, as in a partition, might reach
+// a store from before, which names this replica still.
+func (re *reign) underAuthority() (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(re.in.ctx, authority)
+	go func() {
+		for left := re.l.left(); left > 0; left = re.l.left() {
+			if endsWithin(left, ctx.Done()) {
+				return
+			}
+		}
+		cancel()
+	}()
+	return ctx, cancel
+}
+
+// left is for how long this primary has authority.
+func (l *leading) left() time.Duration {
+	l.m.mu.Lock()
+	defer l.m.mu.Unlock()
+	return l.authority - l.m.r.clock()
 }

@@ -1,7 +1,6 @@
 package replica
 
 import (
-	"context"
 	"errors"
 
 	"github.com/understudy-rpc/understudy/election"
@@ -23,7 +22,7 @@ func (rs *roster) backAgain() (back []election.Member) {
 // keep makes sure that a member is in-sync: once it is written again, no removal from before can
 // take place. It has been in the required set all the time, so it holds what it must (R13).
 func (re *reign) keep(m election.Member) {
-	ctx, cancel := context.WithTimeout(re.in.ctx, authority)
+	ctx, cancel := re.underAuthority()
 	defer cancel()
 	err := re.in.r.store.AddInSync(ctx, uint64(re.l.primary.Epoch()), m)
 	switch {

@@ -242,7 +242,7 @@ func (re *reign) grow(f *follower) {
 	// set until its removal from etcd is certain.
 	p.stage = adding
 	re.l.m.mu.Unlock()
-	ctx, cancel := context.WithTimeout(re.in.ctx, authority)
+	ctx, cancel := re.underAuthority()
 	defer cancel()
 	err = re.in.r.store.AddInSync(ctx, uint64(re.l.primary.Epoch()), p.member)
 	re.l.m.mu.Lock()
@@ -371,7 +371,9 @@ func (rs *roster) gone(began time.Duration) []leaving {
 // counts as not done, and is tried again.
 func (re *reign) evict(gone leaving) error {
 	m := gone.member
-	if err := re.in.shrink(re.l.primary.Epoch(), m); err != nil {
+	ctx, cancel := re.underAuthority()
+	defer cancel()
+	if err := re.in.shrink(ctx, re.l.primary.Epoch(), m); err != nil {
 		return err
 	}
 	re.l.m.mu.Lock()
@@ -385,9 +387,7 @@ func (re *reign) evict(gone leaving) error {
 }
 
 // shrink takes a member out of in-sync in etcd, in the name of an epoch of this replica.
-func (in *incarnation) shrink(e orderstate.Epoch, m election.Member) error {
-	ctx, cancel := context.WithTimeout(in.ctx, authority)
-	defer cancel()
+func (in *incarnation) shrink(ctx context.Context, e orderstate.Epoch, m election.Member) error {
 	err := in.r.store.RemoveInSync(ctx, uint64(e), m)
 	switch {
 	case errors.Is(err, election.ErrDeposed):

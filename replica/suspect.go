@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"google.golang.org/grpc"
 
@@ -108,31 +109,41 @@ func (e *common) learn(m *pb.StoreMark) {
 }
 
 // hearMarks asks all replicas that are registered how far they have seen the store, and takes their
-// word. Whoever lives, and can be reached, has the time to answer over a new connection.
-func (in *incarnation) hearMarks() {
+// word. Whoever lives, and can be reached, has the time to answer over a new connection. It says
+// whether all have answered that are in-sync: the silence of one of them is no evidence.
+func (in *incarnation) hearMarks() bool {
 	in.m.mu.Lock()
-	replicas := in.m.view.Replicas
+	view := in.m.view
 	in.m.mu.Unlock()
 	ctx, cancel := context.WithTimeout(in.ctx, silence)
 	defer cancel()
 	var asked sync.WaitGroup
-	for _, r := range replicas {
+	var silent atomic.Bool
+	for _, r := range view.Replicas {
 		if r.Member == in.self {
 			continue
 		}
 		asked.Go(func() {
-			peer, err := in.peers.atOnce(r.PeerAddr)
-			if err != nil {
-				return
-			}
-			resp, err := peer.Hears(ctx, &pb.HearsRequest{Group: in.group, Mark: markToProto(in.r.store.Known())},
-				grpc.WaitForReady(true))
-			if err == nil {
-				in.learn(resp.GetMark())
+			if err := in.hearMark(ctx, r); err != nil && view.IsInSync(r.Member) {
+				silent.Store(true)
 			}
 		})
 	}
 	asked.Wait()
+	return !silent.Load()
+}
+
+func (in *incarnation) hearMark(ctx context.Context, r election.Replica) error {
+	peer, err := in.peers.atOnce(r.PeerAddr)
+	if err != nil {
+		return err
+	}
+	resp, err := peer.Hears(ctx, &pb.HearsRequest{Group: in.group, Mark: markToProto(in.r.store.Known())},
+		grpc.WaitForReady(true))
+	if err == nil {
+		in.learn(resp.GetMark())
+	}
+	return err
 }
 
 // sealedMark is how far this replica has seen the store, for a source to bring to other replicas.

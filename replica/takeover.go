@@ -100,7 +100,10 @@ func (to *takeover) askPeer(m election.Member) {
 		}
 		if to.in.r.clock()-began > silence {
 			to.in.log.Info("an in-sync peer doesn't answer", "peer", m.String(), "error", err)
-			if err = to.in.shrink(to.epoch, m); err == nil {
+			ctx, cancel := context.WithTimeout(to.in.ctx, authority)
+			err = to.in.shrink(ctx, to.epoch, m)
+			cancel()
+			if err == nil {
 				to.t.m.mu.Lock()
 				if !to.t.over() {
 					to.t.state.Evicted(replicaID(m))

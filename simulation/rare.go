@@ -146,7 +146,7 @@ func (l logged) Handle(ctx context.Context, r slog.Record) error {
 		l.c.add(r.Message, 1)
 	case "an in-sync peer doesn't answer":
 		l.c.add("a takeover evicted a peer", 1)
-	case "taking the name of a predecessor that doesn't answer":
+	case "taking the name of a predecessor whose address this name's new process has":
 		l.c.add("a new process took its predecessor's name", 1)
 	case "beginning again as a new incarnation":
 		l.c.add("a primary was deposed", 1)

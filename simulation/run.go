@@ -179,6 +179,7 @@ func (r *run) dialOptions() []grpc.DialOption {
 // that was lost while nobody called is told so now (I5).
 func (r *run) last(healed time.Duration) {
 	time.Sleep(r.plan.Linger)
+	r.awaitAlive(healed + recovery)
 	var calls sync.WaitGroup
 	for i, c := range r.clients {
 		calls.Go(func() {
@@ -198,6 +199,15 @@ func (r *run) last(healed time.Duration) {
 		})
 	}
 	calls.Wait()
+}
+
+// awaitAlive waits until the group isn't down, and clients know: its in-sync replicas may all have
+// been cut off from the store for longer than their leases. Calls are refused at once until then.
+func (r *run) awaitAlive(until time.Duration) {
+	for down := true; down && r.elapsed() < until; {
+		down = r.cluster.View().IsDown()
+		time.Sleep(10 * time.Millisecond)
+	}
 }
 
 // failover is a replica's report.

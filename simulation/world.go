@@ -92,15 +92,8 @@ func (n *nemesis) suspect(f Fault, old *backup) func() {
 	truth := &truth{backup: store.Backup(), view: n.r.cluster.View(), from: n.r.elapsed()}
 	truth.groupless = f.Kind == "store emptied" || f.Kind == "store keys" && (f.Way == "all" || f.Way == "id")
 	for i := range n.r.plan.Replicas {
-		s := n.r.cluster.Replica(i).Status()
-		switch behind := s.Epoch != truth.view.Epoch || len(s.InSync) != len(truth.view.InSync); {
-		case n.crashed[i]:
-		case truth.groupless && len(s.InSync) == 0:
+		if !n.crashed[i] && truth.groupless && len(n.r.cluster.Replica(i).Status().InSync) == 0 {
 			n.r.trace("       not made: replica%d doesn't know the group yet, and would make another one", i)
-			return nil
-		// it may be elected there, if nobody who knows more can be reached (seed 745)
-		case f.Kind == "store restored" && behind:
-			n.r.trace("       not made: replica%d doesn't know the newest yet, and would believe the older one", i)
 			return nil
 		}
 	}
@@ -151,17 +144,28 @@ func (n *nemesis) backup() *backup {
 	return &backup{n.r.cluster.Store().Backup(), n.r.cluster.View()}
 }
 
-// putBack ends the suspicion.
+// putBack ends the suspicion. If nobody who knew more could be reached, the group may have gone on
+// in the older store: then that is the group's. Whoever puts a store back bumps its revision, as
+// docs/production.md says.
 func (n *nemesis) putBack() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.truth == nil {
 		return
 	}
-	n.r.trace("the store is put back as it was")
-	n.r.cluster.Store().Restore(n.truth.backup)
-	n.suspected = append(n.suspected, span{n.truth.from, n.r.elapsed()})
+	truth, store := n.truth, n.r.cluster.Store()
 	n.truth = nil
+	if now := n.r.cluster.View(); now.Epoch > truth.view.Epoch {
+		n.r.coverage.add("the group went on in an older store", 1)
+		n.r.trace("the store isn't put back: the group has gone on in it, in epoch %d", now.Epoch)
+		return
+	}
+	n.r.trace("the store is put back as it was")
+	seen := store.Revision()
+	for store.Restore(truth.backup); store.Revision() < seen; {
+		store.Tamper("another", func(*election.State) {})
+	}
+	n.suspected = append(n.suspected, span{truth.from, n.r.elapsed()})
 }
 
 // view is who has which role by the store, or by what it had before it became suspect: nothing

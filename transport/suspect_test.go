@@ -148,7 +148,7 @@ func TestDownGroupRefusesAtOnce(t *testing.T) {
 		began := time.Now()
 		_, err := say(ctx, conn, "hello")
 		fails(t, err, codes.Unavailable, "the group is down since ")
-		if !strings.Contains(err.Error(), "none of its last in-sync replicas (primary, a) is alive") ||
+		if !strings.Contains(err.Error(), "none of its last in-sync replicas (primary, a) is registered") ||
 			time.Since(began) > 0 {
 			t.Errorf("after %v: %v", time.Since(began), err)
 		}

@@ -106,7 +106,8 @@ func errDown(since time.Time, inSync []election.Member) error {
 		names[i] = m.Name
 	}
 	return errorf(Down,
-		"understudy: the group is down since %s at the latest: none of its last in-sync replicas (%s) is alive",
+		"understudy: the group is down since %s at the latest: none of its last in-sync replicas (%s) is registered: "+
+			"they have ended, or don't reach etcd",
 		since.UTC().Format(time.RFC3339), strings.Join(names, ", "))
 }
 
