@@ -176,7 +176,7 @@ func (s *replicaServer) lastFailover() *failover { return s.took.Load() }
 
 func (s *replicaServer) standing() standing {
 	now := s.replica.Status()
-	st := standing{Leads: now.Role == "leading", Epoch: now.Epoch,
+	st := standing{Leads: now.Role == replica.Leading, Epoch: now.Epoch,
 		Events: s.logged.events.Load() + now.Dropped + now.Forged + now.Refused}
 	if st.Leads {
 		st.Members = len(now.InSync)

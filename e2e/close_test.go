@@ -154,7 +154,7 @@ func TestStopWhileEtcdHangs(t *testing.T) {
 	lead := func(inSync int) func() error {
 		return func() error {
 			for _, s := range replicas {
-				if now := s.r.Status(); now.Role == "leading" && len(now.InSync) == inSync {
+				if now := s.r.Status(); now.Role == replica.Leading && len(now.InSync) == inSync {
 					return nil
 				}
 			}
@@ -184,7 +184,7 @@ func TestStopWhileEtcdHangs(t *testing.T) {
 		delete(replicas, name)
 	}
 	for name, s := range replicas {
-		if s.r.Status().Role == "leading" {
+		if s.r.Status().Role == replica.Leading {
 			stop(name, s)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/understudy-rpc/understudy/e2e/cluster"
 	"github.com/understudy-rpc/understudy/e2e/etcdproc"
 	"github.com/understudy-rpc/understudy/e2e/journal"
+	"github.com/understudy-rpc/understudy/replica"
 )
 
 // The times of the design that bounds are made of. What a test allows beyond them is for a machine
@@ -114,7 +115,7 @@ func TestPrimaryStopped(t *testing.T) {
 		c.Last(3*time.Second - (c.Now() - stopped))
 		continued := old.Continue()
 		links[old.Name].Resume()
-		old.AwaitRole("following", epoch)
+		old.AwaitRole(replica.Following, epoch)
 		c.AwaitInSync("a", "b", "c")
 
 		refused := y.Stats()
@@ -362,7 +363,7 @@ func TestName(t *testing.T) {
 	for _, r := range []*cluster.Replica{c.Primary(), c.Replica("c")} {
 		at := r.Kill()
 		r.Start()
-		r.AwaitRole("following", 0)
+		r.AwaitRole(replica.Following, 0)
 		t.Logf("%s follows %v after its predecessor's death", r.Name, (c.Now() - at).Round(time.Millisecond))
 		c.AwaitInSync("a", "b", "c")
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/understudy-rpc/understudy/e2e/cluster"
 	"github.com/understudy-rpc/understudy/e2e/journal"
 	"github.com/understudy-rpc/understudy/election"
+	"github.com/understudy-rpc/understudy/replica"
 )
 
 // Whichever process stands still for 300 ms, nobody is deposed or evicted for it.
@@ -67,7 +68,7 @@ func TestAddressReused(t *testing.T) {
 	other := a.Squat("another")
 	y := c.StartClient("y")
 	y.Load(cluster.Steady)
-	other.AwaitRole("leading")
+	other.AwaitRole(replica.Leading)
 	c.AwaitPrimary(epoch)
 	x.Await(50)
 	y.Await(50)
@@ -118,7 +119,7 @@ func TestTwins(t *testing.T) {
 			}
 			c.Last(2 * election.DefaultTTL)
 			for _, twin := range twins {
-				if role := twin.Role(); role != "" && role != "joining" && role != "ended" {
+				if role := twin.Role(); role != "" && role != replica.Joining && role != replica.Ended {
 					t.Errorf("a twin is %s", role)
 				}
 				twin.Kill()

@@ -13,6 +13,7 @@ import (
 	"github.com/understudy-rpc/understudy/e2e/etcdproc"
 	"github.com/understudy-rpc/understudy/e2e/journal"
 	"github.com/understudy-rpc/understudy/election"
+	"github.com/understudy-rpc/understudy/replica"
 )
 
 // unharmed fails the test unless the group has the replicas, their processes and incarnations, that
@@ -104,7 +105,7 @@ func TestAnotherGroupInAnEmptyEtcd(t *testing.T) {
 	newest := c.Replace("")
 	other := c.Replica("a").Beside("other", "replica", "-etcd", c.Etcd.Addr(), "-name", "d", "-level",
 		c.Level().String())
-	other.AwaitRole("leading")
+	other.AwaitRole(replica.Leading)
 	c.Last(2 * time.Second)
 	if n := other.Executed(); n > 0 {
 		t.Errorf("%d calls of the group that was there were executed by another one", n)

@@ -14,6 +14,7 @@ import (
 	"github.com/understudy-rpc/understudy/election"
 	"github.com/understudy-rpc/understudy/internal/wire"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
+	"github.com/understudy-rpc/understudy/replica"
 )
 
 // peer connects to a replica's own listener, as whoever the network lets in can.
@@ -168,7 +169,7 @@ func TestHostileAcknowledgements(t *testing.T) {
 		}
 		s.c.AwaitInSync(3)
 		s.serves()
-		if st := s.c.Replica(0).Status(); st.Role != "leading" || st.Epoch != s.epoch {
+		if st := s.c.Replica(0).Status(); st.Role != replica.Leading || st.Epoch != s.epoch {
 			t.Errorf("the primary is now %+v", st)
 		}
 	})
@@ -230,7 +231,7 @@ func TestHostileAnswers(t *testing.T) {
 			wants(t, "no epoch", s.answer(i, s.group, 0), codes.FailedPrecondition, "epoch 0 is over")
 		}
 		s.serves()
-		if st := s.c.Replica(0).Status(); st.Role != "leading" || st.Epoch != s.epoch {
+		if st := s.c.Replica(0).Status(); st.Role != replica.Leading || st.Epoch != s.epoch {
 			t.Errorf("the primary is now %+v", st)
 		}
 	})
@@ -267,7 +268,7 @@ func TestPrimaryElectedByAnOldStoreIsRefused(t *testing.T) {
 		}
 		s.serves()
 		for i := range 3 {
-			if st := s.c.Replica(i).Status(); st.Epoch != s.epoch || (st.Role == "leading") != (i == 0) {
+			if st := s.c.Replica(i).Status(); st.Epoch != s.epoch || (st.Role == replica.Leading) != (i == 0) {
 				t.Errorf("replica %d is now %+v", i, st)
 			}
 		}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/understudy-rpc/understudy/internal/wire"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
+	"github.com/understudy-rpc/understudy/replica"
 	"github.com/understudy-rpc/understudy/understudytest"
 )
 
@@ -166,7 +167,7 @@ func TestHostileHeaders(t *testing.T) {
 		if h != nil {
 			t.Errorf("bytes that are no request have the header %v", h)
 		}
-		if st := s.c.Replica(0).Status(); st.Role != "leading" || st.Epoch != s.epoch {
+		if st := s.c.Replica(0).Status(); st.Role != replica.Leading || st.Epoch != s.epoch {
 			t.Errorf("the primary is now %+v", st)
 		}
 		s.serves()

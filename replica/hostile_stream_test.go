@@ -17,6 +17,7 @@ import (
 	"github.com/understudy-rpc/understudy/internal/wire"
 	"github.com/understudy-rpc/understudy/orderstate"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
+	"github.com/understudy-rpc/understudy/replica"
 	"github.com/understudy-rpc/understudy/understudytest"
 )
 
@@ -367,7 +368,7 @@ func TestFutureEpochs(t *testing.T) {
 			say(t, st, &pb.AttachRequest{AcknowledgedEpoch: math.MaxUint64})
 		}
 		s.serves()
-		if st := s.c.Replica(0).Status(); st.Epoch != s.epoch || st.Role != "leading" {
+		if st := s.c.Replica(0).Status(); st.Epoch != s.epoch || st.Role != replica.Leading {
 			t.Errorf("the primary is now %+v", st)
 		}
 		began := time.Now()

@@ -2,6 +2,7 @@ package replica_test
 
 import (
 	"context"
+	"errors"
 	"net"
 	"slices"
 	"testing"
@@ -79,6 +80,18 @@ func TestWrongOptionsEndJoin(t *testing.T) {
 			replica.Level(understudy.Stable)); err != nil {
 			t.Errorf("%s: %v", addr, err)
 		}
+	}
+}
+
+// TestJoinDoesNothingOnceItsContextHasEnded, and says why.
+func TestJoinDoesNothingOnceItsContextHasEnded(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancelCause(t.Context())
+	why := errors.New("the process ends")
+	cancel(why)
+	r, err := replica.Join(ctx, "etcd://127.0.0.1:1/greeter", replica.Stateless(), replica.Name("a"))
+	if r != nil || !errors.Is(err, why) {
+		t.Errorf("got %v, %v", r, err)
 	}
 }
 

@@ -253,7 +253,8 @@ func (l *lab) serve(r *replica.Replica, s *grpc.Server, lis net.Listener) {
 		}
 	})
 	for range 10_000 {
-		if st := r.Status(); st.Role == "leading" || st.Role == "following" && slices.Contains(st.InSync, st.Name) {
+		st := r.Status()
+		if st.Role == replica.Leading || st.Role == replica.Following && slices.Contains(st.InSync, st.Name) {
 			return
 		}
 		time.Sleep(time.Millisecond) // fake

@@ -86,7 +86,7 @@ func TestReadyOnceInSync(t *testing.T) {
 		mentions(t, "a joiner", b.Ready(ctx), "waits for a primary and its state", "patience ends")
 		link.Cut() // so that the primary can't write that the joiner is in-sync
 		close(state.may)
-		until(t, "state", func() bool { return b.Status().Role == "following" })
+		until(t, "state", func() bool { return b.Status().Role == replica.Following })
 		mentions(t, "a joiner with a state", now(b), "isn't in-sync yet")
 		reports(t, "a joiner with a state", hb, healthpb.HealthCheckResponse_NOT_SERVING)
 		link.Mend()

@@ -45,9 +45,13 @@ type Replica struct {
 // Join prepares a replica of the group that target names: etcd://host:port[,host:port]/group.
 // Nothing is published before Serve.
 //
-// ctx bounds the call. An error means that the target or an option is wrong; an etcd that doesn't
+// Join sends nothing, and doesn't wait. When ctx has ended, it does nothing, and its error wraps
+// ctx's cause. Any other error means that the target or an option is wrong. An etcd that doesn't
 // answer is noticed in Serve.
 func Join(ctx context.Context, target string, kind Kind, opts ...Option) (*Replica, error) {
+	if ctx.Err() != nil {
+		return nil, fmt.Errorf("replica: Join was called with a context that has ended: %w", context.Cause(ctx))
+	}
 	if kind.state == nil {
 		return nil, errors.New("replica: Join needs State or Stateless")
 	}
@@ -352,37 +356,6 @@ func (r *Replica) listenPeers(lis net.Listener) (net.Listener, error) {
 		)
 	}
 	return peers, nil
-}
-
-// Status says what this replica knows of itself; it may be called at any time.
-func (r *Replica) Status() Status {
-	s := Status{
-		Role: joining{}.String(), Name: r.config.name,
-		Turns: r.stats.turns.Load(), Duplicates: r.stats.duplicates.Load(), Refused: r.stats.refused.Load(),
-		Forged: r.stats.forged.Load(), Dropped: r.stats.dropped.Load(),
-	}
-	s.JoinFailure = r.joinFailure()
-	in := r.current()
-	if in == nil {
-		return s
-	}
-	in.m.mu.Lock()
-	defer in.m.mu.Unlock()
-	s.Role, s.Primary, s.Epoch = in.m.role.String(), in.m.leader.Name, uint64(in.m.epoch())
-	s.Executed = uint64(in.machine.Executed())
-	s.Stable = uint64(in.m.role.stable())
-	if l := in.m.leading(); l != nil {
-		for _, n := range l.primary.History().Sessions() {
-			s.Detached += len(l.primary.DetachedAt(n))
-		}
-	}
-	if in.m.suspect != nil {
-		s.Suspect = in.m.suspect.Error()
-	}
-	for _, m := range in.m.view.InSync {
-		s.InSync = append(s.InSync, m.Name)
-	}
-	return s
 }
 
 func (r *Replica) current() *incarnation {

@@ -13,7 +13,7 @@ import (
 // role is what a replica is in its group now, with all that it knows as that, and not longer. It is
 // guarded by the incarnation's mu.
 type role interface {
-	String() string
+	public() Role                 // as Status has it
 	epoch() orderstate.Epoch      // the acknowledged one; 0 without a state
 	history() *orderstate.History // what is held; nil without a state
 	stable() orderstate.OrderNum
@@ -22,7 +22,7 @@ type role interface {
 // joining is a replica without a state.
 type joining struct{}
 
-func (joining) String() string               { return "joining" }
+func (joining) public() Role                 { return Joining }
 func (joining) epoch() orderstate.Epoch      { return 0 }
 func (joining) history() *orderstate.History { return nil }
 func (joining) stable() orderstate.OrderNum  { return 0 }
@@ -45,7 +45,7 @@ func newFollowing(m *member, b *orderstate.Backup, start *pb.EpochStart) *follow
 	}
 }
 
-func (*following) String() string                 { return "following" }
+func (*following) public() Role                   { return Following }
 func (f *following) epoch() orderstate.Epoch      { return f.backup.Epoch() }
 func (f *following) history() *orderstate.History { return f.backup.History() }
 func (f *following) stable() orderstate.OrderNum  { return f.backup.Stable() }
@@ -60,7 +60,7 @@ type takingOver struct {
 	awaited int // how many sessions may answer before reconcile looks again: each look is at all of them
 }
 
-func (*takingOver) String() string                 { return "taking over" }
+func (*takingOver) public() Role                   { return TakingOver }
 func (t *takingOver) epoch() orderstate.Epoch      { return t.former.epoch() }
 func (t *takingOver) history() *orderstate.History { return t.former.history() }
 func (t *takingOver) stable() orderstate.OrderNum  { return t.former.stable() }
@@ -88,7 +88,7 @@ type leading struct {
 	warned     time.Duration       // when it has last warned of a large state
 }
 
-func (*leading) String() string                 { return "leading" }
+func (*leading) public() Role                   { return Leading }
 func (l *leading) epoch() orderstate.Epoch      { return l.primary.Epoch() }
 func (l *leading) history() *orderstate.History { return l.primary.History() }
 func (l *leading) stable() orderstate.OrderNum  { return l.primary.Stable() }
@@ -99,7 +99,7 @@ func (l *leading) over() bool { return l.m.role != role(l) }
 // ended is what an incarnation was.
 type ended struct{ role }
 
-func (ended) String() string { return "ended" }
+func (ended) public() Role { return Ended }
 
 // leads makes this incarnation its group's primary, with what a takeover has left. Called with mu
 // held.

@@ -157,7 +157,7 @@ func until(t *testing.T, what string, cond func() bool) {
 
 func inSync(r *replica.Replica) bool {
 	s := r.Status()
-	return s.Role == "leading" || s.Role == "following" && slices.Contains(s.InSync, s.Name)
+	return s.Role == replica.Leading || s.Role == replica.Following && slices.Contains(s.InSync, s.Name)
 }
 
 // TestOneName: a second replica of a name is refused while the first one lives, and has the name at
@@ -179,7 +179,7 @@ func TestOneName(t *testing.T) {
 			}
 			mentions(t, "a second one", err, `"a"`)
 		}
-		if first.Status().Role != "leading" {
+		if first.Status().Role != replica.Leading {
 			t.Errorf("the first one is now %+v", first.Status())
 		}
 		link.Cut()
@@ -414,7 +414,7 @@ func TestMoodyStates(t *testing.T) {
 				until(t, "try to take the state", func() bool { return tries() > 2 })
 				mustWrite(t, conn, "second")
 				time.Sleep(300 * time.Millisecond)
-				if s := late.Status(); s.Role != "joining" && s.Role != "ended" ||
+				if s := late.Status(); s.Role != replica.Joining && s.Role != replica.Ended ||
 					len(replicas[0].Status().InSync) != 2 {
 					t.Errorf("the joiner is %+v", s)
 				}

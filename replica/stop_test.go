@@ -322,7 +322,7 @@ func TestLastInSyncReplicaStops(t *testing.T) {
 			t.Errorf("with somebody who joins: %v", err)
 		}
 		mustWrite(t, conn, "second")
-		if got := heir.Status(); got.Role != "leading" {
+		if got := heir.Status(); got.Role != replica.Leading {
 			t.Errorf("the heir is %+v", got)
 		}
 		p.start("c", &lazy{takes: 4 * time.Second})

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/understudy-rpc/understudy/replica"
 	"github.com/understudy-rpc/understudy/understudytest"
 )
 
@@ -89,7 +90,7 @@ func TestGroupDown(t *testing.T) {
 			t.Errorf("a call of a group that is down: %v", m)
 		}
 		for i := range 3 {
-			if s := c.Replica(i).Status(); s.Role != "joining" || s.Executed != 0 {
+			if s := c.Replica(i).Status(); s.Role != replica.Joining || s.Executed != 0 {
 				t.Errorf("replica %d: %+v", i, s)
 			}
 		}

@@ -88,7 +88,7 @@ func TestWallClockLeaps(t *testing.T) {
 				p := c.Primary()
 				want := c.Replica(p).Status().Executed
 				for i := range 3 {
-					if s := c.Replica(i).Status(); s.Role == "following" && s.Executed < want {
+					if s := c.Replica(i).Status(); s.Role == replica.Following && s.Executed < want {
 						t.Errorf("200 ms after the last call replica %d has executed %d of %d", i, s.Executed, want)
 					}
 				}

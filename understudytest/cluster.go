@@ -305,7 +305,7 @@ func (c *Cluster) Primary() int {
 	var leads int
 	c.await("a primary", func() bool {
 		for i, n := range c.nodes {
-			if !n.dead && n.r.Status().Role == "leading" {
+			if !n.dead && n.r.Status().Role == replica.Leading {
 				leads = i
 				return true
 			}
@@ -325,7 +325,7 @@ func (c *Cluster) AwaitInSync(n int) {
 		}
 		return !slices.ContainsFunc(view.InSync, func(m election.Member) bool {
 			return !slices.ContainsFunc(c.nodes, func(n *node) bool {
-				return !n.dead && n.host == m.Name && n.r.Status().Role != "joining"
+				return !n.dead && n.host == m.Name && n.r.Status().Role != replica.Joining
 			})
 		})
 	})

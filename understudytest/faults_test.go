@@ -349,7 +349,7 @@ func doubleFailure(t *testing.T, level understudy.Level, n, k int, before bool) 
 	for range 1000 { // until the gate is open, or the second one is dead
 		time.Sleep(20 * time.Microsecond)
 		mu.Lock()
-		done := second != "" && (c.Replica(number()).Status().Role == "leading" || k > 0 && count >= k)
+		done := second != "" && (c.Replica(number()).Status().Role == replica.Leading || k > 0 && count >= k)
 		mu.Unlock()
 		if done {
 			break

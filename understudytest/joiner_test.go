@@ -43,7 +43,7 @@ func awaitStatus(t *testing.T, c *understudytest.Cluster, i int, within time.Dur
 	t.Fatalf("after %v replica %d is %+v", within, i, c.Replica(i).Status())
 }
 
-func joined(s replica.Status) bool { return s.Role == "following" && s.JoinFailure == "" }
+func joined(s replica.Status) bool { return s.Role == replica.Following && s.JoinFailure == "" }
 
 // A replica that joins doesn't come out of its Restore. The log isn't kept for it beyond half of
 // its bound, the group goes on, and the replica says why it can't join.

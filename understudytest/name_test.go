@@ -34,10 +34,10 @@ func TestALivePrimarysNameIsNotTaken(t *testing.T) {
 		}
 		c.Start(3)
 		time.Sleep(10 * time.Second)
-		if s := c.Replica(3).Status(); s.Role != "joining" {
+		if s := c.Replica(3).Status(); s.Role != replica.Joining {
 			t.Errorf("the twin is %+v", s)
 		}
-		if s := c.Replica(0).Status(); s.Role != "leading" || s.Epoch != before.Epoch {
+		if s := c.Replica(0).Status(); s.Role != replica.Leading || s.Epoch != before.Epoch {
 			t.Errorf("the primary is %+v", s)
 		}
 		// Its lease's end is proof.
@@ -46,7 +46,7 @@ func TestALivePrimarysNameIsNotTaken(t *testing.T) {
 			mend(c, "replica3", other)
 		}
 		time.Sleep(5 * time.Second)
-		if s := c.Replica(3).Status(); s.Role != "following" || len(c.View().InSync) != 3 {
+		if s := c.Replica(3).Status(); s.Role != replica.Following || len(c.View().InSync) != 3 {
 			t.Errorf("after the lease's end the twin is %+v", s)
 		}
 		l.finish()

@@ -32,7 +32,7 @@ func TestSilentPrimaryWithoutStore(t *testing.T) {
 				time.Sleep(3*time.Second + time.Duration(k%4)*170*time.Millisecond)
 				c.Store().SetDown(false)
 				back := time.Now()
-				for c.Replica(1).Status().Role != "leading" && c.Replica(2).Status().Role != "leading" {
+				for c.Replica(1).Status().Role != replica.Leading && c.Replica(2).Status().Role != replica.Leading {
 					time.Sleep(time.Millisecond)
 					if time.Since(back) > 30*time.Second {
 						t.Fatal("nobody leads")
@@ -65,11 +65,11 @@ func TestSourceKnewEpochBefore(t *testing.T) {
 		second := 0
 		for second == 0 {
 			for _, i := range []int{1, 2} {
-				if c.Replica(i).Status().Role == "taking over" {
+				if c.Replica(i).Status().Role == replica.TakingOver {
 					second = i
 				}
 			}
-			if c.Replica(3).Status().Role == "taking over" {
+			if c.Replica(3).Status().Role == replica.TakingOver {
 				t.Skip("replica 3 was elected")
 			}
 			time.Sleep(10 * time.Microsecond)

@@ -5,6 +5,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/understudy-rpc/understudy/replica"
 	"github.com/understudy-rpc/understudy/understudytest"
 )
 
@@ -21,7 +22,7 @@ func TestStartWaitsForAStoreThatIsSuspect(t *testing.T) {
 				c.Store().Delete("test", key)
 				c.Start(2)
 				time.Sleep(5 * time.Second)
-				if s := c.Replica(2).Status(); s.Role != "joining" || s.Suspect == "" {
+				if s := c.Replica(2).Status(); s.Role != replica.Joining || s.Suspect == "" {
 					t.Errorf("%+v", s)
 				}
 				c.Store().Restore(whole)

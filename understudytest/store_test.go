@@ -158,7 +158,7 @@ func TestJoinerIsAddedBeforeElection(t *testing.T) {
 		partition(c, "replica0", "replica1")
 		l := startLoad(t, c, 1, time.Millisecond)
 		<-elected
-		for c.Replica(1).Status().Role != "leading" {
+		for c.Replica(1).Status().Role != replica.Leading {
 			time.Sleep(100 * time.Microsecond)
 		}
 		time.Sleep(20 * time.Millisecond)

@@ -58,7 +58,7 @@ func TestSuspectStoreEndsNothing(t *testing.T) {
 					for i := range 3 {
 						s := c.Replica(i).Status()
 						if s.Suspect == "" || s.Epoch != before.Epoch ||
-							s.Role != map[bool]string{true: "leading", false: "following"}[i == 0] {
+							s.Role != map[bool]replica.Role{true: replica.Leading, false: replica.Following}[i == 0] {
 							t.Errorf("replica %d is now %+v", i, s)
 						}
 					}
@@ -99,7 +99,7 @@ func TestPrimaryDiesWhileTheStoreIsSuspect(t *testing.T) {
 				c.Kill(0)
 				time.Sleep(8 * time.Second)
 				for i := 1; i < 3; i++ {
-					if s := c.Replica(i).Status(); s.Role != "following" || s.Suspect == "" {
+					if s := c.Replica(i).Status(); s.Role != replica.Following || s.Suspect == "" {
 						t.Errorf("replica %d is now %+v", i, s)
 					}
 				}
@@ -142,7 +142,7 @@ func TestEvictedReplicaLearnsFromAPeer(t *testing.T) {
 		time.Sleep(8 * time.Second)
 		for i := range 3 {
 			if s := c.Replica(i).Status(); s.Suspect == "" ||
-				s.Role != map[bool]string{true: "leading", false: "following"}[i == 0] {
+				s.Role != map[bool]replica.Role{true: replica.Leading, false: replica.Following}[i == 0] {
 				t.Errorf("replica %d is now %+v", i, s)
 			}
 		}
@@ -167,7 +167,7 @@ func TestEvictedReplicaLearnsFromAClient(t *testing.T) {
 		c.Store().Restore(old)
 		c.Link(2).Mend()
 		time.Sleep(8 * time.Second)
-		if s := c.Replica(2).Status(); s.Suspect == "" || s.Role != "following" {
+		if s := c.Replica(2).Status(); s.Suspect == "" || s.Role != replica.Following {
 			t.Errorf("the evicted one is now %+v", s)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -191,7 +191,7 @@ func TestEvictedReplicaIsElectedByAnOldStore(t *testing.T) {
 		c.Store().Restore(old)
 		c.Link(2).Mend()
 		time.Sleep(8 * time.Second)
-		if s := c.Replica(2).Status(); s.Role != "leading" {
+		if s := c.Replica(2).Status(); s.Role != replica.Leading {
 			t.Fatalf("the evicted one is now %+v", s)
 		}
 		mend(c, "client0", "replica2")
@@ -236,7 +236,8 @@ func TestOldPrimaryIsBackInAnOldStore(t *testing.T) {
 					t.Errorf("the old primary is %+v, in-sync are %v", s, c.View().InSync)
 				}
 				for i := 1; i < 3; i++ {
-					if s := c.Replica(i).Status(); s.Epoch != good.Epoch || s.Role == "ended" || s.Role == "joining" {
+					if s := c.Replica(i).Status(); s.Epoch != good.Epoch || s.Role == replica.Ended ||
+						s.Role == replica.Joining {
 						t.Errorf("replica %d is %+v", i, s)
 					}
 				}
@@ -259,11 +260,11 @@ func TestNewProcessInAnEmptiedStore(t *testing.T) {
 		c.Store().Restore(nil)
 		c.Start(c.Grow())
 		time.Sleep(5 * time.Second)
-		if s := c.Replica(2).Status(); s.Role != "leading" {
+		if s := c.Replica(2).Status(); s.Role != replica.Leading {
 			t.Errorf("the new process is %+v", s)
 		}
 		for i := range 2 {
-			if s := c.Replica(i).Status(); s.Suspect == "" || s.Role == "ended" || s.Executed == 0 {
+			if s := c.Replica(i).Status(); s.Suspect == "" || s.Role == replica.Ended || s.Executed == 0 {
 				t.Errorf("replica %d is now %+v", i, s)
 			}
 		}
@@ -304,7 +305,7 @@ func TestGroupIsBegunAnew(t *testing.T) {
 				opts = []replica.Option{replica.ReplaceGroup(fmt.Sprintf("%x", id))}
 				c.Start(c.Grow())
 				time.Sleep(5 * time.Second)
-				if s := c.Replica(2).Status(); s.Role != "leading" {
+				if s := c.Replica(2).Status(); s.Role != replica.Leading {
 					t.Fatalf("the operator's replica is %+v", s)
 				}
 				if g := c.View().Group; g.ID == id || !g.HasReplaced(id) {
@@ -325,7 +326,7 @@ func TestGroupIsBegunAnew(t *testing.T) {
 					c.Start(0)
 				}
 				time.Sleep(5 * time.Second)
-				if s := c.Replica(0).Status(); s.Role != "following" || s.Epoch != c.View().Epoch {
+				if s := c.Replica(0).Status(); s.Role != replica.Following || s.Epoch != c.View().Epoch {
 					t.Errorf("an old replica is now %+v", s)
 				}
 			})

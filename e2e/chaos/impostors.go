@@ -53,7 +53,7 @@ func twin(ctx context.Context, p *phase) (string, error) {
 	}
 	began := make(chan replica.Status, 1)
 	second, err := p.w.startReplica(n.host, group, n.host+"-twin.log", func(e journal.Event) {
-		if e.Status != nil && e.Status.Role != "joining" && e.Status.Role != "ended" {
+		if e.Status != nil && e.Status.Role != replica.Joining && e.Status.Role != replica.Ended {
 			select {
 			case began <- *e.Status:
 			default:

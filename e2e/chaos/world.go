@@ -360,7 +360,7 @@ func (w *world) leader() (*node, error) {
 	defer w.mu.Unlock()
 	var leader *node
 	for _, r := range w.replicas {
-		if r.runs() && r.status.Role == "leading" && (leader == nil || r.status.Epoch > leader.status.Epoch) {
+		if r.runs() && r.status.Role == replica.Leading && (leader == nil || r.status.Epoch > leader.status.Epoch) {
 			leader = r
 		}
 	}
@@ -394,7 +394,7 @@ func (w *world) whole(ctx context.Context) error {
 	w.mu.Lock()
 	epoch := leader.status.Epoch
 	for _, r := range w.replicas {
-		if r != leader && (!r.runs() || r.status.Role != "following" || r.status.Epoch != epoch) {
+		if r != leader && (!r.runs() || r.status.Role != replica.Following || r.status.Epoch != epoch) {
 			err = fmt.Errorf("%s doesn't follow %s: %s", r.host, leader.host, w.describe())
 		}
 	}

@@ -35,6 +35,7 @@ import (
 	"github.com/understudy-rpc/understudy"
 	"github.com/understudy-rpc/understudy/e2e/etcdproc"
 	"github.com/understudy-rpc/understudy/election"
+	"github.com/understudy-rpc/understudy/replica"
 )
 
 // patience is how long a test may take; then whatever it waits for is said not to happen.
@@ -315,7 +316,7 @@ func (c *Cluster) AwaitElected(above uint64) *Replica {
 	c.await(fmt.Sprintf("an election above epoch %d", above), func() bool {
 		for _, r := range c.replicas {
 			if r.process != nil && r.status.Epoch > above &&
-				(r.status.Role == "taking over" || r.status.Role == "leading") {
+				(r.status.Role == replica.TakingOver || r.status.Role == replica.Leading) {
 				elected = r
 			}
 		}
@@ -328,7 +329,7 @@ func (c *Cluster) AwaitElected(above uint64) *Replica {
 func (c *Cluster) leader() *Replica {
 	var leader *Replica
 	for _, r := range c.replicas {
-		if r.process != nil && !r.stopped && r.status.Role == "leading" &&
+		if r.process != nil && !r.stopped && r.status.Role == replica.Leading &&
 			(leader == nil || r.status.Epoch > leader.status.Epoch) {
 			leader = r
 		}
@@ -350,7 +351,8 @@ func (c *Cluster) AwaitInSync(names ...string) {
 			if !slices.Contains(names, r.Name) || r == leader {
 				continue
 			}
-			if r.process == nil || r.stopped || r.status.Role != "following" || r.status.Epoch != leader.status.Epoch {
+			if r.process == nil || r.stopped || r.status.Role != replica.Following ||
+				r.status.Epoch != leader.status.Epoch {
 				return false
 			}
 		}

@@ -176,13 +176,13 @@ func (o *Other) Kill() { o.process.KillAndWait() }
 func (o *Other) Log() string { return o.c.log(o.name) }
 
 // AwaitRole waits until the process says that it is this.
-func (o *Other) AwaitRole(role string) {
+func (o *Other) AwaitRole(role replica.Role) {
 	o.c.t.Helper()
 	o.c.await(fmt.Sprintf("%s is %s", o.name, role), func() bool { return o.status.Role == role })
 }
 
 // Role is what the process last said that it is.
-func (o *Other) Role() string {
+func (o *Other) Role() replica.Role {
 	o.c.mu.Lock()
 	defer o.c.mu.Unlock()
 	return o.status.Role
@@ -246,7 +246,7 @@ func (r *Replica) Failovers() []replica.Failover {
 }
 
 // AwaitRole waits until the replica says that it is this, in an epoch above that one.
-func (r *Replica) AwaitRole(role string, above uint64) {
+func (r *Replica) AwaitRole(role replica.Role, above uint64) {
 	r.c.t.Helper()
 	r.c.await(fmt.Sprintf("%s is %s in an epoch above %d", r.Name, role, above), func() bool {
 		return r.status.Role == role && r.status.Epoch > above

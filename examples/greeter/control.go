@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/understudy-rpc/understudy/internal/process"
+	"github.com/understudy-rpc/understudy/replica"
 )
 
 // The parent's end of the pipes to a child, this program with a subcommand, and the child's.
@@ -42,20 +43,13 @@ type event struct {
 
 // replicaStatus is what a replica says of itself.
 type replicaStatus struct {
-	Role     string   `json:"role"` // one of the roles below
-	Primary  string   `json:"primary"`
-	Epoch    uint64   `json:"epoch"`
-	InSync   []string `json:"in_sync"`
-	Executed uint64   `json:"executed"`
-	Stable   uint64   `json:"stable"`
+	Role     replica.Role `json:"role"`
+	Primary  string       `json:"primary"`
+	Epoch    uint64       `json:"epoch"`
+	InSync   []string     `json:"in_sync"`
+	Executed uint64       `json:"executed"`
+	Stable   uint64       `json:"stable"`
 }
-
-// Roles, in the library's words.
-const (
-	roleJoining   = "joining"
-	roleFollowing = "following"
-	roleLeading   = "leading"
-)
 
 // failover is what a new primary says of the takeover, in wall-clock time.
 type failover struct {

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/understudy-rpc/understudy/replica"
 )
 
 // A group is the replicas under the parent's hands.
@@ -68,7 +70,7 @@ func (g group) each(ctx context.Context, do string, timeout time.Duration, then 
 func (v view) leader() (viewed, bool) {
 	var leader viewed
 	for _, r := range v {
-		if r.up && r.status.Role == roleLeading && (!leader.up || r.status.Epoch > leader.status.Epoch) {
+		if r.up && r.status.Role == replica.Leading && (!leader.up || r.status.Epoch > leader.status.Epoch) {
 			leader = r
 		}
 	}
@@ -87,7 +89,7 @@ func (v view) whole() error {
 		case !r.up:
 			return fmt.Errorf("%s doesn't answer", r.name)
 		case r.name == leader.name:
-		case r.status.Role != roleFollowing || r.status.Epoch != leader.status.Epoch:
+		case r.status.Role != replica.Following || r.status.Epoch != leader.status.Epoch:
 			return fmt.Errorf("%s is %s in epoch %d, %s leads in epoch %d", r.name, r.status.Role, r.status.Epoch,
 				leader.name, leader.status.Epoch)
 		case !slices.Contains(leader.status.InSync, r.name):
@@ -134,7 +136,7 @@ func (v view) String() string {
 	if !ok {
 		var roles []string
 		for _, r := range v {
-			role := r.status.Role
+			role := string(r.status.Role)
 			if !r.up {
 				role = "down"
 			}

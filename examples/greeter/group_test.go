@@ -3,6 +3,8 @@ package main
 import (
 	"strings"
 	"testing"
+
+	"github.com/understudy-rpc/understudy/replica"
 )
 
 // says makes a view of lines "name role epoch executed [in-sync]"; "name down" doesn't answer.
@@ -13,7 +15,7 @@ func says(t *testing.T, lines ...string) view {
 		f := strings.Fields(line)
 		r := viewed{name: f[0], up: f[1] != "down"}
 		if r.up {
-			r.status.Role = strings.ReplaceAll(f[1], "_", " ")
+			r.status.Role = replica.Role(strings.ReplaceAll(f[1], "_", " "))
 			r.status.Epoch, r.status.Executed = number(t, f[2]), number(t, f[3])
 			r.status.InSync = f[4:]
 		}

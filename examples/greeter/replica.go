@@ -111,7 +111,7 @@ func (s *served) serve(ctx context.Context, cfg replicaConfig, log *slog.Logger,
 func (s *served) status() replicaStatus {
 	r := s.replica.Load()
 	if r == nil {
-		return replicaStatus{Role: roleJoining}
+		return replicaStatus{Role: replica.Joining}
 	}
 	now := r.Status()
 	return replicaStatus{Role: now.Role, Primary: now.Primary, Epoch: now.Epoch, InSync: now.InSync,

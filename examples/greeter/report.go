@@ -188,7 +188,7 @@ func failoverLine(f failover) string {
 // String is a replica's own line.
 func (s replicaStatus) String() string {
 	if s.Epoch == 0 {
-		return s.Role
+		return string(s.Role)
 	}
 	return fmt.Sprintf("%-12s primary %s   epoch %-4d in-sync %s   executed %d", s.Role, s.Primary, s.Epoch,
 		strings.Join(s.InSync, " "), s.Executed)
