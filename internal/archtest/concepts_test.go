@@ -24,7 +24,7 @@ var terms = []string{
 	"A", "acknowledge", "announcement", "attached", "authority", "backup", "DataLoss", "deposed", "detached",
 	"diverged", "donor", "entry", "epoch", "evicted", "fence", "fetch", "follower", "frame", "front door", "gate",
 	"given up", "group", "held", "heldUpTo", "in-sync", "incarnation", "joiner", "lazily", "level", "low-water mark",
-	"margin", "messageOrder", "nonce", "null message", "orderInfo", "orderNum", "pendingDestOrder",
+	"margin", "messageOrder", "nonce", "note", "null message", "orderInfo", "orderNum", "pendingDestOrder",
 	"pendingRemoteOrder", "pendingSourceOrder", "primary", "replica", "reply log", "required set", "run", "seal",
 	"seqNum", "sequencer", "session", "share", "source", "stable", "stable point", "start", "store", "suspect",
 	"takeover", "token", "turn", "void",
