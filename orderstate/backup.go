@@ -192,10 +192,10 @@ func (b *Backup) Receive(r Run) (Moved, error) {
 // insert is FIG. 10's outer loop.
 func (b *Backup) insert(r Run) error {
 	for _, o := range r.Entries {
-		if b.h.epochs.Void(r.Epoch, o.OrderNum) {
+		if b.h.epochs.void(r.Epoch, o.OrderNum) {
 			continue
 		}
-		if mine, ok := b.h.At(o.OrderNum); ok {
+		if mine, ok := b.h.at(o.OrderNum); ok {
 			// Held already. In the epoch that both follow the two can't differ, unless this replica
 			// has diverged.
 			if r.Epoch >= b.acknowledged && mine.OrderInfo != o {
@@ -252,13 +252,13 @@ func (b *Backup) release() error {
 		if o.Kind == Expire {
 			delete(b.attached, o.Session)
 		}
-		b.settle(Session(nextOrderNum))
+		b.endEarly(Session(nextOrderNum))
 	}
 }
 
-// settle ends the wait of the messages of a session that would have been opened where the order has
-// got to: it was, or their session isn't one.
-func (b *Backup) settle(n Session) {
+// endEarly ends the wait of the messages of a session that would have been opened where the order
+// has got to: it was, or their session isn't one.
+func (b *Backup) endEarly(n Session) {
 	early, ok := b.early[n]
 	if !ok {
 		return
@@ -334,7 +334,7 @@ func (b *Backup) lacks() bool {
 
 // Next takes the next entry of messageOrder, ready to be executed, with its message, if it has one.
 func (b *Backup) Next() (Ordered, Message, bool) {
-	o, ok := b.h.At(b.executed + 1)
+	o, ok := b.h.at(b.executed + 1)
 	// R12.1: nothing is executed between the answer and the epoch's start
 	if !ok || !b.started && !without(r121Executed) || b.diverged != 0 {
 		return Ordered{}, Message{}, false
@@ -346,11 +346,8 @@ func (b *Backup) Next() (Ordered, Message, bool) {
 	return o, b.h.messages[o.Message()], true
 }
 
-// Taken is up to where Next has handed out messageOrder.
-func (b *Backup) Taken() OrderNum { return b.executed }
-
 // Executed says that the application has executed the order up to k; what is executed and stable is
-// forgotten. A k above Taken counts as Taken.
+// forgotten. A k above what Next has handed out counts as that.
 func (b *Backup) Executed(k OrderNum) { b.h.forget(min(k, b.stable, b.executed)) }
 
 // LearnStable takes the primary's word for the stable point, in an epoch.
@@ -445,8 +442,8 @@ func (b *Backup) learn(starts ...Start) error {
 
 // keepsStable refuses an epoch that begins at or below what was stable before: every in-sync
 // replica holds that, so whoever has begun the epoch wasn't one.
-func (b *Backup) keepsStable(table Epochs) error {
-	if b.stable == 0 || !table.Void(b.stableIn, b.stable) ||
+func (b *Backup) keepsStable(table epochTable) error {
+	if b.stable == 0 || !table.void(b.stableIn, b.stable) ||
 		without(i5BackupRefuses) {
 		return nil
 	}
@@ -455,10 +452,10 @@ func (b *Backup) keepsStable(table Epochs) error {
 
 // adopt takes a larger table of epoch starts: what is void by it doesn't stay pending, and mustn't
 // be held. What is below the cut needn't be stable, if it came as a snapshot.
-func (b *Backup) adopt(table Epochs) error {
+func (b *Backup) adopt(table epochTable) error {
 	b.h.epochs = table
 	for k, o := range b.pendingDestOrder {
-		if table.Void(o.Epoch, k) && !without(r9DropsVoid) {
+		if table.void(o.Epoch, k) && !without(r9DropsVoid) {
 			b.unpend(o)
 		}
 	}
@@ -469,7 +466,7 @@ func (b *Backup) adopt(table Epochs) error {
 		}
 	}
 	for _, o := range b.h.Above(b.h.cut) {
-		if table.Void(o.Epoch, o.OrderNum) {
+		if table.void(o.Epoch, o.OrderNum) {
 			return b.diverge(o.OrderNum)
 		}
 	}

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-func TestSnapshotBeyondTheNewEpoch(t *testing.T) {
+func TestSnapshotBeyondTheNewEpochHasDiverged(t *testing.T) {
 	p := newPrimary(t, []Replica{"S2", "S3"}, 'a')
 	order(t, p, message(1, 1, 0)) // 2
 	order(t, p, message(1, 2, 0)) // 3
@@ -64,7 +64,7 @@ func TestSnapshotBeyondTheNewEpoch(t *testing.T) {
 	moves(t)(b.Start(5, 4, []Start{{2, 2}, {4, 3}}))
 }
 
-func TestOpeningsInTheLog(t *testing.T) {
+func TestOpeningsInTheLogStay(t *testing.T) {
 	p, b := newPrimary(t, []Replica{"S2"}, 'a'), newBackup(t)
 	feed(t, b, p, 0)
 	b.Message(opening(1, 'z'))
@@ -94,7 +94,7 @@ func TestExpiryHasNoMessage(t *testing.T) {
 	}
 }
 
-func TestExecutedAheadOfNext(t *testing.T) {
+func TestNothingIsCutBeforeNextHasHandedItOut(t *testing.T) {
 	p, b := newPrimary(t, []Replica{"S2"}, 'a'), newBackup(t)
 	feed(t, b, p, 0)
 	b.LearnStable(1, 1)
@@ -104,7 +104,7 @@ func TestExecutedAheadOfNext(t *testing.T) {
 	}
 }
 
-func TestRunBeforeStart(t *testing.T) {
+func TestRunThatOvertakesTheStartWaitsForIt(t *testing.T) {
 	p, b := newPrimary(t, []Replica{"S2"}, 'a'), newBackup(t)
 	_, err := b.Answer(2)
 	must(t, err)
@@ -128,7 +128,7 @@ func TestRunBeforeStart(t *testing.T) {
 	}
 }
 
-func TestMalformedRuns(t *testing.T) {
+func TestMalformedRunsAreRefused(t *testing.T) {
 	entry := func(k OrderNum) OrderInfo { return OrderInfo{OrderNum: k, Session: 1, SeqNum: SeqNum(k), First: 1} }
 	one := func(o OrderInfo) Run {
 		o.OrderNum = 2
@@ -181,7 +181,7 @@ func TestRightBytesStay(t *testing.T) {
 	}
 }
 
-func TestCorruptPrimary(t *testing.T) {
+func TestBackupOfACorruptPrimaryDiverges(t *testing.T) {
 	for name, second := range map[string]OrderInfo{
 		"twice":           {OrderNum: 3, Session: 1, SeqNum: 1, First: 1, Time: 1, Digest: message(1, 1, 0).Digest},
 		"time goes back":  {OrderNum: 3, Session: 1, SeqNum: 2, First: 1, Time: 0, Digest: message(1, 2, 0).Digest},
@@ -229,7 +229,7 @@ func TestEpochBelowTheStablePointIsRefused(t *testing.T) {
 
 // A backup finds what it is told of an announced message, however much is pending, and whatever has
 // come or gone since it was asked first.
-func TestAnnounces(t *testing.T) {
+func TestAnnouncesFindsAnnouncedMessages(t *testing.T) {
 	p, b := newPrimary(t, []Replica{"S2"}, 'a'), newBackup(t)
 	feed(t, b, p, 0)
 	announced := func(when string, want ...SeqNum) {

@@ -61,7 +61,7 @@ func (g *steady) source(tb testing.TB, r Run) {
 	}
 }
 
-func (g *steady) settle(tb testing.TB) {
+func (g *steady) stabilise(tb testing.TB) {
 	k := g.p.Last()
 	if k <= g.window {
 		return
@@ -84,7 +84,7 @@ func (g *steady) warm(tb testing.TB) {
 		r := g.call(tb)
 		g.backup(tb, r)
 		g.source(tb, r)
-		g.settle(tb)
+		g.stabilise(tb)
 	}
 }
 

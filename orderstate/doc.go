@@ -19,5 +19,6 @@
 //
 // Nothing here has a goroutine, a clock, a lock or a channel, and nothing reads or writes the
 // network: callers serialise their calls on one value. So the same code can be explored
-// exhaustively, fuzzed, and run in production.
+// exhaustively, fuzzed, and run in production. What only explorers and tests call: AppendTo, Clone
+// and Valid of each role, [History.Above] and [Source.PendingRemoteOrder].
 package orderstate

@@ -102,7 +102,7 @@ func (h *History) appendTo(b []byte) []byte {
 	return appendMap(b, byNonce, appendString, appendUint)
 }
 
-func (t *Epochs) appendTo(b []byte) []byte {
+func (t *epochTable) appendTo(b []byte) []byte {
 	b = appendUint(b, len(t.starts))
 	for _, s := range t.starts {
 		b = appendUints(b, uint64(s.Epoch), uint64(s.First))

@@ -269,7 +269,7 @@ func TestEncodingKnowsEveryField(t *testing.T) {
 		reflect.TypeFor[pendingRun](): {"Announcement", "arrival", "newest: a bound, for speed"},
 		reflect.TypeFor[attachment](): {"number", "confirmed", "upTo"},
 		reflect.TypeFor[Envelope]():   {"Epoch", "EpochFirst", "First", "Count"},
-		reflect.TypeFor[Epochs]():     {"starts"},
+		reflect.TypeFor[epochTable](): {"starts"},
 		reflect.TypeFor[Start]():      {"Epoch", "First"},
 	} {
 		fields := make([]string, typ.NumField())

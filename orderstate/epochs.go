@@ -12,14 +12,14 @@ type Start struct {
 	First OrderNum
 }
 
-// Epochs is the table of known epoch starts, by which entries of older epochs are void (R12.3). The
-// zero value is an empty table.
-type Epochs struct {
+// epochTable is the table of known epoch starts, by which entries of older epochs are void (R12.3).
+// The zero value is an empty table.
+type epochTable struct {
 	starts []Start // by Epoch, growing
 }
 
-// Learn adds a start. It is an error to learn two starts of one epoch.
-func (t *Epochs) Learn(s Start) error {
+// learn adds a start. It is an error to learn two starts of one epoch.
+func (t *epochTable) learn(s Start) error {
 	if s.Epoch == 0 || s.First == 0 {
 		return fmt.Errorf("orderstate: epoch %d can't start at %d", s.Epoch, s.First)
 	}
@@ -36,8 +36,8 @@ func (t *Epochs) Learn(s Start) error {
 	return nil
 }
 
-// First returns where an epoch starts.
-func (t *Epochs) First(e Epoch) (OrderNum, bool) {
+// first returns where an epoch starts.
+func (t *epochTable) first(e Epoch) (OrderNum, bool) {
 	i, found := slices.BinarySearchFunc(t.starts, e, func(a Start, e Epoch) int { return cmp.Compare(a.Epoch, e) })
 	if !found {
 		return 0, false
@@ -45,9 +45,9 @@ func (t *Epochs) First(e Epoch) (OrderNum, bool) {
 	return t.starts[i].First, true
 }
 
-// Void says whether an entry that epoch a announced for k is void: a later epoch starts at or
+// void says whether an entry that epoch a announced for k is void: a later epoch starts at or
 // before k (R12.3).
-func (t *Epochs) Void(a Epoch, k OrderNum) bool {
+func (t *epochTable) void(a Epoch, k OrderNum) bool {
 	if without(r123Table) {
 		return false
 	}
@@ -59,12 +59,9 @@ func (t *Epochs) Void(a Epoch, k OrderNum) bool {
 	return false
 }
 
-// Starts returns the table, by growing epoch. The caller must not change it.
-func (t *Epochs) Starts() []Start { return t.starts }
-
-// Prune forgets starts that decide nothing about entries above k: a later epoch starts where they
+// prune forgets starts that decide nothing about entries above k: a later epoch starts where they
 // do, or below, or both start at or below k+1.
-func (t *Epochs) Prune(k OrderNum) {
+func (t *epochTable) prune(k OrderNum) {
 	kept := len(t.starts)
 	var least OrderNum // where some later epoch starts
 	for i := len(t.starts) - 1; i >= 0; i-- {
@@ -80,7 +77,7 @@ func (t *Epochs) Prune(k OrderNum) {
 }
 
 // newest returns the highest epoch whose start is known; 0 if none is.
-func (t *Epochs) newest() Epoch {
+func (t *epochTable) newest() Epoch {
 	if len(t.starts) == 0 {
 		return 0
 	}
@@ -88,21 +85,21 @@ func (t *Epochs) newest() Epoch {
 }
 
 // isNews says whether the table doesn't have a start.
-func (t *Epochs) isNews(s Start) bool {
-	first, ok := t.First(s.Epoch)
+func (t *epochTable) isNews(s Start) bool {
+	first, ok := t.first(s.Epoch)
 	return !ok || first != s.First
 }
 
 // with returns the table with more starts in it.
-func (t *Epochs) with(more ...Start) (Epochs, error) {
-	c := t.Clone()
+func (t *epochTable) with(more ...Start) (epochTable, error) {
+	c := t.clone()
 	for _, s := range more {
-		if err := c.Learn(s); err != nil {
-			return Epochs{}, err
+		if err := c.learn(s); err != nil {
+			return epochTable{}, err
 		}
 	}
 	return c, nil
 }
 
-// Clone returns an independent copy.
-func (t Epochs) Clone() Epochs { return Epochs{slices.Clone(t.starts)} }
+// clone returns an independent copy.
+func (t epochTable) clone() epochTable { return epochTable{slices.Clone(t.starts)} }

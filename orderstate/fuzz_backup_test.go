@@ -74,7 +74,7 @@ func (h *hostile) message(b *Backup) Message {
 
 func (h *hostile) run(b *Backup, epoch Epoch) Run {
 	r := Run{Envelope: Envelope{Epoch: epoch, EpochFirst: 1, First: b.Last() + 1 + OrderNum(h.byte()%3)}}
-	if first, ok := b.h.epochs.First(epoch); ok {
+	if first, ok := b.h.epochs.first(epoch); ok {
 		r.EpochFirst = first
 	}
 	if h.rarely(8) {
@@ -122,7 +122,7 @@ func FuzzBackup(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) { assail(t, data[:min(len(data), 1500)]) })
 }
 
-func TestHostileBackups(t *testing.T) {
+func TestBackupsKeepTheirInvariantsWhateverComes(t *testing.T) {
 	for seed := range uint64(600) {
 		random := rand.New(rand.NewPCG(seed, 2))
 		data := make([]byte, random.IntN(700))
@@ -149,7 +149,7 @@ func assail(t *testing.T, data []byte) {
 		}
 		return b
 	}
-	messages, entries, executed := 0, 0, b.Taken()
+	messages, entries, executed := 0, 0, b.executed
 	for len(h.data) > 0 {
 		state, copied := role().AppendTo(nil), clone(role())
 		before := b.Last()

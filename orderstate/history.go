@@ -21,7 +21,7 @@ import (
 //	    that is answered, expired or cut
 //	H6  the sessions are known as of every turn from the cut on
 type History struct {
-	epochs   Epochs
+	epochs   epochTable
 	messages map[MessageID]Message
 	waiting  load // of messages, those that nobody has ordered
 	logged   int  // bytes of the others
@@ -78,7 +78,7 @@ func NewHistory(executed OrderNum, lastTime int64, starts []Start, sessions []Se
 		messages: map[MessageID]Message{}, sessions: map[Session]*session{}, byNonce: map[Nonce]Session{},
 	}
 	for _, s := range starts {
-		if err := h.epochs.Learn(s); err != nil {
+		if err := h.epochs.learn(s); err != nil {
 			return nil, err
 		}
 	}
@@ -116,7 +116,7 @@ func (h *History) LastTime() int64 { return h.lastTime }
 // TimeAt is the recorded time of the turn k, in microseconds since 1970, for a snapshot; k is from
 // CutAt to Last, and others count as the nearer of these.
 func (h *History) TimeAt(k OrderNum) int64 {
-	if o, ok := h.At(min(k, h.Last())); ok {
+	if o, ok := h.at(min(k, h.Last())); ok {
 		return o.Time
 	}
 	return h.cutTime
@@ -126,7 +126,7 @@ func (h *History) TimeAt(k OrderNum) int64 {
 func (h *History) Starts() []Start { return h.epochs.starts }
 
 // StartOf returns where an epoch starts, while that decides anything about what is held.
-func (h *History) StartOf(e Epoch) (OrderNum, bool) { return h.epochs.First(e) }
+func (h *History) StartOf(e Epoch) (OrderNum, bool) { return h.epochs.first(e) }
 
 // open returns a session that is open, or nil.
 func (h *History) open(n Session) *session {
@@ -237,8 +237,8 @@ func (h *History) OpenSessions() int { return len(h.byNonce) }
 // Held is how many messages are held.
 func (h *History) Held() int { return len(h.messages) }
 
-// At returns the entry for an orderNum above the cut.
-func (h *History) At(k OrderNum) (Ordered, bool) {
+// at returns the entry for an orderNum above the cut.
+func (h *History) at(k OrderNum) (Ordered, bool) {
 	if k <= h.cut || k > h.Last() {
 		return Ordered{}, false
 	}
@@ -305,7 +305,7 @@ func (h *History) drop(s *session, id MessageID) {
 // fits says whether an entry may be the next of the order, as far as can be said without its
 // message: H2, H3, H4.
 func (h *History) fits(o OrderInfo) bool {
-	if last, ok := h.At(h.Last()); ok && o.Time < last.Time {
+	if last, ok := h.at(h.Last()); ok && o.Time < last.Time {
 		return false
 	}
 	switch s := h.open(o.Session); o.Kind {
@@ -439,12 +439,12 @@ func (h *History) prune() {
 			below = min(below, OrderNum(n)-1)
 		}
 	}
-	h.epochs.Prune(below)
+	h.epochs.prune(below)
 }
 
 func (h *History) clone() *History {
 	c := *h
-	c.epochs = h.epochs.Clone()
+	c.epochs = h.epochs.clone()
 	c.messages = maps.Clone(h.messages)
 	c.order = h.order.clone()
 	c.byNonce = maps.Clone(h.byNonce)

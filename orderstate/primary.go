@@ -72,7 +72,7 @@ func NewPrimary(
 	if newest := h.epochs.newest(); newest > epoch {
 		return nil, &FencedError{Epoch: epoch, Acknowledged: newest}
 	}
-	if err := h.epochs.Learn(Start{epoch, first}); err != nil {
+	if err := h.epochs.learn(Start{epoch, first}); err != nil {
 		return nil, err
 	}
 	h.prune()
@@ -226,7 +226,7 @@ func (p *Primary) Null() Run {
 func (p *Primary) Push(sent OrderNum) Run { return p.run(sent, p.Last(), nil) }
 
 // Unpushed is the oldest entry that no null message has carried, and that isn't stable.
-func (p *Primary) Unpushed() (Ordered, bool) { return p.h.At(p.carried() + 1) }
+func (p *Primary) Unpushed() (Ordered, bool) { return p.h.at(p.carried() + 1) }
 
 // run is the part of the order in (above, upTo], or what there is of it; an empty one has a Count
 // of 0.
@@ -268,9 +268,6 @@ func (p *Primary) Receive(n Session, heldUpTo OrderNum, destOrderInfo []Envelope
 		}
 	}
 }
-
-// Reflected is up to where a session has reflected announcements of this epoch.
-func (p *Primary) Reflected(n Session) OrderNum { return p.reflected[n] }
 
 // Acknowledge records that a member holds order and messages up to k in an epoch; acknowledgements
 // count only in their epoch (R1b), and cumulatively. Stable or Held may change, or, while a session

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-func TestHostileHeldUpTo(t *testing.T) {
+func TestMulticastStaysWithinTheOrder(t *testing.T) {
 	p := newPrimary(t, []Replica{"S2"}, 'a')
 	for _, held := range []OrderNum{0, 1, 2, math.MaxUint64 - 1, math.MaxUint64} {
 		for _, k := range []OrderNum{0, 1, 2, math.MaxUint64} {
@@ -17,11 +17,11 @@ func TestHostileHeldUpTo(t *testing.T) {
 	}
 }
 
-func TestMalformedReflections(t *testing.T) {
+func TestMalformedReflectionsArePassedOver(t *testing.T) {
 	for name, e := range malformed {
 		p := newPrimary(t, []Replica{"S2"}, 'a')
 		p.Receive(1, 0, []Envelope{e})
-		if k := p.Reflected(1); k > 0 {
+		if k := p.reflected[1]; k > 0 {
 			t.Errorf("%s: reflected up to %d", name, k)
 		}
 	}

@@ -31,7 +31,7 @@ type Source struct {
 	// untold is what was said of the stable point in this epoch before told.
 	untold OrderNum
 	held   OrderNum // HeldUpTo
-	epochs Epochs
+	epochs epochTable
 	// pendingRemoteOrder holds announcements not known stable, by epoch, then by first orderNum,
 	// and so, in an epoch, by last orderNum.
 	pendingRemoteOrder window[pendingRun]
@@ -104,7 +104,7 @@ func (s *Source) Start(e Epoch, first, stable OrderNum, earlier []Start) error {
 	}
 	s.told = true
 	s.LearnStable(e, max(stable, s.untold))
-	s.settle()
+	s.forgetStable()
 	return nil
 }
 
@@ -129,11 +129,11 @@ func (s *Source) learn(first OrderNum, starts ...Start) error {
 func (s *Source) lost() error {
 	var lost *LostError
 	for a, k := range s.accepted {
-		if s.epochs.Void(a, k) && (lost == nil || k > lost.OrderNum) {
+		if s.epochs.void(a, k) && (lost == nil || k > lost.OrderNum) {
 			lost = &LostError{OrderNum: k, Epoch: a}
 		}
 	}
-	if s.epochs.Void(s.stableIn, s.stable) && s.stable > 0 && !without(i5Stable) {
+	if s.epochs.void(s.stableIn, s.stable) && s.stable > 0 && !without(i5Stable) {
 		lost = &LostError{OrderNum: s.stable, Epoch: s.stableIn, Stable: true}
 	}
 	if lost == nil {
@@ -179,7 +179,7 @@ func (s *Source) LearnStable(e Epoch, stable OrderNum) {
 		return
 	}
 	s.stable, s.stableIn = stable, e
-	s.settle()
+	s.forgetStable()
 	list, n := s.pendingRemoteOrder.all(), 0
 	for n < len(list) && s.done(n, list[n]) {
 		n++
@@ -194,8 +194,8 @@ func (s *Source) LearnStable(e Epoch, stable OrderNum) {
 	}
 }
 
-// settle forgets what stability makes sure of, once the losses are known.
-func (s *Source) settle() {
+// forgetStable forgets what stability makes sure of, once the losses are known.
+func (s *Source) forgetStable() {
 	if !s.told {
 		return
 	}
@@ -204,13 +204,13 @@ func (s *Source) settle() {
 			delete(s.accepted, a)
 		}
 	}
-	s.epochs.Prune(s.stable)
+	s.epochs.prune(s.stable)
 }
 
 // done says whether the run at place i, above the stable point, is void (R12.3), or covered by that
 // point and the next run.
 func (s *Source) done(i int, r pendingRun) bool {
-	if r.Last() <= s.stable || s.epochs.Void(r.Epoch, max(r.First, s.stable+1)) {
+	if r.Last() <= s.stable || s.epochs.void(r.Epoch, max(r.First, s.stable+1)) {
 		return true
 	}
 	list := s.pendingRemoteOrder.all()
@@ -413,7 +413,7 @@ func (e *LostError) Error() string {
 // Clone returns an independent copy.
 func (s *Source) Clone() *Source {
 	c := *s
-	c.epochs = s.epochs.Clone()
+	c.epochs = s.epochs.clone()
 	c.pendingRemoteOrder = s.pendingRemoteOrder.clone()
 	c.accepted, c.acked, c.required = maps.Clone(s.accepted), maps.Clone(s.acked), slices.Clone(s.required)
 	return &c

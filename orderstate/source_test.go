@@ -59,7 +59,7 @@ var malformed = map[string]Envelope{
 	"no start":       {1, 0, 1, 1},
 }
 
-func TestMalformedAnnouncements(t *testing.T) {
+func TestMalformedAnnouncementsAreRefused(t *testing.T) {
 	for name, e := range malformed {
 		s := NewSource()
 		s.NewEpoch(1)
@@ -70,7 +70,7 @@ func TestMalformedAnnouncements(t *testing.T) {
 	}
 }
 
-func TestStableCoversToo(t *testing.T) {
+func TestWhatIsStableCoversRuns(t *testing.T) {
 	s := NewSource()
 	s.NewEpoch(1)
 	must(t, s.Receive(Announcement{Envelope: Envelope{1, 1, 1, 4}}))

@@ -178,7 +178,7 @@ func (t *Takeover) Fix(pendingSourceOrderMax int) (*Primary, *Tail, error) {
 		return nil, nil, err
 	}
 	for n := range b.early {
-		b.settle(n)
+		b.endEarly(n)
 	}
 	tail := newTail(b.h, b.executed)
 	*b, t.b = Backup{}, nil // the history is the primary's

@@ -185,7 +185,7 @@ func (p *Primary) Valid() error {
 		add((o.OrderNum >= p.first) == (o.Epoch == p.epoch) && (o.OrderNum < p.first || o.First == p.epoch) &&
 			o.First <= o.Epoch, "P3", "%v of %d, first ordered in %d: epoch %d "+
 			"starts at %d", o, o.Epoch, o.First, p.epoch, p.first)
-		add(!p.h.epochs.Void(o.Epoch, o.OrderNum), "P3", "%v of %d is void", o, o.Epoch)
+		add(!p.h.epochs.void(o.Epoch, o.OrderNum), "P3", "%v of %d is void", o, o.Epoch)
 	}
 	add(p.pushed <= p.Last(), "R4", "pushed %d of %d", p.pushed, p.Last())
 	for n := range p.reflected {
@@ -217,14 +217,14 @@ func (b *Backup) Valid() error {
 	for k, o := range b.pendingDestOrder {
 		add(o.OrderNum == k && k > b.Last(), "B2", "%v is pending at %d, and %d are held", o, k, b.Last())
 		add(o.Epoch <= b.acknowledged, "B1", "%v of epoch %d is pending in %d", o, o.Epoch, b.acknowledged)
-		add(!b.h.epochs.Void(o.Epoch, k), "B2", "%v of epoch %d is void, and pending", o, o.Epoch)
+		add(!b.h.epochs.void(o.Epoch, k), "B2", "%v of epoch %d is void, and pending", o, o.Epoch)
 		errs = append(errs, o.check())
 	}
 	if o, ok := b.pendingDestOrder[b.Last()+1]; ok && b.started && b.diverged == 0 {
 		add(!b.present(o.OrderInfo), "B3", "%v could be released", o)
 	}
 	for _, o := range b.h.order.all() {
-		add(b.diverged != 0 || !b.h.epochs.Void(o.Epoch, o.OrderNum), "B5", "%v of %d is void, and held", o, o.Epoch)
+		add(b.diverged != 0 || !b.h.epochs.void(o.Epoch, o.OrderNum), "B5", "%v of %d is void, and held", o, o.Epoch)
 	}
 	add(b.stable <= b.Last(), "B4", "stable is %d of %d", b.stable, b.Last())
 	for n, a := range b.attached {
@@ -251,7 +251,7 @@ func (t *Takeover) Valid() error {
 	return errors.Join(errs...)
 }
 
-func (t *Epochs) valid() error {
+func (t *epochTable) valid() error {
 	for i, s := range t.starts {
 		if s.Epoch == 0 || s.First == 0 || i > 0 && t.starts[i-1].Epoch >= s.Epoch {
 			return fmt.Errorf("epochs: %v", t.starts)

@@ -18,7 +18,7 @@ func (s *Source) Valid() error {
 	for i, r := range list {
 		errs = append(errs, r.check())
 		add(r.Last() > s.stable, "S3", "%v is stable: %d", r, s.stable)
-		add(!s.epochs.Void(r.Epoch, max(r.First, s.stable+1)), "S3", "%v is void", r)
+		add(!s.epochs.void(r.Epoch, max(r.First, s.stable+1)), "S3", "%v is void", r)
 		add(r.Epoch <= s.epoch, "S1", "%v in epoch %d", r, s.epoch)
 		add(i == 0 || byEpochAndFirst(list[i-1], r.Envelope) < 0, "S3", "%v isn't in order", list)
 		add(!s.covered(i), "S3", "%v is covered: %v, stable %d", r, list, s.stable)

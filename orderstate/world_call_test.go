@@ -187,7 +187,7 @@ func (w *world) reply(name, label, _ string) error {
 		if !slices.Contains(c.replies, reply) {
 			c.replies = append(c.replies, reply)
 		}
-		w.settle(o.to)
+		w.handOver(o.to)
 		return true
 	})
 	return nil
@@ -209,8 +209,8 @@ func (w *world) end(s *source, err error) {
 	s.told = err
 }
 
-// settle hands over the replies that may be.
-func (w *world) settle(s *source) {
+// handOver hands over the replies that may be.
+func (w *world) handOver(s *source) {
 	for _, c := range s.calls {
 		label := w.names[c.message.MessageID]
 		c.replies = slices.DeleteFunc(c.replies, func(r Reply) bool {
@@ -361,7 +361,7 @@ func (w *world) ack(name, _, _ string) error {
 		s := w.sources[to]
 		w.send(name, to, fmt.Sprint("ack ", k), func() bool {
 			s.state.Acknowledge(r.name, epoch, k)
-			w.settle(s)
+			w.handOver(s)
 			return true
 		})
 	}

@@ -209,7 +209,7 @@ func (w *world) requires(r *replica) {
 		s := w.sources[to]
 		w.send(string(r.name), to, fmt.Sprint("required ", members), func() bool {
 			s.state.Require(epoch, number, members)
-			w.settle(s)
+			w.handOver(s)
 			return true
 		})
 	}
@@ -296,7 +296,7 @@ func (w *world) gate(name, _, _ string) error {
 				w.end(s, err)
 				return true
 			}
-			w.settle(s)
+			w.handOver(s)
 			for _, c := range s.calls {
 				if !c.done {
 					w.issue(s, c.message)

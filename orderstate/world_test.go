@@ -310,7 +310,7 @@ func (w *world) show(name, _, _ string) error {
 		w.say("%s: pendingSourceOrder %s; stable %d", name, orNone(w.ordered(r.primary.PendingSourceOrder())),
 			r.primary.Stable())
 		for _, s := range sorted(maps.Keys(w.sources)) {
-			if k := r.primary.Reflected(w.sources[s].session); k > 0 {
+			if k := r.primary.reflected[w.sources[s].session]; k > 0 {
 				w.say("    %s has reflected the order up to %d", s, k)
 			}
 		}

@@ -353,17 +353,17 @@ func (w *world) toSource(j, from int8, p *packet) {
 	switch p.kind {
 	case ack:
 		w.s(j).state.Acknowledge(replicaName(from), p.epoch, p.k)
-		w.settle(j)
+		w.handOver(j)
 	case newEpoch:
 		w.sessionAnswers(j, from, p.epoch)
 	case push:
 		w.learn(j, p)
-		w.settle(j)
+		w.handOver(j)
 	case starts:
 		w.resumes(j, from, p)
 	case requires:
 		w.s(j).state.Require(p.epoch, p.number, p.members)
-		w.settle(j)
+		w.handOver(j)
 	}
 }
 

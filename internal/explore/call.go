@@ -169,7 +169,7 @@ func (w *world) replied(j int8, i int) {
 		return
 	}
 	c.waiting = orderstate.Reply{Epoch: p.epoch, OrderNum: p.k, Number: p.number, Stable: w.scope.Level == Stable}
-	w.settle(j)
+	w.handOver(j)
 }
 
 // learn takes announcements, and the stable point.
@@ -183,8 +183,8 @@ func (w *world) learn(j int8, p *packet) {
 	s.state.LearnStable(p.epoch, p.stable)
 }
 
-// settle hands over the replies that may be.
-func (w *world) settle(j int8) {
+// handOver hands over the replies that may be.
+func (w *world) handOver(j int8) {
 	s := w.s(j)
 	for i := range s.calls {
 		c := &s.calls[i]
@@ -204,7 +204,7 @@ func (w *world) settle(j int8) {
 			c.waiting = orderstate.Reply{}
 		}
 	}
-	w.settleRead(j)
+	w.handOverRead(j)
 }
 
 // ask: a source that waits under R1 asks for the announcements that it lacks.
@@ -217,7 +217,7 @@ func (w *world) ask(j int8) {
 	}
 	w.learn(j, &packet{epoch: p.Epoch(), stable: p.Stable(),
 		sealed: []orderstate.Announcement{seal(p.Multicast(sessionOf(j), held, p.Last(), nil))}})
-	w.settle(j)
+	w.handOver(j)
 }
 
 // lacks says whether a source waits under R1, and could ask.

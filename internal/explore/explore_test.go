@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// TestScopes visits a share of each scope; make explore visits the rest.
-func TestScopes(t *testing.T) {
+// TestAShareOfEachScopeHolds visits a share of each scope; make explore visits the rest.
+func TestAShareOfEachScopeHolds(t *testing.T) {
 	t.Parallel()
 	for _, scope := range Scopes {
 		t.Run(scope.Name, func(t *testing.T) {
@@ -18,8 +18,8 @@ func TestScopes(t *testing.T) {
 	}
 }
 
-// TestComplete visits a scope to its end: the same states, however often.
-func TestComplete(t *testing.T) {
+// TestCompleteSearchesVisitTheSameStates visits a scope to its end: the same states, however often.
+func TestCompleteSearchesVisitTheSameStates(t *testing.T) {
 	t.Parallel()
 	scope := Scope{Name: "small", Level: Reflected, Replicas: 2, Sources: 2, Calls: [2]int{1, 1}, Outstanding: 1,
 		Max: 8, Epochs: 2, Faults: Faults{Crashes: 1}}
@@ -32,8 +32,8 @@ func TestComplete(t *testing.T) {
 	}
 }
 
-// TestTrace breaks a promise that nobody gave, and reads how.
-func TestTrace(t *testing.T) {
+// TestTraceTellsHowARuleWasBroken breaks a promise that nobody gave, and reads how.
+func TestTraceTellsHowARuleWasBroken(t *testing.T) {
 	t.Parallel()
 	scope := Scope{Name: "hopeless", Level: Reflected, Replicas: 2, Sources: 1, Calls: [2]int{1}, Outstanding: 1,
 		Max: 8, Epochs: 2, Faults: Faults{Deaths: 1}}

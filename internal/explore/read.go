@@ -37,11 +37,11 @@ func (w *world) requestRead(j int8) {
 	}
 }
 
-// settled says whether no source accepts anything of an older epoch any more. At Stable the gate
+// undisputed says whether no source accepts anything of an older epoch any more. At Stable the gate
 // opens before the sessions have answered: what is accepted then, an older primary, which still has
 // authority, doesn't show to whom it serves a read. So calls and reads wait there until each
 // session has acknowledged the epoch, or A has passed.
-func (w *world) settled(i int8) bool {
+func (w *world) undisputed(i int8) bool {
 	r := w.replicas[i]
 	if e := r.primary.Epoch(); w.scope.Level != Stable || w.scope.Reads == 0 || e == 1 || w.record.passed >= e {
 		return true
@@ -57,7 +57,7 @@ func (w *world) settled(i int8) bool {
 // serves says whether a primary serves the calls that arrive.
 func (w *world) serves(i int8) bool {
 	r := w.replicas[i]
-	return r.primary != nil && r.open && (w.settled(i) || without(r124Calls))
+	return r.primary != nil && r.open && (w.undisputed(i) || without(r124Calls))
 }
 
 // shows says whether a primary answers a read of a source. A takeover by a backup that can't hear
@@ -66,7 +66,7 @@ func (w *world) serves(i int8) bool {
 // acknowledgement, comes to the same.
 func (w *world) shows(i, j int8) bool {
 	r := w.replicas[i]
-	if r.primary == nil || !r.open || !w.settled(i) {
+	if r.primary == nil || !r.open || !w.undisputed(i) {
 		return false
 	}
 	if !r.primary.MayLeave(sessionOf(j), r.primary.Last()) {
@@ -112,12 +112,12 @@ func (w *world) readReplied(j int8) {
 		return
 	}
 	s.read.waiting = orderstate.Reply{Epoch: p.epoch, OrderNum: p.k, Number: p.number, Stable: w.scope.Level == Stable}
-	w.settle(j)
+	w.handOver(j)
 }
 
-// settleRead hands a read's reply over: it mustn't be older than what anyone had accepted before it
-// was issued.
-func (w *world) settleRead(j int8) {
+// handOverRead hands a read's reply over: it mustn't be older than what anyone had accepted before
+// it was issued.
+func (w *world) handOverRead(j int8) {
 	s := w.s(j)
 	if s.read.waiting.Epoch == 0 {
 		return

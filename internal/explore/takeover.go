@@ -301,7 +301,7 @@ func (w *world) resumes(j, from int8, p *packet) {
 	}
 	s.leader, s.ready = from, true
 	s.state.Require(p.epoch, p.number, p.members)
-	w.settle(j)
+	w.handOver(j)
 	if !known {
 		w.reissue(j)
 	}

@@ -29,9 +29,9 @@ func goodFrame(n int) *pb.Frame {
 		Level: pb.Level_LEVEL_STABLE}
 }
 
-// TestChunks: a frame of any size is itself again, whatever fields it has, and no chunk is beyond
-// its bound.
-func TestChunks(t *testing.T) {
+// TestChunkedFramesAreThemselvesAgain: a frame of any size is itself again, whatever fields it has,
+// and no chunk is beyond its bound.
+func TestChunkedFramesAreThemselvesAgain(t *testing.T) {
 	t.Parallel()
 	fields := (&pb.Frame{}).ProtoReflect().Descriptor().Fields()
 	for i := range fields.Len() { // a field that is new must be carried, too
@@ -78,7 +78,7 @@ func TestChunks(t *testing.T) {
 }
 
 // Parts are a message's encoding, whatever it has, and large messages in them aren't copies.
-func TestParts(t *testing.T) {
+func TestPartsAreTheMessagesEncoding(t *testing.T) {
 	rest := &pb.AttachRequest{
 		Hello: &pb.Hello{Nonce: pattern(16)}, DestOrderInfo: []*pb.Run{{Epoch: 3, Sealed: pattern(40)}},
 		AcknowledgedEpoch: 4, WaitingFor: &pb.WaitingFor{Epoch: 5, HeldUpTo: 6},
@@ -133,8 +133,8 @@ func TestParts(t *testing.T) {
 	}
 }
 
-// TestAssembler: chunks that aren't.
-func TestAssembler(t *testing.T) {
+// TestAssemblerRefusesOtherChunks: chunks that aren't.
+func TestAssemblerRefusesOtherChunks(t *testing.T) {
 	t.Parallel()
 	change := func(c func(*pb.Frame)) *pb.Frame {
 		f := goodFrame(10)
@@ -209,9 +209,9 @@ func TestAssembler(t *testing.T) {
 	}
 }
 
-// TestAssemblerDrops: the rest of a frame that was given up is checked, and isn't kept; the next
-// frame is.
-func TestAssemblerDrops(t *testing.T) {
+// TestDroppedFramesArePassedOver: the rest of a frame that was given up is checked, and isn't kept;
+// the next frame is.
+func TestDroppedFramesArePassedOver(t *testing.T) {
 	t.Parallel()
 	var a Assembler
 	add := func(f *pb.Frame, want *pb.Frame) {
@@ -292,8 +292,8 @@ func FuzzAssembler(f *testing.F) {
 	})
 }
 
-// TestRunFromProto: what an envelope may say.
-func TestRunFromProto(t *testing.T) {
+// TestRunFromProtoRefusesWhatIsOutOfBounds: what an envelope may say.
+func TestRunFromProtoRefusesWhatIsOutOfBounds(t *testing.T) {
 	t.Parallel()
 	good := &pb.Run{Epoch: 1, EpochFirst: 2, First: 3, Count: 4, Sealed: []byte("sealed")}
 	for name, tt := range map[string]struct {

@@ -111,8 +111,8 @@ func TestRequestHeaderSize(t *testing.T) {
 	}
 }
 
-// TestParseHeader: what is read, and what isn't.
-func TestParseHeader(t *testing.T) {
+// TestHeadersThatAreReadAndThatArent: what is read, and what isn't.
+func TestHeadersThatAreReadAndThatArent(t *testing.T) {
 	t.Parallel()
 	value := full().MetadataValue()
 	padding := func(n int) string { // a header of exactly n bytes
@@ -158,9 +158,9 @@ func TestParseHeader(t *testing.T) {
 	}
 }
 
-// TestFromMessage: a header goes in front of a message and comes off again, whatever the message
-// is; one without stays as it is.
-func TestFromMessage(t *testing.T) {
+// TestHeaderComesOffAMessageAgain: a header goes in front of a message and comes off again,
+// whatever the message is; one without stays as it is.
+func TestHeaderComesOffAMessageAgain(t *testing.T) {
 	t.Parallel()
 	for _, message := range []string{"", "x", headerTag, string(full().AppendFront(nil)) + "again"} {
 		h := new(Header)
@@ -192,8 +192,8 @@ func TestFromMessage(t *testing.T) {
 	}
 }
 
-// TestCheckRequest: a request must say who it is.
-func TestCheckRequest(t *testing.T) {
+// TestRequestsSayWhoTheyAre: a request must say who it is.
+func TestRequestsSayWhoTheyAre(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
 		h     *Header
@@ -224,8 +224,8 @@ func TestCheckRequest(t *testing.T) {
 	}
 }
 
-// TestStarts: a table of epochs goes there and back.
-func TestStarts(t *testing.T) {
+// TestStartsAreReadAsWritten: a table of epochs goes there and back.
+func TestStartsAreReadAsWritten(t *testing.T) {
 	t.Parallel()
 	for _, want := range [][]orderstate.Start{{}, {{Epoch: 1, First: 1}},
 		{{Epoch: 3, First: 1}, {Epoch: math.MaxUint64, First: math.MaxUint64}, {}}} {

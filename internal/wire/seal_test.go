@@ -50,8 +50,8 @@ func ordinary(n, sessions int) []orderstate.OrderInfo {
 
 const digestMax = 1<<48 - 1
 
-// TestSealRoundTrip: what is closed is what is opened.
-func TestSealRoundTrip(t *testing.T) {
+// TestWhatIsSealedOpensAsItWas: what is closed is what is opened.
+func TestWhatIsSealedOpensAsItWas(t *testing.T) {
 	t.Parallel()
 	open := func(s orderstate.Session) orderstate.OrderInfo {
 		return orderstate.OrderInfo{Kind: orderstate.Open, Session: s, First: 7, Time: 5, Digest: 1}
@@ -124,8 +124,8 @@ func TestPackedBytes(t *testing.T) {
 	}
 }
 
-// TestSealSize: an entry of a busy session takes about a dozen bytes.
-func TestSealSize(t *testing.T) {
+// TestBusySessionsEntriesTakeADozenBytes: an entry of a busy session takes about a dozen bytes.
+func TestBusySessionsEntriesTakeADozenBytes(t *testing.T) {
 	t.Parallel()
 	for _, sessions := range []int{1, 10, tableSize} {
 		const n = 64
@@ -189,9 +189,9 @@ func sealed(s *Seal, e orderstate.Envelope, packed []byte) orderstate.Announceme
 	return orderstate.Announcement{Envelope: e, Sealed: append(slices.Clone(packed), m.tag(e, packed)...)}
 }
 
-// TestMalformedRuns: what a key's holder has packed wrongly is an error, and nothing is allocated
-// for what it declares.
-func TestMalformedRuns(t *testing.T) {
+// TestMalformedRunsAreRefused: what a key's holder has packed wrongly is an error, and nothing is
+// allocated for what it declares.
+func TestMalformedRunsAreRefused(t *testing.T) {
 	t.Parallel()
 	s := testSeal()
 	digest := []byte{1, 2, 3, 4, 5, 6}
@@ -243,8 +243,9 @@ func TestMalformedRuns(t *testing.T) {
 	}
 }
 
-// TestDigest: it depends on all that is executed, on the key, and on what it is a digest of.
-func TestDigest(t *testing.T) {
+// TestDigestDependsOnAllThatIsExecuted: it depends on all that is executed, on the key, and on what
+// it is a digest of.
+func TestDigestDependsOnAllThatIsExecuted(t *testing.T) {
 	t.Parallel()
 	s := testSeal()
 	id := orderstate.MessageID{Session: 1, SeqNum: 2}
@@ -274,8 +275,9 @@ func TestDigest(t *testing.T) {
 	}
 }
 
-// TestToken: it depends on the session, its nonce and the key, is no digest, and never 0.
-func TestToken(t *testing.T) {
+// TestTokenIsOfSessionNonceAndKey: it depends on the session, its nonce and the key, is no digest,
+// and never 0.
+func TestTokenIsOfSessionNonceAndKey(t *testing.T) {
 	t.Parallel()
 	s := testSeal()
 	nonce := orderstate.Nonce([]byte("sixteen bytes..."))
