@@ -335,11 +335,11 @@ func (c *Client) invalid() error {
 	return nil
 }
 
-// reachable reports whether this client reaches the store; store.mu is held.
+// reachable reports whether this client reaches the store.
 func (c *Client) reachable() bool { return !c.cut && !c.store.down }
 
-// do runs f in the store with store.mu held, there and back taking the latency, and as long as the
-// link is cut or the store down. A transaction that ctx cuts short has an unknown outcome.
+// do runs f in the store, there and back taking the latency, and as long as the link is cut or the
+// store down. A transaction that ctx cuts short has an unknown outcome.
 func (c *Client) do(ctx context.Context, op string, transaction bool, f func(*group) error) error {
 	if err := c.invalid(); err != nil {
 		return err
@@ -353,29 +353,30 @@ func (c *Client) do(ctx context.Context, op string, transaction bool, f func(*gr
 		}
 		return fmt.Errorf("election: %s: %w", op, err)
 	}
-	if err := c.travel(ctx); err != nil {
+	var answer error
+	late := false // f is done when the test releases it
+	if err := c.travel(ctx, func() {
+		if late = transaction && c.holding; late {
+			c.holding = false
+			c.held = append(c.held, func() { _ = f(c.store.group(c.name)) })
+			return
+		}
+		answer = f(c.store.group(c.name))
+	}); err != nil {
 		return failed(err)
 	}
-	// travel returns with the lock held.
-	g := c.store.group(c.name)
-	if transaction && c.holding {
-		c.holding = false
-		c.held = append(c.held, func() { _ = f(c.store.group(c.name)) })
-		c.store.mu.Unlock()
+	if late {
 		return failed(context.DeadlineExceeded)
 	}
-	answer := f(g)
-	c.store.mu.Unlock()
-	if err := c.travel(ctx); err != nil {
+	if err := c.travel(ctx, func() {}); err != nil {
 		return failed(err)
 	}
-	c.store.mu.Unlock()
 	return answer
 }
 
-// travel takes the latency, then waits until the store is reachable. It returns nil with store.mu
-// held, or else the context's error without.
-func (c *Client) travel(ctx context.Context) error {
+// travel takes the latency, waits until the store is reachable, and then calls arrived, which has
+// the store to itself; or returns the context's error.
+func (c *Client) travel(ctx context.Context, arrived func()) error {
 	if c.store.latency > 0 {
 		timer := time.NewTimer(c.store.latency)
 		defer timer.Stop()
@@ -386,16 +387,25 @@ func (c *Client) travel(ctx context.Context) error {
 		}
 	}
 	for {
-		c.store.mu.Lock()
-		if c.reachable() {
+		moved, ok := c.arrive(arrived)
+		if ok {
 			return nil
 		}
-		moved := c.store.moved
-		c.store.mu.Unlock()
 		select {
 		case <-moved:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
+}
+
+// arrive calls arrived if the store is reachable; else moved is closed when that may have changed.
+func (c *Client) arrive(arrived func()) (moved <-chan struct{}, ok bool) {
+	c.store.mu.Lock()
+	defer c.store.mu.Unlock()
+	if !c.reachable() {
+		return c.store.moved, false
+	}
+	arrived()
+	return nil, true
 }

@@ -29,7 +29,7 @@ type Network struct {
 	dead      map[string]bool
 	cut       map[Link]bool
 	paused    map[string]bool
-	slow      map[Link]time.Duration
+	slow      delays
 	writes    map[Link]int
 	dials     map[Link]int
 	conns     map[*conn]struct{}
@@ -40,7 +40,7 @@ type Network struct {
 func New() *Network {
 	return &Network{
 		listeners: map[string]*listener{}, dead: map[string]bool{}, cut: map[Link]bool{}, paused: map[string]bool{},
-		slow:   map[Link]time.Duration{},
+		slow:   delays{},
 		writes: map[Link]int{}, dials: map[Link]int{}, conns: map[*conn]struct{}{},
 	}
 }
@@ -134,7 +134,7 @@ func (n *Network) hold(host string, held bool) {
 	n.paused[host] = held
 	for c := range n.conns {
 		if c.local == host || c.remote == host {
-			c.in.hold(n.paused[c.local] || n.paused[c.remote], n.delay(Link{c.remote, c.local}))
+			c.in.hold(n.paused[c.local] || n.paused[c.remote], n.slow.of(Link{c.remote, c.local}))
 		}
 	}
 }
@@ -162,8 +162,11 @@ func (n *Network) Reset(a, b string) {
 	}
 }
 
-// delay is how long what is written now on a link takes. Called with mu held.
-func (n *Network) delay(l Link) time.Duration { return latency(l) + n.slow[l] }
+// delays are what links take beyond their latency.
+type delays map[Link]time.Duration
+
+// of is how long what is written now on a link takes.
+func (d delays) of(l Link) time.Duration { return latency(l) + d[l] }
 
 // Listen listens on a host; the address is host:port for the next free port.
 func (n *Network) Listen(host string) (net.Listener, error) {
@@ -189,7 +192,7 @@ func (n *Network) Dialer(host string) func(context.Context, string) (net.Conn, e
 		}
 		n.mu.Lock()
 		n.dials[Link{host, to}]++
-		there, back := n.delay(Link{host, to}), n.delay(Link{to, host})
+		there, back := n.slow.of(Link{host, to}), n.slow.of(Link{to, host})
 		n.mu.Unlock()
 		if err := sleep(ctx, there); err != nil {
 			return nil, err
@@ -310,7 +313,7 @@ func (c *conn) Write(b []byte) (int, error) {
 	lost := trigger != nil && trigger(l, k)
 	n.mu.Lock()
 	lost = lost || n.dead[c.local] || n.cut[l] || c.stranded
-	delay := n.delay(l)
+	delay := n.slow.of(l)
 	n.mu.Unlock()
 	return c.out.write(b, lost, delay)
 }
@@ -323,7 +326,7 @@ func (c *conn) Close() error {
 	c.once.Do(func() {
 		c.n.mu.Lock()
 		delete(c.n.conns, c)
-		delay, stranded := c.n.delay(Link{c.local, c.remote}), c.stranded
+		delay, stranded := c.n.slow.of(Link{c.local, c.remote}), c.stranded
 		c.n.mu.Unlock()
 		if !stranded {
 			c.out.finish(delay)
@@ -354,7 +357,7 @@ type pipe struct {
 	changed chan struct{}
 	queue   []segment
 	eof     time.Time // when the end arrives; zero while open
-	last    time.Time // when the last segment arrives
+	arrives schedule
 	gone    bool      // the reader has left
 	held    bool      // one of the hosts is paused
 	limit   time.Time
@@ -384,24 +387,27 @@ func (p *pipe) write(b []byte, lost bool, delay time.Duration) (int, error) {
 		// come.)
 		return len(b), nil
 	}
-	p.queue = append(p.queue, segment{p.arrival(delay), append([]byte(nil), b...)})
+	p.queue = append(p.queue, segment{p.arrives.after(delay), append([]byte(nil), b...)})
 	p.signal()
 	return len(b), nil
 }
 
-// arrival is when what is written now arrives: after what was written before. Called with mu held.
-func (p *pipe) arrival(delay time.Duration) time.Time {
-	if at := time.Now().Add(delay); at.After(p.last) {
-		p.last = at
+// schedule is when what was written last arrives.
+type schedule struct{ last time.Time }
+
+// after is when what is written now arrives: after what was written before.
+func (s *schedule) after(delay time.Duration) time.Time {
+	if at := time.Now().Add(delay); at.After(s.last) {
+		s.last = at
 	}
-	return p.last
+	return s.last
 }
 
 func (p *pipe) finish(delay time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.eof.IsZero() {
-		p.eof = p.arrival(delay)
+		p.eof = p.arrives.after(delay)
 		p.signal()
 	}
 }
@@ -415,7 +421,7 @@ func (p *pipe) hold(held bool, delay time.Duration) {
 		for i := range p.queue {
 			p.queue[i].at = later(p.queue[i].at, earliest)
 		}
-		if p.last = later(p.last, earliest); !p.eof.IsZero() {
+		if p.arrives.last = later(p.arrives.last, earliest); !p.eof.IsZero() {
 			p.eof = later(p.eof, earliest)
 		}
 	}
