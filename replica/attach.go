@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"runtime"
-	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -18,33 +17,6 @@ import (
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 	"github.com/understudy-rpc/understudy/replica/internal/machine"
 )
-
-// attachment is one source's stream at this replica. Its fields are guarded by the incarnation's
-// mu.
-type attachment struct {
-	m       *member
-	nonce   orderstate.Nonce
-	session orderstate.Session // 0 until bound, if the source doesn't know it
-	out     outbox[pb.AttachResponse]
-
-	gone         bool              // the stream has ended
-	bound        bool              // the session is known here, and the source was welcomed
-	told         orderstate.Epoch  // the source knows where the epochs up to this one start
-	acknowledged orderstate.Epoch  // by the source, on this stream: it has sent what it had to (R12.1)
-	stable       bool              // it has sent frames at Stable
-	frames       orderstate.SeqNum // held up to here, of those that were sent
-	newest       orderstate.SeqNum // of all whole ones that came on the stream
-	heard        time.Duration     // when a frame above all that had come, or a part of one, came
-	missed       time.Duration     // since when this backup has had to fetch the session's messages; 0: frames come
-	dropped      bool              // one was dropped: nothing above it may be acknowledged on this stream
-	partial      int               // bytes of a frame that isn't whole yet
-	ended        *pb.Ended         // what the source has said last of its calls; nil once that has taken effect
-	endedAt      time.Duration     // when something of that took effect
-	framesTold   orderstate.SeqNum
-	lastOrder    orderstate.OrderNum // of a reply to it
-	stableTold   orderstate.OrderNum
-	announced    orderstate.OrderNum // leading: what the source hadn't said to hold, up to here, is on this stream (R5)
-}
 
 // connection serves Connection. It is registered on the user's server; our stream interceptor calls
 // it without the user's chain.
@@ -152,7 +124,8 @@ func (a *attachment) receive(stream grpc.BidiStreamingServer[pb.AttachRequest, p
 	}
 }
 
-// take processes one message of the source: frames to the log, announcements to FIG. 10.
+// take processes one message of the source: frames to the log, announcements to FIG. 10. It takes
+// mu.
 func (a *attachment) take(req *pb.AttachRequest, assembler *wire.Assembler) error {
 	m := a.m
 	if req.GetHello() != nil {
@@ -250,7 +223,7 @@ func (a *attachment) take(req *pb.AttachRequest, assembler *wire.Assembler) erro
 }
 
 // brings says whether the stream gets on: a source sends frames in the order of their seqNums. What
-// comes again may come for ever. Called with mu held.
+// comes again may come for ever.
 func (a *attachment) brings(messages []orderstate.Message, frames *wire.Assembler) bool {
 	news := len(messages) == 0 && frames.Begun() > a.newest
 	for _, m := range messages {
@@ -277,7 +250,7 @@ func (e *common) open(announced []orderstate.Announcement) []orderstate.Run {
 }
 
 // reflected takes announcements that a source reflects: FIG. 9 at the primary, FIG. 10 at a backup,
-// R12 in a takeover. Called with mu held.
+// R12 in a takeover.
 func (ss *sources) reflected(a *attachment, runs []orderstate.Run) error {
 	if len(runs) == 0 {
 		return nil
@@ -306,7 +279,7 @@ func (ss *sources) reflected(a *attachment, runs []orderstate.Run) error {
 	return nil
 }
 
-// newEpoch tells the source who was elected (R12.1). Called with mu held.
+// newEpoch tells the source who was elected (R12.1).
 func (a *attachment) newEpoch() {
 	if !a.bound {
 		return // its welcome says it
@@ -316,7 +289,6 @@ func (a *attachment) newEpoch() {
 }
 
 // lead tells the source where the epoch of this primary starts, and its required set (R12.4).
-// Called with mu held.
 func (a *attachment) lead(start *pb.EpochStart, set *pb.RequiredSet) {
 	if !a.bound {
 		return // its welcome says all that
@@ -325,7 +297,7 @@ func (a *attachment) lead(start *pb.EpochStart, set *pb.RequiredSet) {
 	out.EpochStart, out.RequiredSet = a.starts(start), set
 }
 
-// acknowledge tells the source what a backup holds (R1b). Called with mu held.
+// acknowledge tells the source what a backup holds (R1b).
 func (a *attachment) acknowledge(b *orderstate.Backup) {
 	if e, k, ok := b.Acknowledgement(); ok {
 		a.out.say().Acknowledgement = &pb.Acknowledgement{Epoch: uint64(e), OrderNum: uint64(k)}
@@ -337,7 +309,7 @@ func (a *attachment) acknowledge(b *orderstate.Backup) {
 var sourceRun = wire.FewestEntries(wire.ChunkSize)
 
 // announce sends the source a run of this primary's, but for what its stream has carried already
-// (R5). The source holds what is below the run, or it is stable, or announced. Called with mu held.
+// (R5). The source holds what is below the run, or it is stable, or announced.
 func (a *attachment) announce(r orderstate.Run) {
 	if a.announced >= r.First {
 		_, r = split(r, int(min(a.announced, r.Last())-r.First+1))
@@ -350,7 +322,7 @@ func (a *attachment) announce(r orderstate.Run) {
 	}
 }
 
-// addRun queues one announcement. Called with mu held.
+// addRun queues one announcement.
 func (a *attachment) addRun(run orderstate.Announcement) {
 	size := len(run.Sealed)
 	if !fits(maxQueueBytes, a.m.sources.queued, a.out.size, size) {
@@ -366,7 +338,7 @@ func (a *attachment) addRun(run orderstate.Announcement) {
 }
 
 // waits answers a source that waits under R1: a null message with what it lacks (R4). One that
-// waits for room hears what is stable, and again when that has moved. Called with mu held.
+// waits for room hears what is stable, and again when that has moved.
 func (a *attachment) waits(w *pb.WaitingFor) {
 	l := a.m.ordering()
 	if l == nil || orderstate.Epoch(w.GetEpoch()) != l.primary.Epoch() {
@@ -390,14 +362,14 @@ func (a *attachment) waits(w *pb.WaitingFor) {
 	a.tellStable(p)
 }
 
-// tellStable tells the source what is stable. Called with mu held.
+// tellStable tells the source what is stable.
 func (a *attachment) tellStable(p *orderstate.Primary) {
 	out := a.out.say()
 	out.Stable, out.StableEpoch = uint64(p.Stable()), uint64(p.Epoch())
 	a.stableTold = p.Stable()
 }
 
-// declares drops the replies that the source has said not to need. Called with mu held.
+// declares drops the replies that the source has said not to need.
 func (a *attachment) declares() {
 	if a.ended != nil {
 		a.m.machine.Declared(a.session, orderstate.SeqNum(a.ended.GetUpTo()), a.ended.GetAbove())
@@ -410,7 +382,6 @@ const fewStarts = 16
 
 // starts is where an epoch starts, without those before it that decide nothing for the source: it
 // knows of them, or they start before its session was opened. Sources take no more than 1,024.
-// Called with mu held.
 func (a *attachment) starts(s *pb.EpochStart) *pb.EpochStart {
 	if len(s.GetEarlier()) <= fewStarts {
 		return s
@@ -424,7 +395,7 @@ func (a *attachment) starts(s *pb.EpochStart) *pb.EpochStart {
 	return mine
 }
 
-// unqueue takes all announcements back that aren't sent. Called with mu held.
+// unqueue takes all announcements back that aren't sent.
 func (a *attachment) unqueue() {
 	a.m.sources.queued -= a.out.size
 	a.out.size = 0
@@ -434,8 +405,7 @@ func (a *attachment) unqueue() {
 }
 
 // tellLazily acknowledges what frames the source has sent since it was last told; and tells it, if
-// it makes no calls, what has become stable of its own, so that it can forget that. Called with mu
-// held.
+// it makes no calls, what has become stable of its own, so that it can forget that.
 func (a *attachment) tellLazily() {
 	a.declares()
 	if a.frames > a.framesTold {
@@ -466,7 +436,7 @@ func (a *attachment) send(
 }
 
 // next takes what is to be sent next, nil if there is nothing: of the runs no more than a chunk, or
-// one.
+// one. It takes mu.
 func (a *attachment) next() *pb.AttachResponse {
 	a.m.mu.Lock()
 	defer a.m.mu.Unlock()

@@ -77,7 +77,7 @@ func (re *reign) check() bool {
 }
 
 // extend gives authority for A from the start of a read, unless it has lapsed and the others
-// weren't heard.
+// weren't heard. It takes mu.
 func (l *leading) extend(start time.Duration, heard bool) bool {
 	l.m.mu.Lock()
 	defer l.m.mu.Unlock()
@@ -90,7 +90,7 @@ func (l *leading) extend(start time.Duration, heard bool) bool {
 	return true
 }
 
-// hasAuthority says whether this primary may transmit now, and change who is in-sync.
+// hasAuthority says whether this primary may transmit now, and change who is in-sync. It takes mu.
 func (l *leading) hasAuthority() bool {
 	l.m.mu.Lock()
 	defer l.m.mu.Unlock()
@@ -113,7 +113,7 @@ func (re *reign) underAuthority() (context.Context, context.CancelFunc) {
 	return ctx, cancel
 }
 
-// left is for how long this primary has authority.
+// left is for how long this primary has authority. It takes mu.
 func (l *leading) left() time.Duration {
 	l.m.mu.Lock()
 	defer l.m.mu.Unlock()

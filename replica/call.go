@@ -92,7 +92,7 @@ func (c *call) through(ctx context.Context, next func(context.Context) (any, err
 		}
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		m.goesOn(c)
+		m.sources.goesOn(c)
 		if done.result = c.result.Load(); done.result == nil && c.stage == onItsWay {
 			c.stage, done.gone = gone, true
 			l.arrived(c.msg.MessageID)

@@ -26,13 +26,15 @@ package replica
 // (read-only methods: read.go), and at a backup:
 //
 //	Attach               frames to the log         attach.go
-//	                     FIG. 10                   follow.go, fetch.go
+//	                     FIG. 10                   following.go, fetch.go
 //	execute              the handler               turn.go
 //
-// Sessions are opened, parted from and expired in session.go, and detached from a backup that can't
-// hear them in detach.go.
+// What one lock guards is a member (member.go), in one role at a time: following.go, takeover.go,
+// leading.go, whose roster (roster.go) has the other replicas. Whoever changes something says what
+// has moved, and member.after alone knows who waits for that. Sessions are opened, parted from and
+// expired in session.go, on the streams of sources.go and attach.go.
 //
-// A replica's life is a sequence of incarnations (incarnation.go): each joins its group with a
-// state transfer (join.go), follows the primary (follow.go), and may stand for election (stand.go),
-// take over (takeover.go) and lead (lead.go) until it is deposed. Replicas speak to each other on a
-// listener of their own (peer.go).
+// A replica's life is a sequence of incarnations (incarnation.go), which drive it: each joins its
+// group with a state transfer (join.go), follows the primary (follow.go), and may stand for
+// election (stand.go), take over (takeover.go) and reign (lead.go) until it is deposed. Replicas
+// speak to each other on a listener of their own (peer.go).

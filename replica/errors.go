@@ -156,3 +156,11 @@ func mismatchedProtocol(group uint32) error {
 func (e *MismatchError) Error() string {
 	return fmt.Sprintf("replica: the group's %s is %q, this replica was started with %q", e.Field, e.Group, e.Mine)
 }
+
+// droppedError says why the primary has cut a joiner's stream.
+type droppedError struct{ because error }
+
+func (e *droppedError) Error() string { return e.because.Error() }
+func (e *droppedError) Unwrap() error { return e.because }
+
+var errPinsLog = errors.New("replica: the log that is kept for a joiner is at half of its bound")

@@ -17,7 +17,7 @@ import (
 // This file has how a backup gets messages that are ordered and haven't come from their sources.
 
 // fetcher asks the primary for messages that are ordered, and late from their source (¶47).
-func (in *incarnation) fetcher(ctx context.Context, f *following) {
+func (pu pursuit) fetcher(ctx context.Context, f *following) {
 	since, asked := map[orderstate.MessageID]time.Duration{}, map[orderstate.MessageID]bool{}
 	for {
 		select {
@@ -25,12 +25,12 @@ func (in *incarnation) fetcher(ctx context.Context, f *following) {
 		case <-ctx.Done():
 			return
 		}
-		in.m.mu.Lock()
+		pu.in.m.mu.Lock()
 		lacked := f.backup.Lacks(fetchBatch)
 		if len(lacked) > 0 {
 			signal(f.lacking) // look again, until they have come
 		}
-		now, before := in.r.clock(), since
+		now, before := pu.in.r.clock(), since
 		since = make(map[orderstate.MessageID]time.Duration, len(lacked))
 		for _, id := range lacked {
 			since[id] = now
@@ -44,11 +44,11 @@ func (in *incarnation) fetcher(ctx context.Context, f *following) {
 		for _, id := range late {
 			asked[id] = true
 		}
-		r, ok := in.m.view.Replica(in.m.leader.Name)
-		in.m.mu.Unlock()
+		r, ok := pu.in.m.view.Replica(pu.in.m.leader.Name)
+		pu.in.m.mu.Unlock()
 		if len(late) > 0 && ok {
-			if err := in.fetch(ctx, r, late); err != nil && ctx.Err() == nil {
-				in.log.Info("can't fetch messages", "from", r.Member.String(), "error", err)
+			if err := pu.in.fetch(ctx, r, late); err != nil && ctx.Err() == nil {
+				pu.in.log.Info("can't fetch messages", "from", r.Member.String(), "error", err)
 			}
 		}
 		select {
@@ -57,17 +57,6 @@ func (in *incarnation) fetcher(ctx context.Context, f *following) {
 			return
 		}
 	}
-}
-
-// late says whether a message that is lacked since then must be fetched: its source's stream has
-// brought nothing for as long, or later messages, or is too slow. Large messages are long on their
-// way, and to fetch them would make that longer. Called with mu held.
-func (f *following) late(id orderstate.MessageID, since, now time.Duration) bool {
-	if now-since < fetchAfter {
-		return false
-	}
-	a := f.m.sources.bySession[id.Session]
-	return a == nil || a.dropped || a.frames >= id.SeqNum || now-a.heard >= fetchAfter || now-since >= fetchAnyway
 }
 
 const fetchBatch = 1024

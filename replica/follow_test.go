@@ -83,7 +83,7 @@ func TestBackupHearsBeforeItSays(t *testing.T) {
 		ctx, cancel := context.WithCancel(in.ctx)
 		stream := &followStream{ctx: ctx, heard: make(chan *pb.FollowResponse), sent: make(chan *pb.FollowRequest, 1)}
 		ended := make(chan error)
-		go func() { ended <- in.read(ctx, stream, in.m.upstream, in.m.following()) }()
+		go func() { ended <- pursuit{in}.read(ctx, stream, in.m.upstream, in.m.following()) }()
 		synctest.Wait()
 		if len(stream.sent) > 0 {
 			t.Errorf("it has sent %v, and heard nothing", <-stream.sent)

@@ -70,7 +70,7 @@ func (r *Replica) handle(ctx context.Context, c *call, next func(context.Context
 	said := in.machine.Await(ctx, id)
 	if said == nil || said.Ended {
 		in.m.mu.Lock()
-		in.m.goesOn(c)
+		in.m.sources.goesOn(c)
 		in.m.mu.Unlock()
 	}
 	switch {
@@ -93,7 +93,7 @@ func (c *call) refused(err error) outcome {
 	return outcome{err: err}
 }
 
-// refuses refuses a request, and tells its source of the epoch.
+// refuses refuses a request, and tells its source of the epoch. It takes mu.
 func (m *member) refuses(c *call, err error) outcome {
 	m.r.stats.refused.Add(1)
 	o := c.refused(err)
@@ -115,7 +115,7 @@ func (m *member) admit(
 	}
 	defer func() {
 		if err != nil || verdict != orderstate.Fresh && verdict != orderstate.Duplicate {
-			m.goesOn(c)
+			m.sources.goesOn(c)
 		}
 	}()
 	for {
@@ -158,17 +158,16 @@ func (m *member) admit(
 }
 
 // enter waits until this replica may take requests, refuses what isn't for this primary, or not of
-// the session's source, or beyond its share, and does FIG. 9. The RPC counts from then on. Called
-// with mu held.
+// the session's source, or beyond its share, and does FIG. 9. The RPC counts from then on.
 func (m *member) enter(ctx context.Context, c *call) (*leading, error) {
 	h := &c.header
 	if m.leading() == nil && m.takingOver() == nil || h.DestEpoch != m.epoch() {
 		return nil, errNotPrimary
 	}
-	if err := m.owns(h); err != nil {
+	if err := m.sources.owns(h); err != nil {
 		return nil, err
 	}
-	if err := m.waits(c, h.Session); err != nil {
+	if err := m.sources.waits(c, h.Session); err != nil {
 		return nil, err
 	}
 	l := m.ordering()
@@ -177,62 +176,12 @@ func (m *member) enter(ctx context.Context, c *call) (*leading, error) {
 			return m.ordering() != nil || m.leading() == nil && m.takingOver() == nil
 		})
 		if l = m.ordering(); err != nil || l == nil || h.DestEpoch != l.primary.Epoch() {
-			m.goesOn(c)
+			m.sources.goesOn(c)
 			return nil, gaveUp(ctx)
 		}
 	}
 	l.primary.Receive(h.Session, h.HeldUpTo, wire.Envelopes(h.DestOrderInfo)) // FIG. 9
 	return l, nil
-}
-
-// arrived: a request that admit judged fresh has had its turn, or never will have it. Called with
-// mu held.
-func (l *leading) arrived(id orderstate.MessageID) {
-	if done := l.arriving[id]; done != nil {
-		close(done)
-	}
-	delete(l.arriving, id)
-}
-
-// room waits while what is ordered is at the log's bound, and refuses when that lasts: the backups
-// don't acknowledge, and etcd, without which they can't be evicted, is away. While less than half
-// is free, a session beyond its share waits alone. Called with mu held.
-func (l *leading) room(ctx context.Context, s orderstate.Session) error {
-	var used, own int
-	free := func() bool {
-		if l.over() {
-			return true
-		}
-		used = l.primary.History().Logged()
-		if l.primary.Last()-l.primary.History().CutAt() >= maxLog || used >= maxLogBytes {
-			own = 0
-			return false
-		}
-		if used < maxLogBytes/2 {
-			return true
-		}
-		own = l.primary.History().Of(s).Logged
-		return own == 0 || own <= (maxLogBytes-used)/8
-	}
-	if free() {
-		return nil
-	}
-	waiting, cancel := context.WithTimeout(ctx, reconcileTimeout)
-	defer cancel()
-	err := l.m.awaitProgress(waiting, free)
-	switch {
-	case err == nil && !l.over():
-		return nil
-	case ctx.Err() == nil && waiting.Err() != nil && own > 0:
-		return errShare(
-			"%d bytes of requests are kept for the session, of %d for all; at most a sixteenth is while the log is "+
-				"more than half full", own, used,
-		)
-	case ctx.Err() == nil && waiting.Err() != nil:
-		return errLogFull()
-	default:
-		return gaveUp(ctx)
-	}
 }
 
 // gaveUp is what the caller sees of a wait that has ended: its own end, or that of the incarnation,
@@ -244,33 +193,9 @@ func gaveUp(ctx context.Context) error {
 	return errNotPrimary
 }
 
-// order is FIG. 7 for a request that has its turn.
-func (l *leading) order(c *call) (orderstate.OrderInfo, orderstate.Verdict, error) {
-	l.m.mu.Lock()
-	defer l.m.mu.Unlock()
-	if l.over() || !l.gate || c.stage == gone {
-		return orderstate.OrderInfo{}, 0, errNotPrimary
-	}
-	if err := l.inShare(c.msg); err != nil {
-		return orderstate.OrderInfo{}, 0, err
-	}
-	o, v, what := l.primary.Order(c.msg, l.now())
-	switch v {
-	case orderstate.Fresh:
-		c.stage = ordered
-		l.roster.sendToDeaf(c.msg.MessageID)
-	case orderstate.Duplicate:
-		c.stage = ordered
-		l.arrived(c.msg.MessageID)
-	}
-	// what is stable is told once the turn is over
-	l.m.after(moved{Moved: orderstate.Moved{Push: what.Push || c.header.Level == pb.Level_LEVEL_STABLE}})
-	return o, v, nil
-}
-
 // transmit makes the reply's header: FIG. 8's first loop, with R2, R5 and R10. It waits while the
 // primary's authority has run out (etcd is away), and refuses when the primary was deposed: then
-// nothing leaves.
+// nothing leaves. It takes mu.
 func (l *leading) transmit(ctx context.Context, c *call, orderNum orderstate.OrderNum, o outcome) outcome {
 	h, id, m, p := &c.header, c.header.Session, l.m, l.primary
 	m.mu.Lock()
@@ -280,10 +205,10 @@ func (l *leading) transmit(ctx context.Context, c *call, orderNum orderstate.Ord
 	}
 	var err error
 	if !ready() {
-		m.waitsOn(c)
+		m.sources.waitsOn(c)
 		err = m.awaitProgress(ctx, ready)
 	}
-	m.goesOn(c)
+	m.sources.goesOn(c)
 	if err != nil {
 		m.mu.Unlock()
 		return m.refuses(c, gaveUp(ctx))
@@ -344,7 +269,7 @@ const inHeader = wire.MaxHeader - 160
 
 // overflow queues of a run what can't go on the reply, and returns the newest entries, which fit in
 // a header whatever they are (R5). Without a stream the source asks for the rest, once it has one
-// (R1). Called with mu held.
+// (R1).
 func (a *attachment) overflow(r orderstate.Run) (newest orderstate.Run) {
 	older, newest := split(r, max(r.Count-wire.FewestEntries(inHeader), 0))
 	if a != nil {

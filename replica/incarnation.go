@@ -56,7 +56,7 @@ func (in *incarnation) run() error {
 			return err
 		}
 	}
-	return in.follow()
+	return pursuit{in}.follow()
 }
 
 func (in *incarnation) close() {
@@ -224,21 +224,6 @@ func (in *incarnation) found(view election.State) error {
 	return (&reign{in, l}).lead(began, Failover{})
 }
 
-// own does the turn of an entry of the group's own. Called with mu held, in a turn.
-func (m *member) own(o orderstate.OrderInfo) {
-	if o.Kind == orderstate.Expire {
-		delete(m.known, o.Session)
-	}
-	m.machine.Own(o)
-	m.turned()
-}
-
-// turned: the primary has just executed a turn. Called with mu held.
-func (m *member) turned() {
-	m.r.stats.turns.Add(1)
-	m.after(moved{executed: true})
-}
-
 // executor executes messageOrder, one entry after the other: all of a backup's turns, and those
 // that a takeover found ordered.
 func (in *incarnation) executor() { in.executes(nil) }
@@ -266,31 +251,4 @@ func (in *incarnation) executes(turns []machine.Entry) {
 		}
 	}
 	returned = true
-}
-
-// next takes from messageOrder, up to as much as may be executed at once; while leading what was
-// ordered before the epoch. Called with mu held.
-func (m *member) next(turns []machine.Entry) []machine.Entry {
-	var messageOrder interface {
-		Next() (orderstate.Ordered, orderstate.Message, bool)
-	}
-	switch role := m.role.(type) {
-	case *following:
-		messageOrder = role.backup
-	case *leading:
-		if role.tail == nil {
-			return turns
-		}
-		messageOrder = role.tail
-	default:
-		return turns
-	}
-	for m.ctx.Err() == nil && len(turns) < machine.AtOnce {
-		o, m, ok := messageOrder.Next()
-		if !ok {
-			break
-		}
-		turns = append(turns, machine.Entry{Ordered: o, Logged: m})
-	}
-	return turns
 }

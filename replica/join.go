@@ -21,19 +21,19 @@ import (
 
 // restore takes a snapshot from the donor that the primary named, and makes this joiner a backup
 // whose state is that snapshot. What was ordered since comes on the stream to the primary (R13).
-func (in *incarnation) restore(
+func (pu pursuit) restore(
 	ctx context.Context, p *patience, w *pb.FollowWelcome, start *pb.EpochStart,
 ) (*following, error) {
 	if start == nil || len(w.GetSecret()) != secretSize || w.GetGroup() == 0 {
 		return nil, errors.New("replica: the primary's welcome is malformed")
 	}
-	in.r.joins.avoids(w.GetDonor()) // unless its snapshot arrives
-	donor, err := in.peers.client(w.GetDonorAddr())
+	pu.in.r.joins.avoids(w.GetDonor()) // unless its snapshot arrives
+	donor, err := pu.in.peers.client(w.GetDonorAddr())
 	if err != nil {
 		return nil, err
 	}
 	stream, err := donor.Snapshot(ctx, &pb.SnapshotRequest{
-		Group: w.GetGroup(), Replica: in.self.Name, Incarnation: in.self.Incarnation, Epoch: start.GetEpoch(),
+		Group: w.GetGroup(), Replica: pu.in.self.Name, Incarnation: pu.in.self.Incarnation, Epoch: start.GetEpoch(),
 		ExecutedAtLeast: w.GetKeptAbove(),
 	})
 	if err != nil {
@@ -59,7 +59,7 @@ func (in *incarnation) restore(
 		}
 		state.Write(resp.GetState())
 	}
-	in.r.joins.avoids("")
+	pu.in.r.joins.avoids("")
 	past, replies, err := machine.ReadHistory(&h)
 	if err != nil {
 		return nil, err
@@ -74,22 +74,22 @@ func (in *incarnation) restore(
 		return nil, err
 	}
 	p.now(transferSilence, &errTurnHangs)
-	if err := in.machine.Take(ctx); err != nil {
+	if err := pu.in.machine.Take(ctx); err != nil {
 		return nil, context.Cause(ctx)
 	}
 	p.now(restoreSilence, &errUnrestored)
-	err = in.machine.Restore(w.GetSecret(), past.Executed, replies, movingReader{ctx, &state, p})
-	in.machine.End()
+	err = pu.in.machine.Restore(w.GetSecret(), past.Executed, replies, movingReader{ctx, &state, p})
+	pu.in.machine.End()
 	if err != nil {
 		return nil, err
 	}
-	in.m.mu.Lock()
-	defer in.m.mu.Unlock()
-	now := in.r.clock()
+	pu.in.m.mu.Lock()
+	defer pu.in.m.mu.Unlock()
+	now := pu.in.r.clock()
 	for s, absent := range past.Absent { // no stream is bound before there is a state
-		in.m.sources.absent[s] = now - min(absent, sessionTimeout)
+		pu.in.m.sources.absent[s] = now - min(absent, sessionTimeout)
 	}
-	return newFollowing(in.m, backup, start), nil
+	return newFollowing(pu.in.m, backup, start), nil
 }
 
 var errTooLarge = status.Errorf(codes.ResourceExhausted, "understudy: the state has more than %d bytes", maxSnapshot)
@@ -139,7 +139,7 @@ func (in *incarnation) sendSnapshot(
 	return w.flush()
 }
 
-// past is what the protocol knows as of the last executed turn. Called with mu held, in a turn.
+// past is what the protocol knows as of the last executed turn. In a turn.
 func (m *member) past() machine.Past {
 	h, executed := m.history(), m.machine.Executed()
 	past := machine.Past{

@@ -131,186 +131,33 @@ func (re *reign) null() {
 	}
 }
 
-// catchUp queues what a follower's stream hasn't carried; a joiner gets the messages, too, since
-// sources may not send it theirs yet. Called with mu held.
-func (rs *roster) catchUp(f *follower) {
-	if !f.joins() {
-		f.sent = max(f.sent, rs.l.primary.Stable())
-	}
-	for f.sent < rs.l.primary.Last() {
-		run := rs.l.primary.Push(f.sent)
-		if run.Count == 0 {
-			return
-		}
-		if run.Count > wire.MaxRun {
-			run.Count, run.Entries = wire.MaxRun, run.Entries[:wire.MaxRun]
-		}
-		f.sent = run.Last()
-		f.sayRun(wire.RunToProto(rs.m.seal.Close(run), false))
-		if f.joins() {
-			for _, o := range run.Entries {
-				rs.sendMessage(f, o.Message())
-			}
-		}
-	}
-	signal(f.out.wake)
-}
-
-// sendMessage queues one message of the log. Called with mu held.
-func (rs *roster) sendMessage(f *follower, id orderstate.MessageID) {
-	if m, ok := rs.l.primary.History().Has(id); ok {
-		out := f.say(m.Size)
-		out.Messages = append(out.Messages, loggedMessage(m))
-	}
-}
-
-// sendMessages queues the pending messages of some sessions, which their sources can't send; a
-// joiner has them with their order. Called with mu held.
-func (rs *roster) sendMessages(f *follower, of func(orderstate.Session) bool) {
-	if f.joins() {
-		return
-	}
-	for _, o := range rs.l.primary.PendingSourceOrder() {
-		if of(o.Session) {
-			rs.sendMessage(f, o.Message())
-		}
-	}
-}
-
-// acknowledged takes a follower's word for what it holds (R3). It says whether a joiner is to grow:
-// it is counted, and must be written to in-sync.
-func (rs *roster) acknowledged(f *follower, req *pb.FollowRequest) (grows bool, err error) {
-	rs.m.mu.Lock()
-	defer rs.m.mu.Unlock()
-	f.heard = rs.m.r.clock()
-	p := f.peer
-	if rs.l.over() || p.stream != f {
-		return false, errEvicted
-	}
-	if f.since == 0 && req.GetRestored() {
-		f.since, f.moved = f.heard, f.heard
-		p.stage = max(p.stage, restored)
-	}
-	f.executes(rs.m.machine.Executed(), req)
-	rs.heardBy(f, req)
-	a := req.GetAcknowledgement()
-	if a == nil || orderstate.Epoch(a.GetEpoch()) != rs.l.primary.Epoch() {
-		return false, nil
-	}
-	k := orderstate.OrderNum(a.GetOrderNum())
-	if p.stage < counted {
-		if p.stage < restored || k < f.keptAbove || k > rs.l.primary.Last() {
-			return false, nil
-		}
-		if f.heard-f.since < silence && !rs.hearsAll(f) { // replies to the others will wait for it (R11)
-			return false, nil
-		}
-		// R13, grow: count it first; its acknowledgements so far count from now on.
-		p.stage = counted
-		rs.l.primary.Require(p.id)
-		rs.l.tellRequired()
-		grows = true
-	}
-	what, err := rs.l.primary.Acknowledge(p.id, rs.l.primary.Epoch(), k)
-	if err != nil {
-		return grows, err
-	}
-	// grow waits for a joiner, whatever was stable before it came
-	rs.m.after(moved{Moved: what, member: f.joins()})
-	return grows, nil
-}
-
 // grow writes a joiner to in-sync when it holds what was ordered by the time it was counted (R13).
 func (re *reign) grow(f *follower) {
-	p := f.peer
-	re.l.m.mu.Lock()
+	m, rs := re.l.m, &re.l.roster
+	m.mu.Lock()
 	// What was stable before it was counted, it may lack: nothing else sends it that. And its
 	// snapshot may hold turns that another backup doesn't yet; from a joiner that led, that one
 	// couldn't get them. So everyone must hold all of it first.
-	re.l.roster.catchUp(f)
+	rs.catchUp(f)
 	target := re.l.primary.Last()
-	err := re.l.m.awaitProgress(re.in.ctx, func() bool {
-		held, _ := re.l.primary.Acknowledged(p.id)
-		return p.stream != f || held >= target && re.l.primary.Stable() >= target && re.l.gate &&
-			re.in.r.clock() < re.l.authority
-	})
-	if gone := p.stream != f; err != nil || gone {
-		re.l.m.mu.Unlock()
+	err := m.awaitProgress(re.in.ctx, func() bool { return f.peer.stream != f || rs.holds(f, target) })
+	if gone := f.peer.stream != f; err != nil || gone {
+		m.mu.Unlock()
 		return // who removed it has released it
 	}
 	// From here on it may be in-sync, whatever becomes of its stream: so it stays in the required
 	// set until its removal from etcd is certain.
-	p.stage = adding
-	re.l.m.mu.Unlock()
+	f.peer.stage = adding
+	m.mu.Unlock()
 	ctx, cancel := re.underAuthority()
 	defer cancel()
-	err = re.in.r.store.AddInSync(ctx, uint64(re.l.primary.Epoch()), p.member)
-	re.l.m.mu.Lock()
-	defer re.l.m.mu.Unlock()
-	switch {
-	case err == nil && p.stream != nil:
-		p.stage = inSync
-		p.stream.say(0).InSync = true
-		re.in.log.Info("in-sync", "joiner", p.member.String())
-		re.l.m.after(moved{kept: true, rare: true})
-	case err == nil || election.IsUnknown(err):
-		p.stage = inSync // unknown counts as not done, and may be
-		f.out.cut(errors.New("replica: the joiner left, or etcd is away"))
-	default:
-		if errors.Is(err, election.ErrDeposed) {
-			re.in.end(errDeposed)
-		}
-		re.in.log.Warn("a joiner can't become in-sync", "joiner", p.member.String(), "error", err)
-		f.out.cut(err)
-		re.l.roster.remove(p)
+	err = re.in.r.store.AddInSync(ctx, uint64(re.l.primary.Epoch()), f.peer.member)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if errors.Is(err, election.ErrDeposed) {
+		re.in.end(errDeposed)
 	}
-}
-
-// left forgets a follower whose stream has ended.
-func (rs *roster) left(f *follower) {
-	rs.m.mu.Lock()
-	defer rs.m.mu.Unlock()
-	if rs.parted(f) {
-		rs.m.after(moved{kept: true})
-	}
-}
-
-// parted takes a follower out of the followers, if it is one still. Called with mu held.
-func (rs *roster) parted(f *follower) bool {
-	p := f.peer
-	if p.stream != f {
-		return false
-	}
-	p.stream = nil
-	switch {
-	case p.stage.isMember():
-		p.lost = rs.m.r.clock()
-	case p.stage == counted:
-		rs.remove(p) // R13: a joiner that fails leaves the required set
-	default:
-		delete(rs.peers, p.id)
-		rs.l.primary.DetachAll(p.id)
-	}
-	rs.m.after(moved{rare: true})
-	return true
-}
-
-// remove forgets a replica, and takes it out of the required set. A stream that it still has is
-// cut. Called with mu held.
-func (rs *roster) remove(p *peer) {
-	delete(rs.peers, p.id)
-	if f := p.stream; f != nil {
-		p.stream = nil
-		f.out.cut(errEvicted)
-	}
-	rs.release(p.id)
-}
-
-// release takes a replica out of the required set, and tells the sources. Called with mu held.
-func (rs *roster) release(id orderstate.Replica) {
-	what := rs.l.primary.Release(id)
-	rs.l.tellRequired()
-	rs.m.after(moved{Moved: what, rare: true})
+	rs.added(f, err)
 }
 
 // keepMembers evicts in-sync replicas that are gone (R6, R13). began is when the epoch did: peers
@@ -344,45 +191,17 @@ func (re *reign) keepMembers(began time.Duration) {
 	}
 }
 
-// gone lists the members that aren't there, or don't move.
-func (rs *roster) gone(began time.Duration) []leaving {
-	rs.m.mu.Lock()
-	defer rs.m.mu.Unlock()
-	var gone []leaving
-	now := rs.m.r.clock()
-	for _, p := range rs.peers {
-		f := p.stream
-		switch {
-		case p.stage != inSync: // its removal must come after it was added
-		case f != nil && now-f.heard > silence,
-			f == nil && p.lost != 0 && now-p.lost > reconnect,
-			f == nil && p.lost == 0 && now-began > silence:
-			gone = append(gone, leaving{p.member, errSilent})
-		case f != nil:
-			if err := rs.stuck(f, now); err != nil {
-				gone = append(gone, leaving{p.member, err})
-			}
-		}
-	}
-	return gone
-}
-
 // evict is R13, shrink: etcd first, then the required set; its stream is cut. An unknown outcome
 // counts as not done, and is tried again.
 func (re *reign) evict(gone leaving) error {
-	m := gone.member
 	ctx, cancel := re.underAuthority()
 	defer cancel()
-	if err := re.in.shrink(ctx, re.l.primary.Epoch(), m); err != nil {
+	if err := re.in.shrink(ctx, re.l.primary.Epoch(), gone.member); err != nil {
 		return err
 	}
 	re.l.m.mu.Lock()
 	defer re.l.m.mu.Unlock()
-	re.in.log.Info("evicted", "member", m.String(), "because", gone.because)
-	if p := re.l.roster.peers[replicaID(m)]; p != nil {
-		re.l.roster.remove(p)
-	}
-	re.l.m.after(moved{kept: true})
+	re.l.roster.evicted(gone)
 	return nil
 }
 
@@ -402,23 +221,22 @@ func (in *incarnation) shrink(ctx context.Context, e orderstate.Epoch, m electio
 	return err
 }
 
-// tellRequired pushes the required set on the sessions' streams (R1b). Called with mu held.
-func (l *leading) tellRequired() {
-	set, mark := l.required(), l.m.sealedMark()
-	for a := range l.m.sources.attached {
-		if a.bound {
-			out := a.out.say()
-			out.RequiredSet, out.Mark = set, mark
+// keep makes sure that a member is in-sync: once it is written again, no removal from before can
+// take place. It has been in the required set all the time, so it holds what it must (R13).
+func (re *reign) keep(m election.Member) {
+	ctx, cancel := re.underAuthority()
+	defer cancel()
+	err := re.in.r.store.AddInSync(ctx, uint64(re.l.primary.Epoch()), m)
+	switch {
+	case errors.Is(err, election.ErrDeposed):
+		re.in.end(errDeposed)
+	case err != nil: // tried again
+		re.in.log.Info("can't keep a member in-sync", "member", m.String(), "error", err)
+	default:
+		re.l.m.mu.Lock()
+		if p := re.l.roster.peers[replicaID(m)]; p != nil {
+			p.doubted = false
 		}
+		re.l.m.mu.Unlock()
 	}
-}
-
-// required is the required set as it travels. Called with mu held.
-func (l *leading) required() *pb.RequiredSet {
-	number, members := l.primary.Required()
-	set := &pb.RequiredSet{Epoch: uint64(l.primary.Epoch()), Number: number}
-	for _, m := range members {
-		set.Replicas = append(set.Replicas, string(m))
-	}
-	return set
 }

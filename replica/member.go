@@ -2,12 +2,15 @@ package replica
 
 import (
 	"context"
+	"fmt"
 	"sync"
 
 	"github.com/understudy-rpc/understudy/election"
+	"github.com/understudy-rpc/understudy/internal/clock"
 	"github.com/understudy-rpc/understudy/internal/logs"
 	"github.com/understudy-rpc/understudy/internal/wire"
 	"github.com/understudy-rpc/understudy/orderstate"
+	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 	"github.com/understudy-rpc/understudy/replica/internal/machine"
 )
 
@@ -40,6 +43,10 @@ func (e *common) goes(f func()) {
 
 // member is what this replica is in its group: all that one lock guards, which is never held while
 // something is sent, executed, or asked of etcd. Turns are taken before it.
+//
+// Whoever drives it takes mu, and calls its methods, and those of what it has (the roles, their
+// roster, the sources with their attachments, upstream), with that. The few that take mu themselves
+// say so, as do those that give it up to wait.
 type member struct {
 	*common
 	mu    sync.Mutex
@@ -54,12 +61,326 @@ type member struct {
 	upstream *upstream       // to the primary; nil without one
 
 	sources sources
-	rpcs    rpcs                                 // that wait
-	known   map[orderstate.Session]*knownSession // of sessions that are open
 }
 
 func newMember(e *common) *member {
-	m := &member{common: e, bells: newBells(), role: joining{}, known: map[orderstate.Session]*knownSession{}}
+	m := &member{common: e, bells: newBells(), role: joining{}}
 	m.sources = newSources(m)
 	return m
+}
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// This part has who waits for what. Whoever changes something says what has moved, and after alone
+// rings.
+
+// moved is what an event has moved: in the protocol's state, and besides.
+type moved struct {
+	orderstate.Moved
+	rare     bool // role, epoch, gate, authority, who is in-sync or answers, what is believed of the store
+	executed bool // turns were
+	member   bool // what a joiner has acknowledged
+	begun    bool // what is held already may be executed
+	kept     bool // what must be kept is less
+}
+
+// bells are what goroutines wait for.
+type bells struct {
+	changed  chan struct{} // closed, and made anew, at what is rare
+	progress chan struct{} // closed, and made anew, at all that replies wait for, while somebody waits
+	waiting  int           // for progress
+	work     chan struct{} // capacity 1: there may be something to execute
+}
+
+func newBells() bells {
+	return bells{changed: make(chan struct{}), progress: make(chan struct{}), work: make(chan struct{}, 1)}
+}
+
+// after does what follows when something has moved.
+func (m *member) after(what moved) {
+	l := m.leading()
+	if f := m.logs(); f != nil && (what.Grown > 0 || what.Lacks) {
+		f.grows(what.Moved)
+	}
+	if what.executed || what.Stable || what.kept {
+		m.forget()
+	}
+	if what.Stable && l != nil {
+		for a := range l.asking {
+			a.tellStable(l.primary)
+		}
+		clear(l.asking)
+	}
+	if (what.Stable || what.Gate) && l != nil && !l.gate { // that may open, or a reign end
+		what.rare = true
+	}
+	if what.Push && l != nil {
+		signal(l.push)
+	}
+	if what.begun || what.Grown > 0 {
+		signal(m.bells.work)
+	}
+	if m.bells.waiting > 0 && (what.executed || what.Stable || what.Gate || what.Leave || what.member) {
+		close(m.bells.progress)
+		m.bells.progress = make(chan struct{})
+	}
+	if what.rare {
+		close(m.bells.changed)
+		m.bells.changed = make(chan struct{})
+	}
+}
+
+// forget cuts the log at what is executed, stable, and not kept for a joiner.
+func (m *member) forget() {
+	executed := m.machine.Executed()
+	if f := m.logs(); f != nil {
+		f.backup.Executed(executed)
+	}
+	l := m.leading()
+	if l == nil {
+		return
+	}
+	upTo := min(executed, l.roster.keptAbove())
+	if upTo < min(executed, l.primary.Stable()) && l.halfFull() {
+		l.roster.dropPinning()
+		upTo = executed
+	}
+	l.primary.Executed(upTo)
+}
+
+// await waits until cond holds, and says why it can't any more. It gives up mu while it waits.
+// What cond says depends on what is rare.
+func (m *member) await(ctx context.Context, cond func() bool) error {
+	for !cond() {
+		if err := m.rings(ctx, m.bells.changed, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// changes waits for one change that is rare.
+func (m *member) changes(ctx context.Context) error {
+	return m.rings(ctx, m.bells.changed, nil)
+}
+
+// awaitProgress is await for a condition that turns, the stable point or what a member has
+// acknowledged decide, too: the members are asked to acknowledge at once.
+func (m *member) awaitProgress(ctx context.Context, cond func() bool) error {
+	if cond() {
+		return nil
+	}
+	m.bells.waiting++
+	defer func() { m.bells.waiting-- }()
+	if l := m.leading(); l != nil {
+		l.roster.wake()
+	}
+	for !cond() {
+		if err := m.rings(ctx, m.bells.changed, m.bells.progress); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// rings gives up mu until one of two bells has rung.
+func (m *member) rings(ctx context.Context, one, other <-chan struct{}) error {
+	m.mu.Unlock()
+	select {
+	case <-one:
+	case <-other:
+	case <-ctx.Done():
+	case <-m.ctx.Done():
+	}
+	m.mu.Lock()
+	if m.ctx.Err() != nil {
+		return context.Cause(m.ctx)
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return nil
+}
+
+// role is what a replica is in its group now, with all that it knows as that, and not longer. It is
+// guarded by the incarnation's mu.
+type role interface {
+	public() Role                 // as Status has it
+	epoch() orderstate.Epoch      // the acknowledged one; 0 without a state
+	history() *orderstate.History // what is held; nil without a state
+	stable() orderstate.OrderNum
+}
+
+// joining is a replica without a state.
+type joining struct{}
+
+func (joining) public() Role                 { return Joining }
+func (joining) epoch() orderstate.Epoch      { return 0 }
+func (joining) history() *orderstate.History { return nil }
+func (joining) stable() orderstate.OrderNum  { return 0 }
+
+// ended is what an incarnation was.
+type ended struct{ role }
+
+func (ended) public() Role { return Ended }
+
+// epoch is the acknowledged epoch.
+func (m *member) epoch() orderstate.Epoch { return m.role.epoch() }
+
+// history is what this replica holds; nil without a state.
+func (m *member) history() *orderstate.History { return m.role.history() }
+
+// leading is this replica as primary, nil if it isn't.
+func (m *member) leading() *leading {
+	l, _ := m.role.(*leading)
+	return l
+}
+
+// ordering is this replica as a primary whose gate is open, nil if it isn't.
+func (m *member) ordering() *leading {
+	if l := m.leading(); l != nil && l.gate {
+		return l
+	}
+	return nil
+}
+
+// takingOver is this replica as one that was elected, nil if it isn't.
+func (m *member) takingOver() *takingOver {
+	t, _ := m.role.(*takingOver)
+	return t
+}
+
+// following is this replica as a backup, nil if it isn't.
+func (m *member) following() *following {
+	f, _ := m.role.(*following)
+	return f
+}
+
+// logs is what messages and order are logged to: by a backup, also while it takes over. The primary
+// has its messages from the RPCs.
+func (m *member) logs() *following {
+	switch role := m.role.(type) {
+	case *following:
+		return role
+	case *takingOver:
+		return role.former
+	}
+	return nil
+}
+
+// leads makes this incarnation its group's primary, with what a takeover has left.
+func (m *member) leads(p *orderstate.Primary, tail *orderstate.Tail, peers others) *leading {
+	l := &leading{
+		m: m, primary: p, tail: tail, wall: clock.NewSteady(m.r.wall, m.r.clock), push: make(chan struct{}, 1),
+		start: &pb.EpochStart{
+			Epoch: uint64(p.Epoch()), FirstOrderNum: uint64(p.First()), Stable: uint64(p.Stable()),
+			Earlier: wire.StartsToProto(p.History().Starts()),
+		},
+		arriving: map[orderstate.MessageID]chan struct{}{}, asking: map[*attachment]struct{}{},
+	}
+	l.roster = roster{m: m, l: l, peers: peers}
+	m.role, m.leader = l, m.self
+	now := m.r.clock()
+	for _, s := range p.History().Sessions() {
+		if m.sources.bySession[s] != nil {
+			continue
+		}
+		// Who has had no stream here for long may have had one at the former primary: it has a
+		// little to come.
+		since, ok := m.sources.absent[s]
+		if least := now - (sessionTimeout - sessionGrace); !ok {
+			since = now
+		} else if since < least {
+			since = least
+		}
+		m.sources.absent[s] = since
+	}
+	m.after(moved{rare: true, begun: true}) // what is up to N may be executed
+	return l
+}
+
+// others has the other replicas, nil for who doesn't need to know them.
+func (m *member) others() others {
+	switch role := m.role.(type) {
+	case *takingOver:
+		return role.peers
+	case *leading:
+		return role.roster.peers
+	}
+	return nil
+}
+
+// replicaID is how a member is called in acknowledgements and required sets.
+func replicaID(m election.Member) orderstate.Replica { return orderstate.Replica(m.String()) }
+
+// isMember says whether the incarnation has been in-sync. It takes mu.
+func (m *member) isMember() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	role := m.role
+	if over, ok := role.(ended); ok {
+		role = over.role
+	}
+	switch role := role.(type) {
+	case *following:
+		return role.inSync
+	case *takingOver, *leading:
+		return true
+	}
+	return false
+}
+
+// own does the turn of an entry of the group's own. In a turn.
+func (m *member) own(o orderstate.OrderInfo) {
+	if o.Kind == orderstate.Expire {
+		delete(m.sources.known, o.Session)
+	}
+	m.machine.Own(o)
+	m.turned()
+}
+
+// turned: the primary has just executed a turn.
+func (m *member) turned() {
+	m.r.stats.turns.Add(1)
+	m.after(moved{executed: true})
+}
+
+// next takes from messageOrder, up to as much as may be executed at once; while leading what was
+// ordered before the epoch.
+func (m *member) next(turns []machine.Entry) []machine.Entry {
+	var messageOrder interface {
+		Next() (orderstate.Ordered, orderstate.Message, bool)
+	}
+	switch role := m.role.(type) {
+	case *following:
+		messageOrder = role.backup
+	case *leading:
+		if role.tail == nil {
+			return turns
+		}
+		messageOrder = role.tail
+	default:
+		return turns
+	}
+	for m.ctx.Err() == nil && len(turns) < machine.AtOnce {
+		o, m, ok := messageOrder.Next()
+		if !ok {
+			break
+		}
+		turns = append(turns, machine.Entry{Ordered: o, Logged: m})
+	}
+	return turns
+}
+
+// noteReplaced ends an incarnation when the view that it believes has another group, which then has
+// taken its group's place.
+func (m *member) noteReplaced() {
+	if m.group != 0 && !m.view.Group.IsZero() && m.view.Group.ID != m.group {
+		m.end(fmt.Errorf("%w: group %x by %x", errReplaced, m.group, m.view.Group.ID))
+	}
 }

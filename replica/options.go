@@ -48,6 +48,7 @@ type stateless struct{}
 func (stateless) Snapshot() (func(io.Writer) error, error) {
 	return func(io.Writer) error { return nil }, nil
 }
+
 func (stateless) Restore(io.Reader) error { return nil }
 
 // Option changes a default of Join.

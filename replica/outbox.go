@@ -1,6 +1,8 @@
 package replica
 
-import "context"
+import (
+	"context"
+)
 
 // outbox is what a stream sends next, as one message, and how much that is. The message is filled
 // in place until whoever sends takes it, whole: nothing is copied field by field. It is guarded by

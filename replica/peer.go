@@ -80,7 +80,7 @@ func (p *peerServer) Hears(_ context.Context, req *pb.HearsRequest) (*pb.HearsRe
 	case *leading, *takingOver:
 		resp.Hears = true
 	case *following:
-		resp.Hears = in.m.hearsLeader()
+		resp.Hears = in.m.upstream.hears(in.r.clock())
 	}
 	return resp, nil
 }
@@ -140,27 +140,6 @@ func (p *peerServer) Answer(req *pb.AnswerRequest, stream grpc.ServerStreamingSe
 }
 
 var errNewEpoch = errors.New("replica: another primary was elected")
-
-// runsOf makes runs of entries: of one epoch each, without gaps. Called with mu held.
-func (f *following) runsOf(known []orderstate.Ordered) ([]*pb.Run, error) {
-	var runs []*pb.Run
-	for len(known) > 0 {
-		first := known[0]
-		start, ok := f.backup.History().StartOf(first.Epoch)
-		if !ok {
-			return nil, fmt.Errorf("replica: no start is known of epoch %d", first.Epoch)
-		}
-		r := orderstate.Run{Envelope: orderstate.Envelope{Epoch: first.Epoch, EpochFirst: start, First: first.OrderNum}}
-		for r.Count < len(known) && r.Count < wire.MaxRun && known[r.Count].Epoch == first.Epoch &&
-			known[r.Count].OrderNum == first.OrderNum+orderstate.OrderNum(r.Count) {
-			r.Entries = append(r.Entries, known[r.Count].OrderInfo)
-			r.Count++
-		}
-		known = known[r.Count:]
-		runs = append(runs, wire.RunToProto(f.m.seal.Close(r), false))
-	}
-	return runs, nil
-}
 
 // Fetch implements pb.PeerServer (¶47).
 func (p *peerServer) Fetch(req *pb.FetchRequest, stream grpc.ServerStreamingServer[pb.FetchResponse]) error {
@@ -295,9 +274,8 @@ func (in *incarnation) admitFollower(
 		return nil, nil, status.Error(codes.Unavailable, errNotPrimary.text)
 	}
 	m := election.Member{Name: hello.GetReplica(), Incarnation: hello.GetIncarnation()}
-	id := replicaID(m)
 	epoch := orderstate.Epoch(hello.GetEpoch())
-	p := l.roster.peers[id]
+	p := l.roster.peers[replicaID(m)]
 	member := p != nil && p.stage.isMember()
 	switch {
 	case m.Validate() != nil || m == in.self:
@@ -314,47 +292,10 @@ func (in *incarnation) admitFollower(
 		return nil, nil, status.Errorf(codes.FailedPrecondition, "understudy: the group's version is %q",
 			in.r.config.version)
 	}
-	if p != nil && p.stream != nil {
-		p.stream.out.cut(errors.New("replica: another stream of the same follower"))
-		l.roster.parted(p.stream)
-	}
-	if !member {
-		p = l.roster.peers.add(m, empty)
-	}
-	f := &follower{peer: p, out: newOutbox[pb.FollowResponse](cut), heard: in.r.clock(), sent: l.primary.Stable()}
-	l.primary.DetachAll(id)
-	w := &pb.FollowWelcome{Protocol: wire.Protocol, Group: in.group, Secret: in.secret,
-		Mark: markToProto(in.r.store.Known())}
-	if f.joins() {
-		f.sent = l.primary.History().CutAt() // and nothing above is cut until it is in-sync
-		f.keptAbove = f.sent
-		w.KeptAbove = uint64(f.keptAbove)
-		w.Donor, w.DonorAddr = l.roster.donor(hello.GetAvoid())
-		f.donor = w.Donor
-	}
-	out := f.out.say()
-	out.Welcome, out.EpochStart = w, l.start
-	p.stream, p.lost = f, 0
-	l.roster.catchUp(f)
-	return l, f, nil
+	return l, l.roster.admit(m, hello.GetAvoid(), cut), nil
 }
 
-// donor chooses who gives a joiner its snapshot: a backup if there is one, so that the primary's
-// turns aren't held up; but not the one from which the joiner couldn't get it. Called with mu held.
-func (rs *roster) donor(avoid string) (name, addr string) {
-	for _, p := range rs.peers {
-		m := p.member
-		if !p.stage.isMember() || p.stream == nil || m.Name == avoid {
-			continue
-		}
-		if r, ok := rs.m.view.Replica(m.Name); ok && r.Member == m {
-			return r.Name, r.PeerAddr
-		}
-	}
-	return rs.m.self.Name, rs.m.r.peerAddr
-}
-
-// sendTo sends a follower what is queued for it, or a heartbeat.
+// sendTo sends a follower what is queued for it, or a heartbeat. It takes mu.
 func (l *leading) sendTo(
 	ctx context.Context, f *follower, stream grpc.BidiStreamingServer[pb.FollowRequest, pb.FollowResponse],
 ) error {
@@ -369,11 +310,7 @@ func (l *leading) sendTo(
 			return context.Cause(ctx)
 		}
 		l.m.mu.Lock()
-		f.out.message().Stable = uint64(l.primary.Stable()) // a heartbeat says no more
-		out, _ := f.out.take()
-		if l.m.bells.waiting > 0 || !l.gate {
-			out.Acknowledge = uint64(l.primary.Last())
-		}
+		out := l.tells(f)
 		l.m.mu.Unlock()
 		for _, part := range before(out) {
 			if err := stream.Send(part); err != nil {
@@ -384,18 +321,6 @@ func (l *leading) sendTo(
 			return err
 		}
 	}
-}
-
-// loggedMessage wraps a message of the log; an opening's bytes are its nonce.
-func loggedMessage(m orderstate.Message) *pb.LoggedMessage {
-	p := &pb.LoggedMessage{Session: uint64(m.Session), SeqNum: uint64(m.SeqNum),
-		Outstanding: uint64(m.SeqNum - m.AnsweredUpTo)}
-	if body, ok := m.Body.(*machine.Body); ok {
-		p.Method, p.Message = body.Method, body.Payload
-	} else {
-		p.Message = m.Nonce[:]
-	}
-	return p
 }
 
 // messageOf checks a message that a peer has sent.

@@ -6,8 +6,6 @@ import (
 	"time"
 
 	"github.com/understudy-rpc/understudy/election"
-	"github.com/understudy-rpc/understudy/orderstate"
-	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
 // This file has what becomes of a replica that is heard, and holds all, and doesn't execute:
@@ -22,18 +20,8 @@ var (
 	errFull = errors.New("replica: it holds more messages that it hasn't executed than a log may have")
 )
 
-// executes notes how far a follower says to be. Called with mu held, while leading.
-func (f *follower) executes(here orderstate.OrderNum, req *pb.FollowRequest) {
-	k := orderstate.OrderNum(req.GetExecuted())
-	if k > f.executed || k >= here {
-		f.moved = f.heard
-	}
-	f.executed, f.logBytes = max(f.executed, k), req.GetLogBytes()
-}
-
 // stuck says why a follower that is heard can't stay: it executes nothing though there is something
 // to execute, or what it hasn't executed is more than a log may have. A slow one that moves stays.
-// Called with mu held, while leading.
 func (rs *roster) stuck(f *follower, now time.Duration) error {
 	if f.peer.stage == empty || f.since == 0 {
 		return nil
@@ -52,8 +40,7 @@ func (rs *roster) stuck(f *follower, now time.Duration) error {
 	return nil
 }
 
-// gives says whether a follower is giving a joiner its snapshot. Called with mu held, while
-// leading.
+// gives says whether a follower is giving a joiner its snapshot.
 func (rs *roster) gives(f *follower) bool {
 	for _, p := range rs.peers {
 		if p.stage == empty && p.stream != nil && p.stream.donor == f.peer.member.Name {
@@ -63,27 +50,56 @@ func (rs *roster) gives(f *follower) bool {
 	return false
 }
 
-// outrun says whether this primary executes nothing, for as long as it wouldn't bear of a backup,
-// while one has got further: whoever was elected, or called, waits for a handler that hangs here
-// only. Nobody loses anything when it ends: the others hold all that it has ordered.
-func (l *leading) outrun() bool {
-	l.m.mu.Lock()
-	defer l.m.mu.Unlock()
-	ahead := false
-	for _, p := range l.roster.peers {
-		if p.stage.isMember() && p.stream != nil && p.stream.executed > l.m.machine.Executed() {
-			ahead = true
-		}
-	}
-	now := l.m.r.clock()
-	if !ahead || l.m.machine.Executed() != l.stoodAt {
-		l.stoodAt, l.stoodSince = l.m.machine.Executed(), now
-	}
-	return now-l.stoodSince > executeSilence && l.primary.Stable() >= l.primary.Last()
-}
-
 // leaving is a member that must leave in-sync, and why.
 type leaving struct {
 	member  election.Member
 	because error
+}
+
+// gone lists the members that aren't there, or don't move. It takes mu.
+func (rs *roster) gone(began time.Duration) []leaving {
+	rs.m.mu.Lock()
+	defer rs.m.mu.Unlock()
+	var gone []leaving
+	now := rs.m.r.clock()
+	for _, p := range rs.peers {
+		f := p.stream
+		switch {
+		case p.stage != inSync: // its removal must come after it was added
+		case f != nil && now-f.heard > silence,
+			f == nil && p.lost != 0 && now-p.lost > reconnect,
+			f == nil && p.lost == 0 && now-began > silence:
+			gone = append(gone, leaving{p.member, errSilent})
+		case f != nil:
+			if err := rs.stuck(f, now); err != nil {
+				gone = append(gone, leaving{p.member, err})
+			}
+		}
+	}
+	return gone
+}
+
+// dropSilent cuts the joiners that aren't heard, or don't move: one that is counted holds up the
+// stable point. It takes mu.
+func (rs *roster) dropSilent() {
+	rs.m.mu.Lock()
+	defer rs.m.mu.Unlock()
+	now := rs.m.r.clock()
+	for _, p := range rs.peers {
+		f := p.stream
+		if f == nil || !f.joins() {
+			continue
+		}
+		limit := joinSilence
+		if p.stage >= counted {
+			limit = silence
+		}
+		why := rs.stuck(f, now)
+		if now-f.heard > limit {
+			why = errSilent
+		}
+		if why != nil {
+			rs.drop(f, why)
+		}
+	}
 }

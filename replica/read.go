@@ -23,7 +23,7 @@ func (in *incarnation) serveRead(
 	l, err := in.m.enter(ctx, c)
 	if err == nil && (!l.primary.History().Known(s) || l.primary.Stable() < orderstate.OrderNum(s)) {
 		err = errUnknownSession
-		in.m.goesOn(c)
+		in.m.sources.goesOn(c)
 	}
 	in.m.mu.Unlock()
 	if err != nil {

@@ -65,7 +65,7 @@ func (r *Replica) unready() string {
 		switch {
 		case !role.inSync:
 			return "it has a state, and isn't in-sync yet"
-		case !in.m.hearsLeader():
+		case !in.m.upstream.hears(in.r.clock()):
 			return "it doesn't hear its primary"
 		}
 	case *takingOver:
@@ -79,12 +79,6 @@ func (r *Replica) unready() string {
 		}
 	}
 	return ""
-}
-
-// hearsLeader says whether the primary is heard on the present stream to it. Called with mu held.
-func (m *member) hearsLeader() bool {
-	u := m.upstream
-	return u != nil && u.hearing && m.r.clock()-u.heard < silence
 }
 
 // reporter keeps a health server's statuses as this replica's readiness is. It looks at each

@@ -24,7 +24,7 @@ func TestWaitingRPCs(t *testing.T) {
 		c := new(call)
 		c.request.b = make([]byte, bytes)
 		nonce, _ := in.m.leading().primary.History().Nonce(s)
-		c.header = wire.Header{Session: s, SeqNum: 1, DestEpoch: 1, Token: in.m.token(s, nonce)}
+		c.header = wire.Header{Session: s, SeqNum: 1, DestEpoch: 1, Token: in.m.sources.token(s, nonce)}
 		_, err := in.m.enter(t.Context(), c)
 		return c, err
 	}
@@ -43,8 +43,8 @@ func TestWaitingRPCs(t *testing.T) {
 	}
 	_, err := enters(1, 1)
 	wantCode(t, err, codes.ResourceExhausted)
-	in.m.goesOn(first)
-	in.m.goesOn(first)
+	in.m.sources.goesOn(first)
+	in.m.sources.goesOn(first)
 	if _, err := enters(1, 1); err != nil {
 		t.Errorf("after one has gone on: %v", err)
 	}
@@ -56,8 +56,8 @@ func TestWaitingRPCs(t *testing.T) {
 	if _, err := enters(3, 1<<20); err != nil {
 		t.Errorf("another session's: %v", err)
 	}
-	for s := orderstate.Session(4); in.m.rpcs.n < maxRPCs; s++ {
-		for range min(maxRPCsOfSession, maxRPCs-in.m.rpcs.n) {
+	for s := orderstate.Session(4); in.m.sources.rpcs.n < maxRPCs; s++ {
+		for range min(maxRPCsOfSession, maxRPCs-in.m.sources.rpcs.n) {
 			if _, err := enters(s, 0); err != nil {
 				t.Fatal(err)
 			}

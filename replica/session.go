@@ -4,8 +4,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/subtle"
-	"slices"
-	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -18,29 +16,8 @@ import (
 // This file has the life of a session at a replica (R11): it is opened, its source is welcomed,
 // parts, says goodbye, or is expired. What its streams carry is in attach.go.
 
-// sources are the streams of sources to this replica.
-type sources struct {
-	m         *member
-	attached  map[*attachment]struct{}
-	bySession map[orderstate.Session]*attachment
-	queued    int                                  // bytes that are queued for them
-	partial   int                                  // bytes that are kept of frames that aren't whole yet
-	absent    map[orderstate.Session]time.Duration // since when a session has no stream here
-
-	coming   map[orderstate.Nonce]*coming // streams wait until these have opened their sessions
-	openings chan struct{}                // has room for the openings that are under way
-}
-
-func newSources(m *member) sources {
-	return sources{
-		m: m, attached: map[*attachment]struct{}{}, bySession: map[orderstate.Session]*attachment{},
-		absent: map[orderstate.Session]time.Duration{},
-		coming: map[orderstate.Nonce]*coming{}, openings: make(chan struct{}, maxOpenings),
-	}
-}
-
 // attach binds a stream to its session: it opens one (R11), or finds the one that the source names,
-// and then welcomes the source. A session that nobody opened is refused.
+// and then welcomes the source. A session that nobody opened is refused. It takes mu.
 func (ss *sources) attach(ctx context.Context, a *attachment) error {
 	ss.m.mu.Lock()
 	defer ss.m.mu.Unlock()
@@ -115,75 +92,6 @@ func (ss *sources) attach(ctx context.Context, a *attachment) error {
 	}
 }
 
-// knows says whether a nonce's session is open here. Called with mu held.
-func (ss *sources) knows(n orderstate.Nonce) bool {
-	_, known := ss.m.history().Opened(n)
-	return known
-}
-
-// coming is an opening that streams wait for.
-type coming struct {
-	opened  chan struct{} // closed then
-	streams int
-}
-
-// comes waits until a session may have been opened by a nonce here: until it was, or something rare
-// has changed. Nothing else wakes it, however much is ordered, since anyone may wait here for what
-// never comes. Called with mu held.
-func (ss *sources) comes(ctx context.Context, n orderstate.Nonce) error {
-	c := ss.coming[n]
-	if c == nil {
-		c = &coming{opened: make(chan struct{})}
-		ss.coming[n] = c
-	}
-	c.streams++
-	changed := ss.m.bells.changed
-	ss.m.mu.Unlock()
-	again := time.NewTimer(lookAgain) // its session may never be opened here
-	select {
-	case <-c.opened:
-	case <-changed:
-	case <-again.C:
-	case <-ctx.Done():
-	case <-ss.m.ctx.Done():
-	}
-	again.Stop()
-	ss.m.mu.Lock()
-	if c.streams--; c.streams == 0 && ss.coming[n] == c {
-		delete(ss.coming, n)
-	}
-	return cmp.Or(context.Cause(ss.m.ctx), context.Cause(ctx))
-}
-
-// opened wakes the streams whose session was opened. Called with mu held.
-func (ss *sources) opened(n orderstate.Nonce) {
-	if c := ss.coming[n]; c != nil {
-		close(c.opened)
-		delete(ss.coming, n)
-	}
-}
-
-// awaitSession waits while the group has as many sessions as it may have, and refuses when that
-// lasts. Those that have had no stream for longest end meanwhile (expireSessions). Called with mu
-// held, while leading.
-func (l *leading) awaitSession(ctx context.Context) error {
-	room := func() bool { return l.over() || l.primary.History().OpenSessions() < maxSessions }
-	if room() {
-		return nil
-	}
-	l.crowded++
-	waiting, cancel := context.WithTimeout(ctx, reconcileTimeout)
-	defer cancel()
-	err := l.m.awaitProgress(waiting, room)
-	l.crowded--
-	if err != nil && ctx.Err() == nil && waiting.Err() != nil {
-		return status.Errorf(codes.ResourceExhausted,
-			"understudy: the group has %d sessions, one for each ClientConn, and may have no more: close some, or "+
-				"share them", maxSessions)
-	}
-	return err
-}
-
 // welcome tells the source that its session is known here. The primary does so only when every
 // in-sync backup knows it (R11).
 func (ss *sources) welcome(ctx context.Context, a *attachment) error {
@@ -215,7 +123,7 @@ func (ss *sources) welcome(ctx context.Context, a *attachment) error {
 		Protocol: wire.Protocol, Session: uint64(a.session), Group: ss.m.group, Replica: ss.m.self.Name,
 		Incarnation: ss.m.self.Incarnation,
 		Level:       pb.Level(ss.m.r.config.level + 1),
-		Token:       ss.m.token(a.session, a.nonce), MaxRequest: uint64(ss.m.r.maxRequest),
+		Token:       ss.token(a.session, a.nonce), MaxRequest: uint64(ss.m.r.maxRequest),
 		Primary: newEpochToProto(ss.m.epoch(), ss.m.leader, ss.m.fence),
 	}
 	switch role := ss.m.role.(type) {
@@ -231,28 +139,27 @@ func (ss *sources) welcome(ctx context.Context, a *attachment) error {
 }
 
 // token is what the requests of a session that is open here must carry. It is made once, so that no
-// call pays for it. Called with mu held.
-func (m *member) token(s orderstate.Session, n orderstate.Nonce) uint64 {
-	of := m.known[s]
+// call pays for it.
+func (ss *sources) token(s orderstate.Session, n orderstate.Nonce) uint64 {
+	of := ss.known[s]
 	if of == nil {
-		of = &knownSession{token: m.seal.Token(s, n)}
-		m.known[s] = of
+		of = &knownSession{token: ss.m.seal.Token(s, n)}
+		ss.known[s] = of
 	}
 	return of.token
 }
 
 // owns checks that a request is of the source to which its session belongs: anyone can guess the
-// session's number. One whose session isn't open is left to Judge. Called with mu held, while
-// leading or taking over.
-func (m *member) owns(h *wire.Header) error {
-	nonce, open := m.history().Nonce(h.Session)
+// session's number. One whose session isn't open is left to Judge.
+func (ss *sources) owns(h *wire.Header) error {
+	nonce, open := ss.m.history().Nonce(h.Session)
 	switch {
-	case !open && m.leading() != nil:
+	case !open && ss.m.leading() != nil:
 		return nil
 	case !open: // whoever was told of it has it from one that every in-sync replica knows
 		return errNotPrimary
 	}
-	if d := h.Token ^ m.token(h.Session, nonce); subtle.ConstantTimeEq(int32(d), 0)&subtle.ConstantTimeEq(int32(d>>32),
+	if d := h.Token ^ ss.token(h.Session, nonce); subtle.ConstantTimeEq(int32(d), 0)&subtle.ConstantTimeEq(int32(d>>32),
 		0) == 0 {
 		return errAnothers(h.Session)
 	}
@@ -285,19 +192,8 @@ func (ss *sources) detach(a *attachment) {
 	}
 }
 
-// pushSession sends the backups a session's messages and orders that they may lack: its source
-// can't any more (R4). Called with mu held.
-func (rs *roster) pushSession(s orderstate.Session) {
-	for _, p := range rs.peers {
-		if f := p.stream; f != nil {
-			rs.catchUp(f)
-			rs.sendMessages(f, func(of orderstate.Session) bool { return of == s })
-		}
-	}
-}
-
 // goodbye ends the session of a source that has closed its connection in an orderly way, so that no
-// takeover waits for it. Anyone but the primary only loses the stream.
+// takeover waits for it. Anyone but the primary only loses the stream. It takes mu.
 func (ss *sources) goodbye(ctx context.Context, a *attachment) {
 	ss.m.mu.Lock()
 	l := ss.m.leading()
@@ -312,57 +208,5 @@ func (ss *sources) goodbye(ctx context.Context, a *attachment) {
 			ss.m.own(o)
 		}
 		return o, true
-	})
-}
-
-// expireSessions orders the end of sessions that have had no stream for too long (R11). While an
-// opening waits for one to end, that is not so long.
-func (l *leading) expireSessions() {
-	l.m.mu.Lock()
-	defer l.m.mu.Unlock()
-	if !l.gate {
-		return
-	}
-	now, limit := l.m.r.clock(), sessionTimeout
-	if l.crowded > 0 {
-		limit = authority
-	}
-	var over []orderstate.Session
-	for s, since := range l.m.sources.absent {
-		if now-since > limit {
-			over = append(over, s)
-		}
-	}
-	if len(over) == 0 {
-		return
-	}
-	if l.crowded > 0 { // no more than are waited for
-		slices.SortFunc(over, func(a, b orderstate.Session) int {
-			return cmp.Compare(l.m.sources.absent[a],
-				l.m.sources.absent[b])
-		})
-		over = over[:min(len(over), l.crowded)]
-	}
-	for _, s := range over {
-		delete(l.m.sources.absent, s)
-	}
-	l.m.goes(func() {
-		for _, s := range over {
-			l.expire(s)
-		}
-	})
-}
-
-// expire orders the end of a session, unless its source has come back meanwhile.
-func (l *leading) expire(s orderstate.Session) {
-	_, _ = l.ownTurn(l.m.ctx, func(at int64) (orderstate.OrderInfo, bool) {
-		if l.m.sources.bySession[s] != nil {
-			return orderstate.OrderInfo{}, false
-		}
-		o, v, moved := l.primary.Expire(s, at)
-		if v == orderstate.Fresh {
-			l.m.own(o)
-		}
-		return o, moved.Push
 	})
 }

@@ -2,7 +2,6 @@ package replica
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 
 	"google.golang.org/grpc/status"
@@ -26,7 +25,6 @@ func fits(bound, taken, mine, more int) bool {
 
 // keeps counts what a stream keeps of a frame that isn't whole yet. It is of the log's bytes, and
 // of its session's share; beyond that such a frame is dropped, as one that is whole would be.
-// Called with mu held.
 func (a *attachment) keeps(frames *wire.Assembler) {
 	m := a.m
 	m.sources.partial -= a.partial
@@ -47,7 +45,6 @@ func (a *attachment) keeps(frames *wire.Assembler) {
 // logFrame logs a message for its order to come. The primary has its messages from the RPCs. Frames
 // beyond the session's share of the log are dropped: what is ordered of them is fetched. But one
 // that was announced is always kept: the order waits for it. It says false of one that was dropped.
-// Called with mu held.
 func (a *attachment) logFrame(msg orderstate.Message) bool {
 	m := a.m
 	f := m.logs()
@@ -70,7 +67,7 @@ func (a *attachment) logFrame(msg orderstate.Message) bool {
 	return true
 }
 
-// drops notes that a frame was dropped, and says so once for each stream. Called with mu held.
+// drops notes that a frame was dropped, and says so once for each stream.
 func (a *attachment) drops(size int) {
 	m := a.m
 	m.r.stats.dropped.Add(1)
@@ -84,37 +81,6 @@ func (a *attachment) drops(size int) {
 		"session", uint64(a.session), "bytes", size, "waiting", of.Waiting, "waitingBytes", of.WaitingBytes,
 		"share", maxOutstanding, "shareBytes", maxLogBytes/16, "log", m.history().Held(), "logBytes",
 		m.history().Bytes()+m.sources.partial)
-}
-
-// errReplies says that a session must have its replies first.
-var errReplies = errors.New("replica: too many replies are kept for the session")
-
-// inShare says why a request can't be ordered now: too many replies of its session are kept, which
-// nobody has declared to have. It is asked in the request's turn, so that nothing comes between.
-// Called with mu held, while leading.
-func (l *leading) inShare(m orderstate.Message) error {
-	outstanding := l.primary.History().Of(m.Session).Outstanding
-	// A source that keeps the bound by the distance of its seqNums has no more ordered, whatever
-	// came first.
-	crowded := outstanding > maxOutstanding || outstanding == maxOutstanding &&
-		m.AnsweredUpTo <= l.primary.History().AnsweredUpTo(m.Session)
-	beyond := l.m.machine.Beyond(m.Session)
-	switch {
-	case !crowded && !beyond:
-		return nil
-	case l.primary.Judge(m.MessageID, m.AnsweredUpTo) != orderstate.Fresh:
-		return nil // it isn't ordered anyway
-	case crowded:
-		return errShare(
-			"%d calls of the session are answered, and it hasn't declared that it has the replies; at most %d may be",
-			outstanding, maxOutstanding,
-		)
-	}
-	l.m.machine.Declared(m.Session, m.AnsweredUpTo, nil) // what it says itself counts, though it isn't ordered yet
-	if l.m.machine.Beyond(m.Session) {
-		return errReplies
-	}
-	return nil
 }
 
 // awaitReplies waits until the source of a session has declared that it has some of its replies,

@@ -74,32 +74,6 @@ func (r *Replica) awaitHeir(ctx context.Context) error {
 	return nil
 }
 
-// isLast says whether nobody else is in-sync. Called with mu held.
-func (rs *roster) isLast() bool {
-	if rs.m.ctx.Err() != nil || rs.l.over() {
-		return false
-	}
-	now := rs.m.r.clock()
-	for _, p := range rs.peers {
-		if p.stage == inSync && p.stream != nil && now-p.stream.heard <= silence {
-			return false
-		}
-	}
-	return true
-}
-
-// hasJoiner says whether somebody is joining, who can be written to in-sync. Called with mu held,
-// while leading.
-func (rs *roster) hasJoiner() bool {
-	now := rs.m.r.clock()
-	for _, p := range rs.peers {
-		if f := p.stream; f != nil && f.joins() && now-f.heard <= silence && now < rs.l.authority {
-			return true
-		}
-	}
-	return false
-}
-
 // noted is the listener of Serve's, which notes when the server closes it: first of all that
 // GracefulStop and Stop do.
 type noted struct {

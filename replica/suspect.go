@@ -57,14 +57,6 @@ func (in *incarnation) viewed(view election.State) {
 	}
 }
 
-// noteReplaced ends an incarnation when the view that it believes has another group, which then has
-// taken its group's place. Called with mu held.
-func (m *member) noteReplaced() {
-	if m.group != 0 && !m.view.Group.IsZero() && m.view.Group.ID != m.group {
-		m.end(fmt.Errorf("%w: group %x by %x", errReplaced, m.group, m.view.Group.ID))
-	}
-}
-
 // startError says that a replica can't be started as it was asked to.
 type startError struct{ error }
 

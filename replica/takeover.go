@@ -18,7 +18,27 @@ import (
 // over says whether N is fixed, or the incarnation has ended.
 func (t *takingOver) over() bool { return t.m.role != role(t) }
 
-// answered: a session has acknowledged the epoch. Called with mu held.
+// heard notes whose streams came up since the election: they have acknowledged it already.
+func (t *takingOver) heard(sessions []orderstate.Session) {
+	for _, s := range sessions {
+		if a := t.m.sources.bySession[s]; a != nil && a.acknowledged >= t.epoch() {
+			t.state.SessionAnswered(s)
+		}
+	}
+}
+
+// fix fixes N, and makes this replica the primary (R12.3).
+func (t *takingOver) fix(authority time.Duration) (*leading, error) {
+	primary, tail, err := t.state.Fix(t.m.r.pendingMax())
+	if err != nil {
+		return nil, err
+	}
+	l := t.m.leads(primary, tail, t.peers)
+	l.authority = authority // else the first replies would wait for another read
+	return l, nil
+}
+
+// answered: a session has acknowledged the epoch.
 func (t *takingOver) answered(s orderstate.Session) {
 	t.state.SessionAnswered(s)
 	if t.awaited--; t.awaited <= 0 {
@@ -56,6 +76,7 @@ func (in *incarnation) takeOver(e elected) error {
 }
 
 // elected is R12.1: S2 tells the sessions of its epoch, which fences S1; the peers are to be asked.
+// It takes mu.
 func (m *member) elected(e elected) (*takingOver, []election.Member, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -190,11 +211,7 @@ func (to *takeover) reconcile(report *Failover) (*leading, error) {
 	defer to.t.m.mu.Unlock()
 	_, sessions := to.t.state.Waiting()
 	report.SessionsAwaited = len(sessions)
-	for _, s := range sessions { // a stream that came up since the election has acknowledged already
-		if a := to.t.m.sources.bySession[s]; a != nil && a.acknowledged >= to.epoch {
-			to.t.state.SessionAnswered(s)
-		}
-	}
+	to.t.heard(sessions)
 	for fetched := false; ; {
 		peers, sessions := to.t.state.Waiting()
 		to.t.awaited = len(sessions)
@@ -223,18 +240,12 @@ func (to *takeover) reconcile(report *Failover) (*leading, error) {
 		}
 	}
 	report.PeersAnswered, report.SessionsGivenUp = len(to.t.peers), to.t.givenUp
-	primary, tail, err := to.t.state.Fix(to.in.r.pendingMax())
-	if err != nil {
-		return nil, err
-	}
-	l := to.t.m.leads(primary, tail, to.t.peers)
-	l.authority = to.authority // else the first replies would wait for another read
-	return l, nil
+	return to.t.fix(to.authority)
 }
 
 // giveUp gives up the sessions whose time is over, and returns how long the others may take: 0 when
 // there are none. A session without a stream has A + margin since S2 saw its own election: no reply
-// of S1 is accepted after that (R10). Any other has the reconcile timeout. Called with mu held.
+// of S1 is accepted after that (R10). Any other has the reconcile timeout.
 func (to *takeover) giveUp(sessions []orderstate.Session) time.Duration {
 	passed := to.in.r.clock() - to.saw
 	var wait time.Duration
@@ -259,7 +270,7 @@ func (to *takeover) giveUp(sessions []orderstate.Session) time.Duration {
 }
 
 // fetchFromPeers asks every peer for messages that are ordered, and that nobody has sent (¶47). It
-// says whether asking again is of no use. Called with mu held, which it gives up.
+// says whether asking again is of no use. It gives up mu meanwhile.
 func (to *takeover) fetchFromPeers(ids []orderstate.MessageID) bool {
 	var peers []election.Replica
 	for _, p := range to.t.peers {
@@ -277,3 +288,18 @@ func (to *takeover) fetchFromPeers(ids []orderstate.MessageID) bool {
 	left := to.t.state.Lacks(1)
 	return len(left) > 0 && left[0] == ids[0]
 }
+
+// takingOver is a backup that was elected: R12, until N is fixed.
+type takingOver struct {
+	m       *member
+	former  *following // what it was, and holds
+	state   *orderstate.Takeover
+	peers   others // in-sync, and not evicted
+	givenUp int
+	awaited int // how many sessions may answer before reconcile looks again: each look is at all of them
+}
+
+func (*takingOver) public() Role                   { return TakingOver }
+func (t *takingOver) epoch() orderstate.Epoch      { return t.former.epoch() }
+func (t *takingOver) history() *orderstate.History { return t.former.history() }
+func (t *takingOver) stable() orderstate.OrderNum  { return t.former.stable() }

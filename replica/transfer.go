@@ -56,7 +56,6 @@ var (
 	errStalled    = fmt.Errorf("replica: nothing of the snapshot has moved for %v", transferSilence)
 	errUnrestored = fmt.Errorf("replica: Restore has neither read nor returned for %v", restoreSilence)
 	errKeepsAll   = errors.New("replica: more was ordered than a joiner may keep while it restores its snapshot")
-	errPinsLog    = errors.New("replica: the log that is kept for a joiner is at half of its bound")
 	errTurnHangs  = errors.New("replica: Restore waits for a turn that hasn't ended: a handler hangs")
 )
 
@@ -119,23 +118,6 @@ func (r *Replica) lifeEnded(in *incarnation, because error) (pause time.Duration
 	return pause
 }
 
-// isMember says whether the incarnation has been in-sync.
-func (m *member) isMember() bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	role := m.role
-	if over, ok := role.(ended); ok {
-		role = over.role
-	}
-	switch role := role.(type) {
-	case *following:
-		return role.inSync
-	case *takingOver, *leading:
-		return true
-	}
-	return false
-}
-
 // joinFailure is why the last attempt to join has failed, while this replica isn't in-sync.
 func (r *Replica) joinFailure() string {
 	if in := r.current(); in != nil && in.m.isMember() {
@@ -143,59 +125,6 @@ func (r *Replica) joinFailure() string {
 	}
 	return r.joins.failure()
 }
-
-// halfFull says whether the log is at half of one of its bounds. Called with mu held, while
-// leading.
-func (l *leading) halfFull() bool {
-	return l.primary.Last()-l.primary.History().CutAt() >= maxLog/2 || l.primary.History().Logged() >= maxJoinBytes
-}
-
-// dropPinning cuts the joiners for which the log is kept. Called with mu held, while leading.
-func (rs *roster) dropPinning() {
-	for _, p := range rs.peers {
-		if f := p.stream; f != nil && f.joins() {
-			rs.drop(f, errPinsLog)
-		}
-	}
-}
-
-// dropSilent cuts the joiners that aren't heard, or don't move: one that is counted holds up the
-// stable point.
-func (rs *roster) dropSilent() {
-	rs.m.mu.Lock()
-	defer rs.m.mu.Unlock()
-	now := rs.m.r.clock()
-	for _, p := range rs.peers {
-		f := p.stream
-		if f == nil || !f.joins() {
-			continue
-		}
-		limit := joinSilence
-		if p.stage >= counted {
-			limit = silence
-		}
-		why := rs.stuck(f, now)
-		if now-f.heard > limit {
-			why = errSilent
-		}
-		if why != nil {
-			rs.drop(f, why)
-		}
-	}
-}
-
-// drop cuts a joiner's stream, and forgets it at once: whoever sends to it may notice late. Called
-// with mu held, while leading.
-func (rs *roster) drop(f *follower, why error) {
-	f.out.cut(&droppedError{why})
-	rs.parted(f)
-}
-
-// droppedError says why the primary has cut a joiner's stream.
-type droppedError struct{ because error }
-
-func (e *droppedError) Error() string { return e.because.Error() }
-func (e *droppedError) Unwrap() error { return e.because }
 
 // gaveSnapshot notes the size of a snapshot that this replica gave: the primary warns of one that
 // is near its limit, and a backup tells the primary.
@@ -212,6 +141,7 @@ func (in *incarnation) gaveSnapshot(bytes int) {
 }
 
 // warnOfSnapshot warns of a state that is about to be too large, on the primary, where people look.
+// It takes mu.
 func (l *leading) warnOfSnapshot(donor election.Member, bytes uint64) {
 	if bytes <= maxSnapshot/2 {
 		return

@@ -120,7 +120,7 @@ func (c *call) read(ctx context.Context) (any, error) {
 	return has.value, has.said.Err()
 }
 
-// replayed acts on turns that were executed. Called in their turn.
+// replayed acts on turns that were executed. Called in their turn. It takes mu.
 func (m *member) replayed(turns []machine.Entry) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -131,7 +131,7 @@ func (m *member) replayed(turns []machine.Entry) {
 				m.sources.absent[t.Session] = m.r.clock()
 			}
 		case orderstate.Expire:
-			delete(m.known, t.Session)
+			delete(m.sources.known, t.Session)
 			if f := m.logs(); f != nil {
 				delete(f.suspects, t.Session)
 			}
@@ -140,27 +140,4 @@ func (m *member) replayed(turns []machine.Entry) {
 	}
 	m.r.stats.turns.Add(uint64(len(turns)))
 	m.after(moved{executed: true, rare: m.following() == nil}) // who opens the gate waits for the last one
-}
-
-// now is the time that a primary records for a turn, in microseconds since 1970. Called with mu
-// held.
-func (l *leading) now() int64 { return l.wall.Next(l.primary.History().LastTime()) }
-
-// ownTurn takes a turn for an entry of the group's own (a session's opening, its expiry): order
-// runs with mu held.
-func (l *leading) ownTurn(
-	ctx context.Context, order func(now int64) (orderstate.OrderInfo, bool),
-) (orderstate.OrderInfo, error) {
-	if err := l.m.machine.Take(ctx); err != nil {
-		return orderstate.OrderInfo{}, err
-	}
-	defer l.m.machine.End()
-	l.m.mu.Lock()
-	defer l.m.mu.Unlock()
-	if l.over() || !l.gate {
-		return orderstate.OrderInfo{}, errNotPrimary
-	}
-	o, push := order(l.now())
-	l.m.after(moved{Moved: orderstate.Moved{Push: push}})
-	return o, nil
 }

@@ -35,6 +35,11 @@ func newUpstream(now time.Duration, cut context.CancelCauseFunc) *upstream {
 // isHeard notes that the primary is.
 func (u *upstream) isHeard(now time.Duration) { u.heard, u.hearing = now, true }
 
+// hears says whether the primary is heard. Without a stream it isn't.
+func (u *upstream) hears(now time.Duration) bool {
+	return u != nil && u.hearing && now-u.heard < silence
+}
+
 // isDue asks for an acknowledgement at once. Without a stream, the next one begins with it.
 func (u *upstream) isDue() {
 	if u != nil {
