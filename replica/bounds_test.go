@@ -62,9 +62,10 @@ func (a *attachment) logs(q orderstate.SeqNum, size int) bool {
 		Digest: uint64(q), Size: size})
 }
 
-// TestLogShares: of frames that nobody orders one session has a sixteenth of a backup's log, and
-// 8,192 seqNums, wherever they are; what is beyond is dropped and counted, and costs nobody else.
-func TestLogShares(t *testing.T) {
+// TestUnorderedFramesAreBoundedForEachSession: of frames that nobody orders one session has a
+// sixteenth of a backup's log, and 8,192 seqNums, wherever they are; what is beyond is dropped
+// and counted, and costs nobody else.
+func TestUnorderedFramesAreBoundedForEachSession(t *testing.T) {
 	t.Parallel()
 	in := backup(t)
 	in.m.mu.Lock()
@@ -168,9 +169,9 @@ func TestDroppedFramesAreNotAcknowledged(t *testing.T) {
 	}
 }
 
-// TestPartialFramesBounds: what sources send of frames that they never end is of the log's bytes,
-// and of each session's share.
-func TestPartialFramesBounds(t *testing.T) {
+// TestPartialFramesAreBounded: what sources send of frames that they never end is of the log's
+// bytes, and of each session's share.
+func TestPartialFramesAreBounded(t *testing.T) {
 	t.Parallel()
 	in := backup(t)
 	in.m.mu.Lock()
@@ -230,9 +231,10 @@ func TestPartialFramesBounds(t *testing.T) {
 	check("on a stream that has ended", 0, 2, 4)
 }
 
-// TestStreamQueueBounds: what is queued for a source, or for a follower, that doesn't read is
-// bounded; then its stream is cut (R6). All sources together have no more than one follower.
-func TestStreamQueueBounds(t *testing.T) {
+// TestQueuesOfStreamsAreBounded: what is queued for a source, or for a follower, that doesn't
+// read is bounded; then its stream is cut (R6). All sources together have no more than one
+// follower.
+func TestQueuesOfStreamsAreBounded(t *testing.T) {
 	t.Parallel()
 	in := backup(t)
 	run := orderstate.Announcement{Envelope: orderstate.Envelope{Epoch: 1, EpochFirst: 1, First: 1, Count: 1},

@@ -23,9 +23,9 @@ import (
 
 // R7 for unary handlers: what a turn may depend on, and what it may not.
 
-// TestNowAndRand: Now and Rand are the same wherever a turn is taken, in the primary that died as
-// in those that took over, and Now never goes back.
-func TestNowAndRand(t *testing.T) {
+// TestNowAndRandAreTheSameEverywhere: Now and Rand are the same wherever a turn is taken, in the
+// primary that died as in those that took over, and Now never goes back.
+func TestNowAndRandAreTheSameEverywhere(t *testing.T) {
 	t.Parallel()
 	for _, level := range []understudy.Level{understudy.Reflected, understudy.Direct, understudy.Stable} {
 		t.Run(level.String(), func(t *testing.T) {
@@ -166,9 +166,9 @@ func TestNoTurnForWhoHasGone(t *testing.T) {
 	})
 }
 
-// TestPanicInAHandler: Internal on every replica, with one text, and the state as the handler left
-// it.
-func TestPanicInAHandler(t *testing.T) {
+// TestPanicInAHandlerIsTheSameErrorEverywhere: Internal on every replica, with one text, and the
+// state as the handler left it.
+func TestPanicInAHandlerIsTheSameErrorEverywhere(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := &loss{value: "lost", kill: true}
@@ -198,9 +198,9 @@ func TestPanicInAHandler(t *testing.T) {
 	})
 }
 
-// TestReplyMetadata: what a handler says besides its reply arrives from its first execution, from
-// the reply log, and from another replica's.
-func TestReplyMetadata(t *testing.T) {
+// TestReplyMetadataArrivesFromEveryReplica: what a handler says besides its reply arrives from
+// its first execution, from the reply log, and from another replica's.
+func TestReplyMetadataArrivesFromEveryReplica(t *testing.T) {
 	t.Parallel()
 	for name, l := range map[string]*loss{
 		"at once":             {},
@@ -263,9 +263,9 @@ func TestReplyMetadata(t *testing.T) {
 	}
 }
 
-// TestReplyFromASnapshot: the reply to a call is lost, and with it, one after the other, every
+// TestReplyComesFromASnapshot: the reply to a call is lost, and with it, one after the other, every
 // replica that has executed the call. Who leads then has its reply log from a snapshot.
-func TestReplyFromASnapshot(t *testing.T) {
+func TestReplyComesFromASnapshot(t *testing.T) {
 	t.Parallel()
 	for _, failing := range []bool{false, true} {
 		t.Run(fmt.Sprint("failing: ", failing), func(t *testing.T) {
@@ -319,9 +319,9 @@ func TestReplyFromASnapshot(t *testing.T) {
 	}
 }
 
-// TestErrorsOfHandlers: errors that aren't gRPC's become what they do without us, and are the same
-// from the log.
-func TestErrorsOfHandlers(t *testing.T) {
+// TestErrorsOfHandlersAreAsInPlainGRPC: errors that aren't gRPC's become what they do without
+// us, and are the same from the log.
+func TestErrorsOfHandlersAreAsInPlainGRPC(t *testing.T) {
 	t.Parallel()
 	failures := map[string]error{
 		"plain":      fmt.Errorf("plain"),

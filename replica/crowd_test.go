@@ -38,7 +38,7 @@ func opens(t *testing.T, in *incarnation, n byte) error {
 
 // With 10,000 sessions whose sources are there, another one waits, and is refused; those that are
 // there notice nothing.
-func TestMaxSessions(t *testing.T) {
+func TestSessionsBeyondTheirBoundAreRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		in := crowded(t)
 		began := time.Now()

@@ -52,7 +52,7 @@ func TestOnlyNewFramesAreHeard(t *testing.T) {
 }
 
 // A message that its source's stream is bringing isn't fetched, unless that takes too long.
-func TestLate(t *testing.T) {
+func TestMessagesOnTheirWayArentFetched(t *testing.T) {
 	const lacked = time.Hour
 	on := func(change func(*attachment)) *attachment {
 		a := &attachment{frames: 6, heard: lacked}
@@ -98,7 +98,7 @@ func TestLate(t *testing.T) {
 
 // A session whose messages have to be fetched again and again is as good as detached, for longer
 // and longer; one that is late now and then isn't.
-func TestSuspects(t *testing.T) {
+func TestSessionsThatAreAlwaysLateAreDetached(t *testing.T) {
 	t.Parallel()
 	in := backup(t)
 	in.m.mu.Lock()

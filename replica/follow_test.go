@@ -62,8 +62,9 @@ func TestEvictionIsThePrimarysOwnWord(t *testing.T) {
 	}
 }
 
-// TestPrimaryOfAnotherProtocol ends its follower by name, before anything of its welcome is read.
-func TestPrimaryOfAnotherProtocol(t *testing.T) {
+// TestPrimaryOfAnotherProtocolEndsItsFollower ends its follower by name, before anything of its
+// welcome is read.
+func TestPrimaryOfAnotherProtocolEndsItsFollower(t *testing.T) {
 	stream := &followStream{ctx: t.Context(), heard: make(chan *pb.FollowResponse, 1)}
 	stream.heard <- &pb.FollowResponse{Welcome: &pb.FollowWelcome{Protocol: wire.Protocol + 1}}
 	_, err := receiveFrom(stream)

@@ -32,9 +32,9 @@ func valued(value string, say grpc.UnaryServerInterceptor) grpc.UnaryServerInter
 	}
 }
 
-// TestFrontDoorAnswers: an interceptor after ours that answers by itself. Nothing is executed, and
-// a failover makes nothing of it.
-func TestFrontDoorAnswers(t *testing.T) {
+// TestInterceptorThatAnswersExecutesNothing: an interceptor after ours that answers by itself.
+// Nothing is executed, and a failover makes nothing of it.
+func TestInterceptorThatAnswersExecutesNothing(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		answers := valued("known", func(context.Context, any, *grpc.UnaryServerInfo, grpc.UnaryHandler) (any, error) {
@@ -58,9 +58,9 @@ func TestFrontDoorAnswers(t *testing.T) {
 	})
 }
 
-// TestFrontDoorAnswersBefore: one that answers before ours. The client can't tell what became of
-// the call, and says so.
-func TestFrontDoorAnswersBefore(t *testing.T) {
+// TestAnswersWithoutOurHeaderAreNotBelieved: one that answers before ours. The client can't tell
+// what became of the call, and says so.
+func TestAnswersWithoutOurHeaderAreNotBelieved(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		answers := valued("known", func(context.Context, any, *grpc.UnaryServerInfo, grpc.UnaryHandler) (any, error) {
@@ -75,9 +75,9 @@ func TestFrontDoorAnswersBefore(t *testing.T) {
 	})
 }
 
-// TestFrontDoorPanics: an interceptor panics before or after the turn, before ours or after it,
-// with the middleware's recovery before or after ours.
-func TestFrontDoorPanics(t *testing.T) {
+// TestInterceptorThatPanicsLeavesNoCallInFlight: an interceptor panics before or after the turn,
+// before ours or after it, with the middleware's recovery before or after ours.
+func TestInterceptorThatPanicsLeavesNoCallInFlight(t *testing.T) {
 	t.Parallel()
 	recovered := recovery.UnaryServerInterceptor(recovery.WithRecoveryHandlerContext(new(counter).recovered))
 	early := valued("bad", func(context.Context, any, *grpc.UnaryServerInfo, grpc.UnaryHandler) (any, error) {
@@ -133,9 +133,9 @@ func TestFrontDoorPanics(t *testing.T) {
 	}
 }
 
-// TestFrontDoorDoesNotWait: an interceptor that answers while the call has its turn, or before it
-// has: then it never has.
-func TestFrontDoorDoesNotWait(t *testing.T) {
+// TestInterceptorThatDoesNotWaitLosesNoReply: an interceptor that answers while the call has its
+// turn, or before it has: then it never has.
+func TestInterceptorThatDoesNotWaitLosesNoReply(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
 		before   time.Duration // the turn
@@ -184,9 +184,9 @@ func TestFrontDoorDoesNotWait(t *testing.T) {
 	}
 }
 
-// TestPanicThenAgain: a panic that somebody before ours tells as Unavailable. The client issues the
-// call again, under the same seqNum, and it has its turn.
-func TestPanicThenAgain(t *testing.T) {
+// TestPanicBeforeTheTurnIsIssuedAgain: a panic that somebody before ours tells as Unavailable.
+// The client issues the call again, under the same seqNum, and it has its turn.
+func TestPanicBeforeTheTurnIsIssuedAgain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		recovered := recovery.UnaryServerInterceptor(recovery.WithRecoveryHandler(func(p any) error {
@@ -220,9 +220,9 @@ func chained(outer, inner grpc.UnaryServerInterceptor) grpc.UnaryServerIntercept
 	}
 }
 
-// TestAuthRefuses: calls without the right token are refused, and executed nowhere; the session's
-// stream isn't the chain's business.
-func TestAuthRefuses(t *testing.T) {
+// TestCallsWithoutATokenAreExecutedNowhere: calls without the right token are refused, and
+// executed nowhere; the session's stream isn't the chain's business.
+func TestCallsWithoutATokenAreExecutedNowhere(t *testing.T) {
 	t.Parallel()
 	for place, where := range places {
 		t.Run(where, func(t *testing.T) {
@@ -272,8 +272,8 @@ func TestAuthBeforeOursOnStreams(t *testing.T) {
 	})
 }
 
-// TestAuthenticateSession: the hook for the session's stream.
-func TestAuthenticateSession(t *testing.T) {
+// TestAuthenticateSessionRefusesStreams: the hook for the session's stream.
+func TestAuthenticateSessionRefusesStreams(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := group(t, nil, understudytest.ReplicaOptions(replica.AuthenticateSession(func(ctx context.Context) error {
@@ -292,8 +292,8 @@ func TestAuthenticateSession(t *testing.T) {
 	})
 }
 
-// TestOptionsInAnyOrder: grpc.NewServer with ours first, last, and between.
-func TestOptionsInAnyOrder(t *testing.T) {
+// TestServerOptionsMayStandAnywhere: grpc.NewServer with ours first, last, and between.
+func TestServerOptionsMayStandAnywhere(t *testing.T) {
 	t.Parallel()
 	guard := []grpc.ServerOption{grpc.ChainUnaryInterceptor(auth.UnaryServerInterceptor(checkToken)),
 		grpc.ChainStreamInterceptor(auth.StreamServerInterceptor(checkToken))}
@@ -339,8 +339,9 @@ func (k sessionOnly) GetRequestMetadata(ctx context.Context, uri ...string) (map
 	return k.token.GetRequestMetadata(ctx, uri...)
 }
 
-// TestSeenOnce: an interceptor before ours sees every copy of a call, one after it the call once.
-func TestSeenOnce(t *testing.T) {
+// TestInterceptorsAfterOursSeeACallOnce: an interceptor before ours sees every copy of a call,
+// one after it the call once.
+func TestInterceptorsAfterOursSeeACallOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		before, after := new(arrivals), new(arrivals)

@@ -23,9 +23,9 @@ import (
 
 // Handlers and interceptors that end in other ways than by returning.
 
-// TestHandlerThatExits: a handler that ends its goroutine, as testing's FailNow does, is the same
-// error from each replica, at once, and holds nobody up.
-func TestHandlerThatExits(t *testing.T) {
+// TestHandlerThatExitsIsTheSameErrorEverywhere: a handler that ends its goroutine, as testing's
+// FailNow does, is the same error from each replica, at once, and holds nobody up.
+func TestHandlerThatExitsIsTheSameErrorEverywhere(t *testing.T) {
 	t.Parallel()
 	for _, level := range []understudy.Level{understudy.Reflected, understudy.Stable} {
 		t.Run(level.String(), func(t *testing.T) {
@@ -61,8 +61,8 @@ func TestHandlerThatExits(t *testing.T) {
 	}
 }
 
-// TestManyHandlersThatExit: those of one batch that a backup executes.
-func TestManyHandlersThatExit(t *testing.T) {
+// TestABackupExecutesOnThroughHandlersThatExit: those of one batch that a backup executes.
+func TestABackupExecutesOnThroughHandlersThatExit(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := group(t, func(_ context.Context, value string) error {
@@ -88,9 +88,9 @@ func TestManyHandlersThatExit(t *testing.T) {
 	})
 }
 
-// TestFrontDoorThatExits: an interceptor of the server's ends the RPC's goroutine. Before the turn
-// the call isn't executed, after it the handler's reply is the one.
-func TestFrontDoorThatExits(t *testing.T) {
+// TestInterceptorThatExitsIsAnError: an interceptor of the server's ends the RPC's goroutine.
+// Before the turn the call isn't executed, after it the handler's reply is the one.
+func TestInterceptorThatExitsIsAnError(t *testing.T) {
 	t.Parallel()
 	early := valued("bad", func(context.Context, any, *grpc.UnaryServerInfo, grpc.UnaryHandler) (any, error) {
 		runtime.Goexit()
@@ -152,9 +152,9 @@ func TestPanicIsLoggedWithItsStack(t *testing.T) {
 
 func thePanic() { panic("no such thing") }
 
-// TestNilReply: a handler that returns neither a reply nor an error has said what gRPC sends then,
-// an empty message.
-func TestNilReply(t *testing.T) {
+// TestANilReplyIsAnEmptyMessage: a handler that returns neither a reply nor an error has said
+// what gRPC sends then, an empty message.
+func TestANilReplyIsAnEmptyMessage(t *testing.T) {
 	t.Parallel()
 	for name, reply := range map[string]any{"typed": (*wrapperspb.StringValue)(nil), "untyped": nil} {
 		t.Run(name, func(t *testing.T) {
@@ -203,9 +203,9 @@ func (nothing) Snapshot() (func(io.Writer) error, error) {
 }
 func (nothing) Restore(io.Reader) error { return nil }
 
-// TestAuthenticateSessionThatBreaks: a hook that panics, or ends its goroutine, refuses, and the
-// process lives; one that blocks holds up nobody else.
-func TestAuthenticateSessionThatBreaks(t *testing.T) {
+// TestAuthenticateSessionThatPanicsRefuses: a hook that panics, or ends its goroutine, refuses,
+// and the process lives; one that blocks holds up nobody else.
+func TestAuthenticateSessionThatPanicsRefuses(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := group(t, nil, understudytest.ReplicaOptions(replica.AuthenticateSession(func(ctx context.Context) error {
@@ -234,9 +234,9 @@ func TestAuthenticateSessionThatBreaks(t *testing.T) {
 	})
 }
 
-// TestOnFailoverThatBreaks: a hook that blocks, or panics, holds up neither calls nor the replica's
-// end.
-func TestOnFailoverThatBreaks(t *testing.T) {
+// TestOnFailoverThatPanicsHarmsNobody: a hook that blocks, or panics, holds up neither calls nor
+// the replica's end.
+func TestOnFailoverThatPanicsHarmsNobody(t *testing.T) {
 	t.Parallel()
 	for name, hook := range map[string]func(chan struct{}){
 		"blocks": func(over chan struct{}) { <-over },

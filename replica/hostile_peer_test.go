@@ -60,8 +60,8 @@ func (s *siege) follows(i int, requests ...*pb.FollowRequest) (*pb.FollowRespons
 	}
 }
 
-// TestHostileFollowers: followers that can't be, at the primary and at a backup.
-func TestHostileFollowers(t *testing.T) {
+// TestHostileFollowersAreRefused: followers that can't be, at the primary and at a backup.
+func TestHostileFollowersAreRefused(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := besiege(t)
@@ -143,9 +143,10 @@ func TestHostileFollowers(t *testing.T) {
 	})
 }
 
-// TestHostileAcknowledgements: who has a member's place on the wire, and acknowledges what nobody
-// ordered, and other epochs. The stream ends, and the group is as it was.
-func TestHostileAcknowledgements(t *testing.T) {
+// TestHostileAcknowledgementsAreNotBelieved: who has a member's place on the wire, and
+// acknowledges what nobody ordered, and other epochs. The stream ends, and the group is as it
+// was.
+func TestHostileAcknowledgementsAreNotBelieved(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := besiege(t)
@@ -206,9 +207,9 @@ func (s *siege) answerBy(i int, group, epoch uint64, fence int64) (*pb.StoreMark
 	}
 }
 
-// TestHostileAnswers: who says that it was elected and wasn't. Without the group's id it is
-// refused.
-func TestHostileAnswers(t *testing.T) {
+// TestPretendedElectionsAreRefused: who says that it was elected and wasn't. Without the group's
+// id it is refused.
+func TestPretendedElectionsAreRefused(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := besiege(t)
@@ -275,8 +276,9 @@ func TestPrimaryElectedByAnOldStoreIsRefused(t *testing.T) {
 	})
 }
 
-// TestHostileFetches: what a replica is asked for by who may not ask, or asks for too much.
-func TestHostileFetches(t *testing.T) {
+// TestHostileFetchesAreRefused: what a replica is asked for by who may not ask, or asks for too
+// much.
+func TestHostileFetchesAreRefused(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := besiege(t)

@@ -20,9 +20,9 @@ import (
 	"github.com/understudy-rpc/understudy/understudytest"
 )
 
-// TestHostileHeaders: headers that can't be, to the primary and to a backup. Each is refused with
-// what is wrong, nothing is executed, nobody is deposed.
-func TestHostileHeaders(t *testing.T) {
+// TestHostileHeadersAreRefused: headers that can't be, to the primary and to a backup. Each is
+// refused with what is wrong, nothing is executed, nobody is deposed.
+func TestHostileHeadersAreRefused(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := besiege(t)
@@ -178,9 +178,9 @@ func TestHostileHeaders(t *testing.T) {
 	})
 }
 
-// TestHostileNumbers: numbers that are within the rules and far from what a client does. The
-// session may ruin itself, nobody else.
-func TestHostileNumbers(t *testing.T) {
+// TestHostileNumbersHarmNobodyElse: numbers that are within the rules and far from what a client
+// does. The session may ruin itself, nobody else.
+func TestHostileNumbersHarmNobodyElse(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := besiege(t)
@@ -229,9 +229,9 @@ func TestHostileNumbers(t *testing.T) {
 	})
 }
 
-// TestReplayedRequests: a request that is sent again has its reply again, whatever bytes it comes
-// with now, and is executed once.
-func TestReplayedRequests(t *testing.T) {
+// TestReplayedRequestsHaveTheirReplyAgain: a request that is sent again has its reply again,
+// whatever bytes it comes with now, and is executed once.
+func TestReplayedRequestsHaveTheirReplyAgain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := besiege(t)

@@ -31,10 +31,10 @@ func registerReader(s grpc.ServiceRegistrar) replica.Snapshotter {
 	return j
 }
 
-// TestAnothersSession: RPCs in the session of another, whose number is easily guessed, without its
-// token. Nothing of them is executed, answered or believed, and the session goes on as if they had
-// never been.
-func TestAnothersSession(t *testing.T) {
+// TestRequestsWithoutTheTokenAreRefused: RPCs in the session of another, whose number is easily
+// guessed, without its token. Nothing of them is executed, answered or believed, and the session
+// goes on as if they had never been.
+func TestRequestsWithoutTheTokenAreRefused(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := besiegeService(t, registerReader)
@@ -95,9 +95,10 @@ func TestAnothersSession(t *testing.T) {
 	})
 }
 
-// TestTokens: a session has one token, at each replica: where it was opened, where its opening was
-// executed later, where it came with a snapshot, and after takeovers by each of them.
-func TestTokens(t *testing.T) {
+// TestASessionHasOneTokenEverywhere: a session has one token, at each replica: where it was
+// opened, where its opening was executed later, where it came with a snapshot, and after
+// takeovers by each of them.
+func TestASessionHasOneTokenEverywhere(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := besiege(t)

@@ -32,8 +32,8 @@ func (s *siege) frame(seqNum uint64, value string) *pb.Frame {
 
 func frames(f ...*pb.Frame) *pb.AttachRequest { return &pb.AttachRequest{Frames: f} }
 
-// TestHostileHellos: streams that don't begin as they should.
-func TestHostileHellos(t *testing.T) {
+// TestHostileHellosAreRefused: streams that don't begin as they should.
+func TestHostileHellosAreRefused(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := besiege(t)
@@ -131,9 +131,9 @@ func TestHostileHellos(t *testing.T) {
 	})
 }
 
-// TestHostileFrames: frames that can't be, on a stream that was welcomed. The stream ends, and says
-// why.
-func TestHostileFrames(t *testing.T) {
+// TestHostileFramesEndTheirStream: frames that can't be, on a stream that was welcomed. The
+// stream ends, and says why.
+func TestHostileFramesEndTheirStream(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := besiege(t)
@@ -196,9 +196,9 @@ func TestHostileFrames(t *testing.T) {
 	})
 }
 
-// TestHostileRuns: announcements that no primary has made, reflected to a backup, to the primary,
-// and in a takeover.
-func TestHostileRuns(t *testing.T) {
+// TestHostileRunsAreNotBelieved: announcements that no primary has made, reflected to a backup,
+// to the primary, and in a takeover.
+func TestHostileRunsAreNotBelieved(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := besiege(t)
@@ -353,9 +353,9 @@ func TestOtherBytesToTheBackups(t *testing.T) {
 	}
 }
 
-// TestFutureEpochs: a source that has acknowledged epochs to come, from its welcome on. When they
-// come it counts as having answered, and nobody waits for it.
-func TestFutureEpochs(t *testing.T) {
+// TestAcknowledgedFutureEpochsHoldUpNobody: a source that has acknowledged epochs to come, from
+// its welcome on. When they come it counts as having answered, and nobody waits for it.
+func TestAcknowledgedFutureEpochsHoldUpNobody(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := besiege(t)
@@ -406,9 +406,9 @@ func TestQuestionsWithoutEnd(t *testing.T) {
 	})
 }
 
-// TestFramesThatNobodyOrders: they are held, never executed, and in nobody's way. TestLogBounds has
-// their bound.
-func TestFramesThatNobodyOrders(t *testing.T) {
+// TestFramesThatNobodyOrdersAreInNobodysWay: they are held, never executed, and in nobody's way.
+// TestLogBounds has their bound.
+func TestFramesThatNobodyOrdersAreInNobodysWay(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := besiege(t)

@@ -114,9 +114,9 @@ func TestInterceptorsTimeoutIsGivenBack(t *testing.T) {
 	}
 }
 
-// TestHandlerCalledTwice: an interceptor that calls its handler once more, after the first call or
-// beside it, gets what the first one got, and the call has one turn.
-func TestHandlerCalledTwice(t *testing.T) {
+// TestHandlerCalledTwiceHasOneTurn: an interceptor that calls its handler once more, after the
+// first call or beside it, gets what the first one got, and the call has one turn.
+func TestHandlerCalledTwiceHasOneTurn(t *testing.T) {
 	t.Parallel()
 	after := func(ctx context.Context, req any, handler grpc.UnaryHandler) (first, second any, err1, err2 error) {
 		first, err1 = handler(ctx, req)

@@ -115,9 +115,9 @@ func clientSide(c *counter) map[string][2]grpc.DialOption {
 
 var places = [2]string{"before", "after"}
 
-// TestServerMiddleware has each of the middleware's server interceptors before ours and after it,
-// and kills the primary while calls are in flight.
-func TestServerMiddleware(t *testing.T) {
+// TestServerMiddlewareWorksBeforeAndAfter has each of the middleware's server interceptors
+// before ours and after it, and kills the primary while calls are in flight.
+func TestServerMiddlewareWorksBeforeAndAfter(t *testing.T) {
 	t.Parallel()
 	for name := range serverSide(new(counter)) {
 		for place, where := range places {
@@ -140,8 +140,8 @@ func TestServerMiddleware(t *testing.T) {
 	}
 }
 
-// TestClientMiddleware is the same at the client.
-func TestClientMiddleware(t *testing.T) {
+// TestClientMiddlewareWorksBeforeAndAfter is the same at the client.
+func TestClientMiddlewareWorksBeforeAndAfter(t *testing.T) {
 	t.Parallel()
 	for name := range clientSide(new(counter)) {
 		for place, where := range places {

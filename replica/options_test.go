@@ -192,9 +192,9 @@ func TestPublishedAddressesCanBeDialled(t *testing.T) {
 	}
 }
 
-// TestGroupOnIPv6: replicas and clients on IPv6 addresses, which are no URLs' hosts without
+// TestIPv6AddressesWork: replicas and clients on IPv6 addresses, which are no URLs' hosts without
 // brackets.
-func TestGroupOnIPv6(t *testing.T) {
+func TestIPv6AddressesWork(t *testing.T) {
 	t.Parallel()
 	store := memory.NewStore()
 	ctx, cancel := context.WithCancel(t.Context())

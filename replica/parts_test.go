@@ -55,9 +55,9 @@ func TestLargeMessagesTravelInParts(t *testing.T) {
 	}
 }
 
-// TestPartsThatDontFit: a message is bounded before it has come, and nothing else can be put into
-// it.
-func TestPartsThatDontFit(t *testing.T) {
+// TestPartsThatDontFitAreRefused: a message is bounded before it has come, and nothing else can
+// be put into it.
+func TestPartsThatDontFitAreRefused(t *testing.T) {
 	t.Parallel()
 	for what, chunks := range map[string][]*pb.LoggedMessage{
 		"too large": {{Session: 1, SeqNum: 1, Message: []byte("x"), More: wire.MaxMessage}},

@@ -240,9 +240,9 @@ func TestReadyOfOneThatCantBeAMember(t *testing.T) {
 	})
 }
 
-// TestRollingRestart: replicas that are restarted one after the other, each when the one before is
-// ready, lose no state, and no call fails.
-func TestRollingRestart(t *testing.T) {
+// TestRollingRestartFailsNoCall: replicas that are restarted one after the other, each when the
+// one before is ready, lose no state, and no call fails.
+func TestRollingRestartFailsNoCall(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		p := newPlace(t)

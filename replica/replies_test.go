@@ -53,7 +53,7 @@ func header(t *testing.T, h *pb.Header) string {
 
 // A client that never says that it has its replies is refused when they are a session's share,
 // before anything is executed; nobody else notices.
-func TestRepliesThatNobodyTakes(t *testing.T) {
+func TestRepliesThatNobodyTakesAreBounded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := besiegeService(t, registerLarge)
@@ -82,7 +82,7 @@ func TestRepliesThatNobodyTakes(t *testing.T) {
 
 // Replies that a source has are dropped, though it makes no further call, or a slow one holds its
 // low-water mark back.
-func TestRepliesThatASourceHas(t *testing.T) {
+func TestRepliesThatASourceHasAreDropped(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		held := make(chan struct{})
@@ -141,7 +141,7 @@ func TestRepliesThatASourceHas(t *testing.T) {
 
 // A good client never has so many RPCs at a replica that some are refused: the others wait at home,
 // in the order in which they came.
-func TestManyCallsAtOnce(t *testing.T) {
+func TestManyCallsAtOnceAreNeverRefused(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex

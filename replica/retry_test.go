@@ -80,9 +80,9 @@ func (r *refuser) refuse(
 	return handler(ctx, req)
 }
 
-// TestRetriesAndRefusals: a front door that refuses, before ours or after it, and the retry
-// interceptor, inside ours, outside of it, or not there.
-func TestRetriesAndRefusals(t *testing.T) {
+// TestRefusalsAreRetriedAsCallsOrAttempts: a front door that refuses, before ours or after it,
+// and the retry interceptor, inside ours, outside of it, or not there.
+func TestRefusalsAreRetriedAsCallsOrAttempts(t *testing.T) {
 	t.Parallel()
 	retries := retry.UnaryClientInterceptor(often...)
 	outside, inside, none := grpc.WithUnaryInterceptor(retries), grpc.WithChainUnaryInterceptor(retries),
@@ -147,9 +147,9 @@ func TestRetriesAndRefusals(t *testing.T) {
 	}
 }
 
-// TestHandlerUnavailable: a handler's own Unavailable is a reply. A retry interceptor outside of
-// ours makes a new call of it, one inside gets it from the reply log.
-func TestHandlerUnavailable(t *testing.T) {
+// TestAHandlersUnavailableIsAReply: a handler's own Unavailable is a reply. A retry interceptor
+// outside of ours makes a new call of it, one inside gets it from the reply log.
+func TestAHandlersUnavailableIsAReply(t *testing.T) {
 	t.Parallel()
 	for where, want := range map[string]struct {
 		code  codes.Code
@@ -196,9 +196,9 @@ func (r *reluctant) Ping(ctx context.Context, req *testpb.PingRequest) (*testpb.
 	return resp, err
 }
 
-// TestRetryTimeoutInside: a retry interceptor inside ours that gives each of its tries less time
-// than the turn takes. The turn finishes, once, and a try joins it.
-func TestRetryTimeoutInside(t *testing.T) {
+// TestATryJoinsTheTurnOfTheOneBefore: a retry interceptor inside ours that gives each of its
+// tries less time than the turn takes. The turn finishes, once, and a try joins it.
+func TestATryJoinsTheTurnOfTheOneBefore(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		a := new(arrivals)

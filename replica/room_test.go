@@ -46,7 +46,7 @@ func streams(in *incarnation, p *peer, cut context.CancelCauseFunc) *follower {
 }
 
 // Who waits for room in the log is let in as soon as there is some.
-func TestRoomIsGiven(t *testing.T) {
+func TestWhoWaitsForRoomIsLetIn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		in := leadingAlone(t)
 		in.m.mu.Lock()
@@ -171,7 +171,7 @@ func TestSourceAsksForRoom(t *testing.T) {
 
 // A backup whose log has many bytes acknowledges all that it holds at once: sources can't forget
 // them before.
-func TestAcknowledgesBytes(t *testing.T) {
+func TestManyBytesAreAcknowledgedAtOnce(t *testing.T) {
 	t.Parallel()
 	in := backup(t)
 	in.m.mu.Lock()

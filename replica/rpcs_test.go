@@ -11,7 +11,7 @@ import (
 
 // RPCs that wait have a bound for all, and a share for each session; a forged one, of another's
 // session, doesn't count.
-func TestWaitingRPCs(t *testing.T) {
+func TestWaitingRPCsAreBoundedAndShared(t *testing.T) {
 	t.Parallel()
 	in := leadingAlone(t)
 	in.m.mu.Lock()

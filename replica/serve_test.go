@@ -31,9 +31,9 @@ import (
 	"github.com/understudy-rpc/understudy/understudytest/simnet"
 )
 
-// TestTargets: what isn't a target is refused by Join, and by the first call of a client, with what
-// a target is.
-func TestTargets(t *testing.T) {
+// TestWrongTargetsAreRefused: what isn't a target is refused by Join, and by the first call of a
+// client, with what a target is.
+func TestWrongTargetsAreRefused(t *testing.T) {
 	t.Parallel()
 	for target, words := range map[string]string{
 		"":                                    "etcd://host:port[,host:port]/group",
@@ -160,9 +160,9 @@ func inSync(r *replica.Replica) bool {
 	return s.Role == replica.Leading || s.Role == replica.Following && slices.Contains(s.InSync, s.Name)
 }
 
-// TestOneName: a second replica of a name is refused while the first one lives, and has the name at
-// once when that is dead, whatever its lease says.
-func TestOneName(t *testing.T) {
+// TestANameHasOneLiveReplica: a second replica of a name is refused while the first one lives,
+// and has the name at once when that is dead, whatever its lease says.
+func TestANameHasOneLiveReplica(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		p := newPlace(t)
@@ -198,8 +198,8 @@ func TestOneName(t *testing.T) {
 	})
 }
 
-// TestNoStore: Serve gives up after 10 s, and says on whom.
-func TestNoStore(t *testing.T) {
+// TestServeGivesUpWithoutAStore: Serve gives up after 10 s, and says on whom.
+func TestServeGivesUpWithoutAStore(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		p := newPlace(t)
@@ -214,9 +214,9 @@ func TestNoStore(t *testing.T) {
 	})
 }
 
-// TestMismatch: a replica of another level, or of another version, is refused with what the group
-// has and what it was started with.
-func TestMismatch(t *testing.T) {
+// TestMismatchedReplicasAreRefused: a replica of another level, or of another version, is
+// refused with what the group has and what it was started with.
+func TestMismatchedReplicasAreRefused(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		p := newPlace(t)
@@ -242,8 +242,9 @@ func TestMismatch(t *testing.T) {
 	})
 }
 
-// TestGroupOfAnotherProtocol: a replica refuses a group that speaks another protocol, by name.
-func TestGroupOfAnotherProtocol(t *testing.T) {
+// TestGroupOfAnotherProtocolIsRefused: a replica refuses a group that speaks another protocol,
+// by name.
+func TestGroupOfAnotherProtocolIsRefused(t *testing.T) {
 	t.Parallel()
 	for _, protocol := range []uint32{0, 2} {
 		synctest.Test(t, func(t *testing.T) {
@@ -271,8 +272,9 @@ func TestGroupOfAnotherProtocol(t *testing.T) {
 	}
 }
 
-// TestListeners: the replicas' own listener in plaintext, where others can reach it.
-func TestListeners(t *testing.T) {
+// TestPeersInPlaintextStayOnThisHost: the replicas' own listener in plaintext, where others can
+// reach it.
+func TestPeersInPlaintextStayOnThisHost(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		network := simnet.New()
@@ -366,9 +368,10 @@ func (m *moody) Restore(r io.Reader) error {
 	return m.journal.Restore(r)
 }
 
-// TestMoodyStates: a state that can't be written or read, for a while. Nobody joins meanwhile, the
-// log says why, the group goes on, and then the joiner is there.
-func TestMoodyStates(t *testing.T) {
+// TestAStateThatFailsForAWhileDelaysJoinersOnly: a state that can't be written or read, for a
+// while. Nobody joins meanwhile, the log says why, the group goes on, and then the joiner is
+// there.
+func TestAStateThatFailsForAWhileDelaysJoinersOnly(t *testing.T) {
 	t.Parallel()
 	for how, words := range map[string]string{
 		"Snapshot fails":                        "no snapshot today",

@@ -34,9 +34,9 @@ import (
 	"github.com/understudy-rpc/understudy/replica"
 )
 
-// TestServeRefuses: services that one replica alone would execute, and methods whose option
-// promises what isn't there, are refused by name before anything is served.
-func TestServeRefuses(t *testing.T) {
+// TestServeRefusesServicesByName: services that one replica alone would execute, and methods
+// whose option promises what isn't there, are refused by name before anything is served.
+func TestServeRefusesServicesByName(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
 		register func(*replica.Replica, *grpc.Server)
@@ -118,9 +118,9 @@ func optional(name string, set func(*descriptorpb.MethodOptions)) *grpc.ServiceD
 		Methods: []grpc.MethodDesc{{MethodName: "Do"}}}
 }
 
-// TestUnreplicatedServices: health, reflection, and what is declared with Unreplicated are served
-// by each replica for itself, backups too, and by the group's client.
-func TestUnreplicatedServices(t *testing.T) {
+// TestUnreplicatedServicesAreServedByEachReplica: health, reflection, and what is declared with
+// Unreplicated are served by each replica for itself, backups too, and by the group's client.
+func TestUnreplicatedServicesAreServedByEachReplica(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t)
@@ -182,8 +182,9 @@ func TestUnreplicatedServices(t *testing.T) {
 	})
 }
 
-// TestStreams: a streaming method is Unimplemented, to our client and to a plain one.
-func TestStreams(t *testing.T) {
+// TestStreamingMethodsAreUnimplemented: a streaming method is Unimplemented, to our client and
+// to a plain one.
+func TestStreamingMethodsAreUnimplemented(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := group(t, nil)
@@ -207,9 +208,9 @@ func TestStreams(t *testing.T) {
 	})
 }
 
-// TestPlainClients: who calls a replicated method without the middleware is told how to, and
-// nothing is executed, whatever else its metadata has.
-func TestPlainClients(t *testing.T) {
+// TestPlainClientsAreToldHowToDial: who calls a replicated method without the middleware is told
+// how to, and nothing is executed, whatever else its metadata has.
+func TestPlainClientsAreToldHowToDial(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := group(t, nil)
@@ -228,8 +229,8 @@ func TestPlainClients(t *testing.T) {
 	})
 }
 
-// TestForgottenServerOptions: Serve says what is missing.
-func TestForgottenServerOptions(t *testing.T) {
+// TestServeMissesForgottenServerOptions: Serve says what is missing.
+func TestServeMissesForgottenServerOptions(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t)
@@ -241,9 +242,10 @@ func TestForgottenServerOptions(t *testing.T) {
 	})
 }
 
-// TestServerWithoutOptions: a server made without ServerOptions, which were given to another one,
-// serves nothing that is replicated, and says what is missing; with another interceptor or none.
-func TestServerWithoutOptions(t *testing.T) {
+// TestServerWithoutOptionsServesNothing: a server made without ServerOptions, which were given
+// to another one, serves nothing that is replicated, and says what is missing; with another
+// interceptor or none.
+func TestServerWithoutOptionsServesNothing(t *testing.T) {
 	t.Parallel()
 	for name, options := range map[string][]grpc.ServerOption{"no interceptor": nil,
 		"another's": {grpc.ChainUnaryInterceptor(recovery.UnaryServerInterceptor())}} {

@@ -98,7 +98,7 @@ func (c *crowd) attach(i int, hello *pb.Hello) (st stream, leave func()) {
 
 // A stream that names a session to come waits at a backup, whose order may lag, for 3 s, and is
 // woken by its opening only; who leads knows all sessions.
-func TestSessionToCome(t *testing.T) {
+func TestABackupWaitsForASessionToCome(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCrowd(t)

@@ -11,7 +11,7 @@ import (
 
 // A session has at most 8,192 replies that its source hasn't declared to have: counted, wherever
 // the seqNums are.
-func TestOutstandingSeqNums(t *testing.T) {
+func TestUndeclaredRepliesAreBounded(t *testing.T) {
 	t.Parallel()
 	in := leadingAlone(t)
 	in.m.mu.Lock()
@@ -54,7 +54,7 @@ func TestOutstandingSeqNums(t *testing.T) {
 
 // A source isn't told again where thousands of epochs started, of which it knows, or which were
 // before its session: it would take them for malformed, and be locked out.
-func TestStartsThatDecideNothing(t *testing.T) {
+func TestStartsThatDecideNothingArentTold(t *testing.T) {
 	t.Parallel()
 	s := &pb.EpochStart{Epoch: 3001, FirstOrderNum: 6002, Stable: 9}
 	for e := range uint64(3000) {

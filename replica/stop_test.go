@@ -46,9 +46,9 @@ func (p *place) three(s func() replica.Snapshotter) (all []*replica.Replica, end
 
 func newSlow() replica.Snapshotter { return &slow{} }
 
-// TestServerStops: the usual ways to stop a stock server are orderly ends of the replica. Others
-// take over at once, and clients go on.
-func TestServerStops(t *testing.T) {
+// TestStoppingTheServerEndsTheReplicaInOrder: the usual ways to stop a stock server are orderly
+// ends of the replica. Others take over at once, and clients go on.
+func TestStoppingTheServerEndsTheReplicaInOrder(t *testing.T) {
 	t.Parallel()
 	for name, stop := range map[string]func(*grpc.Server){"GracefulStop": (*grpc.Server).GracefulStop,
 		"Stop": (*grpc.Server).Stop} {
@@ -184,9 +184,9 @@ func TestJoinWithoutServe(t *testing.T) {
 	}
 }
 
-// TestServerOfOtherListeners: a server that serves another listener, before Serve or after it, is
-// served by both.
-func TestServerOfOtherListeners(t *testing.T) {
+// TestServerMayServeOtherListeners: a server that serves another listener, before Serve or after
+// it, is served by both.
+func TestServerMayServeOtherListeners(t *testing.T) {
 	t.Parallel()
 	for _, before := range []bool{true, false} {
 		synctest.Test(t, func(t *testing.T) {
@@ -221,8 +221,8 @@ func TestServerOfOtherListeners(t *testing.T) {
 	}
 }
 
-// TestServersThatDontFit: Serve says what to change, and the process lives.
-func TestServersThatDontFit(t *testing.T) {
+// TestServeSaysWhatIsWrongWithItsServer: Serve says what to change, and the process lives.
+func TestServeSaysWhatIsWrongWithItsServer(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
 		register func(r, other *replica.Replica, s *grpc.Server)
@@ -258,8 +258,8 @@ func TestServersThatDontFit(t *testing.T) {
 	}
 }
 
-// TestServiceRegisteredLate: gRPC would end the process; Serve ends.
-func TestServiceRegisteredLate(t *testing.T) {
+// TestServiceRegisteredLateEndsServe: gRPC would end the process; Serve ends.
+func TestServiceRegisteredLateEndsServe(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		p := newPlace(t)
@@ -305,9 +305,9 @@ func (l *lazy) Restore(r io.Reader) error {
 	return l.journal.Restore(r)
 }
 
-// TestLastInSyncReplicaStops: its error says that the state goes. It waits for a replica that is
-// joining, which then has the state; not for ever.
-func TestLastInSyncReplicaStops(t *testing.T) {
+// TestLastInSyncReplicaWaitsForAnHeir: its error says that the state goes. It waits for a
+// replica that is joining, which then has the state; not for ever.
+func TestLastInSyncReplicaWaitsForAnHeir(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		t.Cleanup(func() { time.Sleep(5 * time.Second) }) // fake: until Restore has returned, which is left behind

@@ -22,7 +22,7 @@ func (c *endsSoon) Err() error {
 
 // An incarnation that ends while it takes over says so, at whatever moment: else it would lead
 // without a primary's state, and panic with its mutex held, on which its end waits.
-func TestTakeoverEnds(t *testing.T) {
+func TestTakeoverEndsWithItsIncarnation(t *testing.T) {
 	t.Parallel()
 	in := backup(t)
 	f := in.m.following()

@@ -24,9 +24,10 @@ func callsBack(f func()) (replica.Option, transport.Option) {
 	return replica.Logger(l), transport.WithLogger(l)
 }
 
-// TestLogHandlers: a user's log handler that asks who logs for its state, one that blocks for ever,
-// and one that panics, for replicas and clients, through joining, calls, and a failover.
-func TestLogHandlers(t *testing.T) {
+// TestLogHandlersMayAskBlockOrPanic: a user's log handler that asks who logs for its state, one
+// that blocks for ever, and one that panics, for replicas and clients, through joining, calls,
+// and a failover.
+func TestLogHandlersMayAskBlockOrPanic(t *testing.T) {
 	t.Parallel()
 	for name, how := range map[string]func(ask func(), over chan struct{}){
 		"asks":   func(ask func(), _ chan struct{}) { ask() },

@@ -47,7 +47,7 @@ func leaping(t *testing.T, ahead *atomic.Int64) *understudytest.Cluster {
 // The primary's clock was an hour ahead, and is set right, or a replica whose clock is right takes
 // over: backups get the order of an idle client's last calls as ever (R4), and Now goes on, neither
 // back nor for ever away from the clocks.
-func TestWallClockLeaps(t *testing.T) {
+func TestWallClockLeapsHoldNothingUp(t *testing.T) {
 	for _, failover := range []bool{false, true} {
 		t.Run(fmt.Sprint("failover=", failover), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -131,7 +131,7 @@ func (s late) sleep(ctx context.Context) error {
 
 // A store that answers slowly isn't one that is away: calls are held up only for as long as an
 // answer that is as late gives no authority, since reads begin every A/4 (R10).
-func TestSlowStore(t *testing.T) {
+func TestSlowStoreHoldsCallsUpBriefly(t *testing.T) {
 	for _, by := range []time.Duration{300 * time.Millisecond, 500 * time.Millisecond, 740 * time.Millisecond,
 		900 * time.Millisecond} {
 		for _, level := range []understudy.Level{understudy.Reflected, understudy.Stable} {

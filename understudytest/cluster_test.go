@@ -114,7 +114,7 @@ func init() {
 	}
 }
 
-func TestCallsAndFailover(t *testing.T) {
+func TestCallsGoOnThroughAFailover(t *testing.T) {
 	for _, level := range []understudy.Level{understudy.Reflected, understudy.Direct, understudy.Stable} {
 		t.Run(level.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -20,7 +20,7 @@ import (
 // A client that has left before the primary dies doesn't hold up the takeover, whether it said
 // goodbye or vanished (R11: it was detached); one that vanishes with the primary does, for A and
 // its margin (R12.2). At Stable, too, since the service has a read-only method.
-func TestSessionsThatLeave(t *testing.T) {
+func TestSessionsThatHaveLeftHoldUpNoTakeover(t *testing.T) {
 	for name, leave := range map[string]struct {
 		how   func(c *understudytest.Cluster, goes *grpc.ClientConn)
 		quick bool

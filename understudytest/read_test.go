@@ -70,7 +70,7 @@ func TestReadsAreNotOrdered(t *testing.T) {
 
 // Reads and calls of several clients, while the primary dies at many of its messages: what is read
 // is linearizable.
-func TestReadsAndFailover(t *testing.T) {
+func TestReadsAreLinearizableThroughFailovers(t *testing.T) {
 	alternatives(t, 8, func(t *testing.T, level understudy.Level, k int) {
 		c := understudytest.New(t, 3, registerLedger, understudytest.Level(level), understudytest.Logger(verbose))
 		l := startLoad(t, c, 2, 300*time.Microsecond)

@@ -119,7 +119,7 @@ func TestPrimaryDiesWhileOneJoins(t *testing.T) {
 }
 
 // Links are cut, one way or both, for longer than it takes to elect another primary, and mended.
-func TestPartitions(t *testing.T) {
+func TestPartitionsLoseNothing(t *testing.T) {
 	type cuts [][2]string
 	for name, cut := range map[string]cuts{
 		"to one backup":    {{"replica0", "replica1"}},
@@ -173,7 +173,7 @@ func TestPartitions(t *testing.T) {
 }
 
 // The store is away for 5 s: calls are held up, and none fails; with a crash in it, too.
-func TestStoreAway(t *testing.T) {
+func TestCallsWaitWhileTheStoreIsAway(t *testing.T) {
 	for _, crash := range []time.Duration{-1, 100 * time.Microsecond, 2 * time.Second} {
 		t.Run(fmt.Sprint(crash), func(t *testing.T) {
 			alternatives(t, 2, func(t *testing.T, level understudy.Level, k int) {
@@ -202,7 +202,7 @@ func TestStoreAway(t *testing.T) {
 
 // The store goes away and comes back within the milliseconds of an election, so that its outcome is
 // unknown.
-func TestStoreAwayDuringElection(t *testing.T) {
+func TestElectionOfUnknownOutcomeIsSettled(t *testing.T) {
 	alternatives(t, 12, func(t *testing.T, level understudy.Level, k int) {
 		c := understudytest.New(t, 3, registerLedger, understudytest.Level(level), understudytest.Logger(verbose))
 		l := startLoad(t, c, 2, time.Millisecond)
@@ -219,7 +219,7 @@ func TestStoreAwayDuringElection(t *testing.T) {
 }
 
 // Backups are killed and started again, one after the other, under load; then all at once.
-func TestBackupsRestart(t *testing.T) {
+func TestBackupsRestartUnderLoad(t *testing.T) {
 	alternatives(t, 1, func(t *testing.T, level understudy.Level, _ int) {
 		c := understudytest.New(t, 3, registerLedger, understudytest.Level(level), understudytest.Logger(verbose))
 		l := startLoad(t, c, 2, 20*time.Millisecond)
@@ -247,7 +247,7 @@ func TestBackupsRestart(t *testing.T) {
 }
 
 // A client's stream to a backup is cut and mended again and again; in the end the primary dies.
-func TestStreamToBackupBreaks(t *testing.T) {
+func TestBrokenStreamsLoseNothing(t *testing.T) {
 	alternatives(t, 2, func(t *testing.T, level understudy.Level, k int) {
 		c := understudytest.New(t, 3, registerLedger, understudytest.Level(level), understudytest.Logger(verbose))
 		l := startLoad(t, c, 2, 3*time.Millisecond)
@@ -268,7 +268,7 @@ func TestStreamToBackupBreaks(t *testing.T) {
 }
 
 // Clients come and go; sessions expire; a client that was away for longer than that calls again.
-func TestSessionsExpire(t *testing.T) {
+func TestSessionsExpireAndCallAgain(t *testing.T) {
 	alternatives(t, 1, func(t *testing.T, level understudy.Level, _ int) {
 		c := understudytest.New(t, 3, registerLedger, understudytest.Level(level), understudytest.Logger(verbose))
 		l := &load{t: t, c: c, stop: make(chan struct{})}
@@ -308,7 +308,7 @@ func TestSessionsExpire(t *testing.T) {
 }
 
 // Large messages, and a large state, with a failover and a joiner among them.
-func TestLargeMessages(t *testing.T) {
+func TestLargeMessagesAndStatesSurviveAFailover(t *testing.T) {
 	alternatives(t, 1, func(t *testing.T, level understudy.Level, _ int) {
 		c := understudytest.New(t, 3, registerLedger, understudytest.Level(level), understudytest.Logger(verbose))
 		l := &load{t: t, c: c, stop: make(chan struct{})}
@@ -355,7 +355,7 @@ func TestRoomIsGivenAtOnce(t *testing.T) {
 }
 
 // A connection is closed, and a replica stopped, in the middle of calls.
-func TestCloseAndStop(t *testing.T) {
+func TestCloseAndStopAmidCalls(t *testing.T) {
 	alternatives(t, 4, func(t *testing.T, level understudy.Level, k int) {
 		c := understudytest.New(t, 3, registerLedger, understudytest.Level(level), understudytest.Logger(verbose))
 		l := startLoad(t, c, 3, 200*time.Microsecond)

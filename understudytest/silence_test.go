@@ -50,7 +50,7 @@ func TestSilentPrimaryWithoutStore(t *testing.T) {
 
 // A source that has learnt of the epoch from a peer, before its stream to the new primary begins,
 // has answered when it has sent what it has: not before, and not only when it is given up.
-func TestSourceKnewEpochBefore(t *testing.T) {
+func TestSourceThatKnewTheEpochAnswersByItsFrames(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		reports := make(chan replica.Failover, 1)
 		c := understudytest.New(t, 4, registerLedger, understudytest.Level(understudy.Reflected),

@@ -171,7 +171,7 @@ func TestJoinerIsAddedBeforeElection(t *testing.T) {
 // The election takes long in the store, and meanwhile the old primary renews its authority: for as
 // long as that lasts, a client that only it reaches may accept its replies. Its successor waits so
 // long (R12.2).
-func TestSlowElection(t *testing.T) {
+func TestSuccessorWaitsOutTheOldAuthority(t *testing.T) {
 	alternatives(t, 1, func(t *testing.T, level understudy.Level, _ int) {
 		forever := make(chan struct{})
 		var mu sync.Mutex

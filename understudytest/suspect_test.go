@@ -80,9 +80,9 @@ func TestSuspectStoreEndsNothing(t *testing.T) {
 	}
 }
 
-// TestPrimaryDiesWhileTheStoreIsSuspect: nobody takes over until the store makes sense again; then
-// somebody does, and nothing is lost.
-func TestPrimaryDiesWhileTheStoreIsSuspect(t *testing.T) {
+// TestNobodyIsElectedWhileTheStoreIsSuspect: nobody takes over until the store makes sense
+// again; then somebody does, and nothing is lost.
+func TestNobodyIsElectedWhileTheStoreIsSuspect(t *testing.T) {
 	for name, damage := range damages {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -134,10 +134,10 @@ func (a *authority) identity(names ...string) identity {
 	return identity(folder)
 }
 
-// TestRollingRestart: three replicas with certificates, whose clients verify the group's name,
-// restarted one after the other, each when the probe of the one before says SERVING. No call fails,
-// and no greeting is lost.
-func TestRollingRestart(t *testing.T) {
+// TestRollingRestartFailsNoCall: three replicas with certificates, whose clients verify the
+// group's name, restarted one after the other, each when the probe of the one before says
+// SERVING. No call fails, and no greeting is lost.
+func TestRollingRestartFailsNoCall(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	ca := newAuthority(t)

@@ -160,7 +160,7 @@ func TestEveryTurnSaysSomething(t *testing.T) {
 
 // What another replica has ordered is executed in its order, with its place, and says the same; a
 // method that isn't known here is an error, which its caller may see after a failover.
-func TestReplay(t *testing.T) {
+func TestReplayKeepsTheOrder(t *testing.T) {
 	t.Parallel()
 	var places []orderstate.OrderNum
 	j := &journal{}
@@ -273,7 +273,7 @@ func TestSnapshotIsRestored(t *testing.T) {
 }
 
 // A state that can't be given, or taken, changes nothing.
-func TestStateThatFails(t *testing.T) {
+func TestStateThatFailsChangesNothing(t *testing.T) {
 	t.Parallel()
 	for name, state := range map[string]broken{
 		"fails":  {func() error { return errors.New("no state today") }},
@@ -301,7 +301,7 @@ func (b broken) Restore(io.Reader) error                  { return b.how() }
 
 // Who waits for a reply, or for its session's share of replies, is woken by it, by what the source
 // declares, and by the machine's end.
-func TestWaitsForReplies(t *testing.T) {
+func TestWhoWaitsForAReplyIsWoken(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		large := make([]byte, MaxReplyBytes/16)

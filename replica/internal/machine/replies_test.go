@@ -7,7 +7,7 @@ import (
 )
 
 // What a source says of its calls is for the replies alone, and each replica keeps the places.
-func TestDeclaredReplies(t *testing.T) {
+func TestDeclaredRepliesKeepTheirPlaces(t *testing.T) {
 	t.Parallel()
 	l := newReplyLog()
 	l.open(1)
