@@ -184,7 +184,7 @@ type State struct {
 	// Replicas are those alive under their lease, sorted by name.
 	Replicas []Replica
 	// Suspect says why the store isn't believed now: all else is what it said before. Nil: it is
-	// believed. Only Trusted sets it.
+	// believed. No election of this package's sets it: who remembers what it has read does.
 	Suspect error
 }
 

@@ -10,9 +10,9 @@ import (
 	"time"
 
 	"github.com/understudy-rpc/understudy"
-	"github.com/understudy-rpc/understudy/election"
 	"github.com/understudy-rpc/understudy/internal/clock"
 	"github.com/understudy-rpc/understudy/internal/logs"
+	"github.com/understudy-rpc/understudy/internal/trust"
 	"github.com/understudy-rpc/understudy/replica/internal/machine"
 )
 
@@ -21,7 +21,7 @@ import (
 type env struct {
 	config         config
 	group          string
-	store          *election.Trusted
+	store          *trust.Store
 	log            *logs.Logger
 	clock          clock.Clock
 	wall           func() time.Time

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/understudy-rpc/understudy/election"
+	"github.com/understudy-rpc/understudy/internal/trust"
 	"github.com/understudy-rpc/understudy/internal/wire"
 	"github.com/understudy-rpc/understudy/orderstate"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
@@ -92,7 +93,7 @@ func (p *peerServer) Answer(req *pb.AnswerRequest, stream grpc.ServerStreamingSe
 		return err
 	}
 	e := orderstate.Epoch(req.GetNewEpoch().GetEpoch())
-	elected := election.Mark{Group: in.group, Epoch: uint64(e), Fence: req.GetNewEpoch().GetFence()}
+	elected := trust.Mark{Group: in.group, Epoch: uint64(e), Fence: req.GetNewEpoch().GetFence()}
 	if err := in.r.store.JudgeMark(elected); err != nil {
 		in.log.Error("refused a primary that a store from before has elected", "primary",
 			req.GetNewEpoch().GetPrimary(), "error", err)

@@ -22,6 +22,7 @@ import (
 	"github.com/understudy-rpc/understudy/election"
 	"github.com/understudy-rpc/understudy/internal/clock"
 	"github.com/understudy-rpc/understudy/internal/logs"
+	"github.com/understudy-rpc/understudy/internal/trust"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 	"github.com/understudy-rpc/understudy/replica/internal/machine"
 )
@@ -125,7 +126,7 @@ func (r *Replica) complete(target string) error {
 	if c.health != nil {
 		c.health.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
 	}
-	r.store = election.Trust(c.store)
+	r.store = trust.New(c.store)
 	return nil
 }
 
@@ -287,7 +288,7 @@ func (r *Replica) reach(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	_, err := r.store.Read(ctx)
-	if err == nil || election.IsSuspect(err) { // what is suspect may make sense again
+	if err == nil || trust.IsSuspect(err) { // what is suspect may make sense again
 		return nil
 	}
 	if p, ok := r.config.store.(interface{ Problem(context.Context) error }); ok {

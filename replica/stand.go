@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/understudy-rpc/understudy/election"
+	"github.com/understudy-rpc/understudy/internal/trust"
 	"github.com/understudy-rpc/understudy/orderstate"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
@@ -23,7 +24,7 @@ func (c candidate) stand(epoch orderstate.Epoch, suspected time.Time) (*elected,
 		return nil, nil
 	}
 	view, err := c.in.r.store.Read(ctx)
-	if election.IsSuspect(err) {
+	if trust.IsSuspect(err) {
 		view.Suspect = err
 		c.in.viewed(view)
 	}

@@ -10,12 +10,13 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/understudy-rpc/understudy/election"
+	"github.com/understudy-rpc/understudy/internal/trust"
 	"github.com/understudy-rpc/understudy/orderstate"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
 // This file has what this replica believes of the store. What can't be the newest is suspect
-// (election.Trusted): then nothing is concluded from it, so that the group keeps its roles, its
+// (trust.Store): then nothing is concluded from it, so that the group keeps its roles, its
 // state and its log. Its calls wait, since the primary's authority isn't renewed (R10), until the
 // store makes sense again.
 
@@ -28,7 +29,7 @@ var errReplaced = errors.New(
 func (in *incarnation) firstView() (election.State, error) {
 	for {
 		view, err := in.r.store.Read(in.ctx)
-		if !election.IsSuspect(err) {
+		if !trust.IsSuspect(err) {
 			return view, err
 		}
 		in.viewed(election.State{Suspect: err})
@@ -85,12 +86,12 @@ func (in *incarnation) begins(view election.State) (bool, error) {
 }
 
 // markToProto is a mark as it travels between replicas.
-func markToProto(m election.Mark) *pb.StoreMark {
+func markToProto(m trust.Mark) *pb.StoreMark {
 	return &pb.StoreMark{Revision: m.Revision, Epoch: m.Epoch, Fence: m.Fence}
 }
 
-func markFromProto(group uint64, m *pb.StoreMark) election.Mark {
-	return election.Mark{Group: group, Revision: m.GetRevision(), Epoch: m.GetEpoch(), Fence: m.GetFence()}
+func markFromProto(group uint64, m *pb.StoreMark) trust.Mark {
+	return trust.Mark{Group: group, Revision: m.GetRevision(), Epoch: m.GetEpoch(), Fence: m.GetFence()}
 }
 
 // learn takes a peer's mark of the store.

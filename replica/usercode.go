@@ -29,8 +29,8 @@ func errAuthenticate(ctx context.Context, err error) error {
 // reply in the log: the source is told to ask again.
 //
 // gRPC has no way to answer for that in its public API; its stream has the method that it would
-// have called itself. Should a version come that hasn't, TestHandlerThatExitsIsTheSameErrorEverywhere fails, and the source
-// waits.
+// have called itself. Should a version come that hasn't,
+// TestHandlerThatExitsIsTheSameErrorEverywhere fails, and the source waits.
 func (c *call) exits(ctx context.Context) {
 	if c.returned {
 		return

@@ -12,8 +12,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/connectivity"
 
-	"github.com/understudy-rpc/understudy/election"
 	"github.com/understudy-rpc/understudy/internal/source"
+	"github.com/understudy-rpc/understudy/internal/trust"
 	"github.com/understudy-rpc/understudy/transport/internal/route"
 )
 
@@ -32,7 +32,7 @@ type client struct {
 
 	mu    sync.Mutex // guards what follows
 	store io.Closer
-	trust *election.Trusted // nil until opened
+	trust *trust.Store // nil until opened
 }
 
 func newClient(opts ...Option) *client {
@@ -128,7 +128,7 @@ func (c *client) open(target string, publish func([]route.Address) error) error 
 		c.life.fail(err)
 		return err
 	}
-	trusted := election.Trust(elect)
+	trusted := trust.New(elect)
 	c.source.Trust(trusted)
 	c.mu.Lock()
 	c.store, c.trust = store, trusted

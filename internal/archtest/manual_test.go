@@ -17,7 +17,7 @@ import (
 const manual = "docs/production.md"
 
 // speaks names the folders whose log lines and errors users see.
-var speaks = []string{"election", "internal/source", "transport", "transport/internal/route",
+var speaks = []string{"election", "internal/trust", "internal/source", "transport", "transport/internal/route",
 	"replica", "replica/internal/machine",
 	"interceptor"}
 

@@ -9,13 +9,14 @@ import (
 	"time"
 
 	"github.com/understudy-rpc/understudy/election"
+	"github.com/understudy-rpc/understudy/internal/trust"
 	"github.com/understudy-rpc/understudy/internal/wire"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
 // This file has what is believed of the group as a whole: who its replicas are, those whom the
 // election lists, and those who have left it while their stream lives, since the store may forget
-// replicas while it is away; whether the store may be believed now (election.Trusted); and whether
+// replicas while it is away; whether the store may be believed now (trust.Store); and whether
 // the group is down, or was replaced.
 
 // Address is where one replica is reached, on the how-manieth connection: the source wants another
@@ -26,7 +27,7 @@ type Address struct {
 }
 
 // Trust gives the source what judges the store. It is called before the first view.
-func (src *Source) Trust(t *election.Trusted) {
+func (src *Source) Trust(t *trust.Store) {
 	src.mu.Lock()
 	defer src.mu.Unlock()
 	src.group.trust = t
@@ -100,7 +101,7 @@ func (g *group) marked(m *pb.StoreMark) {
 		return
 	}
 	g.mark = m
-	g.trust.Learn(election.Mark{Group: g.id, Revision: m.Revision, Epoch: m.Epoch, Fence: m.Fence})
+	g.trust.Learn(trust.Mark{Group: g.id, Revision: m.Revision, Epoch: m.Epoch, Fence: m.Fence})
 }
 
 // unavailable is an error if no call may be sent now: the group was replaced, or is down.

@@ -12,6 +12,7 @@ import (
 	"github.com/understudy-rpc/understudy/election"
 	"github.com/understudy-rpc/understudy/internal/clock"
 	"github.com/understudy-rpc/understudy/internal/logs"
+	"github.com/understudy-rpc/understudy/internal/trust"
 	"github.com/understudy-rpc/understudy/internal/wire"
 	"github.com/understudy-rpc/understudy/orderstate"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
@@ -36,7 +37,7 @@ func welcomed(tb testing.TB) (*Source, *Link) {
 	ctx, cancel := context.WithCancel(context.Background())
 	tb.Cleanup(cancel)
 	src := New(ctx, logs.New(nil), clock.System())
-	src.group.id, src.group.trust = 1, election.Trust(nil)
+	src.group.id, src.group.trust = 1, trust.New(nil)
 	l := src.Relink(map[string]Address{"a": {Name: "a", Addr: "a:1"}})[0]
 	l.Begin(func() {})
 	primary := &pb.NewEpoch{Epoch: 10, Primary: "a", Incarnation: 1}

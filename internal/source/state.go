@@ -34,6 +34,7 @@ import (
 	"github.com/understudy-rpc/understudy/election"
 	"github.com/understudy-rpc/understudy/internal/clock"
 	"github.com/understudy-rpc/understudy/internal/logs"
+	"github.com/understudy-rpc/understudy/internal/trust"
 	"github.com/understudy-rpc/understudy/internal/wire"
 	"github.com/understudy-rpc/understudy/orderstate"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
@@ -62,7 +63,7 @@ type Source struct {
 // group is what the store says of the group.
 type group struct {
 	id      uint64            // as the store's view has it; 0 before
-	trust   *election.Trusted // whether the store may be believed
+	trust   *trust.Store      // whether the store may be believed
 	mark    *pb.StoreMark     // as a replica has sealed it
 	suspect error             // why the store isn't believed now; nil: it is
 	down    time.Time         // since when, by this process's clock, no in-sync replica is registered; zero: one is

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/understudy-rpc/understudy/election"
+	"github.com/understudy-rpc/understudy/internal/trust"
 	"github.com/understudy-rpc/understudy/internal/wire"
 	"github.com/understudy-rpc/understudy/orderstate"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
@@ -250,7 +251,7 @@ func parseNews(newEpoch *pb.NewEpoch, start *pb.EpochStart, set *pb.RequiredSet)
 func (s *session) take(n news) error {
 	src := s.of
 	if n.epoch != 0 {
-		mark := election.Mark{Group: src.group.id, Epoch: uint64(n.epoch), Fence: n.fence}
+		mark := trust.Mark{Group: src.group.id, Epoch: uint64(n.epoch), Fence: n.fence}
 		if err := src.group.trust.JudgeMark(mark); err != nil {
 			return err
 		}

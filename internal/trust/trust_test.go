@@ -1,4 +1,4 @@
-package election_test
+package trust_test
 
 import (
 	"context"
@@ -9,6 +9,7 @@ import (
 
 	"github.com/understudy-rpc/understudy/election"
 	"github.com/understudy-rpc/understudy/election/memory"
+	"github.com/understudy-rpc/understudy/internal/trust"
 )
 
 // member of these tests' group, by which its name says which.
@@ -44,7 +45,7 @@ func TestTrustedBelievesNothingOlder(t *testing.T) {
 		ctx := t.Context()
 		store := memory.NewStore()
 		client, epoch := group(t, store)
-		trusted := election.Trust(client)
+		trusted := trust.New(client)
 		if _, err := trusted.Read(ctx); err != nil {
 			t.Fatal(err)
 		}
@@ -55,7 +56,7 @@ func TestTrustedBelievesNothingOlder(t *testing.T) {
 		store.Restore(old)
 		wants := func(what string, err error) {
 			t.Helper()
-			if !election.IsSuspect(err) || !strings.Contains(err.Error(), `replica.ReplaceGroup("feed")`) {
+			if !trust.IsSuspect(err) || !strings.Contains(err.Error(), `replica.ReplaceGroup("feed")`) {
 				t.Errorf("%s: %v", what, err)
 			}
 		}
@@ -63,24 +64,24 @@ func TestTrustedBelievesNothingOlder(t *testing.T) {
 		wants("Read", err)
 		wants("AddInSync", trusted.AddInSync(ctx, epoch, member("b")))
 		wants("RemoveInSync", trusted.RemoveInSync(ctx, epoch, member("b")))
-		if _, err := election.Trust(client).Read(ctx); err != nil {
+		if _, err := trust.New(client).Read(ctx); err != nil {
 			t.Errorf("who knows nothing: %v", err)
 		}
 		// A peer that has seen less tells nothing; one that has seen more makes the store suspect
 		// for who hadn't.
-		other := election.Trust(client)
+		other := trust.New(client)
 		if _, err := other.Read(ctx); err != nil {
 			t.Fatal(err)
 		}
 		trusted.Learn(other.Known())
-		other.Learn(election.Mark{Group: 1, Revision: 1 << 40})
+		other.Learn(trust.Mark{Group: 1, Revision: 1 << 40})
 		if _, err := other.Read(ctx); err != nil {
 			t.Errorf("another group's mark counts: %v", err)
 		}
 		other.Learn(trusted.Known())
 		_, err = other.Read(ctx)
 		wants("Read, after a peer's word", err)
-		if err := trusted.JudgeMark(election.Mark{Epoch: epoch + 100, Fence: other.Known().Fence - 1}); err == nil {
+		if err := trusted.JudgeMark(trust.Mark{Epoch: epoch + 100, Fence: other.Known().Fence - 1}); err == nil {
 			t.Error("an epoch counts that a store from before has begun")
 		}
 	})
@@ -94,7 +95,7 @@ func TestTrustedWatchSaysWhenTheStoreIsSuspect(t *testing.T) {
 		defer cancel()
 		store := memory.NewStore()
 		client, _ := group(t, store)
-		trusted := election.Trust(client)
+		trusted := trust.New(client)
 		views := trusted.Watch(ctx)
 		newest := func() (s election.State) {
 			time.Sleep(time.Second)
@@ -110,13 +111,13 @@ func TestTrustedWatchSaysWhenTheStoreIsSuspect(t *testing.T) {
 		}
 		good := store.Backup()
 		store.Restore(nil)
-		if s := newest(); !election.IsSuspect(s.Suspect) || s.Group != first.Group || len(s.InSync) != 2 {
+		if s := newest(); !trust.IsSuspect(s.Suspect) || s.Group != first.Group || len(s.InSync) != 2 {
 			t.Errorf("the store is empty: %+v", s)
 		}
 		if s := newest(); s.Revision != 0 {
 			t.Errorf("and again: %+v", s)
 		}
-		if _, _, err := trusted.Primary(ctx); !election.IsSuspect(err) {
+		if _, _, err := trusted.Primary(ctx); !trust.IsSuspect(err) {
 			t.Errorf("Primary: %v", err)
 		}
 		store.Restore(good)

@@ -1,12 +1,18 @@
-package election
+// Package trust believes a group's store only as long as that never goes back. Who has known a
+// group takes no word that is older than what it knows, nor another group for this one: by what a
+// store that was emptied, replaced or restored says, nobody is elected, evicted or deposed.
+package trust
 
 import (
 	"context"
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
+
+	"github.com/understudy-rpc/understudy/election"
 )
 
 // A Mark is how far the store had got with a group, as somebody has seen it. It travels between
@@ -36,7 +42,8 @@ func (e *SuspectError) Error() string {
 		return text
 	}
 	return text + fmt.Sprintf("; group %x keeps its state, and its calls wait, until the store makes sense again"+
-		" (to begin the group anew without its state: replica.ReplaceGroup(%q))", e.Group, encodeHex(e.Group))
+		" (to begin the group anew without its state: replica.ReplaceGroup(%q))", e.Group,
+		strconv.FormatUint(e.Group, 16))
 }
 
 // IsSuspect reports whether err comes from a store that isn't believed.
@@ -48,31 +55,29 @@ func IsSuspect(err error) bool {
 // recheck is how often a store that is suspect is read again.
 const recheck = 250 * time.Millisecond
 
-// Trusted is an Election that believes its store only as long as that never goes back: who has
-// known a group takes no word that is older than what it knows, nor another group for this one.
-// Instead it returns a *SuspectError, by which nobody is elected, evicted or deposed, and sends
-// States with Suspect set.
+// Store is an election with a memory. Where it doesn't believe what is below, it returns a
+// *SuspectError, and sends States with Suspect set.
 //
 // A group is over only when the store's record of another one names it as replaced
-// (Group.Replaces), which an operator's act has written. Then Trusted knows the new one.
-type Trusted struct {
-	Election
+// (Group.Replaces), which an operator's act has written. Then Store knows the new one.
+type Store struct {
+	election.Election
 
 	mu      sync.Mutex // guards:
 	known   Mark
-	inSync  []Member                   // as of known's Epoch and Fence; nil: not known
-	newest  State                      // that was believed
+	inSync  []election.Member          // as of known's Epoch and Fence; nil: not known
+	newest  election.State             // that was believed
 	suspect error                      // as a Watch has found it
 	watches map[chan struct{}]struct{} // each is told when somebody has seen more; has room for one
 }
 
-// Trust returns e with a memory, which is empty at first.
-func Trust(e Election) *Trusted {
-	return &Trusted{Election: e, watches: map[chan struct{}]struct{}{}}
+// New returns e with a memory, which is empty at first.
+func New(e election.Election) *Store {
+	return &Store{Election: e, watches: map[chan struct{}]struct{}{}}
 }
 
 // Known is the newest that this process knows, to be told to others.
-func (t *Trusted) Known() Mark {
+func (t *Store) Known() Mark {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.known
@@ -81,7 +86,7 @@ func (t *Trusted) Known() Mark {
 // Learn takes the word of a member of the group for what it has seen. The caller has made sure who
 // speaks. A Mark of another group than the known one is passed over. So is the revision, which
 // moves with what others write to the store.
-func (t *Trusted) Learn(m Mark) {
+func (t *Store) Learn(m Mark) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if m.Group == 0 || m.Group != t.known.Group {
@@ -101,14 +106,14 @@ func (t *Trusted) Learn(m Mark) {
 }
 
 // Read is Election.Read, or a *SuspectError.
-func (t *Trusted) Read(ctx context.Context) (State, error) {
+func (t *Store) Read(ctx context.Context) (election.State, error) {
 	before, inSync := t.memory()
 	s, err := t.Election.Read(ctx)
 	if err != nil {
-		return State{}, err
+		return election.State{}, err
 	}
 	if err := before.judge(s, inSync); err != nil {
-		return State{}, err
+		return election.State{}, err
 	}
 	t.believe(s)
 	return s, nil
@@ -116,7 +121,7 @@ func (t *Trusted) Read(ctx context.Context) (State, error) {
 
 // JudgeMark returns an error if somebody was elected in m's epoch by a store that lacked what is
 // known: an election sees every change of who is in sync that came before it.
-func (t *Trusted) JudgeMark(m Mark) error {
+func (t *Store) JudgeMark(m Mark) error {
 	known, _ := t.memory()
 	if m.Epoch > known.Epoch && m.Fence < known.Fence {
 		return fmt.Errorf("election: epoch %d was begun by a store that was restored from before: it had who was in "+
@@ -128,7 +133,7 @@ func (t *Trusted) JudgeMark(m Mark) error {
 
 // Relearn takes the word of a member of the group instead of what was known: it has shown that this
 // was read in a store that isn't the group's.
-func (t *Trusted) Relearn(m Mark) {
+func (t *Store) Relearn(m Mark) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if m.Group != 0 && m.Group == t.known.Group {
@@ -138,13 +143,13 @@ func (t *Trusted) Relearn(m Mark) {
 
 // Judge returns a *SuspectError if a State, which was read before, can't be the newest by what is
 // known now.
-func (t *Trusted) Judge(s State) error {
+func (t *Store) Judge(s election.State) error {
 	known, inSync := t.memory()
 	return known.judge(s, inSync)
 }
 
 // Primary is Election.Primary. What it says is looked at as a whole unless it is what was known.
-func (t *Trusted) Primary(ctx context.Context) (Member, uint64, error) {
+func (t *Store) Primary(ctx context.Context) (election.Member, uint64, error) {
 	t.mu.Lock()
 	primary, known, suspect := t.newest.Primary, t.known, t.suspect
 	t.mu.Unlock()
@@ -157,27 +162,27 @@ func (t *Trusted) Primary(ctx context.Context) (Member, uint64, error) {
 }
 
 // AddInSync is Election.AddInSync.
-func (t *Trusted) AddInSync(ctx context.Context, epoch uint64, m Member) error {
+func (t *Store) AddInSync(ctx context.Context, epoch uint64, m election.Member) error {
 	return t.change(ctx, "add in sync", func() error { return t.Election.AddInSync(ctx, epoch, m) })
 }
 
 // RemoveInSync is Election.RemoveInSync.
-func (t *Trusted) RemoveInSync(ctx context.Context, epoch uint64, m Member) error {
+func (t *Store) RemoveInSync(ctx context.Context, epoch uint64, m election.Member) error {
 	return t.change(ctx, "remove in sync", func() error { return t.Election.RemoveInSync(ctx, epoch, m) })
 }
 
 // change makes a change in a store that is believed before and afterwards. One that a suspect store
 // has made, or refused, has an unknown outcome: the store that comes back needn't have it.
-func (t *Trusted) change(ctx context.Context, op string, f func() error) error {
+func (t *Store) change(ctx context.Context, op string, f func() error) error {
 	if _, err := t.Read(ctx); err != nil {
 		return err // nothing was sent
 	}
 	err := f()
-	if IsUnknown(err) {
+	if election.IsUnknown(err) {
 		return err
 	}
 	if _, suspect := t.Read(ctx); suspect != nil && IsSuspect(suspect) {
-		return &UnknownError{Op: op, Err: suspect}
+		return &election.UnknownError{Op: op, Err: suspect}
 	} else if suspect != nil && err == nil {
 		return nil // etcd went away after it had answered
 	}
@@ -186,8 +191,8 @@ func (t *Trusted) change(ctx context.Context, op string, f func() error) error {
 
 // Watch is Election.Watch. While the store is suspect it sends the State that was believed last,
 // with Suspect set, and reads the store again every 250 ms.
-func (t *Trusted) Watch(ctx context.Context) <-chan State {
-	out, more := make(chan State, 1), make(chan struct{}, 1)
+func (t *Store) Watch(ctx context.Context) <-chan election.State {
+	out, more := make(chan election.State, 1), make(chan struct{}, 1)
 	t.mu.Lock()
 	t.watches[more] = struct{}{}
 	t.mu.Unlock()
@@ -231,8 +236,8 @@ func (t *Trusted) Watch(ctx context.Context) <-chan State {
 
 // trustedWatch is one Watch, of one goroutine.
 type trustedWatch struct {
-	t        *Trusted
-	out      chan State // has room for one
+	t        *Store
+	out      chan election.State // has room for one
 	suspect  error
 	ticking  bool
 	revision int64 // of the store's newest word
@@ -240,7 +245,7 @@ type trustedWatch struct {
 
 // look judges what the store's own watch has sent. That may be older than what was read meanwhile:
 // so what isn't believed is read again.
-func (w *trustedWatch) look(ctx context.Context, s State) {
+func (w *trustedWatch) look(ctx context.Context, s election.State) {
 	before, inSync := w.t.memory()
 	before.Revision, w.revision = w.revision, s.Revision // a read has others' changes, too
 	if before.judge(s, inSync) != nil || w.suspect != nil {
@@ -283,7 +288,7 @@ func (w *trustedWatch) confirm(ctx context.Context) {
 var errUnconfirmed = errors.New("election: the store went away")
 
 // send replaces what wasn't received yet. The receiver owns what it gets.
-func (w *trustedWatch) send(s State) {
+func (w *trustedWatch) send(s election.State) {
 	s.InSync, s.Replicas = slices.Clone(s.InSync), slices.Clone(s.Replicas)
 	select {
 	case <-w.out:
@@ -293,20 +298,20 @@ func (w *trustedWatch) send(s State) {
 }
 
 // behind says whether somebody has seen more than any State that was believed.
-func (t *Trusted) behind() bool {
+func (t *Store) behind() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.newest.Epoch < t.known.Epoch || t.newest.Fence < t.known.Fence
 }
 
-func (t *Trusted) memory() (Mark, []Member) {
+func (t *Store) memory() (Mark, []election.Member) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.known, t.inSync
 }
 
 // believe remembers a State that was judged, unless something newer was meanwhile.
-func (t *Trusted) believe(s State) {
+func (t *Store) believe(s election.State) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	replaced := t.known.Group != 0 && s.Group.ID != t.known.Group
@@ -324,7 +329,7 @@ func (t *Trusted) believe(s State) {
 }
 
 // judge says what is wrong with a State that was read after m and inSync were known.
-func (m Mark) judge(s State, inSync []Member) error {
+func (m Mark) judge(s election.State, inSync []election.Member) error {
 	suspect := func(format string, args ...any) error {
 		return &SuspectError{Group: m.Group, Reason: fmt.Sprintf(format, args...)}
 	}
