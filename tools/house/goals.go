@@ -145,6 +145,19 @@ func (g goals) judge(h house) (missed []error, loose []string) {
 	return missed, loose
 }
 
+// keep fails when anything is worse than it may be, or better than the file says: else that could
+// be lost again, and nobody would notice.
+func (g goals) keep(h house) error {
+	errs, loose := g.judge(h)
+	for _, l := range loose {
+		errs = append(errs, errors.New("better: "+l))
+	}
+	if len(loose) > 0 {
+		errs = append(errs, errors.New("`make house-tighten` writes down what is better; commit that"))
+	}
+	return errors.Join(errs...)
+}
+
 // reached is what today's numbers are where a goal isn't met.
 func (g goals) reached(h house) map[[2]string]int {
 	reached := map[[2]string]int{}

@@ -25,7 +25,9 @@
 //   - Exported names are the package's, with the methods of its exported types, promoted ones among
 //     them.
 //
-// goals.txt has the goals and, where one isn't met yet, what there is: neither may get worse.
+// goals.txt has the goals and, where one isn't met yet, what there is: neither may get worse, and
+// what has got better must be written there, so that it stays. The table leaves out the fields of
+// structs that goals.txt calls free.
 package main
 
 import (
@@ -67,27 +69,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	now, err := measure(ctx, top)
-	if err != nil {
-		return err
-	}
-	switch {
-	case *check || *tighten:
-		return keep(filepath.Join(top, goalsFile), now, *tighten, out)
-	case *of != "":
-		return takeApart(out, now, *of)
-	case *base == "":
-		return table(out, nil, now)
-	}
-	before, err := measureCommit(ctx, top, *base)
-	if err != nil {
-		return err
-	}
-	return table(out, before, now)
-}
-
-// keep compares with the goals, or changes them.
-func keep(path string, now house, tighten bool, out io.Writer) error {
+	path := filepath.Join(top, goalsFile)
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return err
@@ -96,14 +78,27 @@ func keep(path string, now house, tighten bool, out io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	missed, loose := goals.judge(now)
-	if !tighten {
-		for _, l := range loose {
-			fmt.Fprintln(out, l)
-		}
-		return errors.Join(missed...)
+	now, err := measure(ctx, top)
+	if err != nil {
+		return err
 	}
-	return errors.Join(append(missed, os.WriteFile(path, []byte(goals.tighten(string(text), now)), 0o644))...)
+	switch {
+	case *check:
+		return goals.keep(now)
+	case *tighten:
+		missed, _ := goals.judge(now)
+		tight := goals.tighten(string(text), now)
+		return errors.Join(append(missed, os.WriteFile(path, []byte(tight), 0o644))...)
+	case *of != "":
+		return takeApart(out, now, *of)
+	case *base == "":
+		return table(out, goals.free, nil, now)
+	}
+	before, err := measureCommit(ctx, top, *base)
+	if err != nil {
+		return err
+	}
+	return table(out, goals.free, before, now)
 }
 
 // measureCommit measures another commit, in a work tree of its own that doesn't stay.

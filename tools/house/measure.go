@@ -30,6 +30,7 @@ type pkg struct {
 	files    []sized
 	funcs    []sized // the longest first
 	structs  []structure
+	bound    []structure // those whose fields the table counts
 	arrows   arrows
 	long     []string // places of lines that are too long
 	held     []string // places of comments that tell a lock, with what they say
