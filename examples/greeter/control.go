@@ -7,11 +7,8 @@ import (
 	"github.com/understudy-rpc/understudy/replica"
 )
 
-// The parent's end of the pipes to a child, this program with a subcommand, and the child's.
-type (
-	child = process.Partner[command, event]
-	link  = process.Link[command, event]
-)
+// child is this program with a subcommand, at the other end of pipes.
+type child = process.Partner[command, event]
 
 // A command asks a child for something. It is answered by one event.
 type command struct {
