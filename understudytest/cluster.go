@@ -15,7 +15,10 @@
 //	})
 //
 // The replicas are real (package replica over real grpc-go); the network between them is in memory,
-// with a constant latency for each direction of each pair of hosts, and so is the election.
+// with a constant latency for each direction of each pair of hosts, and so is the election. Faults
+// of the network are made by hosts' names, as package simnet says:
+//
+//	c.Network().Cut(simnet.Link{From: "replica0", To: "client"})
 package understudytest
 
 import (
