@@ -124,50 +124,63 @@ func (a *attachment) receive(stream grpc.BidiStreamingServer[pb.AttachRequest, p
 	}
 }
 
-// take processes one message of the source: frames to the log, announcements to FIG. 10. It takes
-// mu.
-func (a *attachment) take(req *pb.AttachRequest, assembler *wire.Assembler) error {
-	m := a.m
+// brought is what a message of the source has brought, checked.
+type brought struct {
+	messages []orderstate.Message // of the frames that are whole now
+	stable   bool                 // a frame is at Stable
+	runs     []orderstate.Run     // reflected
+}
+
+// check reads what must be right of a message of the source, whatever this member is.
+func (c *common) check(req *pb.AttachRequest, assembler *wire.Assembler) (b brought, err error) {
 	if req.GetHello() != nil {
-		return errors.New("a second hello")
+		return b, errors.New("a second hello")
 	}
-	var messages []orderstate.Message
-	var stable bool
 	for _, chunk := range req.GetFrames() {
 		f, err := assembler.Add(chunk)
 		if err != nil {
-			return err
+			return b, err
 		}
 		if f == nil {
 			continue
 		}
-		if f.GetGroup() != m.group {
-			return fmt.Errorf("a frame for group %x, this is a replica of group %x", f.GetGroup(), m.group)
+		if f.GetGroup() != c.group {
+			return b, fmt.Errorf("a frame for group %x, this is a replica of group %x", f.GetGroup(), c.group)
 		}
 		id, answeredUpTo := wire.FrameMessage(f)
-		stable = stable || f.GetLevel() == pb.Level_LEVEL_STABLE
-		messages = append(messages, orderstate.Message{
+		b.stable = b.stable || f.GetLevel() == pb.Level_LEVEL_STABLE
+		b.messages = append(b.messages, orderstate.Message{
 			MessageID: id, AnsweredUpTo: answeredUpTo,
-			Digest: m.seal.Digest(id, answeredUpTo, f.GetMethod(), f.GetMessage()),
+			Digest: c.seal.Digest(id, answeredUpTo, f.GetMethod(), f.GetMessage()),
 			Body:   &machine.Body{Method: f.GetMethod(), Payload: f.GetMessage()},
 			Size:   len(f.GetMessage()) + len(f.GetMethod()),
 		})
 	}
 	announced, err := wire.RunsFromProto(req.GetDestOrderInfo())
 	if err != nil {
-		return err
+		return b, err
 	}
 	if n := len(req.GetEnded().GetAbove()); n > maxOutstanding/8 {
-		return fmt.Errorf("%d bytes say which calls have ended, at most %d may", n, maxOutstanding/8)
+		return b, fmt.Errorf("%d bytes say which calls have ended, at most %d may", n, maxOutstanding/8)
 	}
-	runs := m.open(announced)
+	b.runs = c.open(announced)
 	// no good source has one: it reflects what replicas have sealed
-	if forged := len(announced) - len(runs); forged > 0 {
-		return fmt.Errorf(
+	if forged := len(announced) - len(b.runs); forged > 0 {
+		return b, fmt.Errorf(
 			"%d announcements whose seals don't fit: the source has changed them, or they are another group's", forged,
 		)
 	}
+	return b, nil
+}
 
+// take processes one message of the source: frames to the log, announcements to FIG. 10. It takes
+// mu.
+func (a *attachment) take(req *pb.AttachRequest, assembler *wire.Assembler) error {
+	m := a.m
+	b, err := m.check(req, assembler)
+	if err != nil {
+		return err
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if a.gone {
@@ -176,31 +189,38 @@ func (a *attachment) take(req *pb.AttachRequest, assembler *wire.Assembler) erro
 	if !a.bound {
 		return errors.New("a source must wait for its welcome")
 	}
-	a.stable = a.stable || stable
-	if a.brings(messages, assembler) { // nothing else says that a message is on its way
+	a.stable = a.stable || b.stable
+	if a.brings(b.messages, assembler) { // nothing else says that a message is on its way
 		a.heard, a.missed = m.r.clock(), 0
 	}
 	a.keeps(assembler)
-	for _, m := range messages {
-		if m.Session != a.session {
-			return fmt.Errorf("a frame of session %d on the stream of session %d", m.Session, a.session)
+	for _, msg := range b.messages {
+		if msg.Session != a.session {
+			return fmt.Errorf("a frame of session %d on the stream of session %d", msg.Session, a.session)
 		}
-		a.dropped = !a.logFrame(m) || a.dropped
+		a.dropped = !a.logFrame(msg) || a.dropped
 		if !a.dropped {
-			a.frames = max(a.frames, m.SeqNum)
+			a.frames = max(a.frames, msg.SeqNum)
 		}
 	}
 	if a.frames-a.framesTold >= lazyFrames {
 		signal(a.out.wake)
 	}
-	if err := m.sources.reflected(a, runs); err != nil {
+	if err := m.sources.reflected(a, b.runs); err != nil {
 		return err
 	}
+	a.says(req)
+	return nil
+}
+
+// says takes what the source says of itself: what it waits for, which of its calls have ended, and
+// which epochs it knows.
+func (a *attachment) says(req *pb.AttachRequest) {
 	if w := req.GetWaitingFor(); w != nil {
 		a.waits(w)
 	}
 	if e := req.GetEnded(); e != nil {
-		if a.ended = e; m.r.clock()-a.endedAt >= endedEvery {
+		if a.ended = e; a.m.r.clock()-a.endedAt >= endedEvery {
 			a.declares()
 		}
 	}
@@ -208,18 +228,19 @@ func (a *attachment) take(req *pb.AttachRequest, assembler *wire.Assembler) erro
 	if req.GetHail() {
 		a.out.say().Hailed = true
 	}
-	if e := orderstate.Epoch(req.GetAcknowledgedEpoch()); e > a.acknowledged {
-		a.acknowledged = e
-		switch role := m.role.(type) {
-		case *takingOver:
-			if e == role.epoch() {
-				role.answered(a.session)
-			}
-		case *following:
-			role.canHear(a)
-		}
+	e := orderstate.Epoch(req.GetAcknowledgedEpoch())
+	if e <= a.acknowledged {
+		return
 	}
-	return nil
+	a.acknowledged = e
+	switch role := a.m.role.(type) {
+	case *takingOver:
+		if e == role.epoch() {
+			role.answered(a.session)
+		}
+	case *following:
+		role.canHear(a)
+	}
 }
 
 // brings says whether the stream gets on: a source sends frames in the order of their seqNums. What

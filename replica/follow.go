@@ -54,7 +54,7 @@ func (pu pursuit) follow() error {
 			continue // another primary has asked (R12.1): follow it
 		}
 		pu.in.log.Info("lost the primary", "error", err)
-		won, err := candidate{pu.in}.stand(epoch, time.Now())
+		won, err := candidate(pu).stand(epoch, time.Now())
 		if err != nil {
 			return err
 		}

@@ -76,10 +76,8 @@ func signal(c chan struct{}) {
 	}
 }
 
-// This part has who waits for what. Whoever changes something says what has moved, and after alone
-// rings.
-
-// moved is what an event has moved: in the protocol's state, and besides.
+// moved is what an event has moved: in the protocol's state, and besides. Whoever changes something
+// says so, and after alone knows who is to be told, or waits for it.
 type moved struct {
 	orderstate.Moved
 	rare     bool // role, epoch, gate, authority, who is in-sync or answers, what is believed of the store
@@ -106,6 +104,9 @@ func (m *member) after(what moved) {
 	l := m.leading()
 	if f := m.logs(); f != nil && (what.Grown > 0 || what.Lacks) {
 		f.grows(what.Moved)
+	}
+	if what.Required && l != nil {
+		l.tellRequired()
 	}
 	if what.executed || what.Stable || what.kept {
 		m.forget()

@@ -231,17 +231,13 @@ func (rs *roster) acknowledged(f *follower, req *pb.FollowRequest) (grows bool, 
 		}
 		// R13, grow: count it first; its acknowledgements so far count from now on.
 		p.stage = counted
-		rs.l.primary.Require(p.id)
-		rs.l.tellRequired()
+		rs.m.after(moved{Moved: rs.l.primary.Require(p.id)})
 		grows = true
 	}
 	what, err := rs.l.primary.Acknowledge(p.id, rs.l.primary.Epoch(), k)
-	if err != nil {
-		return grows, err
-	}
 	// grow waits for a joiner, whatever was stable before it came
 	rs.m.after(moved{Moved: what, member: f.joins()})
-	return grows, nil
+	return grows, err
 }
 
 // heardBy is the primary's side: whom a follower hears, and whom it doesn't any more. All that may
@@ -325,9 +321,7 @@ func (rs *roster) remove(p *peer) {
 
 // release takes a replica out of the required set, and tells the sources.
 func (rs *roster) release(id orderstate.Replica) {
-	what := rs.l.primary.Release(id)
-	rs.l.tellRequired()
-	rs.m.after(moved{Moved: what, rare: true})
+	rs.m.after(moved{Moved: rs.l.primary.Release(id), rare: true})
 }
 
 // backAgain lists the members that are there, and whose eviction was tried with an unknown outcome:
