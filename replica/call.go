@@ -83,26 +83,6 @@ type chained struct {
 	err    error
 }
 
-// through calls the rest of the chain. A call that isn't ordered when that is done never will be.
-func (c *call) through(ctx context.Context, next func(context.Context) (any, error)) (done chained) {
-	l, m, returned := c.leads, c.leads.m, false
-	defer func() { // whatever an interceptor does
-		if done.result = c.result.Load(); done.result != nil && returned {
-			return // transmit says that it doesn't wait any more
-		}
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		m.sources.goesOn(c)
-		if done.result = c.result.Load(); done.result == nil && c.stage == onItsWay {
-			c.stage, done.gone = gone, true
-			l.arrived(c.msg.MessageID)
-		}
-	}()
-	done.value, done.err = next(ctx)
-	returned = true
-	return done
-}
-
 // outcome is what the chain has made of the turn's result. What nobody replaced isn't marshalled
 // again.
 func (c *call) outcome(done chained) outcome {

@@ -23,7 +23,7 @@ package replica
 //	turn                 FIG. 7, the handler       turn.go
 //	handle               FIG. 8, the reply         front.go
 //
-// (read-only methods: read.go), and at a backup:
+// (read-only methods, too), and at a backup:
 //
 //	Attach               frames to the log         attach.go
 //	                     FIG. 10                   following.go, fetch.go

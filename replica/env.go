@@ -94,3 +94,17 @@ func (e *env) publish(clients, peers net.Addr) error {
 	}
 	return nil
 }
+
+// served is what was registered. But for optioned it is constant once Serve has begun.
+type served struct {
+	services  map[string]bool // replicated
+	unfit     error           // why they can't be served
+	connected bool            // Connection is registered, with a Registrar
+	optioned  atomic.Bool     // ServerOptions was called
+}
+
+func (s *served) isUnfit(err error) {
+	if s.unfit == nil {
+		s.unfit = err
+	}
+}

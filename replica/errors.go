@@ -164,3 +164,12 @@ func (e *droppedError) Error() string { return e.because.Error() }
 func (e *droppedError) Unwrap() error { return e.because }
 
 var errPinsLog = errors.New("replica: the log that is kept for a joiner is at half of its bound")
+
+// gaveUp is what the caller sees of a wait that has ended: its own end, or that of the incarnation,
+// after which whoever leads will take the request.
+func gaveUp(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return status.FromContextError(ctx.Err()).Err()
+	}
+	return errNotPrimary
+}

@@ -55,7 +55,7 @@ func TestOnlyNewFramesAreHeard(t *testing.T) {
 func TestMessagesOnTheirWayArentFetched(t *testing.T) {
 	const lacked = time.Hour
 	on := func(change func(*attachment)) *attachment {
-		a := &attachment{frames: 6, heard: lacked}
+		a := &attachment{came: came{frames: 6, heard: lacked}}
 		change(a)
 		return a
 	}

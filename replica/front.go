@@ -2,6 +2,7 @@ package replica
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -184,15 +185,6 @@ func (m *member) enter(ctx context.Context, c *call) (*leading, error) {
 	return l, nil
 }
 
-// gaveUp is what the caller sees of a wait that has ended: its own end, or that of the incarnation,
-// after which whoever leads will take the request.
-func gaveUp(ctx context.Context) error {
-	if ctx.Err() != nil {
-		return status.FromContextError(ctx.Err()).Err()
-	}
-	return errNotPrimary
-}
-
 // transmit makes the reply's header: FIG. 8's first loop, with R2, R5 and R10. It waits while the
 // primary's authority has run out (etcd is away), and refuses when the primary was deposed: then
 // nothing leaves. It takes mu.
@@ -278,10 +270,54 @@ func (a *attachment) overflow(r orderstate.Run) (newest orderstate.Run) {
 	return newest
 }
 
-// split cuts a run behind its first n entries.
-func split(r orderstate.Run, n int) (older, newer orderstate.Run) {
-	older, newer = r, r
-	older.Count, older.Entries = n, r.Entries[:n]
-	newer.First, newer.Count, newer.Entries = r.First+orderstate.OrderNum(n), r.Count-n, r.Entries[n:]
-	return older, newer
+// serveRead serves a request of a read-only method: at the primary, between turns, with no
+// orderNum, log or fan-out. Its reply names the last turn that it saw, and is accepted as one at
+// that place (R1, R10), which makes it linearizable: whoever takes over waits for the source to
+// have acknowledged the epoch, or for A and its margin, before it orders anything. So it mustn't be
+// served to a source that a takeover wouldn't wait for (R11): transmit sees to that.
+func (in *incarnation) serveRead(
+	ctx context.Context, c *call, next func(context.Context) (any, error),
+) outcome {
+	if !c.invocation.Method.Reads {
+		return in.m.refuses(c, errHeader(errors.New("a request without a seqNum, of a method that isn't read-only")))
+	}
+	s := c.header.Session
+	in.m.mu.Lock()
+	l, err := in.m.enter(ctx, c)
+	if err == nil && (!l.primary.History().Known(s) || l.primary.Stable() < orderstate.OrderNum(s)) {
+		err = errUnknownSession
+		in.m.sources.goesOn(c)
+	}
+	in.m.mu.Unlock()
+	if err != nil {
+		return in.m.refuses(c, err)
+	}
+	c.leads = l
+	done := c.through(ctx, next)
+	if done.result == nil { // it had no turn
+		o := in.m.refuses(c, done.err)
+		o.reply = done.value
+		return o
+	}
+	return l.transmit(ctx, c, done.result.said.OrderNum, c.outcome(done))
+}
+
+// through calls the rest of the chain. A call that isn't ordered when that is done never will be.
+func (c *call) through(ctx context.Context, next func(context.Context) (any, error)) (done chained) {
+	l, m, returned := c.leads, c.leads.m, false
+	defer func() { // whatever an interceptor does
+		if done.result = c.result.Load(); done.result != nil && returned {
+			return // transmit says that it doesn't wait any more
+		}
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.sources.goesOn(c)
+		if done.result = c.result.Load(); done.result == nil && c.stage == onItsWay {
+			c.stage, done.gone = gone, true
+			l.arrived(c.msg.MessageID)
+		}
+	}()
+	done.value, done.err = next(ctx)
+	returned = true
+	return done
 }

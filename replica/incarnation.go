@@ -252,3 +252,22 @@ func (in *incarnation) executes(turns []machine.Entry) {
 	}
 	returned = true
 }
+
+// awaitGoroutines waits for those of an incarnation that has ended: a handler of the user's, or
+// Restore, may hang. The next one can't begin before, since there is one state; but Serve ends when
+// its context has.
+func (in *incarnation) awaitGoroutines() {
+	done := make(chan struct{})
+	go func() {
+		in.wg.Wait()
+		close(done)
+	}()
+	for said := false; !endsWithin(silence, done); said = true {
+		if in.life.Err() != nil {
+			return
+		}
+		if !said {
+			in.log.Warn("can't begin again while user code doesn't return", "method", in.r.app.Executes())
+		}
+	}
+}

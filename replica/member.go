@@ -3,6 +3,7 @@ package replica
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"sync"
 
 	"github.com/understudy-rpc/understudy/election"
@@ -384,4 +385,17 @@ func (m *member) noteReplaced() {
 	if m.group != 0 && !m.view.Group.IsZero() && m.view.Group.ID != m.group {
 		m.end(fmt.Errorf("%w: group %x by %x", errReplaced, m.group, m.view.Group.ID))
 	}
+}
+
+// rarely logs a line about what a client has caused, unless one of its kind, which msg names, was
+// logged less than a second ago. The next one says how many were left out.
+func (e *common) rarely(level slog.Level, msg string, args ...any) {
+	left, ok := e.lines.next(msg, e.r.clock())
+	if !ok {
+		return
+	}
+	if left > 0 {
+		args = append(args, "leftOut", left)
+	}
+	e.log.Log(context.Background(), level, msg, args...)
 }

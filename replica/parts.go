@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/understudy-rpc/understudy/internal/wire"
+	"github.com/understudy-rpc/understudy/orderstate"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
@@ -82,4 +83,12 @@ func before(out *pb.FollowResponse) []*pb.FollowResponse {
 	}
 	out.Welcome, out.EpochStart, out.Messages = nil, nil, nil
 	return append(split, part)
+}
+
+// split cuts a run behind its first n entries.
+func split(r orderstate.Run, n int) (older, newer orderstate.Run) {
+	older, newer = r, r
+	older.Count, older.Entries = n, r.Entries[:n]
+	newer.First, newer.Count, newer.Entries = r.First+orderstate.OrderNum(n), r.Count-n, r.Entries[n:]
+	return older, newer
 }

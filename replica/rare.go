@@ -1,8 +1,6 @@
 package replica
 
 import (
-	"context"
-	"log/slog"
 	"sync"
 	"time"
 )
@@ -21,29 +19,24 @@ type rareLine struct {
 
 const rarely = time.Second
 
-// rarely logs a line about what a client has caused, unless one of its kind, which msg names, was
-// logged less than a second ago. The next one says how many were left out.
-func (e *common) rarely(level slog.Level, msg string, args ...any) {
-	now := e.r.clock()
-	e.lines.mu.Lock()
-	l := e.lines.kind[msg]
+// next says whether a line of a kind may be logged now, and how many were left out since the last
+// one.
+func (r *rareLines) next(kind string, now time.Duration) (left int, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	l := r.kind[kind]
 	if l == nil {
-		if e.lines.kind == nil {
-			e.lines.kind = map[string]*rareLine{}
+		if r.kind == nil {
+			r.kind = map[string]*rareLine{}
 		}
 		l = &rareLine{next: now}
-		e.lines.kind[msg] = l
+		r.kind[kind] = l
 	}
 	if now < l.next {
 		l.left++
-		e.lines.mu.Unlock()
-		return
+		return 0, false
 	}
-	left := l.left
+	left = l.left
 	l.next, l.left = now+rarely, 0
-	e.lines.mu.Unlock()
-	if left > 0 {
-		args = append(args, "leftOut", left)
-	}
-	e.log.Log(context.Background(), level, msg, args...)
+	return left, true
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"sync/atomic"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -42,14 +41,6 @@ func (r *Replica) Registrar(s grpc.ServiceRegistrar, inTurn ...grpc.UnaryServerI
 		r.served.connected = true
 	}
 	return g
-}
-
-// served is what was registered. But for optioned it is constant once Serve has begun.
-type served struct {
-	services  map[string]bool // replicated
-	unfit     error           // why they can't be served
-	connected bool            // Connection is registered, with a Registrar
-	optioned  atomic.Bool     // ServerOptions was called
 }
 
 type registrar struct {
@@ -125,12 +116,6 @@ func (g *registrar) registered() map[string]grpc.ServiceInfo {
 		return s.GetServiceInfo()
 	}
 	return nil
-}
-
-func (s *served) isUnfit(err error) {
-	if s.unfit == nil {
-		s.unfit = err
-	}
 }
 
 // checkOptions finds method options of what isn't built yet: running such a method as if the option

@@ -11,10 +11,8 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
@@ -153,212 +151,6 @@ func parseTarget(target string) (endpoints []string, group string, err error) {
 	return endpoints, group, nil
 }
 
-// Serve publishes the replica, joins the group (or makes it), and serves s on lis until ctx ends,
-// or Stop is called, or GracefulStop or Stop of s, which end as Stop does; then it returns nil. A
-// handler, or Restore, that doesn't return within a second of that is left behind, and Serve's
-// error names it. It returns an error, too, when the replica can't be a member: a service of s that
-// is neither registered through Registrar nor declared unreplicated, a server made without
-// interceptor.ServerOptions, a name that a live replica has, another level than the group's, no
-// etcd within 10 s. s may serve other listeners besides. When Serve returns, lis and the listener
-// of Peers are closed. A replica that is deposed or evicted joins again by itself.
-func (r *Replica) Serve(ctx context.Context, s *grpc.Server, lis net.Listener) error {
-	ctx, stop := context.WithCancelCause(ctx)
-	defer stop(errStopped)
-	r.mu.Lock()
-	before, over := r.serving, r.over
-	if !before && !over {
-		r.serving, r.stop = true, stop
-	}
-	r.mu.Unlock()
-	switch {
-	case before:
-		return errors.New("replica: Serve was called before")
-	case over:
-		_ = lis.Close()
-		return nil
-	}
-	defer close(r.stopped)
-	defer r.log.Flush(heartbeat)
-	defer r.release()
-	defer lis.Close()
-
-	if err := r.check(s); err != nil {
-		return err
-	}
-	peerLis, err := r.listenPeers(lis)
-	if err != nil {
-		return err
-	}
-	defer peerLis.Close()
-	if err := r.publish(lis.Addr(), peerLis.Addr()); err != nil {
-		return err
-	}
-	if err := r.reach(ctx); err != nil {
-		return err
-	}
-	peerServer := newPeerServer(r, r.config.peerServerCreds)
-	health := r.reportHealth()
-	defer health.end()
-	peersServed, served := make(chan error, 1), make(chan error, 1)
-	own := newNoted(lis)
-	go func() { peersServed <- peerServer.Serve(peerLis) }()
-	go func() { served <- s.Serve(own) }()
-	life, end := context.WithCancelCause(context.WithoutCancel(ctx))
-	defer end(errStopped)
-	go func() {
-		why := errStopped
-		select {
-		case err := <-peersServed:
-			why = err
-		case <-own.closed: // the server stops, and lets us know no other way; or its listener has failed
-		case <-ctx.Done():
-			why = context.Cause(ctx)
-		case <-life.Done():
-		}
-		health.end()
-		if in := r.current(); in != nil {
-			in.settle()
-		}
-		end(why)
-	}()
-	err = r.lives(life)
-	end(errStopped)
-	if err == nil && own.isClosed() { // a GracefulStop waits for the RPCs in flight, as long as they take
-		select {
-		case err = <-served:
-		case <-ctx.Done():
-		}
-	}
-	drained := drainServer(s)
-	peerServer.Stop()
-	if err == nil {
-		err = r.errHangs(drained)
-	}
-	return err
-}
-
-// release closes what was given to Join, and what that has made, however Serve ends, or without it.
-func (r *Replica) release() {
-	if r.config.peers != nil {
-		_ = r.config.peers.Close()
-	}
-	if r.etcd != nil {
-		_ = r.etcd.Close()
-	}
-}
-
-// lives runs one incarnation after the other.
-func (r *Replica) lives(ctx context.Context) error {
-	for {
-		in := newIncarnation(ctx, &r.env)
-		r.mu.Lock()
-		r.life.Store(in)
-		close(r.lifeMade)
-		r.lifeMade = make(chan struct{})
-		r.mu.Unlock()
-		err := in.run()
-		pause := reconnect
-		var mismatch *MismatchError
-		var taken *election.NameTakenError
-		final := ctx.Err() != nil || errors.As(err, &mismatch) || errors.As(err, &taken) ||
-			errors.As(err, new(startError))
-		if !final { // before it is closed, which waits for a Restore that hangs
-			pause = r.lifeEnded(in, err)
-		}
-		in.close()
-		switch {
-		case ctx.Err() != nil:
-			if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, errStopped) &&
-				!errors.Is(cause, context.Canceled) && !errors.Is(cause, context.DeadlineExceeded) {
-				return cause
-			}
-			return nil
-		case final:
-			return err
-		}
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-		}
-	}
-}
-
-// reach notices early that there is no etcd.
-func (r *Replica) reach(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	_, err := r.store.Read(ctx)
-	if err == nil || trust.IsSuspect(err) { // what is suspect may make sense again
-		return nil
-	}
-	if p, ok := r.config.store.(interface{ Problem(context.Context) error }); ok {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-		defer cancel()
-		if why := p.Problem(ctx); why != nil {
-			return fmt.Errorf("replica: the election store doesn't answer: %w: %w", err, why)
-		}
-	}
-	return fmt.Errorf("replica: the election store doesn't answer: %w", err)
-}
-
-// check refuses services that would be executed by one replica only.
-func (r *Replica) check(s *grpc.Server) error {
-	maxRequest, err := checkLimits(s)
-	if err != nil {
-		return err
-	}
-	r.maxRequest = maxRequest
-	services := s.GetServiceInfo()
-	_, connected := services[pb.Connection_ServiceDesc.ServiceName]
-	switch {
-	case r.served.unfit != nil:
-		return r.served.unfit
-	case len(r.served.services) > 0 && !connected:
-		return errors.New(
-			"replica: the services are registered on another server: Serve takes the one that was given to Registrar",
-		)
-	case len(r.served.services) > 0 && !r.served.optioned.Load():
-		return errors.New(
-			"replica: the server was made without interceptor.ServerOptions: give what that returns for this " +
-				"replica to grpc.NewServer",
-		)
-	}
-	for name := range services {
-		if !r.served.services[name] && !r.config.unreplicated[name] {
-			return fmt.Errorf(
-				"replica: service %s is neither registered through Replica.Registrar nor declared with "+
-					"replica.Unreplicated", name,
-			)
-		}
-	}
-	return nil
-}
-
-// listenPeers returns the replicas' own listener. In plaintext it must not be reachable from
-// elsewhere, unless the user says so.
-func (r *Replica) listenPeers(lis net.Listener) (net.Listener, error) {
-	peers := r.config.peers
-	if peers == nil {
-		host, _, err := net.SplitHostPort(lis.Addr().String())
-		if err != nil {
-			return nil, fmt.Errorf(
-				"replica: no listener for the replicas can be derived from %s: give one with replica.Peers", lis.Addr(),
-			)
-		}
-		if peers, err = net.Listen("tcp", net.JoinHostPort(host, "0")); err != nil {
-			return nil, fmt.Errorf("replica: the replicas' own listener: %w", err)
-		}
-	}
-	if r.config.peerServerCreds == nil && !r.config.insecurePeers && !loopback(peers.Addr()) {
-		_ = peers.Close()
-		return nil, fmt.Errorf(
-			"replica: the replicas' own listener %s can be reached from elsewhere: give mutual TLS with "+
-				"replica.Peers, or accept plaintext with replica.InsecurePeers", peers.Addr(),
-		)
-	}
-	return peers, nil
-}
-
 func (r *Replica) current() *incarnation {
 	return r.life.Load()
 }
@@ -387,4 +179,43 @@ func (r *Replica) awaitState(ctx context.Context) (*incarnation, error) {
 			return nil, status.Error(codes.Unavailable, errStopped.Error())
 		}
 	}
+}
+
+// joinFailure is why the last attempt to join has failed, while this replica isn't in-sync.
+func (r *Replica) joinFailure() string {
+	if in := r.current(); in != nil && in.m.isMember() {
+		return ""
+	}
+	return r.joins.failure()
+}
+
+// Status says what this replica knows of itself; it may be called at any time.
+func (r *Replica) Status() Status {
+	s := Status{
+		Role: Joining, Name: r.config.name,
+		Turns: r.stats.turns.Load(), Duplicates: r.stats.duplicates.Load(), Refused: r.stats.refused.Load(),
+		Forged: r.stats.forged.Load(), Dropped: r.stats.dropped.Load(),
+	}
+	s.JoinFailure = r.joinFailure()
+	in := r.current()
+	if in == nil {
+		return s
+	}
+	in.m.mu.Lock()
+	defer in.m.mu.Unlock()
+	s.Role, s.Primary, s.Epoch = in.m.role.public(), in.m.leader.Name, uint64(in.m.epoch())
+	s.Executed = uint64(in.machine.Executed())
+	s.Stable = uint64(in.m.role.stable())
+	if l := in.m.leading(); l != nil {
+		for _, n := range l.primary.History().Sessions() {
+			s.Detached += len(l.primary.DetachedAt(n))
+		}
+	}
+	if in.m.suspect != nil {
+		s.Suspect = in.m.suspect.Error()
+	}
+	for _, m := range in.m.view.InSync {
+		s.InSync = append(s.InSync, m.Name)
+	}
+	return s
 }

@@ -7,15 +7,6 @@ import (
 // This file bounds the RPCs that wait at a replica: for its gate, for room, for their turns, or for
 // their replies to leave.
 
-// rpcs counts them.
-type rpcs struct{ n, bytes int }
-
-// knownSession is what is kept here of a session that is open, besides its order and its replies.
-type knownSession struct {
-	token uint64 // what its requests carry
-	rpcs  rpcs   // of those that wait here
-}
-
 const (
 	maxRPCs          = 10_000
 	maxRPCsOfSession = 1_000
@@ -63,9 +54,4 @@ func (ss *sources) goesOn(c *call) {
 	if c.of != nil {
 		c.of.rpcs.add(-1, -len(c.request.b))
 	}
-}
-
-func (r *rpcs) add(n, bytes int) {
-	r.n += n
-	r.bytes += bytes
 }

@@ -39,24 +39,29 @@ type attachment struct {
 	nonce   orderstate.Nonce
 	session orderstate.Session // 0 until bound, if the source doesn't know it
 	out     outbox[pb.AttachResponse]
+	came
 
-	gone         bool              // the stream has ended
-	bound        bool              // the session is known here, and the source was welcomed
-	told         orderstate.Epoch  // the source knows where the epochs up to this one start
-	acknowledged orderstate.Epoch  // by the source, on this stream: it has sent what it had to (R12.1)
-	stable       bool              // it has sent frames at Stable
-	frames       orderstate.SeqNum // held up to here, of those that were sent
-	newest       orderstate.SeqNum // of all whole ones that came on the stream
-	heard        time.Duration     // when a frame above all that had come, or a part of one, came
-	missed       time.Duration     // since when this backup has had to fetch the session's messages; 0: frames come
-	dropped      bool              // one was dropped: nothing above it may be acknowledged on this stream
-	partial      int               // bytes of a frame that isn't whole yet
-	ended        *pb.Ended         // what the source has said last of its calls; nil once that has taken effect
-	endedAt      time.Duration     // when something of that took effect
+	gone         bool             // the stream has ended
+	bound        bool             // the session is known here, and the source was welcomed
+	told         orderstate.Epoch // the source knows where the epochs up to this one start
+	acknowledged orderstate.Epoch // by the source, on this stream: it has sent what it had to (R12.1)
+	stable       bool             // it has sent frames at Stable
+	ended        *pb.Ended        // what the source has said last of its calls; nil once that has taken effect
+	endedAt      time.Duration    // when something of that took effect
 	framesTold   orderstate.SeqNum
 	lastOrder    orderstate.OrderNum // of a reply to it
 	stableTold   orderstate.OrderNum
 	announced    orderstate.OrderNum // leading: what the source hadn't said to hold, up to here, is on this stream (R5)
+}
+
+// came is what a stream has brought of its session's frames.
+type came struct {
+	frames  orderstate.SeqNum // held up to here, of those that were sent
+	newest  orderstate.SeqNum // of all whole ones that came on the stream
+	heard   time.Duration     // when a frame above all that had come, or a part of one, came
+	missed  time.Duration     // since when this backup has had to fetch the session's messages; 0: frames come
+	dropped bool              // one was dropped: nothing above it may be acknowledged on this stream
+	partial int               // bytes of a frame that isn't whole yet
 }
 
 // coming is an opening that streams wait for.
@@ -105,4 +110,18 @@ func (ss *sources) opened(n orderstate.Nonce) {
 		close(c.opened)
 		delete(ss.coming, n)
 	}
+}
+
+// rpcs counts RPCs that wait.
+type rpcs struct{ n, bytes int }
+
+// knownSession is what is kept here of a session that is open, besides its order and its replies.
+type knownSession struct {
+	token uint64 // what its requests carry
+	rpcs  rpcs   // of those that wait here
+}
+
+func (r *rpcs) add(n, bytes int) {
+	r.n += n
+	r.bytes += bytes
 }

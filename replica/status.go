@@ -19,37 +19,6 @@ const (
 	Ended Role = "ended"
 )
 
-// Status says what this replica knows of itself; it may be called at any time.
-func (r *Replica) Status() Status {
-	s := Status{
-		Role: Joining, Name: r.config.name,
-		Turns: r.stats.turns.Load(), Duplicates: r.stats.duplicates.Load(), Refused: r.stats.refused.Load(),
-		Forged: r.stats.forged.Load(), Dropped: r.stats.dropped.Load(),
-	}
-	s.JoinFailure = r.joinFailure()
-	in := r.current()
-	if in == nil {
-		return s
-	}
-	in.m.mu.Lock()
-	defer in.m.mu.Unlock()
-	s.Role, s.Primary, s.Epoch = in.m.role.public(), in.m.leader.Name, uint64(in.m.epoch())
-	s.Executed = uint64(in.machine.Executed())
-	s.Stable = uint64(in.m.role.stable())
-	if l := in.m.leading(); l != nil {
-		for _, n := range l.primary.History().Sessions() {
-			s.Detached += len(l.primary.DetachedAt(n))
-		}
-	}
-	if in.m.suspect != nil {
-		s.Suspect = in.m.suspect.Error()
-	}
-	for _, m := range in.m.view.InSync {
-		s.InSync = append(s.InSync, m.Name)
-	}
-	return s
-}
-
 // Failover reports a takeover by this replica. The times are of this replica's wall clock.
 type Failover struct {
 	Group, From, To string

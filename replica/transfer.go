@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"sync/atomic"
 	"time"
 
@@ -97,33 +96,6 @@ func (k *keptBack) add(resp *pb.FollowResponse) error {
 		return errKeepsAll
 	}
 	return nil
-}
-
-// lifeEnded notes how an incarnation has ended that another one will follow, and says when that
-// begins: soon if this one was a member; who fails to join waits twice as long each time.
-func (r *Replica) lifeEnded(in *incarnation, because error) (pause time.Duration) {
-	member := in.m.isMember()
-	failed := r.joins.ended(member, because)
-	if member {
-		in.log.Info("beginning again as a new incarnation", "because", because)
-		return reconnect
-	}
-	pause = reconnect << min(failed-1, joinDoublings)
-	level := slog.LevelWarn
-	if failed >= joinTroubles {
-		level = slog.LevelError
-	}
-	in.log.Log(in.ctx, level, "can't join the group, beginning again as a new incarnation", "because", because,
-		"failures", failed, "in", pause)
-	return pause
-}
-
-// joinFailure is why the last attempt to join has failed, while this replica isn't in-sync.
-func (r *Replica) joinFailure() string {
-	if in := r.current(); in != nil && in.m.isMember() {
-		return ""
-	}
-	return r.joins.failure()
 }
 
 // gaveSnapshot notes the size of a snapshot that this replica gave: the primary warns of one that
