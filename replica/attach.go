@@ -132,7 +132,7 @@ type brought struct {
 }
 
 // check reads what must be right of a message of the source, whatever this member is.
-func (c *common) check(req *pb.AttachRequest, assembler *wire.Assembler) (b brought, err error) {
+func (e *common) check(req *pb.AttachRequest, assembler *wire.Assembler) (b brought, err error) {
 	if req.GetHello() != nil {
 		return b, errors.New("a second hello")
 	}
@@ -144,14 +144,14 @@ func (c *common) check(req *pb.AttachRequest, assembler *wire.Assembler) (b brou
 		if f == nil {
 			continue
 		}
-		if f.GetGroup() != c.group {
-			return b, fmt.Errorf("a frame for group %x, this is a replica of group %x", f.GetGroup(), c.group)
+		if f.GetGroup() != e.group {
+			return b, fmt.Errorf("a frame for group %x, this is a replica of group %x", f.GetGroup(), e.group)
 		}
 		id, answeredUpTo := wire.FrameMessage(f)
 		b.stable = b.stable || f.GetLevel() == pb.Level_LEVEL_STABLE
 		b.messages = append(b.messages, orderstate.Message{
 			MessageID: id, AnsweredUpTo: answeredUpTo,
-			Digest: c.seal.Digest(id, answeredUpTo, f.GetMethod(), f.GetMessage()),
+			Digest: e.seal.Digest(id, answeredUpTo, f.GetMethod(), f.GetMessage()),
 			Body:   &machine.Body{Method: f.GetMethod(), Payload: f.GetMessage()},
 			Size:   len(f.GetMessage()) + len(f.GetMethod()),
 		})
@@ -163,7 +163,7 @@ func (c *common) check(req *pb.AttachRequest, assembler *wire.Assembler) (b brou
 	if n := len(req.GetEnded().GetAbove()); n > maxOutstanding/8 {
 		return b, fmt.Errorf("%d bytes say which calls have ended, at most %d may", n, maxOutstanding/8)
 	}
-	b.runs = c.open(announced)
+	b.runs = e.open(announced)
 	// no good source has one: it reflects what replicas have sealed
 	if forged := len(announced) - len(b.runs); forged > 0 {
 		return b, fmt.Errorf(
