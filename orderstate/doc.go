@@ -11,7 +11,9 @@
 //	Backup    follows the order                               FIG. 10
 //	Takeover  a backup that was elected, until its epoch starts     R12
 //
-// Promotion hands one [History] from role to role: Backup → Takeover → Primary.
+// Promotion hands one [History] from role to role: Backup → Takeover → Primary, and a [Tail] has
+// what is still to be executed then. An event returns what it has moved: [Moved] is what its caller
+// owes.
 //
 // Where a rule decides, the code asks without(rule) as well. That is false: in builds for make
 // mutants alone one rule of rules.go is taken away, to see that exploration misses it. A first
