@@ -9,6 +9,12 @@ import (
 // which each is given up.
 const maxChecks = int(authority / authorityRefresh)
 
+// reign is what a primary does by itself: the goroutines of its epoch.
+type reign struct {
+	in *incarnation
+	l  *leading
+}
+
 // keepAuthority is R10: this primary may transmit for A after the start of each linearizable read
 // that still names it. A read begins every A/4, whether or not those before it were answered: a
 // store that takes long for its answers isn't away. After one that failed the next begins sooner.

@@ -25,16 +25,18 @@ package replica
 //
 // (read-only methods, too), and at a backup:
 //
-//	Attach               frames to the log         attach.go
+//	Attach               frames to the log         connection.go, attach.go
 //	                     FIG. 10                   following.go, fetch.go
-//	execute              the handler               turn.go
+//	replay               the handler               internal/machine, turn.go
 //
-// What one lock guards is a member (member.go), in one role at a time: following.go, takeover.go,
+// What one lock guards is a member (member.go), in one role at a time: following.go, takingover.go,
 // leading.go, whose roster (roster.go) has the other replicas. Whoever changes something says what
 // has moved, and member.after alone knows who waits for that. Sessions are opened, parted from and
 // expired in session.go, on the streams of sources.go and attach.go.
 //
-// A replica's life is a sequence of incarnations (incarnation.go), which drive it: each joins its
+// The application and its turns are package internal/machine.
+//
+// A replica's life is a sequence of incarnations (life.go), which drive it: each joins its
 // group with a state transfer (join.go), follows the primary (follow.go), and may stand for
 // election (stand.go), take over (takeover.go) and reign (lead.go) until it is deposed. Replicas
 // speak to each other on a listener of their own (peer.go).

@@ -173,3 +173,8 @@ func gaveUp(ctx context.Context) error {
 	}
 	return errNotPrimary
 }
+
+// errReplaced ends an incarnation whose group an operator has begun anew, without its state.
+var errReplaced = errors.New(
+	"replica: the group was replaced: an operator has begun it anew, without the state that this replica had",
+)

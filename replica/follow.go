@@ -15,9 +15,6 @@ import (
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
-// pursuit is how an incarnation that doesn't lead follows who does.
-type pursuit struct{ in *incarnation }
-
 // follow is a backup's life: it joins, follows one primary after the other, and stands for election
 // when it suspects that there is none. It returns why it can't go on; the replica then begins
 // again, as a new incarnation.
@@ -115,34 +112,6 @@ func (pu pursuit) findLeader() error {
 			return err
 		}
 	}
-}
-
-// down says whether no in-sync replica is alive.
-func (m *member) down() bool {
-	for _, other := range m.view.InSync {
-		if r, ok := m.view.Replica(other.Name); ok && r.Member == other {
-			return false
-		}
-	}
-	return true
-}
-
-// compatible compares this replica with the group that it joins.
-func (m *member) compatible() error {
-	g := m.view.Group
-	switch {
-	case g.IsZero():
-		return nil
-	case m.group != 0 && m.group != g.ID: // the view is believed
-		return errReplaced
-	case g.Protocol != wire.Protocol:
-		return mismatchedProtocol(g.Protocol)
-	case g.Level != m.r.config.level.String():
-		return &MismatchError{"level", m.r.config.level.String(), g.Level}
-	case g.Version != m.r.config.version:
-		return &MismatchError{"version", m.r.config.version, g.Version}
-	}
-	return nil
 }
 
 // followOnce follows the known leader on one stream, until that ends.

@@ -37,12 +37,6 @@ func (in *incarnation) settle() {
 	_ = in.m.awaitProgress(ctx, func() bool { return l.over() || l.primary.Stable() >= target })
 }
 
-// reign is what a primary does by itself: the goroutines of its epoch.
-type reign struct {
-	in *incarnation
-	l  *leading
-}
-
 // lead runs the epoch: it opens the gate when R12.4 allows, and ends with this incarnation.
 func (re *reign) lead(began time.Duration, report Failover) error {
 	re.in.goes(re.keepAuthority)

@@ -399,3 +399,31 @@ func (e *common) rarely(level slog.Level, msg string, args ...any) {
 	}
 	e.log.Log(context.Background(), level, msg, args...)
 }
+
+// compatible compares this replica with the group that it joins.
+func (m *member) compatible() error {
+	g := m.view.Group
+	switch {
+	case g.IsZero():
+		return nil
+	case m.group != 0 && m.group != g.ID: // the view is believed
+		return errReplaced
+	case g.Protocol != wire.Protocol:
+		return mismatchedProtocol(g.Protocol)
+	case g.Level != m.r.config.level.String():
+		return &MismatchError{"level", m.r.config.level.String(), g.Level}
+	case g.Version != m.r.config.version:
+		return &MismatchError{"version", m.r.config.version, g.Version}
+	}
+	return nil
+}
+
+// down says whether no in-sync replica is alive.
+func (m *member) down() bool {
+	for _, other := range m.view.InSync {
+		if r, ok := m.view.Replica(other.Name); ok && r.Member == other {
+			return false
+		}
+	}
+	return true
+}

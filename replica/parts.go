@@ -3,10 +3,12 @@ package replica
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 
 	"github.com/understudy-rpc/understudy/internal/wire"
 	"github.com/understudy-rpc/understudy/orderstate"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
+	"github.com/understudy-rpc/understudy/replica/internal/machine"
 )
 
 // This file has how large messages travel between replicas: in chunks, so that whoever waits for
@@ -91,4 +93,54 @@ func split(r orderstate.Run, n int) (older, newer orderstate.Run) {
 	older.Count, older.Entries = n, r.Entries[:n]
 	newer.First, newer.Count, newer.Entries = r.First+orderstate.OrderNum(n), r.Count-n, r.Entries[n:]
 	return older, newer
+}
+
+// messageOf checks a message that a peer has sent.
+func (e *common) messageOf(p *pb.LoggedMessage) (orderstate.Message, error) {
+	id := orderstate.MessageID{Session: orderstate.Session(p.GetSession()), SeqNum: orderstate.SeqNum(p.GetSeqNum())}
+	if id.SeqNum == 0 {
+		if len(p.GetMessage()) != len(orderstate.Nonce{}) {
+			return orderstate.Message{},
+				fmt.Errorf("replica: the opening of session %d has a nonce of %d bytes", id.Session,
+					len(p.GetMessage()))
+		}
+		n := orderstate.Nonce(p.GetMessage())
+		return orderstate.Message{MessageID: id, Digest: e.seal.DigestOpening(n), Nonce: n, Size: len(n)}, nil
+	}
+	if p.GetOutstanding() == 0 || p.GetOutstanding() > p.GetSeqNum() {
+		return orderstate.Message{}, fmt.Errorf("replica: message %v can't have %d outstanding", id, p.GetOutstanding())
+	}
+	mark := orderstate.SeqNum(p.GetSeqNum() - p.GetOutstanding())
+	return orderstate.Message{
+		MessageID: id, AnsweredUpTo: mark, Digest: e.seal.Digest(id, mark, p.GetMethod(), p.GetMessage()),
+		Body: &machine.Body{Method: p.GetMethod(), Payload: p.GetMessage()},
+		Size: len(p.GetMessage()) + len(p.GetMethod()),
+	}, nil
+}
+
+// loggedMessage wraps a message of the log; an opening's bytes are its nonce.
+func loggedMessage(m orderstate.Message) *pb.LoggedMessage {
+	p := &pb.LoggedMessage{Session: uint64(m.Session), SeqNum: uint64(m.SeqNum),
+		Outstanding: uint64(m.SeqNum - m.AnsweredUpTo)}
+	if body, ok := m.Body.(*machine.Body); ok {
+		p.Method, p.Message = body.Method, body.Payload
+	} else {
+		p.Message = m.Nonce[:]
+	}
+	return p
+}
+
+// open checks the seals of announcements; a forged one is refused and counted (section 11).
+func (e *common) open(announced []orderstate.Announcement) []orderstate.Run {
+	var runs []orderstate.Run
+	for _, a := range announced {
+		r, err := e.seal.Open(a)
+		if err != nil {
+			e.r.stats.forged.Add(1)
+			e.rarely(slog.LevelWarn, "refused an announcement", "run", a.Envelope.String(), "error", err)
+			continue
+		}
+		runs = append(runs, r)
+	}
+	return runs
 }

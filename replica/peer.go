@@ -3,7 +3,6 @@ package replica
 import (
 	"context"
 	"errors"
-	"fmt"
 	"runtime"
 	"time"
 
@@ -17,7 +16,6 @@ import (
 	"github.com/understudy-rpc/understudy/internal/wire"
 	"github.com/understudy-rpc/understudy/orderstate"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
-	"github.com/understudy-rpc/understudy/replica/internal/machine"
 )
 
 // peerServer serves Peer on the replicas' own listener.
@@ -322,27 +320,4 @@ func (l *leading) sendTo(
 			return err
 		}
 	}
-}
-
-// messageOf checks a message that a peer has sent.
-func (e *common) messageOf(p *pb.LoggedMessage) (orderstate.Message, error) {
-	id := orderstate.MessageID{Session: orderstate.Session(p.GetSession()), SeqNum: orderstate.SeqNum(p.GetSeqNum())}
-	if id.SeqNum == 0 {
-		if len(p.GetMessage()) != len(orderstate.Nonce{}) {
-			return orderstate.Message{},
-				fmt.Errorf("replica: the opening of session %d has a nonce of %d bytes", id.Session,
-					len(p.GetMessage()))
-		}
-		n := orderstate.Nonce(p.GetMessage())
-		return orderstate.Message{MessageID: id, Digest: e.seal.DigestOpening(n), Nonce: n, Size: len(n)}, nil
-	}
-	if p.GetOutstanding() == 0 || p.GetOutstanding() > p.GetSeqNum() {
-		return orderstate.Message{}, fmt.Errorf("replica: message %v can't have %d outstanding", id, p.GetOutstanding())
-	}
-	mark := orderstate.SeqNum(p.GetSeqNum() - p.GetOutstanding())
-	return orderstate.Message{
-		MessageID: id, AnsweredUpTo: mark, Digest: e.seal.Digest(id, mark, p.GetMethod(), p.GetMessage()),
-		Body: &machine.Body{Method: p.GetMethod(), Payload: p.GetMessage()},
-		Size: len(p.GetMessage()) + len(p.GetMethod()),
-	}, nil
 }

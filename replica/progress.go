@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"time"
-
-	"github.com/understudy-rpc/understudy/election"
 )
 
 // This file has what becomes of a replica that is heard, and holds all, and doesn't execute:
@@ -48,12 +46,6 @@ func (rs *roster) gives(f *follower) bool {
 		}
 	}
 	return false
-}
-
-// leaving is a member that must leave in-sync, and why.
-type leaving struct {
-	member  election.Member
-	because error
 }
 
 // gone lists the members that aren't there, or don't move. It takes mu.

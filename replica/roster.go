@@ -12,7 +12,6 @@ import (
 	"github.com/understudy-rpc/understudy/internal/wire"
 	"github.com/understudy-rpc/understudy/orderstate"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
-	"github.com/understudy-rpc/understudy/replica/internal/machine"
 )
 
 // stage is how far another replica has come into in-sync (R13).
@@ -401,18 +400,6 @@ func (f *follower) executes(here orderstate.OrderNum, req *pb.FollowRequest) {
 	f.executed, f.logBytes = max(f.executed, k), req.GetLogBytes()
 }
 
-// loggedMessage wraps a message of the log; an opening's bytes are its nonce.
-func loggedMessage(m orderstate.Message) *pb.LoggedMessage {
-	p := &pb.LoggedMessage{Session: uint64(m.Session), SeqNum: uint64(m.SeqNum),
-		Outstanding: uint64(m.SeqNum - m.AnsweredUpTo)}
-	if body, ok := m.Body.(*machine.Body); ok {
-		p.Method, p.Message = body.Method, body.Payload
-	} else {
-		p.Message = m.Nonce[:]
-	}
-	return p
-}
-
 // holds says whether a joiner, and every member, holds what was ordered up to target, so that it
 // may be written to in-sync now.
 func (rs *roster) holds(f *follower, target orderstate.OrderNum) bool {
@@ -479,4 +466,10 @@ func (rs *roster) admit(other election.Member, avoid string, cut context.CancelC
 	p.stream, p.lost = f, 0
 	rs.catchUp(f)
 	return f
+}
+
+// leaving is a member that must leave in-sync, and why.
+type leaving struct {
+	member  election.Member
+	because error
 }

@@ -172,33 +172,6 @@ func (in *incarnation) hears(ctx context.Context, r election.Replica, epoch uint
 	return resp.GetHears(), err
 }
 
-// pause waits for so long, or for the incarnation's end.
-func (in *incarnation) pause(d time.Duration) error {
-	select {
-	case <-time.After(d):
-		return nil
-	case <-in.ctx.Done():
-		return context.Cause(in.ctx)
-	}
-}
-
-// later pauses before the next try, less long if another primary asks: if this replica acknowledges
-// an epoch above epoch. It ends with the incarnation.
-func (in *incarnation) later(epoch orderstate.Epoch, err error) error {
-	if err != nil {
-		in.log.Info("can't stand for election yet", "error", err)
-	}
-	in.m.mu.Lock()
-	defer in.m.mu.Unlock()
-	ctx, cancel := context.WithTimeout(in.ctx, reconnect/2)
-	defer cancel()
-	_ = in.m.await(ctx, func() bool { return in.m.epoch() > epoch })
-	if in.ctx.Err() != nil {
-		return context.Cause(in.ctx)
-	}
-	return nil
-}
-
 // awaitEpoch waits a little for a new primary's question (R12.1). One that doesn't come, from a
 // primary that etcd names, is followed all the same: its answer to the stream says whether it still
 // counts this replica.

@@ -2,7 +2,6 @@ package replica
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -11,7 +10,6 @@ import (
 
 	"github.com/understudy-rpc/understudy/election"
 	"github.com/understudy-rpc/understudy/internal/trust"
-	"github.com/understudy-rpc/understudy/orderstate"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
 
@@ -19,11 +17,6 @@ import (
 // (trust.Store): then nothing is concluded from it, so that the group keeps its roles, its
 // state and its log. Its calls wait, since the primary's authority isn't renewed (R10), until the
 // store makes sense again.
-
-// errReplaced ends an incarnation whose group an operator has begun anew, without its state.
-var errReplaced = errors.New(
-	"replica: the group was replaced: an operator has begun it anew, without the state that this replica had",
-)
 
 // firstView reads the store until it is believed.
 func (in *incarnation) firstView() (election.State, error) {
@@ -85,22 +78,6 @@ func (in *incarnation) begins(view election.State) (bool, error) {
 	}
 }
 
-// markToProto is a mark as it travels between replicas.
-func markToProto(m trust.Mark) *pb.StoreMark {
-	return &pb.StoreMark{Revision: m.Revision, Epoch: m.Epoch, Fence: m.Fence}
-}
-
-func markFromProto(group uint64, m *pb.StoreMark) trust.Mark {
-	return trust.Mark{Group: group, Revision: m.GetRevision(), Epoch: m.GetEpoch(), Fence: m.GetFence()}
-}
-
-// learn takes a peer's mark of the store.
-func (e *common) learn(m *pb.StoreMark) {
-	if m != nil {
-		e.r.store.Learn(markFromProto(e.group, m))
-	}
-}
-
 // hearMarks asks all replicas that are registered how far they have seen the store, and takes their
 // word. Whoever lives, and can be reached, has the time to answer over a new connection. It says
 // whether all have answered that are in-sync: the silence of one of them is no evidence.
@@ -137,37 +114,4 @@ func (in *incarnation) hearMark(ctx context.Context, r election.Replica) error {
 		in.learn(resp.GetMark())
 	}
 	return err
-}
-
-// sealedMark is how far this replica has seen the store, for a source to bring to other replicas.
-func (e *common) sealedMark() *pb.StoreMark {
-	m := markToProto(e.r.store.Known())
-	e.seal.CloseMark(m)
-	return m
-}
-
-// broughtBy takes a mark that a source brings: if a replica of this group has sealed it.
-func (e *common) broughtBy(hello *pb.Hello) {
-	switch m := hello.GetMark(); {
-	case m == nil:
-	case e.seal.OpenMark(m):
-		e.learn(m)
-	default:
-		e.r.stats.forged.Add(1)
-	}
-}
-
-// disown ends an incarnation that was elected by a store which lacked what a peer has seen: it
-// isn't the primary of anything.
-func (e *common) disown(peer election.Member, m *pb.StoreMark) error {
-	e.r.store.Relearn(markFromProto(e.group, m))
-	err := fmt.Errorf("replica: elected by a store from before: %v has seen a change of who is in-sync at revision %d",
-		peer, m.GetFence())
-	e.end(err)
-	return err
-}
-
-// newEpochToProto is what sources and peers are told of an epoch.
-func newEpochToProto(e orderstate.Epoch, primary election.Member, fence int64) *pb.NewEpoch {
-	return &pb.NewEpoch{Epoch: uint64(e), Primary: primary.Name, Incarnation: primary.Incarnation, Fence: fence}
 }
