@@ -39,20 +39,10 @@ func (c *connection) Attach(stream grpc.BidiStreamingServer[pb.AttachRequest, pb
 	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
+	if err := checkFirst(first); err != nil {
+		return endStream(stream, err)
+	}
 	hello := first.GetHello()
-	if hello != nil && hello.GetProtocol() != wire.Protocol {
-		return endStream(stream, errProtocol("source", hello.GetProtocol()))
-	}
-	if len(hello.GetNonce()) != len(orderstate.Nonce{}) {
-		return status.Error(codes.InvalidArgument,
-			"understudy: a stream begins with a hello that has a nonce of 16 bytes")
-	}
-	if len(first.GetFrames())+len(first.GetDestOrderInfo()) > 0 || first.GetAcknowledgedEpoch() != 0 ||
-		first.GetWaitingFor() != nil ||
-		first.GetHail() {
-		return status.Error(codes.InvalidArgument,
-			"understudy: a stream's first message has its hello and nothing else")
-	}
 	in, err := c.r.awaitState(ctx)
 	if err != nil {
 		return err
@@ -104,6 +94,23 @@ func (c *connection) Attach(stream grpc.BidiStreamingServer[pb.AttachRequest, pb
 		return statusOf(err)
 	}
 	return endStream(stream, err)
+}
+
+// checkFirst checks the first message of a source's stream; the protocol first, since another one
+// may mean other things by all else.
+func checkFirst(first *pb.AttachRequest) error {
+	switch hello := first.GetHello(); {
+	case hello != nil && hello.GetProtocol() != wire.Protocol:
+		return errProtocol("source", hello.GetProtocol())
+	case len(hello.GetNonce()) != len(orderstate.Nonce{}):
+		return status.Error(codes.InvalidArgument,
+			"understudy: a stream begins with a hello that has a nonce of 16 bytes")
+	case len(first.GetFrames())+len(first.GetDestOrderInfo()) > 0 || first.GetAcknowledgedEpoch() != 0 ||
+		first.GetWaitingFor() != nil || first.GetHail():
+		return status.Error(codes.InvalidArgument,
+			"understudy: a stream's first message has its hello and nothing else")
+	}
+	return nil
 }
 
 // receive takes what the source sends, until the stream ends.
