@@ -192,13 +192,6 @@ func (a *attachment) lead(start *pb.EpochStart, set *pb.RequiredSet) {
 	out.EpochStart, out.RequiredSet = a.starts(start), set
 }
 
-// acknowledge tells the source what a backup holds (R1b).
-func (a *attachment) acknowledge(b *orderstate.Backup) {
-	if e, k, ok := b.Acknowledgement(); ok {
-		a.out.say().Acknowledgement = &pb.Acknowledgement{Epoch: uint64(e), OrderNum: uint64(k)}
-	}
-}
-
 // sourceRun bounds the entries of a run on a source's stream, so that no message on it is larger
 // than least.
 var sourceRun = wire.FewestEntries(wire.ChunkSize)
@@ -255,13 +248,6 @@ func (a *attachment) waits(w *pb.WaitingFor) {
 	a.announce(r)
 	a.out.say().RequiredSet = l.required()
 	a.tellStable(p)
-}
-
-// tellStable tells the source what is stable.
-func (a *attachment) tellStable(p *orderstate.Primary) {
-	out := a.out.say()
-	out.Stable, out.StableEpoch = uint64(p.Stable()), uint64(p.Epoch())
-	a.stableTold = p.Stable()
 }
 
 // declares drops the replies that the source has said not to need.

@@ -125,3 +125,17 @@ func (r *rpcs) add(n, bytes int) {
 	r.n += n
 	r.bytes += bytes
 }
+
+// acknowledge tells the source what a backup holds (R1b).
+func (a *attachment) acknowledge(b *orderstate.Backup) {
+	if e, k, ok := b.Acknowledgement(); ok {
+		a.out.say().Acknowledgement = &pb.Acknowledgement{Epoch: uint64(e), OrderNum: uint64(k)}
+	}
+}
+
+// tellStable tells the source what is stable.
+func (a *attachment) tellStable(p *orderstate.Primary) {
+	out := a.out.say()
+	out.Stable, out.StableEpoch = uint64(p.Stable()), uint64(p.Epoch())
+	a.stableTold = p.Stable()
+}
