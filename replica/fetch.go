@@ -94,7 +94,7 @@ func (in *incarnation) fetch(ctx context.Context, from election.Replica, ids []o
 		}
 		patience.moved()
 		in.m.mu.Lock()
-		if f := in.m.logs(); f != nil {
+		if f := in.m.role.logs(); f != nil {
 			var what orderstate.Moved
 			for _, m := range resp.GetMessages() {
 				if bytes += len(m.GetMessage()); err == nil {

@@ -30,6 +30,9 @@ func (*following) public() Role                   { return Following }
 func (f *following) epoch() orderstate.Epoch      { return f.backup.Epoch() }
 func (f *following) history() *orderstate.History { return f.backup.History() }
 func (f *following) stable() orderstate.OrderNum  { return f.backup.Stable() }
+func (f *following) wasInSync() bool              { return f.inSync }
+func (*following) others() others                 { return nil }
+func (f *following) logs() *following             { return f }
 
 func newFollowing(m *member, b *orderstate.Backup, start *pb.EpochStart) *following {
 	return &following{

@@ -207,7 +207,7 @@ func (in *incarnation) shrink(ctx context.Context, e orderstate.Epoch, m electio
 		in.end(errDeposed)
 	case election.IsUnknown(err):
 		in.m.mu.Lock()
-		if p := in.m.others()[replicaID(m)]; p != nil {
+		if p := in.m.role.others()[replicaID(m)]; p != nil {
 			p.doubted = true
 		}
 		in.m.mu.Unlock()

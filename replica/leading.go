@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/understudy-rpc/understudy/internal/clock"
+	"github.com/understudy-rpc/understudy/internal/wire"
 	"github.com/understudy-rpc/understudy/orderstate"
 	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 )
@@ -38,10 +39,44 @@ type leading struct {
 	warned     time.Duration       // when it has last warned of a large state
 }
 
+// leads makes this incarnation its group's primary, with what a takeover has left.
+func (m *member) leads(p *orderstate.Primary, tail *orderstate.Tail, peers others) *leading {
+	l := &leading{
+		m: m, primary: p, tail: tail, wall: clock.NewSteady(m.r.wall, m.r.clock), push: make(chan struct{}, 1),
+		start: &pb.EpochStart{
+			Epoch: uint64(p.Epoch()), FirstOrderNum: uint64(p.First()), Stable: uint64(p.Stable()),
+			Earlier: wire.StartsToProto(p.History().Starts()),
+		},
+		arriving: map[orderstate.MessageID]chan struct{}{}, asking: map[*attachment]struct{}{},
+	}
+	l.roster = roster{m: m, l: l, peers: peers}
+	m.role, m.leader = l, m.self
+	now := m.r.clock()
+	for _, s := range p.History().Sessions() {
+		if m.sources.bySession[s] != nil {
+			continue
+		}
+		// Who has had no stream here for long may have had one at the former primary: it has a
+		// little to come.
+		since, ok := m.sources.absent[s]
+		if least := now - (sessionTimeout - sessionGrace); !ok {
+			since = now
+		} else if since < least {
+			since = least
+		}
+		m.sources.absent[s] = since
+	}
+	m.after(moved{rare: true, begun: true}) // what is up to N may be executed
+	return l
+}
+
 func (*leading) public() Role                   { return Leading }
 func (l *leading) epoch() orderstate.Epoch      { return l.primary.Epoch() }
 func (l *leading) history() *orderstate.History { return l.primary.History() }
 func (l *leading) stable() orderstate.OrderNum  { return l.primary.Stable() }
+func (*leading) wasInSync() bool                { return true }
+func (l *leading) others() others               { return l.roster.peers }
+func (*leading) logs() *following               { return nil }
 
 // over says whether the incarnation has ended.
 func (l *leading) over() bool { return l.m.role != role(l) }
@@ -106,30 +141,6 @@ func (l *leading) room(ctx context.Context, s orderstate.Session) error {
 	}
 }
 
-// order is FIG. 7 for a request that has its turn. It takes mu.
-func (l *leading) order(c *call) (orderstate.OrderInfo, orderstate.Verdict, error) {
-	l.m.mu.Lock()
-	defer l.m.mu.Unlock()
-	if l.over() || !l.gate || c.stage == gone {
-		return orderstate.OrderInfo{}, 0, errNotPrimary
-	}
-	if err := l.inShare(c.msg); err != nil {
-		return orderstate.OrderInfo{}, 0, err
-	}
-	o, v, what := l.primary.Order(c.msg, l.now())
-	switch v {
-	case orderstate.Fresh:
-		c.stage = ordered
-		l.roster.sendToDeaf(c.msg.MessageID)
-	case orderstate.Duplicate:
-		c.stage = ordered
-		l.arrived(c.msg.MessageID)
-	}
-	// what is stable is told once the turn is over
-	l.m.after(moved{Moved: orderstate.Moved{Push: what.Push || c.header.Level == pb.Level_LEVEL_STABLE}})
-	return o, v, nil
-}
-
 // inShare says why a request can't be ordered now: too many replies of its session are kept, which
 // nobody has declared to have. It is asked in the request's turn, so that nothing comes between.
 func (l *leading) inShare(m orderstate.Message) error {
@@ -177,6 +188,17 @@ func (l *leading) ownTurn(
 	o, push := order(l.now())
 	l.m.after(moved{Moved: orderstate.Moved{Push: push}})
 	return o, nil
+}
+
+// forget cuts the log at what is executed, stable, and not kept for a joiner. A joiner for which
+// too much is kept is dropped.
+func (l *leading) forget(executed orderstate.OrderNum) {
+	upTo := min(executed, l.roster.keptAbove())
+	if upTo < min(executed, l.primary.Stable()) && l.halfFull() {
+		l.roster.dropPinning()
+		upTo = executed
+	}
+	l.primary.Executed(upTo)
 }
 
 // halfFull says whether the log is at half of one of its bounds.

@@ -14,7 +14,7 @@ import (
 // and watches.
 
 // run runs the incarnation until its end, and returns why it ended; then it must be closed. After a
-// panic nothing is closed: who panicked may hold mu, and to wait for that would hide the panic.
+// panic nothing is closed: to wait for the lock of member, for ever maybe, would hide the panic.
 func (in *incarnation) run() error {
 	view, err := in.firstView()
 	if err != nil {

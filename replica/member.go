@@ -3,51 +3,20 @@ package replica
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"sync"
 
 	"github.com/understudy-rpc/understudy/election"
-	"github.com/understudy-rpc/understudy/internal/clock"
-	"github.com/understudy-rpc/understudy/internal/logs"
 	"github.com/understudy-rpc/understudy/internal/wire"
 	"github.com/understudy-rpc/understudy/orderstate"
-	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 	"github.com/understudy-rpc/understudy/replica/internal/machine"
 )
-
-// common is what all parts of an incarnation share, and which doesn't change.
-type common struct {
-	r       *env
-	self    election.Member
-	log     *logs.Logger
-	lines   rareLines
-	machine *machine.Machine // the application in this life
-
-	ctx context.Context // of this life
-	end context.CancelCauseFunc
-	wg  sync.WaitGroup // its goroutines
-
-	// Set before the first role, and constant then.
-	group  uint64
-	secret []byte
-	seal   *wire.Seal
-}
-
-// goes starts a goroutine of this life; close waits for it.
-func (e *common) goes(f func()) {
-	e.wg.Add(1)
-	go func() {
-		defer e.wg.Done()
-		f()
-	}()
-}
 
 // member is what this replica is in its group: all that one lock guards, which is never held while
 // something is sent, executed, or asked of etcd. Turns are taken before it.
 //
 // Whoever drives it takes mu, and calls its methods, and those of what it has (the roles, their
 // roster, the sources with their attachments, upstream), with that. The few that take mu themselves
-// say so, as do those that give it up to wait.
+// say so, as do those that give it up to wait. Who panics may never give it up.
 type member struct {
 	*common
 	mu    sync.Mutex
@@ -68,13 +37,6 @@ func newMember(e *common) *member {
 	m := &member{common: e, bells: newBells(), role: joining{}}
 	m.sources = newSources(m)
 	return m
-}
-
-func signal(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
 }
 
 // moved is what an event has moved: in the protocol's state, and besides. Whoever changes something
@@ -103,7 +65,7 @@ func newBells() bells {
 // after does what follows when something has moved.
 func (m *member) after(what moved) {
 	l := m.leading()
-	if f := m.logs(); f != nil && (what.Grown > 0 || what.Lacks) {
+	if f := m.role.logs(); f != nil && (what.Grown > 0 || what.Lacks) {
 		f.grows(what.Moved)
 	}
 	if what.Required && l != nil {
@@ -140,19 +102,12 @@ func (m *member) after(what moved) {
 // forget cuts the log at what is executed, stable, and not kept for a joiner.
 func (m *member) forget() {
 	executed := m.machine.Executed()
-	if f := m.logs(); f != nil {
+	if f := m.role.logs(); f != nil {
 		f.backup.Executed(executed)
 	}
-	l := m.leading()
-	if l == nil {
-		return
+	if l := m.leading(); l != nil {
+		l.forget(executed)
 	}
-	upTo := min(executed, l.roster.keptAbove())
-	if upTo < min(executed, l.primary.Stable()) && l.halfFull() {
-		l.roster.dropPinning()
-		upTo = executed
-	}
-	l.primary.Executed(upTo)
 }
 
 // await waits until cond holds, and says why it can't any more. It gives up mu while it waits.
@@ -179,9 +134,7 @@ func (m *member) awaitProgress(ctx context.Context, cond func() bool) error {
 	}
 	m.bells.waiting++
 	defer func() { m.bells.waiting-- }()
-	if l := m.leading(); l != nil {
-		l.roster.wake()
-	}
+	m.role.others().wake()
 	for !cond() {
 		if err := m.rings(ctx, m.bells.changed, m.bells.progress); err != nil {
 			return err
@@ -216,6 +169,12 @@ type role interface {
 	epoch() orderstate.Epoch      // the acknowledged one; 0 without a state
 	history() *orderstate.History // what is held; nil without a state
 	stable() orderstate.OrderNum
+	wasInSync() bool // has been in-sync in this life
+	others() others  // the other replicas; nil for who doesn't need to know them
+
+	// logs is what messages and order are logged to: by a backup, also while it takes over. The
+	// primary has its messages from the RPCs.
+	logs() *following
 }
 
 // joining is a replica without a state.
@@ -225,11 +184,16 @@ func (joining) public() Role                 { return Joining }
 func (joining) epoch() orderstate.Epoch      { return 0 }
 func (joining) history() *orderstate.History { return nil }
 func (joining) stable() orderstate.OrderNum  { return 0 }
+func (joining) wasInSync() bool              { return false }
+func (joining) others() others               { return nil }
+func (joining) logs() *following             { return nil }
 
 // ended is what an incarnation was.
 type ended struct{ role }
 
-func (ended) public() Role { return Ended }
+func (ended) public() Role     { return Ended }
+func (ended) others() others   { return nil }
+func (ended) logs() *following { return nil }
 
 // epoch is the acknowledged epoch.
 func (m *member) epoch() orderstate.Epoch { return m.role.epoch() }
@@ -251,90 +215,17 @@ func (m *member) ordering() *leading {
 	return nil
 }
 
-// takingOver is this replica as one that was elected, nil if it isn't.
-func (m *member) takingOver() *takingOver {
-	t, _ := m.role.(*takingOver)
-	return t
-}
-
 // following is this replica as a backup, nil if it isn't.
 func (m *member) following() *following {
 	f, _ := m.role.(*following)
 	return f
 }
 
-// logs is what messages and order are logged to: by a backup, also while it takes over. The primary
-// has its messages from the RPCs.
-func (m *member) logs() *following {
-	switch role := m.role.(type) {
-	case *following:
-		return role
-	case *takingOver:
-		return role.former
-	}
-	return nil
-}
-
-// leads makes this incarnation its group's primary, with what a takeover has left.
-func (m *member) leads(p *orderstate.Primary, tail *orderstate.Tail, peers others) *leading {
-	l := &leading{
-		m: m, primary: p, tail: tail, wall: clock.NewSteady(m.r.wall, m.r.clock), push: make(chan struct{}, 1),
-		start: &pb.EpochStart{
-			Epoch: uint64(p.Epoch()), FirstOrderNum: uint64(p.First()), Stable: uint64(p.Stable()),
-			Earlier: wire.StartsToProto(p.History().Starts()),
-		},
-		arriving: map[orderstate.MessageID]chan struct{}{}, asking: map[*attachment]struct{}{},
-	}
-	l.roster = roster{m: m, l: l, peers: peers}
-	m.role, m.leader = l, m.self
-	now := m.r.clock()
-	for _, s := range p.History().Sessions() {
-		if m.sources.bySession[s] != nil {
-			continue
-		}
-		// Who has had no stream here for long may have had one at the former primary: it has a
-		// little to come.
-		since, ok := m.sources.absent[s]
-		if least := now - (sessionTimeout - sessionGrace); !ok {
-			since = now
-		} else if since < least {
-			since = least
-		}
-		m.sources.absent[s] = since
-	}
-	m.after(moved{rare: true, begun: true}) // what is up to N may be executed
-	return l
-}
-
-// others has the other replicas, nil for who doesn't need to know them.
-func (m *member) others() others {
-	switch role := m.role.(type) {
-	case *takingOver:
-		return role.peers
-	case *leading:
-		return role.roster.peers
-	}
-	return nil
-}
-
-// replicaID is how a member is called in acknowledgements and required sets.
-func replicaID(m election.Member) orderstate.Replica { return orderstate.Replica(m.String()) }
-
 // isMember says whether the incarnation has been in-sync. It takes mu.
 func (m *member) isMember() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	role := m.role
-	if over, ok := role.(ended); ok {
-		role = over.role
-	}
-	switch role := role.(type) {
-	case *following:
-		return role.inSync
-	case *takingOver, *leading:
-		return true
-	}
-	return false
+	return m.role.wasInSync()
 }
 
 // own does the turn of an entry of the group's own. In a turn.
@@ -385,19 +276,6 @@ func (m *member) noteReplaced() {
 	if m.group != 0 && !m.view.Group.IsZero() && m.view.Group.ID != m.group {
 		m.end(fmt.Errorf("%w: group %x by %x", errReplaced, m.group, m.view.Group.ID))
 	}
-}
-
-// rarely logs a line about what a client has caused, unless one of its kind, which msg names, was
-// logged less than a second ago. The next one says how many were left out.
-func (e *common) rarely(level slog.Level, msg string, args ...any) {
-	left, ok := e.lines.next(msg, e.r.clock())
-	if !ok {
-		return
-	}
-	if left > 0 {
-		args = append(args, "leftOut", left)
-	}
-	e.log.Log(context.Background(), level, msg, args...)
 }
 
 // compatible compares this replica with the group that it joins.

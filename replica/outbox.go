@@ -39,3 +39,11 @@ func (o *outbox[M]) take() (out *M, size int) {
 	o.next, o.size = nil, 0
 	return out, size
 }
+
+// signal rings a bell of capacity 1, unless it rings already.
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

@@ -47,7 +47,7 @@ func (a *attachment) keeps(frames *wire.Assembler) {
 // that was announced is always kept: the order waits for it. It says false of one that was dropped.
 func (a *attachment) logFrame(msg orderstate.Message) bool {
 	m := a.m
-	f := m.logs()
+	f := m.role.logs()
 	if f == nil {
 		return true
 	}

@@ -16,10 +16,19 @@ type takingOver struct {
 	awaited int // how many sessions may answer before reconcile looks again: each look is at all of them
 }
 
+// takingOver is this replica as one that was elected, nil if it isn't.
+func (m *member) takingOver() *takingOver {
+	t, _ := m.role.(*takingOver)
+	return t
+}
+
 func (*takingOver) public() Role                   { return TakingOver }
 func (t *takingOver) epoch() orderstate.Epoch      { return t.former.epoch() }
 func (t *takingOver) history() *orderstate.History { return t.former.history() }
 func (t *takingOver) stable() orderstate.OrderNum  { return t.former.stable() }
+func (*takingOver) wasInSync() bool                { return true }
+func (t *takingOver) others() others               { return t.peers }
+func (t *takingOver) logs() *following             { return t.former }
 
 // over says whether N is fixed, or the incarnation has ended.
 func (t *takingOver) over() bool { return t.m.role != role(t) }

@@ -102,7 +102,7 @@ func (k *keptBack) add(resp *pb.FollowResponse) error {
 // is near its limit, and a backup tells the primary.
 func (in *incarnation) gaveSnapshot(bytes int) {
 	in.m.mu.Lock()
-	f, l := in.m.logs(), in.m.leading()
+	f, l := in.m.role.logs(), in.m.leading()
 	if f != nil {
 		f.gave = uint64(bytes)
 	}

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/understudy-rpc/understudy/orderstate"
+	pb "github.com/understudy-rpc/understudy/proto/understudy/v1"
 	"github.com/understudy-rpc/understudy/replica/internal/machine"
 )
 
@@ -89,6 +90,30 @@ func (c *call) takeTurn(ctx context.Context) (o orderstate.OrderInfo, v ordersta
 	}
 }
 
+// order is FIG. 7 for a request that has its turn. It takes mu.
+func (l *leading) order(c *call) (orderstate.OrderInfo, orderstate.Verdict, error) {
+	l.m.mu.Lock()
+	defer l.m.mu.Unlock()
+	if l.over() || !l.gate || c.stage == gone {
+		return orderstate.OrderInfo{}, 0, errNotPrimary
+	}
+	if err := l.inShare(c.msg); err != nil {
+		return orderstate.OrderInfo{}, 0, err
+	}
+	o, v, what := l.primary.Order(c.msg, l.now())
+	switch v {
+	case orderstate.Fresh:
+		c.stage = ordered
+		l.roster.sendToDeaf(c.msg.MessageID)
+	case orderstate.Duplicate:
+		c.stage = ordered
+		l.arrived(c.msg.MessageID)
+	}
+	// what is stable is told once the turn is over
+	l.m.after(moved{Moved: orderstate.Moved{Push: what.Push || c.header.Level == pb.Level_LEVEL_STABLE}})
+	return o, v, nil
+}
+
 // read executes a read-only method between turns, of which it has seen all up to its orderNum.
 func (c *call) read(ctx context.Context) (any, error) {
 	l, m := c.leads, c.leads.m
@@ -132,7 +157,7 @@ func (m *member) replayed(turns []machine.Entry) {
 			}
 		case orderstate.Expire:
 			delete(m.sources.known, t.Session)
-			if f := m.logs(); f != nil {
+			if f := m.role.logs(); f != nil {
 				delete(f.suspects, t.Session)
 			}
 			delete(m.sources.absent, t.Session)
