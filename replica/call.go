@@ -31,7 +31,7 @@ type call struct {
 	msg      orderstate.Message
 	of       *knownSession // that the RPC counts for; nil: none that is known here
 	counts   bool          // the RPC counts as one that waits
-	stage    callStage     // guarded by the incarnation's mu
+	stage    callStage     // guarded by the member's mu
 	returned bool          // the chain has, whatever it returned
 
 	// What the turn has brought, once it has: an interceptor may not wait for that. It is set once.

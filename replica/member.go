@@ -163,7 +163,7 @@ func (m *member) rings(ctx context.Context, one, other <-chan struct{}) error {
 }
 
 // role is what a replica is in its group now, with all that it knows as that, and not longer. It is
-// guarded by the incarnation's mu.
+// guarded by the member's mu.
 type role interface {
 	public() Role                 // as Status has it
 	epoch() orderstate.Epoch      // the acknowledged one; 0 without a state

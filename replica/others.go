@@ -24,7 +24,7 @@ const (
 func (s stage) isMember() bool { return s >= adding }
 
 // peer is another replica, as the primary knows it: one that may be in-sync, or has a stream here.
-// It is guarded by the incarnation's mu.
+// It is guarded by the member's mu.
 type peer struct {
 	member  election.Member
 	id      orderstate.Replica
@@ -68,7 +68,7 @@ func (o others) wake() {
 }
 
 // follower is a backup's, or a joiner's, stream at the primary. Its fields are guarded by the
-// incarnation's mu.
+// member's mu.
 type follower struct {
 	peer  *peer
 	out   outbox[pb.FollowResponse]

@@ -6,7 +6,7 @@ import (
 
 // outbox is what a stream sends next, as one message, and how much that is. The message is filled
 // in place until whoever sends takes it, whole: nothing is copied field by field. It is guarded by
-// the incarnation's mu.
+// the member's mu.
 type outbox[M any] struct {
 	wake chan struct{} // capacity 1: there may be something to send
 	cut  context.CancelCauseFunc

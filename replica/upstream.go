@@ -11,7 +11,7 @@ import (
 // upstream is a backup's, or a joiner's, stream to the primary: when that was heard on it, and what
 // it has still to carry of what this replica holds, and of whom it hears (R11). Each stream has its
 // own: what one that has ended didn't carry, the next one begins with. It is guarded by the
-// incarnation's mu.
+// member's mu.
 type upstream struct {
 	cut      context.CancelCauseFunc
 	heard    time.Duration // when the primary was last heard, or the stream begun

@@ -358,8 +358,8 @@ type pipe struct {
 	queue   []segment
 	eof     time.Time // when the end arrives; zero while open
 	arrives schedule
-	gone    bool      // the reader has left
-	held    bool      // one of the hosts is paused
+	gone    bool // the reader has left
+	held    bool // one of the hosts is paused
 	limit   time.Time
 }
 
