@@ -88,7 +88,7 @@ func (b *Backup) Stable() OrderNum { return b.stable }
 // now: false for one that its session has answered, or of a session not known here. Bytes that fit
 // what is announced are never given up for others.
 func (b *Backup) Message(m Message) (held bool, moved Moved) {
-	if old, ok := b.h.messages[m.MessageID]; ok && (old.Digest == m.Digest || b.Announces(old)) {
+	if old, ok := b.h.messages.held[m.MessageID]; ok && (old.Digest == m.Digest || b.Announces(old)) {
 		return true, Moved{}
 	}
 	if !b.h.log(m) && !b.logEarly(m) {
@@ -158,10 +158,10 @@ func (b *Backup) logEarly(m Message) bool {
 	if o, ok := b.pendingDestOrder[at]; m.SeqNum != 0 && (!ok || o.Kind != Open) {
 		return false
 	}
-	if _, ok := b.h.messages[m.MessageID]; !ok {
+	if _, ok := b.h.messages.held[m.MessageID]; !ok {
 		b.early[m.Session] = append(b.early[m.Session], m.SeqNum)
 	}
-	b.h.keep(nil, m)
+	b.h.messages.keep(nil, m)
 	return true
 }
 
@@ -264,14 +264,14 @@ func (b *Backup) endEarly(n Session) {
 		return
 	}
 	delete(b.early, n)
-	s := b.h.open(n)
+	s := b.h.sessions.open(n)
 	for _, q := range early {
 		switch {
 		case s == nil:
-			b.h.drop(nil, MessageID{n, q})
+			b.h.messages.drop(nil, MessageID{n, q})
 		case q != 0:
 			s.calls[q] = 0
-			s.waiting.add(1, b.h.messages[MessageID{n, q}].Size)
+			s.waiting.add(1, b.h.messages.held[MessageID{n, q}].Size)
 		}
 	}
 }
@@ -285,7 +285,7 @@ func (b *Backup) dropEarly() {
 		}
 		b.early[n] = slices.DeleteFunc(early, func(q SeqNum) bool {
 			if q != 0 {
-				b.h.drop(nil, MessageID{n, q})
+				b.h.messages.drop(nil, MessageID{n, q})
 			}
 			return q != 0
 		})
@@ -300,7 +300,7 @@ func (b *Backup) present(o OrderInfo) bool {
 	if !o.Kind.HasMessage() {
 		return true
 	}
-	m, ok := b.h.messages[o.Message()]
+	m, ok := b.h.messages.held[o.Message()]
 	return ok && m.Digest == o.Digest
 }
 
@@ -343,7 +343,7 @@ func (b *Backup) Next() (Ordered, Message, bool) {
 	if !o.Kind.HasMessage() {
 		return o, Message{}, true
 	}
-	return o, b.h.messages[o.Message()], true
+	return o, b.h.messages.held[o.Message()], true
 }
 
 // Executed says that the application has executed the order up to k; what is executed and stable is

@@ -16,7 +16,7 @@ func newSteady(tb testing.TB, window OrderNum) *steady {
 	g := &steady{p: newPrimary(tb, []Replica{"S2", "S3"}, 'a'), b: newBackup(tb), s: NewSource(), window: window}
 	g.s.NewEpoch(1)
 	must(tb, g.s.Start(1, 1, 0, nil))
-	for _, m := range g.p.h.messages {
+	for _, m := range g.p.h.messages.held {
 		g.b.Message(m)
 	}
 	moves(tb)(g.b.Receive(g.p.Push(0)))

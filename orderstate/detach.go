@@ -53,7 +53,7 @@ const unknownBase = lastOrderNum + 1
 // primary is told afterwards, and again on a new stream. It returns false, and there is nothing to
 // tell, for a session that isn't open here, or before the epoch has started.
 func (b *Backup) Attach(n Session) bool {
-	if b.h.open(n) == nil || !b.started {
+	if b.h.sessions.open(n) == nil || !b.started {
 		return false
 	}
 	if !without(r11Attached) {
@@ -121,7 +121,7 @@ func (b *Backup) Detached(n Session) bool {
 // Attach: a follower hears a session, and its takeover would wait for it. Who joins may say so
 // before it is counted.
 func (p *Primary) Attach(r Replica, n Session) Moved {
-	if p.h.open(n) == nil || p.Hears(r, n) {
+	if p.h.sessions.open(n) == nil || p.Hears(r, n) {
 		return Moved{}
 	}
 	p.attach(r, n)
@@ -141,7 +141,7 @@ func (p *Primary) attach(r Replica, n Session) {
 // messages, then on the same stream the confirmation; later, every message of the session, as it is
 // ordered. It returns false, and nothing is confirmed, for a session that isn't open.
 func (p *Primary) Detach(r Replica, n Session) (upTo OrderNum, ok bool) {
-	if p.h.open(n) == nil {
+	if p.h.sessions.open(n) == nil {
 		return 0, false
 	}
 	p.detach(r, n)
@@ -165,7 +165,7 @@ func (p *Primary) detach(r Replica, n Session) {
 func (p *Primary) Hears(r Replica, n Session) bool { return p.attached[r][n] }
 
 // deaf says whether some session is detached at a member.
-func (p *Primary) deaf(r Replica) bool { return len(p.attached[r]) < len(p.h.byNonce) }
+func (p *Primary) deaf(r Replica) bool { return len(p.attached[r]) < len(p.h.sessions.byNonce) }
 
 // Attached says whether a session is attached at every member, so that no reply to it waits for
 // one.

@@ -80,23 +80,32 @@ func (t *Takeover) AppendTo(b []byte) []byte {
 
 func (h *History) appendTo(b []byte) []byte {
 	b = h.epochs.appendTo(b)
-	b = appendUints(b, uint64(len(h.messages)))
-	for _, id := range slices.SortedFunc(maps.Keys(h.messages), compareIDs) {
-		m := h.messages[id]
-		b = appendUints(b, uint64(id.Session), uint64(id.SeqNum), uint64(m.AnsweredUpTo), m.Digest, uint64(m.Size))
-		b = append(b, m.Nonce[:]...)
-	}
+	b = h.messages.appendTo(b)
 	b = appendUints(b, uint64(h.cut), uint64(h.cutTime), uint64(h.lastTime), uint64(h.order.len()))
 	for _, o := range h.order.all() {
 		b = appendOrdered(b, o)
 	}
-	b = appendMap(b, h.sessions, appendUint, func(b []byte, s *session) []byte {
+	return h.sessions.appendTo(b)
+}
+
+func (l *messageLog) appendTo(b []byte) []byte {
+	b = appendUints(b, uint64(len(l.held)))
+	for _, id := range slices.SortedFunc(maps.Keys(l.held), compareIDs) {
+		m := l.held[id]
+		b = appendUints(b, uint64(id.Session), uint64(id.SeqNum), uint64(m.AnsweredUpTo), m.Digest, uint64(m.Size))
+		b = append(b, m.Nonce[:]...)
+	}
+	return b
+}
+
+func (t *sessionTable) appendTo(b []byte) []byte {
+	b = appendMap(b, t.known, appendUint, func(b []byte, s *session) []byte {
 		b = append(b, s.nonce[:]...)
 		b = appendUints(b, uint64(s.answered), uint64(s.atCut), uint64(s.expired))
 		return appendMap(b, s.calls, appendUint, appendUint)
 	})
-	byNonce := make(map[string]Session, len(h.byNonce))
-	for nonce, n := range h.byNonce {
+	byNonce := make(map[string]Session, len(t.byNonce))
+	for nonce, n := range t.byNonce {
 		byNonce[string(nonce[:])] = n
 	}
 	return appendMap(b, byNonce, appendString, appendUint)

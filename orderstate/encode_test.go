@@ -109,12 +109,12 @@ func ofHistory[T any](h func(T) *History) []change[T] {
 	c := func(do func(*History)) change[T] { return change[T]{"h", func(r T) { do(h(r)) }} }
 	id := MessageID{1, 1}
 	message := func(do func(*Message)) change[T] {
-		return c(func(h *History) { m := h.messages[id]; do(&m); h.messages[id] = m })
+		return c(func(h *History) { m := h.messages.held[id]; do(&m); h.messages.held[id] = m })
 	}
 	entry := func(do func(*Ordered)) change[T] { return c(func(h *History) { do(&h.order.all()[1]) }) }
 	return []change[T]{
 		c(func(h *History) { h.epochs.starts[0].Epoch++ }),
-		c(func(h *History) { delete(h.messages, id) }),
+		c(func(h *History) { delete(h.messages.held, id) }),
 		message(func(m *Message) { m.AnsweredUpTo++ }),
 		message(func(m *Message) { m.Digest++ }),
 		message(func(m *Message) { m.Nonce[3]++ }),
@@ -131,13 +131,13 @@ func ofHistory[T any](h func(T) *History) []change[T] {
 		entry(func(o *Ordered) { o.Time++ }),
 		entry(func(o *Ordered) { o.Digest++ }),
 		entry(func(o *Ordered) { o.Epoch++ }),
-		c(func(h *History) { h.sessions[1].nonce[0]++ }),
-		c(func(h *History) { h.sessions[1].answered++ }),
-		c(func(h *History) { h.sessions[1].atCut++ }),
-		c(func(h *History) { h.sessions[1].expired++ }),
-		c(func(h *History) { h.sessions[1].calls[7]++ }),
-		c(func(h *History) { h.sessions[7] = &session{} }),
-		c(func(h *History) { h.byNonce[Nonce{9}] = 1 }),
+		c(func(h *History) { h.sessions.known[1].nonce[0]++ }),
+		c(func(h *History) { h.sessions.known[1].answered++ }),
+		c(func(h *History) { h.sessions.known[1].atCut++ }),
+		c(func(h *History) { h.sessions.known[1].expired++ }),
+		c(func(h *History) { h.sessions.known[1].calls[7]++ }),
+		c(func(h *History) { h.sessions.known[7] = &session{} }),
+		c(func(h *History) { h.sessions.byNonce[Nonce{9}] = 1 }),
 	}
 }
 
@@ -242,7 +242,7 @@ func TestEncodingIsOfTheState(t *testing.T) {
 	b.Message(opening(1, 'a'))
 	b.Message(message(1, 2, 0))
 	b.Message(message(1, 1, 0))
-	am, bm := a.h.messages[MessageID{1, 0}], b.h.messages[MessageID{1, 0}]
+	am, bm := a.h.messages.held[MessageID{1, 0}], b.h.messages.held[MessageID{1, 0}]
 	if am.Digest != bm.Digest || string(a.AppendTo(nil)) != string(b.AppendTo(nil)) {
 		t.Errorf("%q\n%q", a.AppendTo(nil), b.AppendTo(nil))
 	}
@@ -259,10 +259,11 @@ func TestEncodingIsOfTheState(t *testing.T) {
 // the caller's.
 func TestEncodingKnowsEveryField(t *testing.T) {
 	for typ, known := range map[reflect.Type][]string{
-		reflect.TypeFor[History](): {"epochs", "messages", "waiting: derived", "logged: derived", "cut", "cutTime",
-			"order", "sessions", "byNonce", "lastTime"},
-		reflect.TypeFor[session](): {"nonce", "answered", "atCut", "expired", "calls", "waiting: derived",
-			"ordered: derived", "logged: derived"},
+		reflect.TypeFor[History]():      {"epochs", "messages", "cut", "cutTime", "order", "sessions", "lastTime"},
+		reflect.TypeFor[messageLog]():   {"held", "waiting: derived", "logged: derived"},
+		reflect.TypeFor[sessionTable](): {"known", "byNonce"},
+		reflect.TypeFor[session](): {"number: the table's key", "nonce", "answered", "atCut", "expired", "calls",
+			"waiting: derived", "ordered: derived", "logged: derived"},
 		reflect.TypeFor[Message]():    {"MessageID", "AnsweredUpTo", "Digest", "Nonce", "Body: the caller's", "Size"},
 		reflect.TypeFor[OrderInfo]():  {"OrderNum", "SeqNum", "Session", "Kind", "First", "Time", "Digest"},
 		reflect.TypeFor[Ordered]():    {"OrderInfo", "Epoch"},

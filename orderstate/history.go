@@ -3,7 +3,6 @@ package orderstate
 import (
 	"fmt"
 	"maps"
-	"slices"
 )
 
 // History is what one replica holds of its group's past, whatever its role: the messages, their
@@ -22,48 +21,12 @@ import (
 //	H6  the sessions are known as of every turn from the cut on
 type History struct {
 	epochs   epochTable
-	messages map[MessageID]Message
-	waiting  load // of messages, those that nobody has ordered
-	logged   int  // bytes of the others
+	messages messageLog
 	cut      OrderNum
 	cutTime  int64           // the recorded time at the cut
 	order    window[Ordered] // cut+1, cut+2, …
-	sessions map[Session]*session
-	byNonce  map[Nonce]Session // of the open ones
+	sessions sessionTable
 	lastTime int64
-}
-
-// session is a session that is open, or whose end isn't cut yet.
-type session struct {
-	nonce    Nonce
-	answered SeqNum   // the low-water mark that ordered messages have declared
-	atCut    SeqNum   // the same, as of the cut
-	expired  OrderNum // where it ended; 0 while it is open
-	// calls holds the orderNums of its messages above atCut, 0 for one that is held and not
-	// ordered, which is above answered.
-	calls map[SeqNum]OrderNum
-	// Of calls: those that nobody has ordered; how many are ordered, and above answered; and the
-	// bytes of those that are ordered above the cut.
-	waiting load
-	ordered int
-	logged  int
-}
-
-// load is a number of messages, and their bytes.
-type load struct{ messages, bytes int }
-
-func (l *load) add(messages, bytes int) {
-	l.messages += messages
-	l.bytes += bytes
-}
-
-// SessionState is a session as a snapshot carries it, as of its turn.
-type SessionState struct {
-	Session      Session
-	Nonce        Nonce
-	AnsweredUpTo SeqNum
-	// Ordered holds the orderNums of its messages above AnsweredUpTo.
-	Ordered map[SeqNum]OrderNum
 }
 
 // NewHistory returns the history of a replica whose state holds every turn up to executed: nothing
@@ -75,7 +38,8 @@ type SessionState struct {
 func NewHistory(executed OrderNum, lastTime int64, starts []Start, sessions []SessionState) (*History, error) {
 	h := &History{
 		cut: executed, cutTime: lastTime, lastTime: lastTime,
-		messages: map[MessageID]Message{}, sessions: map[Session]*session{}, byNonce: map[Nonce]Session{},
+		messages: messageLog{held: map[MessageID]Message{}},
+		sessions: sessionTable{map[Session]*session{}, map[Nonce]Session{}},
 	}
 	for _, s := range starts {
 		if err := h.epochs.learn(s); err != nil {
@@ -86,23 +50,9 @@ func NewHistory(executed OrderNum, lastTime int64, starts []Start, sessions []Se
 		return nil, fmt.Errorf("orderstate: no state holds %d turns", executed)
 	}
 	for _, s := range sessions {
-		_, opened := h.byNonce[s.Nonce]
-		if s.Session == 0 || OrderNum(s.Session) > executed || opened || h.sessions[s.Session] != nil {
-			return nil, fmt.Errorf("orderstate: session %d can't be in a state of %d turns, or is in it twice",
-				s.Session, executed)
+		if err := h.sessions.learn(s, executed); err != nil {
+			return nil, err
 		}
-		known := &session{nonce: s.Nonce, answered: s.AnsweredUpTo, atCut: s.AnsweredUpTo,
-			calls: make(map[SeqNum]OrderNum, len(s.Ordered))}
-		for q, k := range s.Ordered {
-			if k <= OrderNum(s.Session) || k > executed || q <= s.AnsweredUpTo {
-				return nil, fmt.Errorf("orderstate: message %d/%d at %d can't be in a state of %d turns", s.Session, q,
-					k, executed)
-			}
-			known.calls[q] = k
-			known.ordered++
-		}
-		h.sessions[s.Session] = known
-		h.byNonce[s.Nonce] = s.Session
 	}
 	return h, nil
 }
@@ -128,26 +78,18 @@ func (h *History) Starts() []Start { return h.epochs.starts }
 // StartOf returns where an epoch starts, while that decides anything about what is held.
 func (h *History) StartOf(e Epoch) (OrderNum, bool) { return h.epochs.first(e) }
 
-// open returns a session that is open, or nil.
-func (h *History) open(n Session) *session {
-	if s := h.sessions[n]; s != nil && s.expired == 0 {
-		return s
-	}
-	return nil
-}
-
 // Known says whether a session is open.
-func (h *History) Known(s Session) bool { return h.open(s) != nil }
+func (h *History) Known(s Session) bool { return h.sessions.open(s) != nil }
 
 // Opened returns the open session that a nonce opened.
 func (h *History) Opened(n Nonce) (Session, bool) {
-	s, ok := h.byNonce[n]
+	s, ok := h.sessions.byNonce[n]
 	return s, ok
 }
 
 // Nonce returns the nonce that opened a session; false if it isn't open.
 func (h *History) Nonce(s Session) (Nonce, bool) {
-	if known := h.open(s); known != nil {
+	if known := h.sessions.open(s); known != nil {
 		return known.nonce, true
 	}
 	return Nonce{}, false
@@ -156,23 +98,14 @@ func (h *History) Nonce(s Session) (Nonce, bool) {
 // AnsweredUpTo is an open session's low-water mark, as its ordered messages have declared it; 0 if
 // it isn't open.
 func (h *History) AnsweredUpTo(s Session) SeqNum {
-	if known := h.open(s); known != nil {
+	if known := h.sessions.open(s); known != nil {
 		return known.answered
 	}
 	return 0
 }
 
 // Sessions returns the open sessions, sorted.
-func (h *History) Sessions() []Session {
-	var open []Session
-	for n, s := range h.sessions {
-		if s.expired == 0 {
-			open = append(open, n)
-		}
-	}
-	slices.Sort(open)
-	return open
-}
+func (h *History) Sessions() []Session { return h.sessions.numbers() }
 
 // SessionStates returns the sessions as of the turn executed, sorted, for a snapshot: whatever was
 // ordered after it doesn't count. executed is from CutAt to Last; others count as the nearer of
@@ -182,12 +115,12 @@ func (h *History) SessionStates(executed OrderNum) []SessionState {
 	marks := map[Session]SeqNum{} // declared after the cut
 	for _, o := range h.order.all()[:executed-h.cut] {
 		if o.Kind == Request {
-			marks[o.Session] = max(marks[o.Session], h.messages[o.Message()].AnsweredUpTo)
+			marks[o.Session] = max(marks[o.Session], h.messages.held[o.Message()].AnsweredUpTo)
 		}
 	}
 	var states []SessionState
-	for _, n := range sorted(maps.Keys(h.sessions)) {
-		s := h.sessions[n]
+	for _, n := range sorted(maps.Keys(h.sessions.known)) {
+		s := h.sessions.known[n]
 		if OrderNum(n) > executed || s.expired != 0 && s.expired <= executed {
 			continue
 		}
@@ -205,15 +138,15 @@ func (h *History) SessionStates(executed OrderNum) []SessionState {
 
 // Has returns a message that is held: ordered above the cut, or waiting for its order.
 func (h *History) Has(id MessageID) (Message, bool) {
-	m, ok := h.messages[id]
+	m, ok := h.messages.held[id]
 	return m, ok
 }
 
 // Bytes is the sum of the sizes of the messages that are held.
-func (h *History) Bytes() int { return h.waiting.bytes + h.logged }
+func (h *History) Bytes() int { return h.messages.bytes() }
 
 // Logged is the sum of the sizes of the messages that are ordered, above the cut.
-func (h *History) Logged() int { return h.logged }
+func (h *History) Logged() int { return h.messages.logged }
 
 // Of is what one session has in this history. The zero value is of a session that isn't open.
 type Of struct {
@@ -224,7 +157,7 @@ type Of struct {
 
 // Of returns what an open session has in this history.
 func (h *History) Of(n Session) Of {
-	s := h.open(n)
+	s := h.sessions.open(n)
 	if s == nil {
 		return Of{}
 	}
@@ -232,10 +165,10 @@ func (h *History) Of(n Session) Of {
 }
 
 // OpenSessions is how many sessions are open.
-func (h *History) OpenSessions() int { return len(h.byNonce) }
+func (h *History) OpenSessions() int { return len(h.sessions.byNonce) }
 
 // Held is how many messages are held.
-func (h *History) Held() int { return len(h.messages) }
+func (h *History) Held() int { return len(h.messages.held) }
 
 // at returns the entry for an orderNum above the cut.
 func (h *History) at(k OrderNum) (Ordered, bool) {
@@ -264,42 +197,15 @@ func (h *History) Newest(n int) []Ordered {
 // log takes a session's message, and says whether it is held now. One that is ordered keeps its
 // place and its bytes; one that is answered gets none.
 func (h *History) log(m Message) bool {
-	s := h.open(m.Session)
+	s := h.sessions.open(m.Session)
 	if s == nil || m.SeqNum <= s.answered {
 		return false
 	}
 	if s.calls[m.SeqNum] == 0 {
 		s.calls[m.SeqNum] = 0
-		h.keep(s, m)
+		h.messages.keep(s, m)
 	}
 	return true
-}
-
-// keep and drop count the messages that are held, and that nobody has ordered; s is nil while their
-// session isn't known.
-func (h *History) keep(s *session, m Message) {
-	old, held := h.messages[m.MessageID]
-	n := 1
-	if held {
-		n = 0
-	}
-	h.waiting.add(n, m.Size-old.Size)
-	if s != nil {
-		s.waiting.add(n, m.Size-old.Size)
-	}
-	h.messages[m.MessageID] = m
-}
-
-func (h *History) drop(s *session, id MessageID) {
-	m, held := h.messages[id]
-	if !held {
-		return
-	}
-	h.waiting.add(-1, -m.Size)
-	if s != nil {
-		s.waiting.add(-1, -m.Size)
-	}
-	delete(h.messages, id)
 }
 
 // fits says whether an entry may be the next of the order, as far as can be said without its
@@ -308,10 +214,10 @@ func (h *History) fits(o OrderInfo) bool {
 	if last, ok := h.at(h.Last()); ok && o.Time < last.Time {
 		return false
 	}
-	switch s := h.open(o.Session); o.Kind {
+	switch s := h.sessions.open(o.Session); o.Kind {
 	case Open:
-		m, held := h.messages[o.Message()]
-		_, opened := h.byNonce[m.Nonce]
+		m, held := h.messages.held[o.Message()]
+		_, opened := h.sessions.byNonce[m.Nonce]
 		return s == nil && !(held && opened)
 	case Expire:
 		return s != nil
@@ -326,74 +232,15 @@ func (h *History) append(o Ordered) {
 	h.lastTime = max(h.lastTime, o.Time)
 	switch o.Kind {
 	case Open:
-		m := h.messages[o.Message()]
-		h.waiting.add(-1, -m.Size)
-		h.logged += m.Size
-		nonce := m.Nonce
-		h.sessions[o.Session] = &session{nonce: nonce, calls: map[SeqNum]OrderNum{}}
-		h.byNonce[nonce] = o.Session
+		h.sessions.begin(o.Session, h.messages.order(nil, o.Message()).Nonce)
 	case Expire:
-		h.expire(o)
+		h.sessions.end(o.Session, o.OrderNum, &h.messages)
 	default:
-		s, m := h.sessions[o.Session], h.messages[o.Message()]
-		h.waiting.add(-1, -m.Size)
-		s.waiting.add(-1, -m.Size)
-		h.logged += m.Size
-		s.logged += m.Size
+		s := h.sessions.known[o.Session]
+		m := h.messages.order(s, o.Message())
 		s.calls[o.SeqNum] = o.OrderNum
 		s.ordered++
-		h.answer(o.Session, s, m.AnsweredUpTo)
-	}
-}
-
-// answer moves a session's low-water mark, and forgets what is at or below it and nobody ordered.
-func (h *History) answer(n Session, s *session, mark SeqNum) {
-	if mark <= s.answered {
-		return
-	}
-	s.between(s.answered, mark, func(q SeqNum, k OrderNum) {
-		if k == 0 {
-			h.drop(s, MessageID{n, q})
-			delete(s.calls, q)
-		} else {
-			s.ordered--
-		}
-	})
-	s.answered = mark
-}
-
-// between calls f with each of a session's messages in (low, high]. It takes no more steps than
-// that are numbers, or messages.
-func (s *session) between(low, high SeqNum, f func(q SeqNum, k OrderNum)) {
-	if high-low > SeqNum(len(s.calls)) {
-		for q, k := range s.calls {
-			if low < q && q <= high {
-				f(q, k)
-			}
-		}
-		return
-	}
-	for q := low; q < high; {
-		q++
-		if k, ok := s.calls[q]; ok {
-			f(q, k)
-		}
-	}
-}
-
-// expire ends a session, and forgets its messages that nobody ordered. What is left goes with the
-// cut.
-func (h *History) expire(o Ordered) {
-	s := h.sessions[o.Session]
-	for q, k := range s.calls {
-		if k == 0 {
-			h.drop(s, MessageID{o.Session, q})
-			delete(s.calls, q)
-		}
-	}
-	s.expired = o.OrderNum
-	if h.byNonce[s.nonce] == o.Session {
-		delete(h.byNonce, s.nonce)
+		s.answer(m.AnsweredUpTo, &h.messages)
 	}
 }
 
@@ -406,21 +253,15 @@ func (h *History) forget(k OrderNum) {
 	n := min(k, h.Last()) - h.cut
 	for _, o := range h.order.all()[:n] {
 		h.cutTime = o.Time
-		s := h.sessions[o.Session]
-		if o.Kind == Expire {
-			delete(h.sessions, o.Session)
-			continue
+		switch o.Kind {
+		case Open:
+			h.messages.cut(nil, o.Message())
+		case Expire:
+			delete(h.sessions.known, o.Session)
+		default:
+			s := h.sessions.known[o.Session]
+			s.cut(h.messages.cut(s, o.Message()).AnsweredUpTo)
 		}
-		m := h.messages[o.Message()]
-		if mark := m.AnsweredUpTo; o.Kind == Request && mark > s.atCut {
-			s.between(s.atCut, mark, func(q SeqNum, _ OrderNum) { delete(s.calls, q) })
-			s.atCut = mark
-		}
-		h.logged -= m.Size
-		if o.Kind == Request {
-			s.logged -= m.Size
-		}
-		delete(h.messages, o.Message())
 	}
 	h.order.drop(int(n))
 	h.cut += n
@@ -434,7 +275,7 @@ func (h *History) CutAt() OrderNum { return h.cut }
 // once an epoch.
 func (h *History) prune() {
 	below := h.cut
-	for n, s := range h.sessions {
+	for n, s := range h.sessions.known {
 		if s.expired == 0 {
 			below = min(below, OrderNum(n)-1)
 		}
@@ -445,14 +286,8 @@ func (h *History) prune() {
 func (h *History) clone() *History {
 	c := *h
 	c.epochs = h.epochs.clone()
-	c.messages = maps.Clone(h.messages)
+	c.messages = h.messages.clone()
 	c.order = h.order.clone()
-	c.byNonce = maps.Clone(h.byNonce)
-	c.sessions = make(map[Session]*session, len(h.sessions))
-	for n, s := range h.sessions {
-		copied := *s
-		copied.calls = maps.Clone(s.calls)
-		c.sessions[n] = &copied
-	}
+	c.sessions = h.sessions.clone()
 	return &c
 }

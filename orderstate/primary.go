@@ -117,14 +117,14 @@ func (p *Primary) Stable() OrderNum { return p.stable }
 // declares.
 func (p *Primary) Judge(id MessageID, answeredUpTo SeqNum) Verdict {
 	v := p.judge(id, answeredUpTo)
-	if v != Unknown && answeredUpTo > max(p.h.sessions[id.Session].answered, p.declared[id.Session]) {
+	if v != Unknown && answeredUpTo > max(p.h.sessions.known[id.Session].answered, p.declared[id.Session]) {
 		p.declared[id.Session] = answeredUpTo
 	}
 	return v
 }
 
 func (p *Primary) judge(id MessageID, answeredUpTo SeqNum) Verdict {
-	s := p.h.open(id.Session)
+	s := p.h.sessions.open(id.Session)
 	switch {
 	case s == nil:
 		return Unknown
@@ -145,7 +145,7 @@ func (p *Primary) Order(m Message, now int64) (o OrderInfo, v Verdict, moved Mov
 	if v = p.judge(m.MessageID, m.AnsweredUpTo); v != Fresh {
 		return OrderInfo{}, p.Judge(m.MessageID, m.AnsweredUpTo), Moved{}
 	}
-	p.h.keep(p.h.sessions[m.Session], m) // the bytes that are executed, whatever a frame brought
+	p.h.messages.keep(p.h.sessions.known[m.Session], m) // the bytes that are executed, whatever a frame brought
 	o, moved = p.place(OrderInfo{SeqNum: m.SeqNum, Session: m.Session, Kind: Request, Digest: m.Digest}, now)
 	return o, Fresh, moved
 }
@@ -153,12 +153,12 @@ func (p *Primary) Order(m Message, now int64) (o OrderInfo, v Verdict, moved Mov
 // Open orders the opening of a session (R11). A nonce opens one session only: while that is open, o
 // names it, with nothing of its entry but the orderNum, and the verdict is Duplicate.
 func (p *Primary) Open(n Nonce, digest uint64, body any, now int64) (o OrderInfo, v Verdict, moved Moved) {
-	if known, ok := p.h.byNonce[n]; ok {
+	if known, ok := p.h.sessions.byNonce[n]; ok {
 		return OrderInfo{OrderNum: OrderNum(known), Session: known, Kind: Open}, Duplicate, Moved{}
 	}
 	number := Session(p.Last() + 1)
 	id := MessageID{number, 0}
-	p.h.keep(nil, Message{MessageID: id, Digest: digest, Nonce: n, Body: body})
+	p.h.messages.keep(nil, Message{MessageID: id, Digest: digest, Nonce: n, Body: body})
 	o, moved = p.place(OrderInfo{Session: number, Kind: Open, Digest: digest}, now)
 	if without(r11Session) {
 		for r := range p.members {
@@ -170,7 +170,7 @@ func (p *Primary) Open(n Nonce, digest uint64, body any, now int64) (o OrderInfo
 
 // Expire orders the end of a session; one that isn't open is Unknown.
 func (p *Primary) Expire(n Session, now int64) (o OrderInfo, v Verdict, moved Moved) {
-	if p.h.open(n) == nil {
+	if p.h.sessions.open(n) == nil {
 		return OrderInfo{}, Unknown, Moved{}
 	}
 	o, moved = p.place(OrderInfo{Session: n, Kind: Expire}, now)
@@ -253,7 +253,7 @@ func (p *Primary) run(above, upTo OrderNum, into []OrderInfo) Run {
 // what one source has reflected may still die with that source. What can't be is passed over. The
 // message must name this epoch (R9), or say that it holds nothing.
 func (p *Primary) Receive(n Session, heldUpTo OrderNum, destOrderInfo []Envelope) {
-	if p.h.open(n) == nil {
+	if p.h.sessions.open(n) == nil {
 		return
 	}
 	if heldUpTo > p.held[n] {

@@ -208,7 +208,7 @@ type ready struct {
 func newTail(h *History, executed OrderNum) *Tail {
 	t := &Tail{}
 	for _, o := range h.Above(executed) {
-		t.left = append(t.left, ready{o, h.messages[o.Message()]})
+		t.left = append(t.left, ready{o, h.messages.held[o.Message()]})
 	}
 	return t
 }

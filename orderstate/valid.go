@@ -23,7 +23,7 @@ func (h *History) valid(early map[Session][]SeqNum) error {
 			add(o.Time >= h.order.all()[i-1].Time, "H3", "time goes back at %v", o)
 		}
 		add(o.Time <= h.lastTime, "H3", "the last time is %d, at %v it is %d", h.lastTime, o, o.Time)
-		s := h.sessions[o.Session]
+		s := h.sessions.known[o.Session]
 		if s == nil {
 			return fmt.Errorf("H4: %v is of no session", o)
 		}
@@ -32,7 +32,7 @@ func (h *History) valid(early map[Session][]SeqNum) error {
 			ended[o.Session] = k
 			continue
 		}
-		m, ok := h.messages[o.Message()]
+		m, ok := h.messages.held[o.Message()]
 		add(ok && m.Digest == o.Digest && m.MessageID == o.Message(), "H1", "the message of %v is %v", o, m)
 		add(seen[o.Message()] == 0, "H2", "%v is ordered at %d too", o, seen[o.Message()])
 		seen[o.Message()] = k
@@ -43,12 +43,14 @@ func (h *History) valid(early map[Session][]SeqNum) error {
 	add(h.cutTime <= h.lastTime, "H3", "the cut is at %d, the end at %d", h.cutTime, h.lastTime)
 
 	waiting := map[MessageID]bool{}
-	for n, s := range h.sessions {
+	for n, s := range h.sessions.known {
+		add(s.number == n, "H6", "session %d is known as %d", s.number, n)
 		add(OrderNum(n) <= h.Last(), "H4", "session %d is opened beyond %d", n, h.Last())
 		add(s.expired == ended[n] && (s.expired == 0 || s.expired > h.cut), "H5", "session %d ends at %d, and at %d", n,
 			s.expired, ended[n])
 		if s.expired == 0 {
-			add(h.byNonce[s.nonce] == n, "H6", "nonce %v opened %d, and %d", s.nonce, n, h.byNonce[s.nonce])
+			opened, _ := h.Opened(s.nonce)
+			add(opened == n, "H6", "nonce %v opened %d, and %d", s.nonce, n, opened)
 		}
 		add(s.atCut <= s.answered, "H6", "session %d had answered %d at the cut, and has %d", n, s.atCut, s.answered)
 		for q, k := range s.calls {
@@ -56,7 +58,7 @@ func (h *History) valid(early map[Session][]SeqNum) error {
 			switch {
 			case k == 0:
 				waiting[id] = true
-				_, held := h.messages[id]
+				_, held := h.messages.held[id]
 				add(held && q > s.answered && s.expired == 0, "H5", "%v waits", id)
 			case k > h.cut:
 				add(seen[id] == k, "H2", "%v is at %d, and at %d", id, k, seen[id])
@@ -65,26 +67,21 @@ func (h *History) valid(early map[Session][]SeqNum) error {
 			}
 		}
 	}
-	open := 0
-	for _, s := range h.sessions {
-		if s.expired == 0 {
-			open++
-		}
-	}
-	add(len(h.byNonce) == open, "H5", "%d nonces for %d open sessions", len(h.byNonce), open)
+	open := h.sessions.numbers()
+	add(h.OpenSessions() == len(open), "H5", "%d nonces for the open sessions %v", h.OpenSessions(), open)
 	for n, qs := range early {
-		add(h.open(n) == nil && OrderNum(n) > h.Last(), "H5", "session %d isn't early", n)
+		add(h.sessions.open(n) == nil && OrderNum(n) > h.Last(), "H5", "session %d isn't early", n)
 		for _, q := range qs {
 			add(!waiting[MessageID{n, q}], "H5", "%d/%d is early twice", n, q)
 			waiting[MessageID{n, q}] = true
 		}
 	}
-	for id := range h.messages {
+	for id := range h.messages.held {
 		add(seen[id] != 0 || waiting[id], "H5", "%v is held for nothing", id)
 	}
-	errs = append(errs, h.counted(seen))
+	errs = append(errs, h.messages.counted(h.sessions.known, seen))
 	for id := range waiting {
-		_, held := h.messages[id]
+		_, held := h.messages.held[id]
 		add(held, "H5", "%v waits, and isn't held", id)
 	}
 	// H6, by the definition: a replica that starts from a snapshot, and is given the rest, ends
@@ -96,10 +93,10 @@ func (h *History) valid(early map[Session][]SeqNum) error {
 }
 
 // counted checks what is counted of the messages, those that are ordered above the cut among them.
-func (h *History) counted(ordered map[MessageID]OrderNum) error {
+func (l *messageLog) counted(sessions map[Session]*session, ordered map[MessageID]OrderNum) error {
 	var waiting load
 	logged, of := 0, map[Session]*session{}
-	for n, s := range h.sessions {
+	for n, s := range sessions {
 		of[n] = &session{}
 		for q, k := range s.calls {
 			if k != 0 && q > s.answered {
@@ -107,7 +104,7 @@ func (h *History) counted(ordered map[MessageID]OrderNum) error {
 			}
 		}
 	}
-	for id, m := range h.messages {
+	for id, m := range l.held {
 		s := of[id.Session]
 		if s == nil {
 			s = &session{}
@@ -123,9 +120,9 @@ func (h *History) counted(ordered map[MessageID]OrderNum) error {
 			}
 		}
 	}
-	errs := []error{check(waiting == h.waiting && logged == h.logged, "H5",
-		"%+v wait, and %d bytes are logged, not %+v and %d", waiting, logged, h.waiting, h.logged)}
-	for n, s := range h.sessions {
+	errs := []error{check(waiting == l.waiting && logged == l.logged, "H5",
+		"%+v wait, and %d bytes are logged, not %+v and %d", waiting, logged, l.waiting, l.logged)}
+	for n, s := range sessions {
 		c := of[n]
 		errs = append(errs, check(c.waiting == s.waiting && c.logged == s.logged && c.ordered == s.ordered, "H5",
 			"session %d has %+v waiting, %d ordered, of %d bytes; not %+v, %d, %d", n, c.waiting, c.ordered, c.logged,
@@ -141,8 +138,8 @@ func (h *History) replayed(k OrderNum) error {
 		return fmt.Errorf("H6: %w", err)
 	}
 	for _, o := range h.Above(k) {
-		if m := h.messages[o.Message()]; o.Kind == Open {
-			c.keep(nil, m)
+		if m := h.messages.held[o.Message()]; o.Kind == Open {
+			c.messages.keep(nil, m)
 		} else if o.Kind == Request && !c.log(m) {
 			return fmt.Errorf("H6: from a snapshot at %d on, %v can't be logged", k, m.MessageID)
 		}

@@ -252,7 +252,7 @@ func (w *world) push(name, _, _ string) error {
 	if r == nil || r.dead || r.primary == nil {
 		return fmt.Errorf("%w: %s pushes", errWorld, name)
 	}
-	w.toBackups(r, "push", r.primary.Push(r.primary.Stable()), slices.Collect(maps.Values(r.primary.h.messages)))
+	w.toBackups(r, "push", r.primary.Push(r.primary.Stable()), slices.Collect(maps.Values(r.primary.h.messages.held)))
 	return nil
 }
 

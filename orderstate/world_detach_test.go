@@ -106,7 +106,7 @@ func (w *world) attachAll(r *replica) {
 
 func messages(h *History) []Message {
 	var list []Message
-	for _, m := range h.messages {
+	for _, m := range h.messages.held {
 		list = append(list, m)
 	}
 	return list

@@ -91,7 +91,7 @@ func (w *world) peerAnswers(p, r *replica, epoch Epoch) bool {
 		w.say("%s: %v", p.name, err)
 		return true
 	}
-	starts, messages := slices.Clone(p.backup.History().Starts()), slices.Collect(maps.Values(p.backup.h.messages))
+	starts, messages := slices.Clone(p.backup.History().Starts()), slices.Collect(maps.Values(p.backup.h.messages.held))
 	rs := runs(known, p.backup.h)
 	w.say("%s answers epoch %d with %s", p.name, epoch, w.list(rs))
 	w.send(string(p.name), string(r.name), fmt.Sprint("answer ", epoch), func() bool {
@@ -244,7 +244,7 @@ func (w *world) fix(name, _, _ string) error {
 func (w *world) tellStart(r *replica) {
 	p := r.primary
 	epoch, first, push, starts, messages := p.Epoch(), p.First(), p.Push(p.Stable()), slices.Clone(p.h.Starts()),
-		slices.Collect(maps.Values(p.h.messages))
+		slices.Collect(maps.Values(p.h.messages.held))
 	_, members := p.Required()
 	for _, m := range members {
 		b := w.replicas[m]
@@ -357,7 +357,7 @@ func (w *world) join(name, primary, donor string) error {
 	log.Count = len(log.Entries)
 	w.received(joined, log)
 	for range 2 {
-		for _, m := range h.messages {
+		for _, m := range h.messages.held {
 			joined.backup.Message(m)
 		}
 	}

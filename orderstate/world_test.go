@@ -124,7 +124,7 @@ func newWorld(level string, most int, replicas []Replica, sources []string, deta
 	}
 	for _, name := range replicas[1:] {
 		b := w.replicas[name].backup
-		for _, m := range p.h.messages {
+		for _, m := range p.h.messages.held {
 			b.Message(m)
 		}
 		_, _ = b.Receive(p.Push(0))
