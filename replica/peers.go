@@ -42,21 +42,9 @@ type peerConn struct {
 
 func newPeers(r *env) *peers { return &peers{r: r, conns: map[string]*peerConn{}} }
 
-// atOnce is client, whose connection is tried at once, however long it has been in vain.
-func (p *peers) atOnce(addr string) (pb.PeerClient, error) {
-	client, err := p.client(addr)
-	if err != nil {
-		return nil, err
-	}
-	p.mu.Lock()
-	c := p.conns[addr]
-	p.mu.Unlock()
-	if c != nil {
-		c.cc.ResetConnectBackoff()
-	}
-	return client, nil
-}
-
+// client returns a client of the replica at an address, whose connection is made if there is none.
+// One that is tried in vain is tried again every silence/2, so that whoever waits for silence sees
+// a try. (grpc.ClientConn.ResetConnectBackoff would try at once; it races with new subconnections.)
 func (p *peers) client(addr string) (pb.PeerClient, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -83,7 +71,7 @@ func (p *peers) client(addr string) (pb.PeerClient, error) {
 		grpc.WithStaticStreamWindowSize(wire.StreamWindow), grpc.WithStaticConnWindowSize(wire.ConnWindow),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxPeerMessage), grpc.MaxCallSendMsgSize(maxPeerMessage)),
 		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           backoff.Config{BaseDelay: reconnect / 5, Multiplier: 1.6, MaxDelay: silence},
+			Backoff:           backoff.Config{BaseDelay: reconnect / 5, Multiplier: 1.6, MaxDelay: silence / 2},
 			MinConnectTimeout: time.Second,
 		}),
 		grpc.WithNoProxy(),

@@ -104,7 +104,7 @@ func (in *incarnation) hearMarks() bool {
 }
 
 func (in *incarnation) hearMark(ctx context.Context, r election.Replica) error {
-	peer, err := in.peers.atOnce(r.PeerAddr)
+	peer, err := in.peers.client(r.PeerAddr)
 	if err != nil {
 		return err
 	}
