@@ -75,9 +75,9 @@ func TestBeside(t *testing.T) {
 	}
 }
 
-// What one of several processes is about isn't lost among them.
+// What one of several processes is about isn't lost among them. It doesn't run beside other tests,
+// whose allocations are this process's, too.
 func TestUsage(t *testing.T) {
-	t.Parallel()
 	m := newMeter(0)
 	before, err := readUsage(m)
 	if err != nil {

@@ -71,7 +71,8 @@ func (w *watcher) follow(ctx context.Context, all entries, revision int64) error
 	watcher := clientv3.NewWatcher(w.e.client)
 	defer watcher.Close()
 	silent := time.AfterFunc(watchTimeout, cancel) // Watch returns when the member has made the watch
-	watch := watcher.Watch(round, w.e.keys.prefix, clientv3.WithPrefix(), clientv3.WithRev(revision+1))
+	watch := watcher.Watch(round, w.e.keys.prefix, clientv3.WithPrefix(), clientv3.WithRev(revision+1),
+		clientv3.WithPrevKV())
 	if !silent.Stop() {
 		return errSilent
 	}
@@ -95,9 +96,13 @@ func (w *watcher) follow(ctx context.Context, all entries, revision int64) error
 			// One response holds whole revisions, so the entries are those of its last one.
 			for _, event := range resp.Events {
 				revision = event.Kv.ModRevision
-				if key := string(event.Kv.Key); event.Type == clientv3.EventTypeDelete {
+				key := string(event.Kv.Key)
+				switch sane := w.e.sane(key); {
+				case sane && !all.precede(event):
+					return nil
+				case event.Type == clientv3.EventTypeDelete:
 					delete(all, key)
-				} else if w.e.sane(key) {
+				case sane:
 					all[key] = newEntry(event.Kv.Value, event.Kv.ModRevision, event.Kv.Lease)
 				}
 			}
@@ -107,6 +112,17 @@ func (w *watcher) follow(ctx context.Context, all entries, revision int64) error
 			w.send(all, revision)
 		}
 	}
+}
+
+// precede says whether an event follows what is known of its key. When the store was replaced,
+// etcd's client goes on in the other one at the next revision, as if nothing had happened: its
+// events, with what was listed in the first one, would be a mixture that neither has ever held.
+func (all entries) precede(event *clientv3.Event) bool {
+	known, ok := all[string(event.Kv.Key)]
+	if event.PrevKv == nil {
+		return !ok
+	}
+	return ok && known.mod == event.PrevKv.ModRevision
 }
 
 var (
