@@ -1,6 +1,7 @@
 package election
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"reflect"
@@ -122,7 +123,8 @@ func (all entries) precede(event *clientv3.Event) bool {
 	if event.PrevKv == nil {
 		return !ok
 	}
-	return ok && known.mod == event.PrevKv.ModRevision
+	prev := newEntry(event.PrevKv.Value, event.PrevKv.ModRevision, event.PrevKv.Lease)
+	return ok && known.mod == prev.mod && bytes.Equal(known.value, prev.value)
 }
 
 var (
