@@ -40,11 +40,13 @@ check: ## what CI runs: lint, house-check, check-generated and test
 	@$(MAKE) --no-print-directory check-generated
 	@$(MAKE) --no-print-directory test
 
-# The modules but the root wait for processes more than they compute: so two are tested at a time, and what each prints comes in one piece, when it has ended.
+# e2e's processes have deadlines, so it is tested alone. The other modules wait more than they compute: so two are tested
+# at a time, and what each prints comes in one piece, when it has ended.
 test: ## go test -race in every module
 	@echo "test: ."
 	@$(GOTEST) ./...
-	@$(MAKE) --no-print-directory -j2 --output-sync=target $(TESTS)
+	@$(MAKE) --no-print-directory test/e2e
+	@$(MAKE) --no-print-directory -j2 --output-sync=target $(filter-out test/e2e,$(TESTS))
 	@echo "test: simulation's seeds repeat (without -race, which makes the scheduler random)"
 	@go -C simulation test -count=1 -run '^TestRepeats$$' .
 
