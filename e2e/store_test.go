@@ -131,7 +131,7 @@ func TestGroupIsReplaced(t *testing.T) {
 	}
 	b := c.Replica("b")
 	b.Start()
-	c.Last(4 * time.Second) // longer than the leases of the dead
+	c.Last(4 * time.Second)                       // longer than the leases of the dead
 	if now := c.Group(); now.Group != had.Group { // one may have been elected before it died
 		t.Fatalf("the group was %+v, and is %+v, and nobody has said so", had, now)
 	}
