@@ -46,8 +46,9 @@ func (w *watcher) run(ctx context.Context) {
 	for delay := (retry{}); ctx.Err() == nil; {
 		all, revision, err := w.list(ctx)
 		if err == nil {
-			delay.reset()
-			err = w.follow(ctx, all, revision)
+			if err = w.follow(ctx, all, revision); err == nil {
+				delay.reset()
+			}
 		}
 		if err != nil && ctx.Err() == nil {
 			w.e.log.Warn("watching the group again", "reason", err)
@@ -100,7 +101,7 @@ func (w *watcher) follow(ctx context.Context, all entries, revision int64) error
 				key := string(event.Kv.Key)
 				switch sane := w.e.sane(key); {
 				case sane && !all.precede(event):
-					return nil
+					return errOtherStore
 				case event.Type == clientv3.EventTypeDelete:
 					delete(all, key)
 				case sane:
@@ -130,6 +131,7 @@ func (all entries) precede(event *clientv3.Event) bool {
 var (
 	errWatchClosed = errors.New("the watch was closed")
 	errSilent      = errors.New("etcd doesn't answer")
+	errOtherStore  = errors.New("another store answers than was listed")
 )
 
 // send replaces what waits in out, unless nothing but the revision has changed.
