@@ -208,7 +208,11 @@ type ready struct {
 func newTail(h *History, executed OrderNum) *Tail {
 	t := &Tail{}
 	for _, o := range h.Above(executed) {
-		t.left = append(t.left, ready{o, h.messages.held[o.Message()]})
+		next := ready{entry: o}
+		if o.Kind.HasMessage() {
+			next.message = h.messages.held[o.Message()]
+		}
+		t.left = append(t.left, next)
 	}
 	return t
 }
