@@ -98,6 +98,9 @@ func (l *Link) disowned(s *session) {
 
 // Receive takes one message. An error ends the stream.
 func (l *Link) Receive(msg *pb.AttachResponse) error {
+	if w := msg.Welcome; w != nil && w.Protocol != wire.Protocol { // the rest may mean something else
+		return errProtocol("the replica "+l.Name, w.Protocol)
+	}
 	n, err := parseNews(msg.NewEpoch, msg.EpochStart, msg.RequiredSet)
 	if err != nil {
 		return err
@@ -156,8 +159,6 @@ func (l *Link) welcome(s *session, w *pb.Welcome) error {
 	speaker := election.Member{Name: w.Replica, Incarnation: w.Incarnation}
 	n, err := parseNews(w.Primary, w.EpochStart, w.RequiredSet)
 	switch group := src.group.id; {
-	case w.Protocol != wire.Protocol:
-		return errProtocol("the replica "+l.Name, w.Protocol)
 	case err != nil:
 		return err
 	case w.Session == 0 || w.Token == 0 || w.Group == 0 || speaker.Validate() != nil || w.Level < 0 ||
