@@ -142,7 +142,8 @@ var (
 	errDeposed = errors.New("replica: deposed: another replica was elected")
 	errSilent  = errors.New("replica: it isn't heard")
 	errEvicted = errors.New("replica: evicted: no longer in-sync")
-	errDown    = errors.New("replica: the group is down: no in-sync replica is alive; it comes back when one returns")
+	errDown    = errors.New("replica: the group is down: no in-sync replica is registered: they have ended, or don't " +
+		"reach etcd; it comes back when one returns")
 )
 
 // MismatchError says that this replica can't be a member of the group: it was started with

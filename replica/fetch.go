@@ -26,6 +26,10 @@ func (pu pursuit) fetcher(ctx context.Context, f *following) {
 			return
 		}
 		pu.in.m.mu.Lock()
+		if ctx.Err() != nil { // the backup may be the primary's tail by now
+			pu.in.m.mu.Unlock()
+			return
+		}
 		lacked := f.backup.Lacks(fetchBatch)
 		if len(lacked) > 0 {
 			signal(f.lacking) // look again, until they have come

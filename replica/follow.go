@@ -104,7 +104,7 @@ func (pu pursuit) findLeader() error {
 			pu.in.m.leader, pu.in.m.fence = pu.in.m.view.Primary, pu.in.m.view.Fence
 			return nil
 		}
-		if !said && pu.in.m.down() {
+		if !said && pu.in.m.view.IsDown() {
 			said = true
 			pu.in.log.Error(errDown.Error())
 		}

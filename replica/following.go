@@ -217,7 +217,8 @@ func (f *following) followed(u *upstream, resp *pb.FollowResponse) error {
 	f.m.mu.Lock()
 	defer f.m.mu.Unlock()
 	u.isHeard(f.m.r.clock())
-	what := moved{kept: true}
+	var what moved
+	defer func() { f.m.after(what) }() // what has moved has, whatever is wrong with the rest
 	if s := resp.GetEpochStart(); s != nil && orderstate.Epoch(s.GetEpoch()) == f.backup.Epoch() {
 		started, err := f.backup.Start(orderstate.Epoch(s.GetEpoch()), orderstate.OrderNum(s.GetFirstOrderNum()),
 			wire.StartsFromProto(s.GetEarlier()))
@@ -250,7 +251,7 @@ func (f *following) followed(u *upstream, resp *pb.FollowResponse) error {
 		f.m.log.Info("joined", "epoch", f.backup.Epoch(), "at", f.backup.Last())
 		what.rare = true
 	}
-	f.m.after(what)
+	what.kept = true
 	return nil
 }
 

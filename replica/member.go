@@ -295,13 +295,3 @@ func (m *member) compatible() error {
 	}
 	return nil
 }
-
-// down says whether no in-sync replica is alive.
-func (m *member) down() bool {
-	for _, other := range m.view.InSync {
-		if r, ok := m.view.Replica(other.Name); ok && r.Member == other {
-			return false
-		}
-	}
-	return true
-}

@@ -216,7 +216,11 @@ func (p *peerServer) Follow(stream grpc.BidiStreamingServer[pb.FollowRequest, pb
 				l.warnOfSnapshot(f.peer.member, req.GetSnapshotBytes())
 				var grows bool
 				if grows, err = l.roster.acknowledged(f, req); grows {
-					in.goes(func() { (&reign{in, l}).grow(f) })
+					in.m.mu.Lock()
+					if !l.over() { // who ends the reign waits for its goroutines afterwards
+						in.goes(func() { (&reign{in, l}).grow(f) })
+					}
+					in.m.mu.Unlock()
 				}
 			}
 			if err != nil {

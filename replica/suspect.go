@@ -79,8 +79,9 @@ func (in *incarnation) begins(view election.State) (bool, error) {
 }
 
 // hearMarks asks all replicas that are registered how far they have seen the store, and takes their
-// word. Whoever lives, and can be reached, has the time to answer over a new connection. It says
-// whether all have answered that are in-sync: the silence of one of them is no evidence.
+// word. Whoever lives, and can be reached, has the time to answer over a new connection. It waits
+// for those that are in-sync, and says whether all have answered: the silence of one is no
+// evidence.
 func (in *incarnation) hearMarks() bool {
 	in.m.mu.Lock()
 	view := in.m.view
@@ -90,28 +91,38 @@ func (in *incarnation) hearMarks() bool {
 	var asked sync.WaitGroup
 	var silent atomic.Bool
 	for _, r := range view.Replicas {
-		if r.Member == in.self {
-			continue
+		switch {
+		case r.Member == in.self:
+		case view.IsInSync(r.Member):
+			asked.Go(func() {
+				if !in.hearMark(ctx, r) {
+					silent.Store(true)
+				}
+			})
+		default: // it may know more, and isn't waited for
+			in.goes(func() {
+				ctx, cancel := context.WithTimeout(in.ctx, silence)
+				defer cancel()
+				in.hearMark(ctx, r)
+			})
 		}
-		asked.Go(func() {
-			if err := in.hearMark(ctx, r); err != nil && view.IsInSync(r.Member) {
-				silent.Store(true)
-			}
-		})
 	}
 	asked.Wait()
 	return !silent.Load()
 }
 
-func (in *incarnation) hearMark(ctx context.Context, r election.Replica) error {
+// hearMark asks one of them, and says whether it was that process which has answered, in this
+// group.
+func (in *incarnation) hearMark(ctx context.Context, r election.Replica) bool {
 	peer, err := in.peers.client(r.PeerAddr)
 	if err != nil {
-		return err
+		return false
 	}
 	resp, err := peer.Hears(ctx, &pb.HearsRequest{Group: in.group, Mark: markToProto(in.r.store.Known())},
 		grpc.WaitForReady(true))
-	if err == nil {
-		in.learn(resp.GetMark())
+	if err != nil || resp.GetMark() == nil {
+		return false
 	}
-	return err
+	in.learn(resp.GetMark())
+	return resp.GetReplica() == r.Name && resp.GetIncarnation() == r.Incarnation
 }

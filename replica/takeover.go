@@ -150,6 +150,9 @@ func (to *takeover) peerAnswers(m election.Member) error {
 			return err
 		}
 		runs := to.in.open(announced)
+		if len(runs) < len(announced) { // what it knows isn't less by that
+			return errors.New("replica: the peer's answer can't be read")
+		}
 		to.t.m.mu.Lock()
 		if to.t.over() {
 			to.t.m.mu.Unlock()
